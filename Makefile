@@ -1,0 +1,35 @@
+# Every target works from a bare checkout: the first one that needs it makes
+# .venv and installs the project into it. PYTHON chooses the interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-all lint format clean
+
+demo: $(INSTALLED)  ## Generate a small checkpoint, prove parity with PyTorch.
+	$(BIN)/python -m tools.make_checkpoint --out=out/demo/checkpoint
+	$(BIN)/python -m tools.check_parity --checkpoint=out/demo/checkpoint \
+	  --json=out/demo/parity.json
+
+test: $(INSTALLED)  ## The tests, under ten minutes on two cores.
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: $(INSTALLED)  ## The slow ones too.
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) out build *.egg-info
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@

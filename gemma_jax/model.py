@@ -1,0 +1,444 @@
+"""The forward pass of Gemma 2.
+
+`forward` is one `lax.scan` over layers whose body, `_block`, is the whole
+architecture; sites are named there in the order of computation. To add a site,
+name it in `sites.py` and call `at('name', x)` where it is computed.
+
+Masks come from positions alone (-1 is padding), so the padding side is free.
+Interventions, the layers and positions to capture, and the positions whose
+logits are wanted are arrays: changing them does not recompile.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import math
+
+from flax import nnx
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from gemma_jax import interventions as iv
+from gemma_jax import layers
+from gemma_jax import sites as sites_lib
+from gemma_jax.cache import Cache
+from gemma_jax.sharding import constrain
+from gemma_jax.weights import Gemma2
+
+# Longer contexts are attended to in chunks of queries, so that no array of
+# size T x S is held.
+QUERY_CHUNK = 512
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Capture:
+  """Which activations to return.
+
+  Attributes:
+    sites: Canonical names; compiled in. For attention sites the rows of the
+      queries at `positions` are returned.
+    layers: int32 [k], distinct; -1 leaves a slot at 0. None is all layers, and
+      the form to use under `jax.grad`.
+    positions: int32 [B or 1, P], absolute; places that a row does not have
+      give 0. None is all T places as they stand in `tokens`.
+  """
+
+  sites: tuple[str, ...] = dataclasses.field(metadata={'static': True})
+  layers: jax.Array | None = None
+  positions: jax.Array | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Output:
+  """What `forward` returns.
+
+  Attributes:
+    logits: float32 [B, P, V], soft-capped; None unless asked for.
+    activations: Site -> [k, B, P, W], or [k, B, N, P, S] for attention sites,
+      S being the slots attended to. k follows Capture.layers.
+    cache: The cache with this call's tokens added, or None.
+  """
+
+  logits: jax.Array | None
+  activations: dict[str, jax.Array]
+  cache: Cache | None
+
+
+def forward(
+  model: Gemma2,
+  tokens: jax.Array,
+  positions: jax.Array | None = None,
+  *,
+  interventions: iv.Interventions | None = None,
+  capture: Capture | None = None,
+  logits_at: jax.Array | str | None = None,
+  cache: Cache | None = None,
+  cache_is_empty: bool = False,
+  prefix: Cache | None = None,
+  num_layers: int | None = None,
+  query_chunk: int = QUERY_CHUNK,
+  remat: bool | Callable[..., bool] = False,
+) -> Output:
+  """Runs the model. Pure: use it under `jit`, `vmap` and `grad`.
+
+  Args:
+    model: The weights; bfloat16 or float32.
+    tokens: int32 [B, T]. Ids at padding do not matter but must be valid.
+    positions: int32 [B, T], -1 at padding; None counts from 0 with no padding.
+    interventions: Site -> changes, see `interventions.py`.
+    capture: Activations to return, as they are after the changes made there.
+    logits_at: int32 [B or 1, P] absolute positions; 'all' for every place;
+      None (nothing) skips the unembedding. A position that a row does not
+      have, -1 too, gives logits 0.
+    cache: Keys and values of earlier tokens; this call's are added to it.
+    cache_is_empty: Static promise that `cache` holds nothing yet, so that this
+      call attends to its own tokens only.
+    prefix: A cache with one row that all rows see and nobody writes; its
+      length is static, every slot is attended to.
+    num_layers: Static; run only the first so many layers.
+    query_chunk: Static; more queries than this are attended in chunks.
+    remat: Recompute blocks in the backward pass instead of storing what is
+      inside them: True, or a policy of `jax.checkpoint_policies` that says
+      what to keep.
+
+  Raises:
+    KeyError, ValueError: a site, shape or combination that does not fit.
+  """
+  config = model.config
+  if tokens.ndim != 2:
+    raise ValueError(f'tokens must be [B, T], got shape {tokens.shape}.')
+  if positions is None:
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+  if positions.shape != tokens.shape:
+    raise ValueError(
+      f'positions have shape {positions.shape}, tokens {tokens.shape}.'
+    )
+  num_layers = config.num_layers if num_layers is None else num_layers
+  if num_layers != config.num_layers and logits_at is not None:
+    raise ValueError(
+      f'Logits need all {config.num_layers} layers, not {num_layers}. For the '
+      'logit lens, capture resid_post and call `unembed`.'
+    )
+  interventions = interventions or {}
+  iv.check_interventions(interventions, config, tokens.shape[0])
+  capture = capture or Capture(sites=())
+  for site in capture.sites:
+    if site not in sites_lib.SITES:
+      raise KeyError(f'Cannot capture {site!r}; sites are {sites_lib.SITES}.')
+
+  x = embed(model, tokens)
+  x, activations, cache = run_blocks(
+    model,
+    x,
+    positions,
+    interventions=interventions,
+    capture=capture,
+    cache=cache,
+    cache_is_empty=cache_is_empty,
+    prefix=prefix,
+    num_layers=config.truncated(num_layers).num_layers,
+    query_chunk=query_chunk,
+    remat=remat,
+  )
+  logits = None
+  if isinstance(logits_at, str):
+    if logits_at != 'all':
+      raise ValueError(f"logits_at is {logits_at!r}; the only word is 'all'.")
+    logits = unembed(model, x)
+  elif logits_at is not None:
+    logits = unembed(model, take_positions(x, positions, logits_at))
+  return Output(logits=logits, activations=activations, cache=cache)
+
+
+def embed(model: Gemma2, tokens: jax.Array) -> jax.Array:
+  """Token ids [B, T] to the stream entering layer 0, [B, T, D].
+
+  The scale sqrt(D) is rounded to the dtype of the weights, as HF does.
+  """
+  x = model.embed[...][tokens]
+  scale = jnp.asarray(math.sqrt(model.config.d_model), model.dtype)
+  return constrain(x * scale, 'BT.')
+
+
+def unembed(model: Gemma2, x: jax.Array) -> jax.Array:
+  """Final norm, unembedding and soft cap: [..., D] to float32 [..., V].
+
+  Applied to another layer's resid_post, this is the logit lens.
+  """
+  x = layers.rms_norm(x, model.final_norm[...], model.config.rms_norm_eps)
+  logits = jnp.einsum(
+    '...D,VD->...V',
+    x,
+    model.embed[...],
+    preferred_element_type=jnp.float32,
+  )
+  return layers.soft_cap(logits, model.config.final_softcap)
+
+
+def take_positions(x: jax.Array, positions: jax.Array, at: jax.Array):
+  """x [B, T, W] at absolute positions: int32 [B or 1, P] to [B, P, W].
+
+  Positions that a row does not have give 0.
+  """
+  places, found = _places(positions, at)
+  values = jnp.take_along_axis(x, places[:, :, None], axis=1)
+  return jnp.where(found[:, :, None], values, jnp.zeros_like(values))
+
+
+def run_blocks(
+  model: Gemma2,
+  x: jax.Array,
+  positions: jax.Array,
+  *,
+  interventions: iv.Interventions,
+  capture: Capture,
+  cache: Cache | None = None,
+  cache_is_empty: bool = False,
+  prefix: Cache | None = None,
+  num_layers: int,
+  query_chunk: int = QUERY_CHUNK,
+  remat: bool | Callable[..., bool] = False,
+):
+  """The layers: x [B, T, D] at layer 0 to the stream after `num_layers`.
+
+  Arguments are those of `forward`. Returns x, the activations, the cache.
+  """
+  config = model.config
+  B, T, _ = x.shape
+  if cache is not None:
+    key_positions = lax.dynamic_update_slice(
+      cache.positions, positions, (0, cache.length)
+    )
+  run = _Run(
+    config=config,
+    positions=positions,
+    key_positions=(
+      positions if cache is None or cache_is_empty else key_positions
+    ),
+    rotary=layers.rotary_angles(positions, config.head_dim, config.rope_theta),
+    interventions=interventions,
+    capture=capture,
+    cache_length=None if cache is None else cache.length,
+    cache_is_empty=cache_is_empty,
+    prefix=prefix,
+    query_chunk=query_chunk,
+  )
+  keys_values = None if cache is None else (cache.k, cache.v)
+  slots = None
+  if capture.layers is not None:
+    # A layer that is not wanted writes to slot k, which does not exist; -1
+    # would write the last one.
+    wanted = capture.layers[None, :] == jnp.arange(config.num_layers)[:, None]
+    k = capture.layers.shape[0]
+    slots = jnp.where(wanted.any(1), wanted.argmax(1), k)
+
+  def body(carry, scanned):
+    x, keys_values, buffers = carry
+    weights, layer, window = scanned
+    x, seen, keys_values = _block(run, weights, layer, window, x, keys_values)
+    if slots is None:
+      return (x, keys_values, buffers), seen
+    buffers = {
+      site: buffers[site].at[slots[layer]].set(value, mode='drop')
+      for site, value in seen.items()
+    }
+    return (x, keys_values, buffers), {}
+
+  if remat:
+    policy = None if remat is True else remat
+    body = jax.checkpoint(body, policy=policy)
+
+  buffers = {}
+  if slots is not None:
+    shapes = jax.eval_shape(
+      lambda: _block(
+        run,
+        _layer_weights(model.blocks, 0),
+        jnp.int32(0),
+        jnp.int32(0),
+        x,
+        keys_values,
+      )[1]
+    )
+    buffers = {
+      site: jnp.zeros((capture.layers.shape[0], *s.shape), s.dtype)
+      for site, s in shapes.items()
+    }
+
+  carry = (x, keys_values, buffers)
+  carry, seen = _over_layers(body, carry, model, num_layers)
+  x, keys_values, buffers = carry
+  if cache is not None:
+    cache = Cache(
+      k=keys_values[0],
+      v=keys_values[1],
+      positions=key_positions,
+      length=cache.length + T,
+    )
+  return x, (seen if slots is None else buffers), cache
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+  """What is the same for all layers of one forward pass."""
+
+  config: object
+  positions: jax.Array  # [B, T]
+  key_positions: jax.Array  # [B, S], without the prefix
+  rotary: tuple[jax.Array, jax.Array]
+  interventions: iv.Interventions
+  capture: Capture
+  cache_length: jax.Array | None
+  cache_is_empty: bool
+  prefix: Cache | None
+  query_chunk: int
+
+
+def _block(run: _Run, w, layer, window, x, keys_values):
+  """One layer: x [B, T, D] to x, what was captured, the cache's arrays."""
+  eps = run.config.rms_norm_eps
+  seen = {}
+
+  def at(site, x):
+    """A site: changes x, then shows it to the capture."""
+    for change in run.interventions.get(site, ()):
+      gate = iv.gate_at(change.tokens, run.positions)
+      if isinstance(change, iv.Patch):
+        x = change.apply(x, layer, gate, run.positions)
+      else:
+        x = change.apply(x, layer, gate)
+    x = constrain(x, _ACTIVATION_LETTERS.get(site, 'BT.'))
+    if site in run.capture.sites:
+      seen[site] = x
+      if run.capture.positions is not None:
+        seen[site] = take_positions(x, run.positions, run.capture.positions)
+    return x
+
+  x = at('resid_pre', x)
+  y = layers.rms_norm(x, w.pre_attn_norm[...], eps)
+  z, keys_values = _attention(run, w, layer, window, y, keys_values, seen)
+  B, T, N, H = z.shape
+  z = at('z', z.reshape(B, T, N * H)).reshape(B, T, N, H)
+  a = at('attn_out_raw', jnp.einsum('BTNH,DNH->BTD', z, w.wo[...]))
+  x = x + at('attn_out', layers.rms_norm(a, w.post_attn_norm[...], eps))
+  x = at('resid_mid', x)
+  y = layers.rms_norm(x, w.pre_mlp_norm[...], eps)
+  m = at('mlp_act', layers.gated_mlp(y, w.gate[...], w.up[...]))
+  m = at('mlp_out_raw', jnp.einsum('BTF,DF->BTD', m, w.down[...]))
+  x = x + at('mlp_out', layers.rms_norm(m, w.post_mlp_norm[...], eps))
+  x = at('resid_post', x)
+  return x, seen, keys_values
+
+
+# Letters of a site's dimensions for sharding; others are [B, T, D], D whole.
+_ACTIVATION_LETTERS = {'z': 'BTN', 'mlp_act': 'BTF'}
+
+
+def _attention(run: _Run, w, layer, window, y, keys_values, seen):
+  """Heads' outputs [B, T, N, H] of the normed stream y [B, T, D]."""
+  config = run.config
+  q = layers.rotate(jnp.einsum('BTD,NHD->BTNH', y, w.wq[...]), *run.rotary)
+  k = layers.rotate(jnp.einsum('BTD,KHD->BTKH', y, w.wk[...]), *run.rotary)
+  v = jnp.einsum('BTD,KHD->BTKH', y, w.wv[...])
+  q = constrain(q, 'BTNH')
+  k = constrain(k.swapaxes(1, 2), 'BKTH')
+  v = constrain(v.swapaxes(1, 2), 'BKTH')
+
+  if keys_values is not None:
+    start = (layer, 0, 0, run.cache_length, 0)
+    keys_values = tuple(
+      lax.dynamic_update_slice(old, new[None].astype(old.dtype), start)
+      for old, new in zip(keys_values, (k, v), strict=True)
+    )
+    if not run.cache_is_empty:
+      k, v = (
+        lax.dynamic_index_in_dim(a, layer, keepdims=False) for a in keys_values
+      )
+  keys, values, key_positions = [k], [v], run.key_positions
+  if run.prefix is not None:
+    keys.insert(0, run.prefix.k[layer])
+    values.insert(0, run.prefix.v[layer])
+    shared = run.prefix.positions
+    shared = jnp.broadcast_to(shared, (y.shape[0], shared.shape[1]))
+    key_positions = jnp.concatenate([shared, key_positions], axis=1)
+
+  def scores(q, query_positions):
+    allowed = layers.visible(query_positions, key_positions, window)
+    for knockout in run.interventions.get('attn_logits', ()):
+      cut = knockout.cuts(layer, query_positions, key_positions)
+      allowed = (allowed if allowed.ndim == 4 else allowed[:, None]) & ~cut
+    scale = config.query_pre_attn_scalar**-0.5
+    return layers.attention_scores(q, keys, allowed, scale, config.attn_softcap)
+
+  def attend(args):
+    pattern = jax.nn.softmax(scores(*args), axis=-1)
+    return layers.attention_values(pattern, values)
+
+  wanted = [s for s in sites_lib.ATTENTION_SITES if s in run.capture.sites]
+  if wanted:
+    # Only the captured queries' scores are kept; the rest may be chunked away.
+    query_positions, queries = run.positions, q
+    if (at := run.capture.positions) is not None:
+      B, T, N, H = q.shape
+      queries = take_positions(q.reshape(B, T, N * H), run.positions, at)
+      queries = queries.reshape(B, -1, N, H)
+      found = _places(run.positions, at)[1]
+      query_positions = jnp.where(found, at, -1)
+    logits = scores(queries, query_positions)
+    here = (query_positions >= 0)[:, None, :, None]
+    if 'attn_logits' in wanted:
+      seen['attn_logits'] = jnp.where(here, logits, 0)
+    if 'pattern' in wanted:
+      seen['pattern'] = jnp.where(here, jax.nn.softmax(logits, axis=-1), 0)
+
+  B, T, N, H = q.shape
+  chunk = run.query_chunk
+  if T <= chunk:
+    return attend((q, run.positions)), keys_values
+  pad = -T % chunk
+  q = jnp.pad(q, ((0, 0), (0, pad), (0, 0), (0, 0)))
+  at = jnp.pad(run.positions, ((0, 0), (0, pad)), constant_values=-1)
+  q = q.reshape(B, -1, chunk, N, H).swapaxes(0, 1)
+  at = at.reshape(B, -1, chunk).swapaxes(0, 1)
+  z = lax.map(jax.checkpoint(attend), (q, at))
+  return z.swapaxes(0, 1).reshape(B, T + pad, N, H)[:, :T], keys_values
+
+
+def _over_layers(body, carry, model: Gemma2, num_layers: int):
+  """`lax.scan` of body over the first layers; a loop if they are unstacked."""
+  numbers = jnp.arange(num_layers)
+  windows = jnp.asarray(model.config.windows)[:num_layers]
+  if isinstance(model.blocks, nnx.List):
+    collected = []
+    for layer in range(num_layers):
+      scanned = (model.blocks[layer], numbers[layer], windows[layer])
+      carry, seen = body(carry, scanned)
+      collected.append(seen)
+    return carry, jax.tree.map(lambda *a: jnp.stack(a), *collected)
+  if num_layers == model.config.num_layers:
+    return lax.scan(body, carry, (model.blocks, numbers, windows))
+
+  # Indexing, not slicing: a slice of the stack would be a copy of it.
+  def indexed(carry, scanned):
+    layer, window = scanned
+    return body(carry, (_layer_weights(model.blocks, layer), layer, window))
+
+  return lax.scan(indexed, carry, (numbers, windows))
+
+
+def _layer_weights(blocks, layer):
+  """The blocks' weights at one layer, without the L axis."""
+  if isinstance(blocks, nnx.List):
+    return blocks[layer]
+  return jax.tree.map(
+    lambda a: lax.dynamic_index_in_dim(a, layer, keepdims=False), blocks
+  )
+
+
+def _places(positions: jax.Array, at: jax.Array):
+  """Where in a row absolute positions stand: int32 [B, P], found bool [B, P]."""
+  at = jnp.broadcast_to(at, (positions.shape[0], at.shape[1]))
+  match = (positions[:, None, :] == at[:, :, None]) & (at >= 0)[:, :, None]
+  return match.argmax(-1), match.any(-1)
