@@ -1,0 +1,36 @@
+"""Gemma 2 in JAX: weights, activations, interventions, generation.
+
+  model = load_checkpoint('path/or/hub-id')
+  out = run(model, tokens, capture=capture('resid_post', layers=12))
+
+See `model.py` for the architecture and `sites.py` for the names of sites.
+"""
+
+from gemma_jax.cache import Cache
+from gemma_jax.config import Gemma2Config
+from gemma_jax.generate import Generation, Sampling, generate, share_prefix
+from gemma_jax.instruments import (
+  ablate_direction,
+  ablate_heads,
+  before,
+  clamp_latent,
+  knock_out_attention,
+  layer_window,
+  orthonormal_basis,
+  patch,
+  scale_latent,
+  since,
+  steer,
+)
+from gemma_jax.interventions import (
+  Edit,
+  Interventions,
+  Knockout,
+  Patch,
+  stack_rows,
+)
+from gemma_jax.model import Capture, Output, embed, forward, unembed
+from gemma_jax.running import capture, last_position, run
+from gemma_jax.sharding import initialize_distributed, make_mesh
+from gemma_jax.sites import SITES, VECTOR_SITES, parse_site, site_width
+from gemma_jax.weights import Gemma2, init_model, unstack_layers

@@ -94,7 +94,7 @@ def attention_scores(
 
 
 def attention_values(pattern: jax.Array, values: list[jax.Array]) -> jax.Array:
-  """Heads' outputs [B, T, N, H] from pattern [B, N, T, S] and value segments."""
+  """Heads' outputs [B, T, N, H] from pattern [B, N, T, S] and segments."""
   B, N, T, _ = pattern.shape
   K, H = values[0].shape[1], values[0].shape[3]
   start, total = 0, 0

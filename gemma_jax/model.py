@@ -438,7 +438,7 @@ def _layer_weights(blocks, layer):
 
 
 def _places(positions: jax.Array, at: jax.Array):
-  """Where in a row absolute positions stand: int32 [B, P], found bool [B, P]."""
+  """Where positions stand in a row, int32 [B, P], and whether, bool [B, P]."""
   at = jnp.broadcast_to(at, (positions.shape[0], at.shape[1]))
   match = (positions[:, None, :] == at[:, :, None]) & (at >= 0)[:, :, None]
   return match.argmax(-1), match.any(-1)

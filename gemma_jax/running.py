@@ -1,0 +1,240 @@
+"""The forward pass with its input checked, compiled once per shape.
+
+`run` is what a script calls; `model.forward` is the pure function inside, for
+use under one's own `jit`, `vmap` and `grad`.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gemma_jax import interventions as iv
+from gemma_jax import model as model_lib
+from gemma_jax import sharding
+from gemma_jax import sites as sites_lib
+from gemma_jax.cache import Cache
+from gemma_jax.model import Capture, Output
+from gemma_jax.weights import Gemma2
+
+
+def capture(
+  *sites: str,
+  layers: int | Sequence[int] | None = None,
+  positions: int | Sequence | np.ndarray | jax.Array | None = None,
+) -> Capture:
+  """Says which activations to return.
+
+  Args:
+    *sites: Names in any spelling of `parse_site`; a name with a layer, such as
+      'blocks.5.hook_resid_post', asks for that layer.
+    layers: One layer or several distinct ones; None is those of the names, or
+      else all.
+    positions: Absolute positions: int32 [P] for all rows or [B, P]; one int is
+      that position. None is every place.
+
+  Raises:
+    KeyError: a name is unknown or ambiguous.
+    ValueError: layers are repeated, or names carry different layers (all
+      captured sites share one choice of layers).
+  """
+  if not sites:
+    raise ValueError(f'Name at least one site of {sites_lib.SITES}.')
+  parsed = [sites_lib.parse_site(site) for site in sites]
+  named = sorted({layer for _, layer in parsed if layer is not None})
+  if named and (len(named) > 1 or layers is not None):
+    if layers is not None or any(layer is None for _, layer in parsed):
+      raise ValueError(
+        f'{sites} name layers {named} and so does layers={layers}. Give bare '
+        'sites and `layers`.'
+      )
+    if len({site for site, _ in parsed}) > 1:
+      raise ValueError(
+        f'{sites} ask for different layers at different sites; all captured '
+        'sites share one choice of layers. Give bare sites and `layers`.'
+      )
+  layers = named or layers
+  if layers is not None:
+    layers = np.atleast_1d(np.asarray(layers, np.int32))
+    if len(np.unique(layers)) != len(layers):
+      raise ValueError(f'Layers to capture are repeated: {layers.tolist()}.')
+  if positions is not None:
+    positions = np.atleast_1d(np.asarray(positions, np.int32))
+    positions = positions[None] if positions.ndim == 1 else positions
+  return Capture(
+    sites=tuple(dict.fromkeys(site for site, _ in parsed)),
+    layers=layers,
+    positions=positions,
+  )
+
+
+def run(
+  model: Gemma2,
+  tokens,
+  positions=None,
+  *,
+  interventions: iv.Interventions | None = None,
+  capture: Capture | None = None,
+  logits_at=None,
+  prefix: Cache | None = None,
+  num_layers: int | None = None,
+  query_chunk: int = model_lib.QUERY_CHUNK,
+  remat: bool | Callable[..., bool] = False,
+) -> Output:
+  """Runs the model on a batch, after checking what it is given.
+
+  Compiled once per choice of shapes, sites, types of changes and static
+  arguments; see `model.forward` for all arguments. On a mesh, the mesh of the
+  model's weights is used and rows are split over 'data'.
+
+  Raises:
+    KeyError, ValueError: tokens outside the vocabulary, positions that do not
+      increase, a layer, position or site that does not exist, a change that
+      touches no token of a row, wrong shapes. Nothing has run by then.
+  """
+  tokens, positions = check_tokens(model, tokens, positions, prefix)
+  check_changes(interventions or {}, positions)
+  layers = model.config.num_layers if num_layers is None else num_layers
+  if capture is not None and capture.layers is not None:
+    wanted = np.asarray(capture.layers)
+    bad = wanted[(wanted >= layers) | (wanted < -1)]
+    if bad.size:
+      raise ValueError(
+        f'Cannot capture layer {bad[0]}: layers 0 to {layers - 1} are run.'
+      )
+  for name, at in (
+    ('capture.positions', capture and capture.positions),
+    ('logits_at', None if isinstance(logits_at, str) else logits_at),
+  ):
+    if at is not None:
+      _check_present(name, np.asarray(at), np.asarray(positions))
+  every = isinstance(logits_at, str) and logits_at == 'all'
+  with sharding.mesh_of(model.embed[...]):
+    return _forward(
+      model,
+      tokens,
+      positions,
+      interventions=interventions,
+      capture=capture,
+      logits_at=None if every else logits_at,
+      all_logits=every,
+      prefix=prefix,
+      num_layers=num_layers,
+      query_chunk=query_chunk,
+      remat=remat,
+    )
+
+
+def last_position(positions) -> jax.Array:
+  """int32 [B, 1]: each row's last position, as `logits_at` takes it."""
+  return jnp.max(jnp.asarray(positions), axis=1, keepdims=True)
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=('all_logits', 'num_layers', 'query_chunk', 'remat'),
+)
+def _forward(model, tokens, positions, *, all_logits, logits_at, **kwargs):
+  tokens = sharding.constrain(tokens, 'BT')
+  positions = sharding.constrain(positions, 'BT')
+  return model_lib.forward(
+    model,
+    tokens,
+    positions,
+    logits_at='all' if all_logits else logits_at,
+    **kwargs,
+  )
+
+
+def check_tokens(model: Gemma2, tokens, positions, prefix=None):
+  """Tokens and positions as int32 arrays [B, T], or an error.
+
+  Positions default to counting from 0, or from where the prefix ends.
+  """
+  tokens = np.asarray(tokens)
+  if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
+    raise ValueError(
+      f'tokens must be integers [B, T], got {tokens.dtype} {tokens.shape}.'
+    )
+  V = model.config.vocab_size
+  bad = (tokens < 0) | (tokens >= V)
+  if bad.any():
+    raise ValueError(
+      f'Token id {tokens[bad][0]} is outside the vocabulary of {V}.'
+    )
+  start = 0 if prefix is None else int(np.max(np.asarray(prefix.positions))) + 1
+  if positions is None:
+    positions = np.broadcast_to(
+      np.arange(start, start + tokens.shape[1]), tokens.shape
+    )
+  positions = np.asarray(positions)
+  if positions.shape != tokens.shape:
+    raise ValueError(
+      f'positions have shape {positions.shape}, tokens {tokens.shape}.'
+    )
+  for row, at in enumerate(positions):
+    real = at[at >= 0]
+    if (np.diff(real) <= 0).any() or (at < -1).any():
+      raise ValueError(
+        f'Positions of row {row} must increase, with -1 at padding; got '
+        f'{at.tolist()}.'
+      )
+    if real.size and real[0] < start:
+      raise ValueError(
+        f'Row {row} starts at position {real[0]}, inside the shared prefix, '
+        f'which ends before {start}.'
+      )
+  return tokens.astype(np.int32), positions.astype(np.int32)
+
+
+def check_changes(
+  interventions: iv.Interventions,
+  positions: np.ndarray,
+  new_tokens: int = 0,
+  prefix: Cache | None = None,
+):
+  """Raises where a change with gates touches no token of its row.
+
+  Args:
+    interventions: Site -> changes.
+    positions: int32 [B, T].
+    new_tokens: How many tokens will follow in every row.
+    prefix: Tokens before the rows', seen as keys.
+  """
+  first = np.where(positions < 0, np.iinfo(np.int32).max, positions).min(1)
+  last = positions.max(1) + new_tokens
+  for site, changes in interventions.items():
+    for number, change in enumerate(changes):
+      for name in ('tokens', 'queries', 'keys'):
+        gates = getattr(change, name, None)
+        if gates is None or gates.shape[1] == 1:
+          continue
+        start = first if name != 'keys' or prefix is None else first * 0
+        on = np.broadcast_to(
+          np.asarray(gates) != 0, (len(positions), gates.shape[1])
+        )
+        at = np.arange(gates.shape[1])
+        here = on & (at >= start[:, None]) & (at <= last[:, None])
+        missed = on.any(1) & ~here.any(1) & (last >= 0)
+        if missed.any():
+          row = int(np.argmax(missed))
+          raise ValueError(
+            f'{type(change).__name__} {number} at {site} is set at positions '
+            f'{np.flatnonzero(on[row]).tolist()} of row {row} ({name}), which '
+            f'has positions {start[row]} to {last[row]}: it would do nothing.'
+          )
+
+
+def _check_present(name: str, at: np.ndarray, positions: np.ndarray):
+  at = np.broadcast_to(at, (len(positions), at.shape[-1]))
+  found = (at[:, :, None] == positions[:, None, :]).any(-1)
+  bad = ~found & (at != -1)
+  if bad.any():
+    row, column = np.argwhere(bad)[0]
+    raise ValueError(
+      f'{name} asks row {row} for position {at[row, column]}; it has '
+      f'{positions[row][positions[row] >= 0].tolist()}. Use -1 where a row has '
+      'nothing to give.'
+    )
