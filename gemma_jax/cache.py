@@ -40,10 +40,13 @@ class Cache:
       size,
       config.head_dim,
     )
-    zeros = sharding.constrain(jnp.zeros(shape, dtype), 'LBKSH')
+    # Two buffers: one could not be donated as both.
+    k, v = (
+      sharding.constrain(jnp.zeros(shape, dtype), 'LBKSH') for _ in range(2)
+    )
     return cls(
-      k=zeros,
-      v=zeros,
+      k=k,
+      v=v,
       positions=jnp.full((batch, size), -1, jnp.int32),
       length=jnp.zeros((), jnp.int32),
     )

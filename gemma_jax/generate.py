@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gemma_jax import interventions as iv
-from gemma_jax import running
-from gemma_jax import sharding
+from gemma_jax import running, sharding
 from gemma_jax.cache import Cache
 from gemma_jax.model import forward
 from gemma_jax.weights import Gemma2

@@ -80,13 +80,15 @@ def attention_scores(
   """
   B, T, N, H = q.shape
   K = keys[0].shape[1]
-  q = q.reshape(B, T, K, N // K, H)
+  # One matrix product per key/value head: its N / K query heads, times T, are
+  # the rows X.
+  q = q.swapaxes(1, 2).reshape(B, K, (N // K) * T, H)
   products = []
   for k in keys:
     if k.shape[0] == B:
-      product = _einsum('BTKGH,BKSH->BKGTS', q, k)
+      product = _product('BKXH,BKSH->BKXS', q, k)
     else:
-      product = _einsum('BTKGH,KSH->BKGTS', q, k[0])
+      product = _product('BKXH,KSH->BKXS', q, k[0])
     products.append(product.reshape(B, N, T, k.shape[2]))
   scores = soft_cap(_joined(products) * scale, cap)
   allowed = allowed if allowed.ndim == 4 else allowed[:, None]
@@ -97,26 +99,31 @@ def attention_values(pattern: jax.Array, values: list[jax.Array]) -> jax.Array:
   """Heads' outputs [B, T, N, H] from pattern [B, N, T, S] and segments."""
   B, N, T, _ = pattern.shape
   K, H = values[0].shape[1], values[0].shape[3]
-  start, total = 0, 0
+  start, z = 0, 0
   for v in values:
     stop = start + v.shape[2]
     p = pattern[..., start:stop].astype(v.dtype)
-    p = p.reshape(B, K, N // K, T, v.shape[2])
+    p = p.reshape(B, K, (N // K) * T, v.shape[2])
     if v.shape[0] == B:
-      z = _einsum('BKGTS,BKSH->BTKGH', p, v)
+      z += _product('BKXS,BKSH->BKXH', p, v)
     else:
-      z = _einsum('BKGTS,KSH->BTKGH', p, v[0])
-    start, total = stop, total + z
-  return total.astype(values[0].dtype).reshape(B, T, N, H)
+      z += _product('BKXS,KSH->BKXH', p, v[0])
+    start = stop
+  z = z.astype(values[0].dtype).reshape(B, N, T, H)
+  return z.swapaxes(1, 2)
+
+
+def linear(x: jax.Array, weight: jax.Array) -> jax.Array:
+  """x [..., I] times weight [O, I] transposed: [..., O]."""
+  return jnp.einsum('...I,OI->...O', x, weight)
 
 
 def gated_mlp(x: jax.Array, gate: jax.Array, up: jax.Array) -> jax.Array:
   """gelu(x gate^T) * (x up^T), [B, T, F]; the tanh form of gelu."""
-  a = jnp.einsum('BTD,FD->BTF', x, gate)
-  return jax.nn.gelu(a, approximate=True) * jnp.einsum('BTD,FD->BTF', x, up)
+  return jax.nn.gelu(linear(x, gate), approximate=True) * linear(x, up)
 
 
-def _einsum(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
+def _product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
   return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
 
 

@@ -320,13 +320,13 @@ def _block(run: _Run, w, layer, window, x, keys_values):
   y = layers.rms_norm(x, w.pre_attn_norm[...], eps)
   z, keys_values = _attention(run, w, layer, window, y, keys_values, seen)
   B, T, N, H = z.shape
-  z = at('z', z.reshape(B, T, N * H)).reshape(B, T, N, H)
-  a = at('attn_out_raw', jnp.einsum('BTNH,DNH->BTD', z, w.wo[...]))
+  z = at('z', z.reshape(B, T, N * H))
+  a = at('attn_out_raw', layers.linear(z, w.wo[...].reshape(-1, N * H)))
   x = x + at('attn_out', layers.rms_norm(a, w.post_attn_norm[...], eps))
   x = at('resid_mid', x)
   y = layers.rms_norm(x, w.pre_mlp_norm[...], eps)
   m = at('mlp_act', layers.gated_mlp(y, w.gate[...], w.up[...]))
-  m = at('mlp_out_raw', jnp.einsum('BTF,DF->BTD', m, w.down[...]))
+  m = at('mlp_out_raw', layers.linear(m, w.down[...]))
   x = x + at('mlp_out', layers.rms_norm(m, w.post_mlp_norm[...], eps))
   x = at('resid_post', x)
   return x, seen, keys_values
@@ -339,9 +339,16 @@ _ACTIVATION_LETTERS = {'z': 'BTN', 'mlp_act': 'BTF'}
 def _attention(run: _Run, w, layer, window, y, keys_values, seen):
   """Heads' outputs [B, T, N, H] of the normed stream y [B, T, D]."""
   config = run.config
-  q = layers.rotate(jnp.einsum('BTD,NHD->BTNH', y, w.wq[...]), *run.rotary)
-  k = layers.rotate(jnp.einsum('BTD,KHD->BTKH', y, w.wk[...]), *run.rotary)
-  v = jnp.einsum('BTD,KHD->BTKH', y, w.wv[...])
+
+  def heads(weight):
+    """y through a projection [n, H, D]: [B, T, n, H]."""
+    n, H, D = weight.shape
+    flat = layers.linear(y, weight[...].reshape(n * H, D))
+    return flat.reshape(*y.shape[:2], n, H)
+
+  q = layers.rotate(heads(w.wq), *run.rotary)
+  k = layers.rotate(heads(w.wk), *run.rotary)
+  v = heads(w.wv)
   q = constrain(q, 'BTNH')
   k = constrain(k.swapaxes(1, 2), 'BKTH')
   v = constrain(v.swapaxes(1, 2), 'BKTH')
