@@ -7,6 +7,11 @@ See `model.py` for the architecture and `sites.py` for the names of sites.
 """
 
 from gemma_jax.cache import Cache
+from gemma_jax.checkpoint import (
+  CheckpointReader,
+  load_checkpoint,
+  save_checkpoint,
+)
 from gemma_jax.config import Gemma2Config
 from gemma_jax.generate import Generation, Sampling, generate, share_prefix
 from gemma_jax.instruments import (
@@ -30,7 +35,10 @@ from gemma_jax.interventions import (
   stack_rows,
 )
 from gemma_jax.model import Capture, Output, embed, forward, unembed
+from gemma_jax.padding import BUCKETS, TokenBatch, pad_rows
 from gemma_jax.running import capture, last_position, run
 from gemma_jax.sharding import initialize_distributed, make_mesh
 from gemma_jax.sites import SITES, VECTOR_SITES, parse_site, site_width
+from gemma_jax.spans import Encoding, TruncationError
+from gemma_jax.tokenizer import Tokenizer
 from gemma_jax.weights import Gemma2, init_model, unstack_layers

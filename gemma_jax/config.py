@@ -75,6 +75,10 @@ class Gemma2Config:
         raise ValueError(
           f'{name} must be positive, got {getattr(self, name)!r}.'
         )
+    for name in ('attn_softcap', 'final_softcap'):
+      cap = getattr(self, name)
+      if cap is not None and not cap > 0:
+        raise ValueError(f'{name} must be positive or None, got {cap!r}.')
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f'num_heads={self.num_heads} must be a multiple of '
@@ -187,7 +191,12 @@ class Gemma2Config:
     hf = {key: getattr(self, name) for key, name in _SIZES.items()}
     hf |= {key: getattr(self, name) for key, name in _OPTIONAL.items()}
     hf |= _FIXED
-    hf['rope_theta'] = self.rope_theta
+    # transformers is strict about 24 and 24.0.
+    scalar = self.query_pre_attn_scalar
+    hf['query_pre_attn_scalar'] = int(scalar) if scalar % 1 == 0 else scalar
+    hf['rope_theta'] = float(self.rope_theta)
+    for key in ('attn_logit_softcapping', 'final_logit_softcapping'):
+      hf[key] = None if hf[key] is None else float(hf[key])
     hf['layer_types'] = [
       'sliding_attention' if local else 'full_attention'
       for local in self.local_layers
@@ -292,15 +301,17 @@ def _parse_hf(hf: Mapping[str, Any], origin: str) -> Gemma2Config:
   num_layers = kwargs['num_layers']
   if (kinds := hf.get('layer_types')) is not None:
     known = ('sliding_attention', 'full_attention')
-    if len(kinds) != num_layers or not set(kinds) <= set(known):
+    good = isinstance(kinds, list) and all(kind in known for kind in kinds)
+    if not good or len(kinds) != num_layers:
       refuse('layer_types', f'{num_layers} values out of {known}')
     kwargs['local_layers'] = tuple(kind == known[0] for kind in kinds)
 
   rope = hf.get('rope_parameters') or {}
-  if rope.get('rope_type', 'default') != 'default' or not rope.keys() <= {
+  good = isinstance(rope, Mapping) and rope.keys() <= {
     'rope_type',
     'rope_theta',
-  }:
+  }
+  if not good or rope.get('rope_type', 'default') != 'default':
     refuse('rope_parameters', "rope_type 'default' and rope_theta only")
   thetas = {s['rope_theta'] for s in (rope, hf) if 'rope_theta' in s}
   if len(thetas) > 1:
@@ -310,6 +321,8 @@ def _parse_hf(hf: Mapping[str, Any], origin: str) -> Gemma2Config:
 
   if (eos := hf.get('eos_token_id')) is not None:
     kwargs['eos_ids'] = tuple(eos) if isinstance(eos, list) else (eos,)
+    if not all(type(token) is int for token in kwargs['eos_ids']):
+      refuse('eos_token_id', 'an integer or several')
 
   honoured = _SIZES.keys() | _OPTIONAL.keys() | _FIXED.keys() | _ALLOWED.keys()
   honoured |= {'layer_types', 'rope_parameters', 'rope_theta', 'eos_token_id'}

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 
 from gemma_jax import sites as sites_lib
 from gemma_jax.config import Gemma2Config
+from gemma_jax.layers import rounded
 
 
 @jax.tree_util.register_dataclass
@@ -72,7 +73,8 @@ class Edit:
     active = p > self.threshold[:, None]
     size = active * (self.slope[:, None] * p + self.offset[:, None])
     size = (size + self.shift[:, None]) * _gate(self.layers, layer, gate)
-    return (old + _rowwise('BTk,BkW->BTW', size, self.write)).astype(x.dtype)
+    new = old + _rowwise('BTk,BkW->BTW', size, self.write)
+    return rounded(new, x.dtype)
 
 
 @jax.tree_util.register_dataclass
@@ -105,7 +107,7 @@ class Patch:
     old = x.astype(jnp.float32)
     gate = _gate(self.layers, layer, gate) * self.features[:, None]
     # Written so that gates 0 and 1 are exact.
-    return (gate * source + (1 - gate) * old).astype(x.dtype)
+    return rounded(gate * source + (1 - gate) * old, x.dtype)
 
 
 @jax.tree_util.register_dataclass

@@ -22,7 +22,25 @@ def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
   """
   y = x.astype(jnp.float32)
   y = y * lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
-  return (y * (1 + weight.astype(jnp.float32))).astype(x.dtype)
+  # Not y * (1 + weight): a compiler may merge a last product into a sum that
+  # follows, and an edit in between that adds 0 would change the rounding.
+  return rounded(y + y * weight.astype(jnp.float32), x.dtype)
+
+
+def rounded(x: jax.Array, dtype) -> jax.Array:
+  """float32 x in another dtype, rounded for good.
+
+  XLA may keep the excess precision of a value that is only converted, so that
+  results would depend on what else a program computes.
+  """
+  if dtype == jnp.bfloat16:
+    x = lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+  return x.astype(dtype)
+
+
+def add(x: jax.Array, y: jax.Array) -> jax.Array:
+  """x + y, rounded once to their dtype."""
+  return rounded(x.astype(jnp.float32) + y.astype(jnp.float32), x.dtype)
 
 
 def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
@@ -42,9 +60,8 @@ def rotary_angles(positions: jax.Array, head_dim: int, theta: float):
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
   """Rotary embedding of x [B, T, n, H], pairing feature i with i + H/2."""
   a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(
-    x.dtype
-  )
+  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+  return rounded(turned, x.dtype)
 
 
 def visible(

@@ -316,18 +316,22 @@ def _block(run: _Run, w, layer, window, x, keys_values):
         seen[site] = take_positions(x, run.positions, run.capture.positions)
     return x
 
+  # Padding adds nothing to its stream, which stays the embedding.
+  real = (run.positions >= 0)[:, :, None]
   x = at('resid_pre', x)
   y = layers.rms_norm(x, w.pre_attn_norm[...], eps)
   z, keys_values = _attention(run, w, layer, window, y, keys_values, seen)
   B, T, N, H = z.shape
   z = at('z', z.reshape(B, T, N * H))
   a = at('attn_out_raw', layers.linear(z, w.wo[...].reshape(-1, N * H)))
-  x = x + at('attn_out', layers.rms_norm(a, w.post_attn_norm[...], eps))
+  a = layers.rms_norm(a, w.post_attn_norm[...], eps)
+  x = layers.add(x, at('attn_out', jnp.where(real, a, 0)))
   x = at('resid_mid', x)
   y = layers.rms_norm(x, w.pre_mlp_norm[...], eps)
   m = at('mlp_act', layers.gated_mlp(y, w.gate[...], w.up[...]))
   m = at('mlp_out_raw', layers.linear(m, w.down[...]))
-  x = x + at('mlp_out', layers.rms_norm(m, w.post_mlp_norm[...], eps))
+  m = layers.rms_norm(m, w.post_mlp_norm[...], eps)
+  x = layers.add(x, at('mlp_out', jnp.where(real, m, 0)))
   x = at('resid_post', x)
   return x, seen, keys_values
 

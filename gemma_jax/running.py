@@ -228,13 +228,17 @@ def check_changes(
 
 
 def _check_present(name: str, at: np.ndarray, positions: np.ndarray):
-  at = np.broadcast_to(at, (len(positions), at.shape[-1]))
-  found = (at[:, :, None] == positions[:, None, :]).any(-1)
+  """Raises for a position that its row, or if shared every row, lacks."""
+  if at.shape[0] == 1:
+    found = np.isin(at, positions)
+  else:
+    found = (at[:, :, None] == positions[:, None, :]).any(-1)
   bad = ~found & (at != -1)
   if bad.any():
     row, column = np.argwhere(bad)[0]
+    rows = 'no row has' if at.shape[0] == 1 else f'row {row} does not have'
     raise ValueError(
-      f'{name} asks row {row} for position {at[row, column]}; it has '
-      f'{positions[row][positions[row] >= 0].tolist()}. Use -1 where a row has '
-      'nothing to give.'
+      f'{name} asks for position {at[row, column]}, which {rows}. Positions '
+      f'go from {positions[positions >= 0].min(initial=0)} to '
+      f'{positions.max()}; use -1 where a row has nothing to give.'
     )
