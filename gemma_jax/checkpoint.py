@@ -30,7 +30,7 @@ from gemma_jax.weights import WEIGHTS, Gemma2, weight_shape
 
 # Files are mapped anew for every piece of this size, because the pages of a
 # mapping count as this process's memory until it is closed.
-_PIECE_BYTES = 1 << 25
+_PIECE_BYTES = 1 << 23
 
 
 def load_checkpoint(

@@ -41,13 +41,18 @@ def save_orbax(model: Gemma2, path: str | os.PathLike):
   weights = model.weights()
   folder = pathlib.Path(path).resolve()
   check_new_folder(folder)
-  if jax.process_count() > 1:
-    # None begins to write before all have looked.
-    multihost_utils.sync_global_devices('gemma_jax.save_orbax')
+  _wait_for_all('None writes before all have looked')
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(folder / _WEIGHTS, weights)
   if jax.process_index() == 0:
     write_config(folder, model)
+  _wait_for_all('None returns before the checkpoint is complete')
+
+
+def _wait_for_all(why: str):
+  """Waits until every process of the run is here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(f'gemma_jax.save_orbax: {why}')
 
 
 def load_orbax(

@@ -95,7 +95,7 @@ def run(
       touches no token of a row, wrong shapes. Nothing has run by then.
   """
   tokens, positions = check_tokens(model, tokens, positions, prefix)
-  check_changes(interventions or {}, positions)
+  check_changes(interventions or {}, positions, prefix=prefix)
   layers = model.config.num_layers if num_layers is None else num_layers
   if capture is not None and capture.layers is not None:
     wanted = np.asarray(capture.layers)

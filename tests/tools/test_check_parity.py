@@ -1,0 +1,569 @@
+"""The parity tool: it passes what is right, and points at what is not."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+from absl import flags
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+import tokenizers
+import torch
+import transformers
+
+from gemma_jax.checkpoint import CheckpointReader
+from gemma_jax.sites import VECTOR_SITES, site_width
+from gemma_jax.weights import Gemma2
+from tools import check_parity
+from tools.parity import compare, ours, prompts, run, verdict
+from tools.parity.reference import Reference
+
+SIZES = {
+  'num_hidden_layers': 4,
+  'hidden_size': 72,
+  'intermediate_size': 112,
+  'num_attention_heads': 4,
+  'num_key_value_heads': 2,
+  'head_dim': 16,
+  'vocab_size': 199,
+  'query_pre_attn_scalar': 20,
+  'sliding_window': 5,
+  'max_position_embeddings': 128,
+}
+GLOBAL, LOCAL = 'full_attention', 'sliding_attention'
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_torch_thread():
+  """Small products are faster on one thread than handed around."""
+  before = torch.get_num_threads()
+  torch.set_num_threads(1)
+  yield
+  torch.set_num_threads(before)
+
+
+def write_model(
+  folder: pathlib.Path, seed=0, dtype=torch.float32, shard='1GB', **overrides
+) -> pathlib.Path:
+  """A random checkpoint, written by transformers; no norm has weight 0."""
+  config = transformers.Gemma2Config(**SIZES | overrides)
+  model = transformers.Gemma2ForCausalLM(config)
+  generator = torch.Generator().manual_seed(seed)
+  with torch.no_grad():
+    for name, parameter in model.named_parameters():
+      std = 0.3 if 'norm' in name else 0.1
+      parameter.normal_(0, std, generator=generator)
+  model.to(dtype).save_pretrained(folder, max_shard_size=shard)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def model_folder(tmp_path_factory) -> pathlib.Path:
+  return write_model(tmp_path_factory.mktemp('model'))
+
+
+def call_tool(*args: str) -> int:
+  """The exit code of the tool, called in this process."""
+  values = flags.FlagValues()
+  check_parity.define_flags(values)
+  check_parity.parse_flags(['check_parity', *args], values)
+  return check_parity.check(values)
+
+
+CASES = {
+  'query scale is not that of head_dim': {'query_pre_attn_scalar': 33},
+  'heads wider than the stream': {'head_dim': 32, 'num_key_value_heads': 4},
+  'heads narrower than the stream': {'head_dim': 6},
+  'kv ratio 1': {'num_key_value_heads': 4},
+  'kv ratio 2': {'num_attention_heads': 8, 'num_key_value_heads': 4},
+  'kv ratio 8': {'num_attention_heads': 8, 'num_key_value_heads': 1},
+  'window 5, T 40': {'lengths': (40, 39)},
+  'window 1': {'sliding_window': 1},
+  'left padding': {'padding': 'left'},
+  'right padding': {'padding': 'right'},
+  'T = 1': {'lengths': (1,)},
+  'sharded files': {'shard': '60KB'},
+  'bfloat16 files': {'dtype': torch.bfloat16},
+  'global layers first': {'layer_types': [GLOBAL, GLOBAL, LOCAL, GLOBAL]},
+  'low caps': {
+    'attn_logit_softcapping': 1.5,
+    'final_logit_softcapping': 2.0,
+  },
+  'no caps': {
+    'attn_logit_softcapping': None,
+    'final_logit_softcapping': None,
+  },
+  'other rope and eps': {
+    'rope_parameters': {'rope_type': 'default', 'rope_theta': 500.0},
+    'rms_norm_eps': 1e-2,
+  },
+  'twelve layers, several batches': {'num_hidden_layers': 12, 'batch_size': 2},
+}
+_OF_OPTIONS = ('lengths', 'padding', 'batch_size')
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_float32_agrees_with_hf(case, tmp_path):
+  overrides = dict(CASES[case])
+  asked = {k: overrides.pop(k) for k in _OF_OPTIONS if k in overrides}
+  write_model(tmp_path, **overrides)
+  if 'shard' in overrides:
+    assert len(list(tmp_path.glob('*.safetensors'))) > 3
+  options = run.Options(checkpoint=str(tmp_path), new_tokens=8, **asked)
+  check = run.prepare(options)
+  result = check.run()
+
+  assert [gate.name for gate in verdict.judge(result) if not gate.passed] == []
+  assert verdict.first_divergence(result) is None
+  sides = 2 if options.padding == 'both' else 1
+  tokens = sum(options.lengths) * sides
+  for _, site, difference in verdict.all_sites(result):
+    assert difference.relative < (1e-5 if 'resid' in site else 3e-5)
+    assert difference.cosine > 1 - 1e-9
+    assert difference.cut_edges == 0
+    if site in VECTOR_SITES:
+      width = site_width(check.config, site)
+    else:
+      width = check.config.num_heads * max(options.lengths)
+    assert difference.values == tokens * width
+  predictions, greedy = result.predictions, result.greedy
+  assert predictions.logits.max_abs < 1e-4
+  assert predictions.logits.values == tokens * check.config.vocab_size
+  assert predictions.targets == tokens - len(options.lengths) * sides
+  assert abs(predictions.loss_ours - predictions.loss_theirs) <= (
+    1e-5 * predictions.targets
+  )
+  assert greedy.equal == greedy.tokens == 8 * len(options.lengths)
+  assert greedy.exact == greedy.rows == len(options.lengths)
+
+
+@pytest.mark.parametrize(
+  'overrides',
+  [{}, {'num_attention_heads': 8, 'num_key_value_heads': 1, 'seed': 1}],
+  ids=['kv ratio 2', 'kv ratio 8'],
+)
+def test_bfloat16_is_as_good_as_hf(overrides, tmp_path):
+  write_model(tmp_path, dtype=torch.bfloat16, **overrides)
+  check = run.prepare(run.Options(checkpoint=str(tmp_path), dtype='bfloat16'))
+  result = check.run()
+  assert all(gate.passed for gate in verdict.judge(result))
+  # It really was bfloat16, and the truth was not.
+  assert 1e-3 < result.layers[-1]['resid_post'].relative < 5e-2
+  predictions = result.predictions
+  assert predictions.truth_theirs.mean > 1e-6
+  assert predictions.truth_ours.count == predictions.truth_theirs.count == 126
+  assert result.greedy.equal + result.greedy.tied >= 0.95 * 128
+
+
+def scaled(name, layer, factor):
+  """Changes one weight of one layer."""
+
+  def change(model: Gemma2) -> Gemma2:
+    weights = model.weights()
+    array = weights[name]
+    place = slice(None) if layer is None else layer
+    weights[name] = array.at[place].multiply(factor)
+    return Gemma2(model.config, weights)
+
+  return change
+
+
+def configured(**changes):
+  """Changes the configuration."""
+
+  def change(model: Gemma2) -> Gemma2:
+    config = dataclasses.replace(model.config, **changes)
+    return Gemma2(config, model.weights())
+
+  return change
+
+
+BUGS = {
+  'post-attention norm': (scaled('post_attn_norm', 2, 1.01), 2, 'attn_out'),
+  'value projection': (scaled('wv', 3, 1.001), 3, 'z'),
+  'output projection': (scaled('wo', 1, 1.001), 1, 'attn_out_raw'),
+  'gate': (scaled('gate', 0, 1.001), 0, 'mlp_act'),
+  'down': (scaled('down', 3, 1.001), 3, 'mlp_out_raw'),
+  'post-MLP norm': (scaled('post_mlp_norm', 1, 0.99), 1, 'mlp_out'),
+  'final norm': (scaled('final_norm', None, 1.01), None, 'logits'),
+  'embedding': (scaled('embed', 7, 1.001), 0, 'resid_pre'),
+  'not a number': (scaled('wk', 2, np.nan), 2, 'attn_logits'),
+  'query scale': (configured(query_pre_attn_scalar=16), 0, 'attn_logits'),
+  'window': (configured(window=6), 0, 'attn_logits'),
+  'alternation': (
+    configured(local_layers=(False, True, False, True)),
+    0,
+    'attn_logits',
+  ),
+}
+
+
+@pytest.mark.parametrize('bug', BUGS)
+def test_a_bug_fails_and_is_located(
+  bug, model_folder, tmp_path, monkeypatch, capsys
+):
+  change, layer, site = BUGS[bug]
+  load = CheckpointReader.load
+  monkeypatch.setattr(CheckpointReader, 'load', lambda self: change(load(self)))
+  target = tmp_path / 'new' / 'parity.json'
+  code = call_tool(
+    f'--checkpoint={model_folder}',
+    '--lengths=1,13',
+    '--new_tokens=2',
+    f'--json={target}',
+  )
+  assert code == 1
+  out = capsys.readouterr().out
+  assert 'Verdict: FAIL' in out
+  where = site if layer is None else f'layer {layer} {site}'
+  assert f'First divergence: {where}, relative error' in out
+  numbers = json.loads(target.read_text())
+  assert numbers['verdict'] == 'FAIL'
+  first = numbers['first_divergence']
+  assert (first['layer'], first['site']) == (layer, site)
+  assert first['before'] < 1e-5
+  if bug in ('window', 'alternation'):
+    assert first['cut_edges'] > 0
+    # The first query that has a key at distance 5.
+    assert first['first_above_gate']['position'] == 5
+    assert first['first_above_gate']['prompt'] == 1
+  else:
+    assert first['cut_edges'] == 0
+  if bug == 'embedding':
+    assert first['first_above_gate']['token'] == 7
+
+
+def test_a_bug_in_decoding_alone_fails(model_folder, monkeypatch):
+  steps = ours._decoding_steps
+
+  def late(batch, given):
+    for number, (tokens, positions) in enumerate(steps(batch, given)):
+      yield tokens, positions + (3 if number else 0)
+
+  monkeypatch.setattr(ours, '_decoding_steps', late)
+  check = run.prepare(run.Options(checkpoint=str(model_folder)))
+  result = check.run()
+  failed = [gate.name for gate in verdict.judge(result) if not gate.passed]
+  assert failed == ['greedy']
+  assert verdict.first_divergence(result) is None
+  assert result.greedy.first['step'] > 0
+
+
+def test_a_bug_fails_in_bfloat16(model_folder, monkeypatch):
+  load, change = CheckpointReader.load, configured(window=6)
+  monkeypatch.setattr(CheckpointReader, 'load', lambda self: change(load(self)))
+  options = run.Options(
+    checkpoint=str(model_folder), dtype='bfloat16', new_tokens=2
+  )
+  failed = {g.name for g in verdict.judge(run.prepare(options).run())}
+  assert failed >= {'masks', 'KL'}
+
+
+def test_tolerance_widens_the_float32_gates(model_folder, monkeypatch):
+  load, change = CheckpointReader.load, scaled('post_attn_norm', 2, 1.0002)
+  monkeypatch.setattr(CheckpointReader, 'load', lambda self: change(load(self)))
+  args = [f'--checkpoint={model_folder}', '--lengths=9', '--new_tokens=1']
+  assert call_tool(*args) == 1
+  assert call_tool(*args, '--tolerance=100') == 0
+
+
+def test_command_line(tmp_path):
+  folder = write_model(tmp_path / 'model', shard='60KB')
+  target = tmp_path / 'parity.json'
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'tools.check_parity',
+      f'--checkpoint={folder}',
+      f'--json={target}',
+      '--verbose',
+      '--new_tokens=5',
+    ],
+    capture_output=True,
+    text=True,
+    cwd=pathlib.Path(__file__).parents[2],
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.rstrip().endswith('Verdict: PASS')
+  # Both tables: every site of every layer, and the worst layer of each.
+  for site in compare.COMPUTING_ORDER:
+    rows = [row.split() for row in done.stdout.splitlines() if site in row]
+    assert [row[0] for row in rows if row[1] == site] == list('0123')
+    assert [row[0] for row in rows].count(site) == 1
+  numbers = json.loads(target.read_text())
+  assert numbers['verdict'] == 'PASS'
+  assert numbers['first_divergence'] is None
+  assert len(numbers['sites']) == 4 * 11
+  assert numbers['tokens'] == 2 * (1 + 5 + 17 + 40)
+  assert numbers['greedy']['tokens'] == 4 * 5
+  assert numbers['options']['seed'] == 0
+  assert numbers['config']['query_pre_attn_scalar'] == 20
+  assert numbers['versions']['torch'] == torch.__version__
+  assert numbers['versions']['transformers'] == transformers.__version__
+
+
+def test_streamed_is_the_same(model_folder):
+  results = {}
+  for stream in ('never', 'always'):
+    options = run.Options(
+      checkpoint=str(model_folder), stream=stream, new_tokens=6
+    )
+    check = run.prepare(options)
+    assert check.streamed == (stream == 'always')
+    results[stream] = check.run()
+  loaded, streamed = results['never'], results['always']
+  assert all(gate.passed for gate in verdict.judge(streamed))
+  pairs = zip(
+    verdict.all_sites(loaded), verdict.all_sites(streamed), strict=True
+  )
+  for (*_, a), (*_, b) in pairs:
+    assert (a.values, a.theirs) == (b.values, b.theirs)
+    assert a.relative == pytest.approx(b.relative, abs=1e-6)
+  assert loaded.predictions.loss_theirs == streamed.predictions.loss_theirs
+  assert streamed.greedy == loaded.greedy
+  # Nothing is kept of the layers.
+  assert all(
+    p.is_meta for p in check.reference._model.model.layers.parameters()
+  )
+
+
+@pytest.mark.parametrize('dtype', run.DTYPES)
+def test_streamed_hf_is_hf_bit_for_bit(dtype, tmp_path):
+  write_model(tmp_path, shard='60KB', seed=3)
+  config = CheckpointReader(tmp_path).config
+  (batch,) = prompts.make_batches([[2, 5, 9, 4], [2, 8]], config, 'left', 8)
+  whole, streamed = (Reference(tmp_path, dtype, s) for s in (False, True))
+  for a, b in zip(whole.run(batch), streamed.run(batch), strict=True):
+    np.testing.assert_array_equal(a, b)
+  for a, b in zip(
+    whole.generate(batch, 4), streamed.generate(batch, 4), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_hooks_read_what_hf_returns(model_folder):
+  """Against HF's own outputs, where it has them."""
+  config = CheckpointReader(model_folder).config
+  (batch,) = prompts.make_batches([[2, 5, 9, 4], [2, 8]], config, 'right', 8)
+  reference = Reference(model_folder, 'float32')
+  seen = []
+  logits, _ = reference.run(batch, seen.append)
+  with torch.no_grad():
+    out = reference._model(
+      torch.tensor(batch.tokens).long(),
+      attention_mask=torch.tensor(batch.real).long(),
+      position_ids=torch.tensor(np.maximum(batch.positions, 0)).long(),
+      output_hidden_states=True,
+      output_attentions=True,
+    )
+  np.testing.assert_array_equal(logits, out.logits)
+  for layer, sites in enumerate(seen):
+    assert set(sites) == set(compare.COMPUTING_ORDER)
+    np.testing.assert_array_equal(sites['resid_pre'], out.hidden_states[layer])
+    np.testing.assert_array_equal(sites['pattern'], out.attentions[layer])
+    # The sublayers' outputs are what is added to the stream.
+    middle = sites['resid_pre'] + sites['attn_out']
+    np.testing.assert_allclose(middle, sites['resid_mid'], atol=1e-5)
+    after = sites['resid_mid'] + sites['mlp_out']
+    np.testing.assert_allclose(after, sites['resid_post'], atol=1e-5)
+    scores = torch.tensor(sites['attn_logits']).softmax(-1)
+    np.testing.assert_allclose(scores, sites['pattern'], atol=1e-6)
+  layer = load_file(model_folder / 'model.safetensors')
+  for site, name, raw in (
+    ('z', 'self_attn.o_proj', 'attn_out_raw'),
+    ('mlp_act', 'mlp.down_proj', 'mlp_out_raw'),
+  ):
+    weight = layer[f'model.layers.1.{name}.weight']
+    np.testing.assert_allclose(
+      seen[1][site] @ weight.T, seen[1][raw], atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(('free', 'streamed'), [(1e5, True), (1e12, False)])
+def test_a_model_too_large_for_memory_is_streamed(
+  free, streamed, model_folder, monkeypatch
+):
+  monkeypatch.setattr(run, 'available_memory', lambda: free)
+  options = run.Options(checkpoint=str(model_folder))
+  assert run.prepare(options).streamed == streamed
+  assert run.memory_needed(
+    CheckpointReader(model_folder).config,
+    'float32',
+    prompts.Batch(
+      tokens=np.zeros((1, 1)),
+      positions=np.zeros((1, 1)),
+      prompts=(),
+      paddings=(),
+    ),
+  ) > 2 * sum(p.stat().st_size for p in model_folder.glob('*.safetensors'))
+
+
+def write_tokenizer(folder: pathlib.Path, size: int) -> None:
+  """One token per character, and a template that adds BOS as Gemma's does."""
+  vocab = {'<pad>': 0, '<eos>': 1, '<bos>': 2, '<unk>': 3}
+  vocab |= {chr(code): code for code in range(32, size)}
+  tokenizer = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel(vocab, unk_token='<unk>')
+  )
+  tokenizer.add_special_tokens(['<pad>', '<eos>', '<bos>', '<unk>'])
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split('', 'isolated')
+  tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+    single='<bos> $A', special_tokens=[('<bos>', 2)]
+  )
+  tokenizer.save(str(folder / 'tokenizer.json'))
+
+
+def test_text_prompts(tmp_path):
+  folder = write_model(tmp_path / 'model', max_position_embeddings=512)
+  write_tokenizer(folder, 127)
+  file = tmp_path / 'prompts.txt'
+  file.write_text('Hi\r\n\n<bos>Hi there\n', encoding='utf-8')
+  check = run.prepare(
+    run.Options(checkpoint=str(folder), prompts=file, padding='right')
+  )
+  (batch,) = check.batches
+  hi = [2, ord('H'), ord('i')]
+  assert batch.tokens[0].tolist() == [*hi, 0, 0, 0, 0, 0, 0]
+  assert batch.tokens[1, :3].tolist() == hi
+  assert batch.real.sum(1).tolist() == [3, 9]
+  # Without a file, the built-in ones; the shortest is BOS alone.
+  built_in = run.prepare(run.Options(checkpoint=str(folder))).batches
+  lengths = [n for b in built_in for n in b.real.sum(1)]
+  assert len(lengths) == 2 * len(prompts.BUILT_IN)
+  assert lengths[:2] == [1, 1]
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path, capsys):
+  folder = write_model(tmp_path / 'model', vocab_size=60)
+  write_tokenizer(folder, 127)
+  assert call_tool(f'--checkpoint={folder}') == 2
+  assert 'vocab_size=60' in capsys.readouterr().err
+
+
+def _without(name):
+  return lambda folder: (folder / name).unlink()
+
+
+def _truncate(folder):
+  path = folder / 'model.safetensors'
+  path.write_bytes(path.read_bytes()[:-1000])
+
+
+def _other_model(folder):
+  path = folder / 'config.json'
+  path.write_text(
+    json.dumps(json.loads(path.read_text()) | {'model_type': 'x'})
+  )
+
+
+BAD_INPUTS = {
+  'no folder': (None, ['--checkpoint=nowhere'], 'nowhere does not exist'),
+  'no config': (_without('config.json'), [], 'config.json does not exist'),
+  'no weights': (_without('model.safetensors'), [], 'model.safetensors'),
+  'truncated': (_truncate, [], 'truncated'),
+  'another model': (_other_model, [], "'x'"),
+  'no tokenizer': (None, ['--prompts={text}'], 'tokenizer.json does not exist'),
+  'no prompts': (None, ['--prompts=nowhere.txt'], 'nowhere.txt'),
+  'empty prompts': (None, ['--prompts={empty}'], 'no line'),
+  'not UTF-8': (None, ['--prompts={latin}'], 'not UTF-8'),
+  'too long': (None, ['--lengths=120'], '152 positions'),
+  'no length': (None, ['--lengths='], '--lengths'),
+  'length 0': (None, ['--lengths=3,0'], '[3, 0]'),
+  'not a length': (None, ['--lengths=3,x'], '3,x'),
+  'tolerance': (None, ['--tolerance=0'], 'above 0'),
+  'json': (None, ['--json={folder}'], 'is a folder'),
+}
+
+
+@pytest.mark.parametrize('case', BAD_INPUTS)
+def test_bad_input_exits_with_2(case, tmp_path, capsys):
+  damage, args, message = BAD_INPUTS[case]
+  folder = write_model(tmp_path / 'model')
+  if damage:
+    damage(folder)
+  files = {'text': b'Hi', 'empty': b'\n \n', 'latin': b'Zo\xeb'}
+  for name, content in files.items():
+    (tmp_path / name).write_bytes(content)
+  places = {name: tmp_path / name for name in files} | {'folder': folder}
+  args = [arg.format(**places) for arg in args]
+  assert call_tool(f'--checkpoint={folder}', *args) == 2
+  assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'args',
+  [
+    [],
+    ['--checkpoint=x', '--dtype=int8'],
+    ['--chekpoint=x'],
+    ['--checkpoint=x', '--new_tokens=0'],
+    ['--checkpoint=x', 'stray'],
+  ],
+)
+def test_wrong_flags_exit_with_2(args, capsys):
+  with pytest.raises(SystemExit) as caught:
+    call_tool(*args)
+  assert caught.value.code == 2
+  assert 'check_parity: ' in capsys.readouterr().err
+
+
+def test_differences_are_those_of_numpy():
+  rng = np.random.default_rng(0)
+  theirs = rng.normal(size=(6, 9))
+  mine = theirs + 1e-3 * rng.normal(size=(6, 9))
+  batch = prompts.Batch(
+    tokens=np.arange(6, dtype=np.int32).reshape(2, 3),
+    positions=np.tile(np.arange(3, dtype=np.int32), (2, 1)),
+    prompts=(0, 1),
+    paddings=('left', 'right'),
+  )
+  at = np.argwhere(batch.real)
+  difference = compare.Difference()
+  relative = np.linalg.norm(mine - theirs, axis=1) / np.linalg.norm(
+    theirs, axis=1
+  )
+  gate = np.sort(relative)[3]  # the two worst tokens are above it
+  difference.add(mine[:2], theirs[:2], batch, at[:2], gate)
+  difference.add(mine[2:], theirs[2:], batch, at[2:], gate)
+  assert difference.max_abs == np.abs(mine - theirs).max()
+  assert difference.relative == pytest.approx(
+    np.linalg.norm(mine - theirs) / np.linalg.norm(theirs)
+  )
+  cosine = (mine * theirs).sum() / np.linalg.norm(mine) / np.linalg.norm(theirs)
+  assert difference.cosine == pytest.approx(cosine, abs=1e-12)
+  first = int((relative > gate).argmax())
+  assert difference.first.token == first
+  assert difference.first.relative == pytest.approx(relative[first])
+
+
+def test_greedy_counts_ties_and_margins():
+  logits = np.zeros((1, 4, 5), np.float32)
+  logits[0, np.arange(4), [1, 2, 3, 4]] = 2.0
+  logits[0, 1, 4] = 2.0  # tied with 2
+  logits[0, 3, 0] = 1.5
+  batch = prompts.Batch(
+    tokens=np.zeros((1, 1), np.int32),
+    positions=np.zeros((1, 1), np.int32),
+    prompts=(6,),
+    paddings=('left',),
+  )
+  greedy = compare.Greedy()
+  theirs = np.array([[1, 2, 3, 4]], np.int32)
+  greedy.add(np.array([[1, 4, 3, 0]], np.int32), theirs, logits, batch)
+  assert (greedy.tokens, greedy.equal, greedy.tied, greedy.exact) == (
+    4,
+    2,
+    1,
+    0,
+  )
+  assert greedy.first == {
+    'prompt': 6,
+    'step': 3,
+    'hf_token': 4,
+    'our_token': 0,
+    'margin': 0.5,
+  }
