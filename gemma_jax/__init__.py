@@ -35,6 +35,7 @@ from gemma_jax.interventions import (
   stack_rows,
 )
 from gemma_jax.model import Capture, Output, embed, forward, unembed
+from gemma_jax.orbax_checkpoint import load_orbax, save_orbax
 from gemma_jax.padding import BUCKETS, TokenBatch, pad_rows
 from gemma_jax.running import capture, last_position, run
 from gemma_jax.sharding import initialize_distributed, make_mesh

@@ -73,34 +73,36 @@ def call_tool(*args: str) -> int:
   return check_parity.check(values)
 
 
+# Those without sizes share compiled programs with the first, and with the tests
+# below.
 CASES = {
-  'query scale is not that of head_dim': {'query_pre_attn_scalar': 33},
-  'heads wider than the stream': {'head_dim': 32, 'num_key_value_heads': 4},
-  'heads narrower than the stream': {'head_dim': 6},
-  'kv ratio 1': {'num_key_value_heads': 4},
-  'kv ratio 2': {'num_attention_heads': 8, 'num_key_value_heads': 4},
-  'kv ratio 8': {'num_attention_heads': 8, 'num_key_value_heads': 1},
-  'window 5, T 40': {'lengths': (40, 39)},
-  'window 1': {'sliding_window': 1},
-  'left padding': {'padding': 'left'},
-  'right padding': {'padding': 'right'},
-  'T = 1': {'lengths': (1,)},
-  'sharded files': {'shard': '60KB'},
-  'bfloat16 files': {'dtype': torch.bfloat16},
-  'global layers first': {'layer_types': [GLOBAL, GLOBAL, LOCAL, GLOBAL]},
-  'low caps': {
+  'query scale is not that of head_dim, kv ratio 2, window 5, T 40': {},
+  'heads wider than the stream, kv ratio 1': {
+    'head_dim': 32,
+    'num_key_value_heads': 4,
+  },
+  'heads narrower than the stream, low caps': {
+    'head_dim': 6,
     'attn_logit_softcapping': 1.5,
     'final_logit_softcapping': 2.0,
   },
-  'no caps': {
+  'kv ratio 8': {'num_attention_heads': 8, 'num_key_value_heads': 1},
+  'window 1, no caps': {
+    'sliding_window': 1,
     'attn_logit_softcapping': None,
     'final_logit_softcapping': None,
   },
-  'other rope and eps': {
+  'global layers first, other rope and eps': {
+    'layer_types': [GLOBAL, GLOBAL, LOCAL, GLOBAL],
     'rope_parameters': {'rope_type': 'default', 'rope_theta': 500.0},
     'rms_norm_eps': 1e-2,
   },
   'twelve layers, several batches': {'num_hidden_layers': 12, 'batch_size': 2},
+  'T = 1': {'lengths': (1,)},
+  'left padding': {'padding': 'left'},
+  'right padding': {'padding': 'right'},
+  'sharded files': {'shard': '60KB'},
+  'bfloat16 files': {'dtype': torch.bfloat16},
 }
 _OF_OPTIONS = ('lengths', 'padding', 'batch_size')
 
@@ -109,7 +111,7 @@ _OF_OPTIONS = ('lengths', 'padding', 'batch_size')
 def test_float32_agrees_with_hf(case, tmp_path):
   overrides = dict(CASES[case])
   asked = {k: overrides.pop(k) for k in _OF_OPTIONS if k in overrides}
-  write_model(tmp_path, **overrides)
+  write_model(tmp_path, seed=list(CASES).index(case), **overrides)
   if 'shard' in overrides:
     assert len(list(tmp_path.glob('*.safetensors'))) > 3
   options = run.Options(checkpoint=str(tmp_path), new_tokens=8, **asked)
@@ -140,13 +142,9 @@ def test_float32_agrees_with_hf(case, tmp_path):
   assert greedy.exact == greedy.rows == len(options.lengths)
 
 
-@pytest.mark.parametrize(
-  'overrides',
-  [{}, {'num_attention_heads': 8, 'num_key_value_heads': 1, 'seed': 1}],
-  ids=['kv ratio 2', 'kv ratio 8'],
-)
-def test_bfloat16_is_as_good_as_hf(overrides, tmp_path):
-  write_model(tmp_path, dtype=torch.bfloat16, **overrides)
+@pytest.mark.parametrize('seed', [20, 21])
+def test_bfloat16_is_as_good_as_hf(seed, tmp_path):
+  write_model(tmp_path, seed, torch.bfloat16)
   check = run.prepare(run.Options(checkpoint=str(tmp_path), dtype='bfloat16'))
   result = check.run()
   assert all(gate.passed for gate in verdict.judge(result))
@@ -159,7 +157,7 @@ def test_bfloat16_is_as_good_as_hf(overrides, tmp_path):
 
 
 def scaled(name, layer, factor):
-  """Changes one weight of one layer."""
+  """Changes one weight of one layer, or of all."""
 
   def change(model: Gemma2) -> Gemma2:
     weights = model.weights()
@@ -189,9 +187,10 @@ BUGS = {
   'down': (scaled('down', 3, 1.001), 3, 'mlp_out_raw'),
   'post-MLP norm': (scaled('post_mlp_norm', 1, 0.99), 1, 'mlp_out'),
   'final norm': (scaled('final_norm', None, 1.01), None, 'logits'),
-  'embedding': (scaled('embed', 7, 1.001), 0, 'resid_pre'),
+  'embedding of BOS': (scaled('embed', 2, 1.001), 0, 'resid_pre'),
   'not a number': (scaled('wk', 2, np.nan), 2, 'attn_logits'),
-  'query scale': (configured(query_pre_attn_scalar=16), 0, 'attn_logits'),
+  # 16 ** -0.5 where 20 ** -0.5 is right.
+  'query scale': (scaled('wq', None, 1.25**0.5), 0, 'attn_logits'),
   'window': (configured(window=6), 0, 'attn_logits'),
   'alternation': (
     configured(local_layers=(False, True, False, True)),
@@ -211,8 +210,8 @@ def test_a_bug_fails_and_is_located(
   target = tmp_path / 'new' / 'parity.json'
   code = call_tool(
     f'--checkpoint={model_folder}',
-    '--lengths=1,13',
-    '--new_tokens=2',
+    # The configured bugs compile anew: this is cheaper for them.
+    f'--new_tokens={1 if bug in ("window", "alternation") else 8}',
     f'--json={target}',
   )
   assert code == 1
@@ -227,13 +226,14 @@ def test_a_bug_fails_and_is_located(
   assert first['before'] < 1e-5
   if bug in ('window', 'alternation'):
     assert first['cut_edges'] > 0
-    # The first query that has a key at distance 5.
+    # The second prompt has 5 tokens; the third has a query with a key at
+    # distance 5, where the right window ends.
     assert first['first_above_gate']['position'] == 5
-    assert first['first_above_gate']['prompt'] == 1
+    assert first['first_above_gate']['prompt'] == 2
   else:
     assert first['cut_edges'] == 0
-  if bug == 'embedding':
-    assert first['first_above_gate']['token'] == 7
+  if bug == 'embedding of BOS':
+    assert first['first_above_gate']['token'] == 2
 
 
 def test_a_bug_in_decoding_alone_fails(model_folder, monkeypatch):
@@ -244,8 +244,8 @@ def test_a_bug_in_decoding_alone_fails(model_folder, monkeypatch):
       yield tokens, positions + (3 if number else 0)
 
   monkeypatch.setattr(ours, '_decoding_steps', late)
-  check = run.prepare(run.Options(checkpoint=str(model_folder)))
-  result = check.run()
+  options = run.Options(checkpoint=str(model_folder), new_tokens=8)
+  result = run.prepare(options).run()
   failed = [gate.name for gate in verdict.judge(result) if not gate.passed]
   assert failed == ['greedy']
   assert verdict.first_divergence(result) is None
@@ -253,19 +253,18 @@ def test_a_bug_in_decoding_alone_fails(model_folder, monkeypatch):
 
 
 def test_a_bug_fails_in_bfloat16(model_folder, monkeypatch):
-  load, change = CheckpointReader.load, configured(window=6)
+  load, (change, *_) = CheckpointReader.load, BUGS['query scale']
   monkeypatch.setattr(CheckpointReader, 'load', lambda self: change(load(self)))
-  options = run.Options(
-    checkpoint=str(model_folder), dtype='bfloat16', new_tokens=2
-  )
-  failed = {g.name for g in verdict.judge(run.prepare(options).run())}
-  assert failed >= {'masks', 'KL'}
+  options = run.Options(checkpoint=str(model_folder), dtype='bfloat16')
+  gates = {g.name: g for g in verdict.judge(run.prepare(options).run())}
+  assert gates['masks'].passed
+  assert not gates['KL'].passed
 
 
 def test_tolerance_widens_the_float32_gates(model_folder, monkeypatch):
   load, change = CheckpointReader.load, scaled('post_attn_norm', 2, 1.0002)
   monkeypatch.setattr(CheckpointReader, 'load', lambda self: change(load(self)))
-  args = [f'--checkpoint={model_folder}', '--lengths=9', '--new_tokens=1']
+  args = [f'--checkpoint={model_folder}', '--new_tokens=8']
   assert call_tool(*args) == 1
   assert call_tool(*args, '--tolerance=100') == 0
 
@@ -310,7 +309,7 @@ def test_streamed_is_the_same(model_folder):
   results = {}
   for stream in ('never', 'always'):
     options = run.Options(
-      checkpoint=str(model_folder), stream=stream, new_tokens=6
+      checkpoint=str(model_folder), stream=stream, new_tokens=8
     )
     check = run.prepare(options)
     assert check.streamed == (stream == 'always')

@@ -1,0 +1,389 @@
+r"""Times our Gemma 2 against HF transformers on the same weights.
+
+In one run and on one machine, each pair of candidates taking turns:
+
+  forward   a batch through the whole model, logits at every position
+  harvest   resid_post of the middle layer at one position per prompt, against
+            HF's full forward pass and against HF cut to the same layers
+            without logits
+  decode    64 greedy tokens after short prompts, for batches of 1 and 32
+  edits     256 rows decoding with 256 different steering vectors, against 256
+            rows sharing one
+
+Every figure is a median over --repeats. A speed is a ratio of HF's time to
+ours (over 1: we are faster), and a share of the rate at which this machine
+multiplies matrices, measured first. Compile time and the number of programs
+compiled are those of our side.
+
+  python -m tools.benchmark_model --size=medium
+  python -m tools.benchmark_model --size=2b --dtype=bfloat16 --peak_tflops=989
+"""
+
+from collections.abc import Callable
+import json
+import os
+import platform
+import tempfile
+import time
+
+from absl import app, flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+import gemma_jax as gj
+
+SIZES = {
+  # As small as a model that ships with a project; overheads dominate.
+  'small': dict(
+    num_layers=8,
+    d_model=256,
+    d_ff=1024,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=64,
+    vocab_size=2048,
+    query_pre_attn_scalar=64,
+  ),
+  # Arithmetic and memory dominate, and a laptop still finishes.
+  'medium': dict(
+    num_layers=12,
+    d_model=768,
+    d_ff=3072,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=96,
+    vocab_size=16_384,
+    query_pre_attn_scalar=96,
+  ),
+}
+PRESETS = {
+  '2b': gj.Gemma2Config.gemma2_2b,
+  '9b': gj.Gemma2Config.gemma2_9b,
+}
+PARTS = ('forward', 'harvest', 'decode', 'edits')
+
+_SIZE = flags.DEFINE_enum(
+  'size', 'medium', [*SIZES, *PRESETS], 'Random weights of this shape.'
+)
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', None, 'A Hugging Face folder to time instead of --size.'
+)
+_DTYPE = flags.DEFINE_enum(
+  'dtype', 'float32', ['float32', 'bfloat16'], 'Of weights and activations.'
+)
+_PARTS = flags.DEFINE_list('parts', list(PARTS), f'Which of {PARTS}.')
+_REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed runs of each candidate.')
+_PEER = flags.DEFINE_boolean('peer', True, 'Time HF transformers too.')
+_LAYERS = flags.DEFINE_enum(
+  'layers',
+  'both',
+  ['both', 'scan', 'unstacked'],
+  'How ours holds its layers: stacked and scanned, or one after another.',
+)
+_PEAK = flags.DEFINE_float(
+  'peak_tflops', None, "The chip's published dense rate, for MFU."
+)
+_JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
+
+
+class CompileLog:
+  """Counts programs that XLA compiles, and the seconds it takes."""
+
+  def __init__(self):
+    self.programs, self.seconds = 0, 0.0
+    jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+  def _listen(self, event: str, seconds: float, **kwargs):
+    if event.endswith('backend_compile_duration'):
+      self.programs += 1
+      self.seconds += seconds
+
+
+def matmul_rate(dtype) -> float:
+  """Floating-point operations per second of one large matrix product."""
+  n = 2048 if jax.default_backend() == 'cpu' else 8192
+  a = jax.random.normal(jax.random.key(0), (n, n), dtype)
+  product = jax.jit(lambda a: a @ a.T)
+  jax.block_until_ready(product(a))
+  times = []
+  for _ in range(9):
+    start = time.perf_counter()
+    jax.block_until_ready(product(a))
+    times.append(time.perf_counter() - start)
+  return 2 * n**3 / float(np.median(times))
+
+
+def operations(config: gj.Gemma2Config, tokens: int, context: float) -> float:
+  """Operations of the blocks for `tokens` tokens that see `context` keys.
+
+  2 per multiply-add; norms and softmax, below 1 %, are left out.
+  """
+  heads = config.num_heads * config.head_dim
+  kv = config.num_kv_heads * config.head_dim
+  per_layer = config.d_model * (2 * heads + 2 * kv + 3 * config.d_ff)
+  return tokens * config.num_layers * 2 * (per_layer + 2 * heads * context)
+
+
+def unembedding(config: gj.Gemma2Config, tokens: int) -> float:
+  """Operations of the logits of `tokens` positions."""
+  return 2 * tokens * config.d_model * config.vocab_size
+
+
+def alternate(candidates: dict[str, Callable], repeats: int, bar) -> dict:
+  """Median seconds of each candidate; they take turns, after two warm-ups."""
+  for function in candidates.values():
+    function()
+    function()
+  times = {name: [] for name in candidates}
+  for _ in range(repeats):
+    for name, function in candidates.items():
+      start = time.perf_counter()
+      function()
+      times[name].append(time.perf_counter() - start)
+      bar.update()
+  return {name: float(np.median(t)) for name, t in times.items()}
+
+
+class Ours:
+  """Our candidates, by the way the layers are held."""
+
+  def __init__(self, model: gj.Gemma2, layers: str):
+    self.config = model.config
+    self.models = {}
+    if layers != 'unstacked':
+      self.models['ours, scan'] = model
+    if layers != 'scan':
+      self.models['ours, unstacked'] = gj.unstack_layers(model)
+
+  def forward(self, tokens):
+    return self._each(lambda m: gj.run(m, tokens, logits_at='all').logits)
+
+  def harvest(self, tokens, layer, position):
+    look = gj.capture('resid_post', layers=layer, positions=position)
+    return self._each(
+      lambda m: (
+        gj.run(m, tokens, capture=look, num_layers=layer + 1).activations
+      )
+    )
+
+  def decode(self, tokens, new, interventions=None):
+    return self._each(
+      lambda m: (
+        gj.generate(
+          m,
+          tokens,
+          max_new_tokens=new,
+          stop_ids=[],
+          interventions=interventions,
+        ).tokens
+      )
+    )
+
+  def _each(self, function):
+    return {
+      name: lambda m=m: jax.block_until_ready(function(m))
+      for name, m in self.models.items()
+    }
+
+
+class Peer:
+  """HF transformers on the same weights, device and threads."""
+
+  def __init__(self, folder: str, dtype: str):
+    import torch
+    import transformers
+
+    self.torch = torch
+    torch.set_num_threads(os.cpu_count())
+    torch.set_grad_enabled(False)
+    self.device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+    self.version = f'torch {torch.__version__}, {transformers.__version__}'
+    self.model = transformers.Gemma2ForCausalLM.from_pretrained(
+      folder, dtype=getattr(torch, dtype), attn_implementation='eager'
+    )
+    self.model = self.model.eval().to(self.device)
+
+  def forward(self, tokens):
+    tokens = self._tokens(tokens)
+    return self._timed(lambda: self.model(tokens, use_cache=False))
+
+  def cut(self, tokens, num_layers):
+    """The first layers only, without logits."""
+    tokens, inner = self._tokens(tokens), self.model.model
+    count = inner.config.num_hidden_layers
+
+    def run():
+      inner.config.num_hidden_layers = num_layers
+      try:
+        inner(tokens, use_cache=False)
+      finally:
+        inner.config.num_hidden_layers = count
+
+    return self._timed(run)
+
+  def decode(self, tokens, new):
+    tokens = self._tokens(tokens)
+    return self._timed(
+      lambda: self.model.generate(
+        tokens,
+        attention_mask=self.torch.ones_like(tokens),
+        max_new_tokens=new,
+        min_new_tokens=new,
+        do_sample=False,
+      )
+    )
+
+  def _tokens(self, tokens):
+    return self.torch.tensor(tokens, device=self.device).long()
+
+  def _timed(self, function):
+    def run():
+      function()
+      if self.device == 'cuda':
+        self.torch.cuda.synchronize()
+
+    return run
+
+
+def benchmark(ours: Ours, peer: Peer | None, rate, repeats, parts, peak=None):
+  """Runs the parts; returns one record per candidate of each."""
+  config, records = ours.config, []
+  rng = np.random.default_rng(0)
+  draw = lambda B, T: rng.integers(3, config.vocab_size, (B, T), np.int32)
+  compiled = CompileLog()
+
+  def compare(name, tokens, work, candidates):
+    before, seconds = compiled.programs, compiled.seconds
+    with tqdm(total=len(candidates) * repeats, desc=name, leave=False) as bar:
+      times = alternate(candidates, repeats, bar)
+    record = {'name': name, 'tokens': tokens, 'operations': work}
+    record |= {'seconds': times, 'programs': compiled.programs - before}
+    record['compile_seconds'] = compiled.seconds - seconds
+    records.append(record)
+    report(record, rate, peak)
+
+  on_cpu = jax.default_backend() == 'cpu'
+  if 'forward' in parts:
+    for B, T in ((1, 64), (8, 128)) if on_cpu else ((8, 512), (32, 1024)):
+      tokens = draw(B, T)
+      candidates = ours.forward(tokens)
+      if peer:
+        candidates['hf'] = peer.forward(tokens)
+      work = operations(config, B * T, T / 2) + unembedding(config, B * T)
+      compare(f'forward {B} x {T}', B * T, work, candidates)
+  if 'harvest' in parts:
+    B, T = (64, 16) if on_cpu else (1024, 32)
+    layer, tokens = config.num_layers // 2, draw(B, T)
+    candidates = ours.harvest(tokens, layer, T - 4)
+    if peer:
+      candidates['hf, full'] = peer.forward(tokens)
+      candidates['hf, cut'] = peer.cut(tokens, layer + 1)
+    share = (layer + 1) / config.num_layers
+    work = operations(config, B * T, T / 2) * share
+    compare(f'harvest layer {layer}, {B} x {T}', B * T, work, candidates)
+  if 'decode' in parts:
+    for B in (1, 32) if on_cpu else (1, 32, 256):
+      tokens, new = draw(B, 16), 64
+      candidates = ours.decode(tokens, new)
+      if peer:
+        candidates['hf'] = peer.decode(tokens, new)
+      work = operations(config, B * (15 + new), (16 + new) / 2)
+      work += unembedding(config, B * new)
+      compare(f'decode {new} tokens, batch {B}', B * new, work, candidates)
+  if 'edits' in parts:
+    B, new, D = 256, 16, config.d_model
+    tokens = draw(B, 16)
+    candidates = {}
+    for rows in (1, B):
+      edit = gj.steer(
+        config,
+        'resid_post',
+        rng.standard_normal((rows, D)),
+        layers=rng.integers(0, config.num_layers, rows),
+        coefficient=rng.standard_normal(rows),
+        positions=np.ones((rows, 33), np.float32),
+        num_positions=33,
+      )
+      for name, run in ours.decode(
+        tokens, new, {'resid_post': (edit,)}
+      ).items():
+        candidates[f'{name}, {rows} edits'] = run
+    work = operations(config, B * (15 + new), (16 + new) / 2)
+    work += unembedding(config, B * new)
+    compare(f'{B} rows steered, {new} tokens', B * new, work, candidates)
+  return records
+
+
+def report(record, rate, peak):
+  """Prints one comparison as a table."""
+  times = record['seconds']
+  print(
+    f'\n{record["name"]}: {record["programs"]} programs compiled in '
+    f'{record["compile_seconds"]:.1f} s'
+  )
+  peers = {name: t for name, t in times.items() if name.startswith('hf')}
+  for name, seconds in times.items():
+    line = f'  {name:28} {seconds * 1e3:9.1f} ms'
+    line += f' {record["tokens"] / seconds:11.0f} tokens/s'
+    if name != 'hf, full':
+      achieved = record['operations'] / seconds
+      line += f' {achieved / rate:6.1%} of matmul'
+      if peak:
+        line += f' {achieved / (peak * 1e12):6.1%} MFU'
+    if name not in peers:
+      for peer, t in peers.items():
+        line += f'   {t / seconds:.2f}x {peer}'
+      if name.endswith(' edits') and not name.endswith(' 1 edits'):
+        shared = times[name.rsplit(', ', 1)[0] + ', 1 edits']
+        line += f'   {seconds / shared:.3f} of the time with one edit'
+    print(line, flush=True)
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments {argv[1:]}.')
+  unknown = set(_PARTS.value) - set(PARTS)
+  if unknown:
+    raise app.UsageError(f'--parts has {sorted(unknown)}; known are {PARTS}.')
+  dtype = jnp.dtype(_DTYPE.value)
+  with tempfile.TemporaryDirectory() as scratch:
+    if _CHECKPOINT.value:
+      folder = _CHECKPOINT.value
+      model = gj.load_checkpoint(folder, dtype=dtype)
+    else:
+      sizes = SIZES.get(_SIZE.value)
+      config = gj.Gemma2Config(**sizes) if sizes else PRESETS[_SIZE.value]()
+      model = gj.init_model(config, jax.random.key(0), dtype)
+      folder = os.path.join(scratch, 'model')
+      if _PEER.value:
+        gj.save_checkpoint(model, folder)
+    peer = Peer(folder, _DTYPE.value) if _PEER.value else None
+  layers = _LAYERS.value
+  ours = Ours(model, layers)
+  rate = matmul_rate(dtype)
+  device = jax.devices()[0]
+  about = {
+    'size': _CHECKPOINT.value or _SIZE.value,
+    'parameters': sum(w.size for w in model.weights().values()),
+    'dtype': dtype.name,
+    'device': device.device_kind,
+    'cpu': platform.processor() or platform.machine(),
+    'threads': os.cpu_count(),
+    'jax': jax.__version__,
+    'peer': peer.version if peer else None,
+    'matmul_tflops': rate / 1e12,
+    'repeats': _REPEATS.value,
+  }
+  print('\n'.join(f'{name}: {value}' for name, value in about.items()))
+  records = benchmark(
+    ours, peer, rate, _REPEATS.value, _PARTS.value, _PEAK.value
+  )
+  if _JSON.value:
+    with open(_JSON.value, 'w', encoding='utf-8') as file:
+      json.dump({'about': about, 'records': records}, file, indent=2)
+
+
+if __name__ == '__main__':
+  app.run(main)
