@@ -3,10 +3,13 @@
 import dataclasses
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from gemma_jax import sharding
 from gemma_jax.config import Gemma2Config
+
+Stack = jax.Array | tuple[jax.Array, ...]
 
 
 @jax.tree_util.register_dataclass
@@ -16,37 +19,64 @@ class Cache:
 
   Attributes:
     k: [L, B, K, S, H], rotated keys. The heads come before the slots, so that
-      the products of attention need no transposition.
-    v: [L, B, K, S, H].
+      the products of attention need no transposition. For unstacked layers, L
+      arrays [B, K, S, H].
+    v: The same for values.
     positions: int32 [B, S]; -1 marks an empty slot, which no query sees.
     length: int32 scalar, slots written so far; the same for all rows, a row's
       padding takes slots too.
   """
 
-  k: jax.Array
-  v: jax.Array
+  k: Stack
+  v: Stack
   positions: jax.Array
   length: jax.Array
 
   @classmethod
   def empty(
-    cls, config: Gemma2Config, batch: int, size: int, dtype=jnp.float32
+    cls,
+    config: Gemma2Config,
+    batch: int,
+    size: int,
+    dtype=jnp.float32,
+    stacked: bool = True,
   ) -> 'Cache':
     """A cache with `size` free slots for each of `batch` rows."""
-    shape = (
-      config.num_layers,
-      batch,
-      config.num_kv_heads,
-      size,
-      config.head_dim,
-    )
-    # Two buffers: one could not be donated as both.
-    k, v = (
-      sharding.constrain(jnp.zeros(shape, dtype), 'LBKSH') for _ in range(2)
-    )
+    shape = (batch, config.num_kv_heads, size, config.head_dim)
+    L = config.num_layers
+
+    # Every array a buffer of its own: a shared one could not be donated.
+    def zeros():
+      if stacked:
+        return sharding.constrain(jnp.zeros((L, *shape), dtype), 'LBKSH')
+      return tuple(
+        sharding.constrain(jnp.zeros(shape, dtype), 'BKSH') for _ in range(L)
+      )
+
     return cls(
-      k=k,
-      v=v,
+      k=zeros(),
+      v=zeros(),
       positions=jnp.full((batch, size), -1, jnp.int32),
       length=jnp.zeros((), jnp.int32),
     )
+
+
+def store(stack: Stack, new: jax.Array, layer, start: jax.Array):
+  """Writes keys or values of one layer in place, at slots from `start`.
+
+  Args:
+    stack: Cache.k or Cache.v.
+    new: [B, K, T, H].
+    layer: Which layer; a Python int if `stack` is a tuple.
+    start: int32 scalar.
+
+  Returns:
+    The stack with them, and that layer's array [B, K, S, H].
+  """
+  if isinstance(stack, tuple):
+    new = new.astype(stack[layer].dtype)
+    stored = lax.dynamic_update_slice(stack[layer], new, (0, 0, start, 0))
+    return (*stack[:layer], stored, *stack[layer + 1 :]), stored
+  new = new[None].astype(stack.dtype)
+  stack = lax.dynamic_update_slice(stack, new, (layer, 0, 0, start, 0))
+  return stack, lax.dynamic_index_in_dim(stack, layer, keepdims=False)

@@ -170,7 +170,9 @@ def _prefill(model, tokens, positions, interventions, prefix, *, capacity):
     positions,
     interventions=interventions,
     logits_at=running.last_position(positions),
-    cache=Cache.empty(model.config, B, T + capacity, model.dtype),
+    cache=Cache.empty(
+      model.config, B, T + capacity, model.dtype, model.is_stacked
+    ),
     cache_is_empty=True,
     prefix=prefix,
   )

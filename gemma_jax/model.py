@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from gemma_jax import interventions as iv
 from gemma_jax import layers
 from gemma_jax import sites as sites_lib
-from gemma_jax.cache import Cache
+from gemma_jax.cache import Cache, store
 from gemma_jax.sharding import constrain
 from gemma_jax.weights import Gemma2
 
@@ -256,7 +256,7 @@ def run_blocks(
       lambda: _block(
         run,
         _layer_weights(model.blocks, 0),
-        jnp.int32(0),
+        0,
         jnp.int32(0),
         x,
         keys_values,
@@ -358,15 +358,11 @@ def _attention(run: _Run, w, layer, window, y, keys_values, seen):
   v = constrain(v.swapaxes(1, 2), 'BKTH')
 
   if keys_values is not None:
-    start = (layer, 0, 0, run.cache_length, 0)
-    keys_values = tuple(
-      lax.dynamic_update_slice(old, new[None].astype(old.dtype), start)
-      for old, new in zip(keys_values, (k, v), strict=True)
-    )
+    k_stack, stored_k = store(keys_values[0], k, layer, run.cache_length)
+    v_stack, stored_v = store(keys_values[1], v, layer, run.cache_length)
+    keys_values = k_stack, v_stack
     if not run.cache_is_empty:
-      k, v = (
-        lax.dynamic_index_in_dim(a, layer, keepdims=False) for a in keys_values
-      )
+      k, v = stored_k, stored_v
   keys, values, key_positions = [k], [v], run.key_positions
   if run.prefix is not None:
     keys.insert(0, run.prefix.k[layer])
@@ -419,15 +415,16 @@ def _attention(run: _Run, w, layer, window, y, keys_values, seen):
 
 def _over_layers(body, carry, model: Gemma2, num_layers: int):
   """`lax.scan` of body over the first layers; a loop if they are unstacked."""
-  numbers = jnp.arange(num_layers)
   windows = jnp.asarray(model.config.windows)[:num_layers]
-  if isinstance(model.blocks, nnx.List):
+  if not model.is_stacked:
     collected = []
     for layer in range(num_layers):
-      scanned = (model.blocks[layer], numbers[layer], windows[layer])
+      scanned = (model.blocks[layer], layer, windows[layer])
       carry, seen = body(carry, scanned)
       collected.append(seen)
     return carry, jax.tree.map(lambda *a: jnp.stack(a), *collected)
+
+  numbers = jnp.arange(num_layers)
   if num_layers == model.config.num_layers:
     return lax.scan(body, carry, (model.blocks, numbers, windows))
 

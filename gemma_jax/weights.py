@@ -82,9 +82,14 @@ class Gemma2(nnx.Module):
     """Of the weights and of the activations."""
     return self.embed.dtype
 
+  @property
+  def is_stacked(self) -> bool:
+    """Whether the layers are one stack; False after `unstack_layers`."""
+    return isinstance(self.blocks, Blocks)
+
   def weights(self) -> dict[str, jax.Array]:
     """The arrays by their names in WEIGHTS; blocks must be stacked."""
-    if isinstance(self.blocks, nnx.List):
+    if not self.is_stacked:
       raise ValueError(
         'The layers are unstacked; keep the model that `unstack_layers` was '
         'given for saving and resharding.'
