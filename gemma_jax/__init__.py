@@ -3,28 +3,27 @@
   model = load_checkpoint('path/or/hub-id')
   out = run(model, tokens, capture=capture('resid_post', layers=12))
 
-See `model.py` for the architecture and `sites.py` for the names of sites.
+See `model.py` and `block.py` for the architecture, `sites.py` for names.
 """
 
 from gemma_jax.cache import Cache
+from gemma_jax.captures import Capture, capture
 from gemma_jax.checkpoint import (
   CheckpointReader,
   load_checkpoint,
   save_checkpoint,
 )
 from gemma_jax.config import Gemma2Config
+from gemma_jax.gates import before, layer_window, since
 from gemma_jax.generate import Generation, Sampling, generate, share_prefix
 from gemma_jax.instruments import (
   ablate_direction,
   ablate_heads,
-  before,
   clamp_latent,
   knock_out_attention,
-  layer_window,
   orthonormal_basis,
   patch,
   scale_latent,
-  since,
   steer,
 )
 from gemma_jax.interventions import (
@@ -34,10 +33,10 @@ from gemma_jax.interventions import (
   Patch,
   stack_rows,
 )
-from gemma_jax.model import Capture, Output, embed, forward, unembed
+from gemma_jax.model import Output, embed, forward, unembed
 from gemma_jax.orbax_checkpoint import load_orbax, save_orbax
 from gemma_jax.padding import BUCKETS, TokenBatch, pad_rows
-from gemma_jax.running import capture, last_position, run
+from gemma_jax.running import last_position, run
 from gemma_jax.sharding import initialize_distributed, make_mesh
 from gemma_jax.sites import SITES, VECTOR_SITES, parse_site, site_width
 from gemma_jax.spans import Encoding, TruncationError

@@ -1,22 +1,8 @@
 """Constructors of interventions, under the field's names.
 
-Where a change applies is said the same way everywhere, for layers, positions
-and heads:
-
-  None            all of them
-  5               that one, in every row
-  [5, 7]          one per row: row 0 at 5, row 1 at 7
-  [[5, 6], [7, -1]]   several per row; -1 fills up and means nothing
-  a bool or float array [R, size]: a gate for each
-
-Positions are absolute (0 is a row's first token, whatever the padding), and
-need `num_positions`: how many positions the rows can have, prompt and
-generated tokens together, as an int or one per row. Without positions a change
-applies at every token, those being generated too; `before` and `since` give
-the masks "prompt only" and "generated tokens only".
-
-Concrete values are checked here, before any work; traced ones cannot be, so
-under `jit` and `grad` out-of-range indices mean nothing.
+Layers, positions and heads are said as `gates.py` explains: None for all, an
+int for all rows, [R] for one per row, [R, m] for several, or a mask. Wrong
+values raise here, before any work.
 """
 
 from collections.abc import Sequence
@@ -26,10 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from gemma_jax.config import Gemma2Config
+from gemma_jax.gates import (
+  Indices,
+  concrete,
+  index_gates,
+  layer_gates,
+  position_gates,
+)
 from gemma_jax.interventions import Edit, Knockout, Patch
 from gemma_jax.sites import site_width
-
-Indices = int | Sequence | np.ndarray | jax.Array | None
 
 
 def steer(
@@ -48,7 +39,7 @@ def steer(
     config: Of the model.
     site: Where; its width is W.
     direction: [W], or [R, W] for one per row; used as it is, not normalised.
-    layers: Which layers (module docstring).
+    layers: Which layers (gates.py).
     coefficient: Scalar, or [R].
     positions: Which positions.
     num_positions: Needed with positions.
@@ -61,8 +52,8 @@ def steer(
       'edits.'
     )
   return Edit(
-    layers=_layer_gates(config, layers) * _column(coefficient),
-    tokens=_position_gates(positions, num_positions),
+    layers=layer_gates(config, layers) * _column(coefficient),
+    tokens=position_gates(positions, num_positions),
     read=jnp.zeros_like(direction),
     write=direction,
     **_terms(shift=jnp.ones((R, k))),
@@ -98,12 +89,12 @@ def ablate_direction(
   """
   directions = _vectors(config, site, directions, 'directions')
   norms = jnp.linalg.norm(directions, axis=-1, keepdims=True)
-  if (known := _concrete(norms)) is not None and not np.all(known > 0):
+  if (known := concrete(norms)) is not None and not np.all(known > 0):
     raise ValueError(
       'A direction to ablate has norm 0; it names no direction. Drop it.'
     )
   unit = directions / norms
-  if (known := _concrete(unit)) is not None:
+  if (known := concrete(unit)) is not None:
     k = known.shape[1]
     overlap = np.abs(known @ known.swapaxes(1, 2) - np.eye(k)).max()
     if overlap > 1e-4:
@@ -114,8 +105,8 @@ def ablate_direction(
       )
   ones = jnp.ones(unit.shape[:2])
   return Edit(
-    layers=_layer_gates(config, layers),
-    tokens=_position_gates(positions, num_positions),
+    layers=layer_gates(config, layers),
+    tokens=position_gates(positions, num_positions),
     read=unit,
     write=unit,
     **_terms(slope=-ones, shift=ones * _per_latent(value)),
@@ -130,7 +121,7 @@ def orthonormal_basis(directions: jax.Array) -> jax.Array:
   """
   directions = jnp.asarray(directions, jnp.float32)
   q, r = jnp.linalg.qr(directions.swapaxes(-1, -2))
-  pivots = _concrete(jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1)))
+  pivots = concrete(jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1)))
   if pivots is not None:
     weakest = pivots.min(-1) / np.maximum(pivots.max(-1), 1e-30)
     if np.any(weakest < 1e-5):
@@ -179,8 +170,8 @@ def clamp_latent(
   value = ones * _per_latent(value)
   terms |= {'slope': -ones, 'offset' if only_active else 'shift': value}
   return Edit(
-    layers=_layer_gates(config, layers),
-    tokens=_position_gates(positions, num_positions),
+    layers=layer_gates(config, layers),
+    tokens=position_gates(positions, num_positions),
     read=read,
     write=write,
     **_terms(**terms),
@@ -208,8 +199,8 @@ def scale_latent(
   read, write, terms = _latents(config, site, encoder, decoder, bias, threshold)
   terms['slope'] = jnp.ones(read.shape[:2]) * (_per_latent(factor) - 1)
   return Edit(
-    layers=_layer_gates(config, layers),
-    tokens=_position_gates(positions, num_positions),
+    layers=layer_gates(config, layers),
+    tokens=position_gates(positions, num_positions),
     read=read,
     write=write,
     **_terms(**terms),
@@ -251,8 +242,8 @@ def patch(
       'captured layer give [1, R, S, W] and that layer in `layers`.'
     )
   return Patch(
-    layers=_layer_gates(config, layers),
-    tokens=_position_gates(positions, num_positions),
+    layers=layer_gates(config, layers),
+    tokens=position_gates(positions, num_positions),
     features=jnp.ones((1, 1)) if features is None else _as_rows(features),
     source=jnp.moveaxis(source, 0, 1),
   )
@@ -278,7 +269,7 @@ def ablate_heads(
     positions: Which positions.
     num_positions: Needed with positions.
   """
-  gates = _gates(heads, config.num_heads, 'head')
+  gates = index_gates(heads, config.num_heads, 'head')
   if source is None:
     source = jnp.zeros(site_width(config, 'z'))
   return patch(
@@ -312,115 +303,11 @@ def knock_out_attention(
     heads: Which query heads.
   """
   return Knockout(
-    layers=_layer_gates(config, layers) != 0,
-    heads=_gates(heads, config.num_heads, 'head') != 0,
-    queries=_position_gates(queries, num_positions) != 0,
-    keys=_position_gates(keys, num_positions) != 0,
+    layers=layer_gates(config, layers) != 0,
+    heads=index_gates(heads, config.num_heads, 'head') != 0,
+    queries=position_gates(queries, num_positions) != 0,
+    keys=position_gates(keys, num_positions) != 0,
   )
-
-
-def layer_window(config: Gemma2Config, centers: Indices, width: int):
-  """Gates [R, L] of `width` layers around each center, cut at both ends.
-
-  Layers center - width // 2 up to center - width // 2 + width - 1: the windows
-  of Geva et al. 2023 (arXiv 2304.14767), who used width 9.
-
-  Args:
-    config: Of the model.
-    centers: int, or int [R].
-    width: How many layers.
-  """
-  _gates(centers, config.num_layers, 'layer')
-  start = jnp.atleast_1d(jnp.asarray(centers))[:, None] - width // 2
-  layers = jnp.arange(config.num_layers)[None]
-  return ((layers >= start) & (layers < start + width)).astype(jnp.float32)
-
-
-def before(lengths: Sequence[int] | np.ndarray, num_positions: int):
-  """Gates [R, S] of the positions below each length: the prompts' tokens."""
-  return _position_range(lengths, num_positions, upto=True)
-
-
-def since(lengths: Sequence[int] | np.ndarray, num_positions: int):
-  """Gates [R, S] of the positions from each length on: generated tokens.
-
-  The prompt's last token, whose logits give the first generated one, is at
-  length - 1.
-  """
-  return _position_range(lengths, num_positions, upto=False)
-
-
-def _position_range(lengths, num_positions, upto):
-  below = (
-    jnp.arange(num_positions) < jnp.atleast_1d(jnp.asarray(lengths))[:, None]
-  )
-  return (below if upto else ~below).astype(jnp.float32)
-
-
-def _gates(
-  indices: Indices,
-  size: int,
-  what: str,
-  lengths: np.ndarray | None = None,
-) -> jax.Array:
-  """float32 [R, size] from any way to say which (module docstring).
-
-  `lengths` [1 or R] bounds each row's indices more tightly than `size`.
-  """
-  if indices is None:
-    return jnp.ones((1, size))
-  indices = indices if isinstance(indices, jax.Array) else np.asarray(indices)
-  if not jnp.issubdtype(indices.dtype, jnp.integer):
-    if indices.ndim != 2 or indices.shape[1] != size:
-      raise ValueError(
-        f'Gates over {what}s have shape {indices.shape}, expected [R, {size}]. '
-        f'Indices of {what}s must be integers.'
-      )
-    return jnp.asarray(indices, jnp.float32)
-  if indices.ndim > 2:
-    raise ValueError(
-      f'{what} indices have shape {indices.shape}; expected an int, [R] or '
-      '[R, m].'
-    )
-  filled = indices.ndim == 2
-  rows = indices.reshape(-1, indices.shape[1] if filled else 1)
-  if (known := _concrete(rows)) is not None:
-    limit = size if lengths is None else lengths[:, None]
-    bad = (known >= limit) | (known < (-1 if filled else 0))
-    if bad.any():
-      row, column = np.argwhere(bad)[0]
-      limit = np.broadcast_to(limit, known.shape)[row, column]
-      raise ValueError(
-        f'{what} {known[row, column]} (row {row}) is out of range: this row '
-        f'has {what}s 0 to {limit - 1}. Count from 0; in [R, m] -1 fills up.'
-      )
-  hot = jnp.asarray(rows)[:, :, None] == jnp.arange(size)
-  return hot.any(1).astype(jnp.float32)
-
-
-def _layer_gates(config, layers):
-  return _gates(layers, config.num_layers, 'layer')
-
-
-def _position_gates(positions, num_positions):
-  """float32 [R, S], or [1, 1] (everywhere) without positions."""
-  if positions is None and num_positions is None:
-    return jnp.ones((1, 1))
-  if num_positions is None:
-    raise ValueError(
-      'positions need num_positions: how many positions the rows can have, '
-      'generated tokens included, as an int or one per row.'
-    )
-  lengths = np.atleast_1d(np.asarray(num_positions))
-  # A gate of size 1 would mean "everywhere".
-  size = max(2, int(lengths.max()))
-  if (
-    getattr(positions, 'ndim', 0) == 2
-    and positions.shape[1] == 1 == lengths.max()
-  ):
-    if not jnp.issubdtype(positions.dtype, jnp.integer):
-      positions = jnp.pad(positions, ((0, 0), (0, 1)))
-  return _gates(positions, size, 'position', lengths)
 
 
 def _vectors(config, site, vectors, what) -> jax.Array:
@@ -473,8 +360,3 @@ def _column(values) -> jax.Array:
 
 def _as_rows(values) -> jax.Array:
   return jnp.atleast_2d(jnp.asarray(values, jnp.float32))
-
-
-def _concrete(x) -> np.ndarray | None:
-  """The values, or None while tracing."""
-  return None if isinstance(x, jax.core.Tracer) else np.asarray(x)

@@ -1,8 +1,6 @@
 """The forward pass of Gemma 2.
 
-`forward` is one `lax.scan` over layers whose body, `_block`, is the whole
-architecture; sites are named there in the order of computation. To add a site,
-name it in `sites.py` and call `at('name', x)` where it is computed.
+`forward` is one `lax.scan` over layers, whose body is `block` of `block.py`.
 
 Masks come from positions alone (-1 is padding), so the padding side is free.
 Interventions, the layers and positions to capture, and the positions whose
@@ -21,32 +19,15 @@ import jax.numpy as jnp
 from gemma_jax import interventions as iv
 from gemma_jax import layers
 from gemma_jax import sites as sites_lib
-from gemma_jax.cache import Cache, store
+from gemma_jax.block import Run, block
+from gemma_jax.cache import Cache
+from gemma_jax.captures import Capture, take_positions
 from gemma_jax.sharding import constrain
 from gemma_jax.weights import Gemma2
 
 # Longer contexts are attended to in chunks of queries, so that no array of
 # size T x S is held.
 QUERY_CHUNK = 512
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Capture:
-  """Which activations to return.
-
-  Attributes:
-    sites: Canonical names; compiled in. For attention sites the rows of the
-      queries at `positions` are returned.
-    layers: int32 [k], distinct; -1 leaves a slot at 0. None is all layers, and
-      the form to use under `jax.grad`.
-    positions: int32 [B or 1, P], absolute; places that a row does not have
-      give 0. None is all T places as they stand in `tokens`.
-  """
-
-  sites: tuple[str, ...] = dataclasses.field(metadata={'static': True})
-  layers: jax.Array | None = None
-  positions: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -177,16 +158,6 @@ def unembed(model: Gemma2, x: jax.Array) -> jax.Array:
   return layers.soft_cap(logits, model.config.final_softcap)
 
 
-def take_positions(x: jax.Array, positions: jax.Array, at: jax.Array):
-  """x [B, T, W] at absolute positions: int32 [B or 1, P] to [B, P, W].
-
-  Positions that a row does not have give 0.
-  """
-  places, found = _places(positions, at)
-  values = jnp.take_along_axis(x, places[:, :, None], axis=1)
-  return jnp.where(found[:, :, None], values, jnp.zeros_like(values))
-
-
 def run_blocks(
   model: Gemma2,
   x: jax.Array,
@@ -211,7 +182,7 @@ def run_blocks(
     key_positions = lax.dynamic_update_slice(
       cache.positions, positions, (0, cache.length)
     )
-  run = _Run(
+  run = Run(
     config=config,
     positions=positions,
     key_positions=(
@@ -237,7 +208,7 @@ def run_blocks(
   def body(carry, scanned):
     x, keys_values, buffers = carry
     weights, layer, window = scanned
-    x, seen, keys_values = _block(run, weights, layer, window, x, keys_values)
+    x, seen, keys_values = block(run, weights, layer, window, x, keys_values)
     if slots is None:
       return (x, keys_values, buffers), seen
     buffers = {
@@ -253,7 +224,7 @@ def run_blocks(
   buffers = {}
   if slots is not None:
     shapes = jax.eval_shape(
-      lambda: _block(
+      lambda: block(
         run,
         _layer_weights(model.blocks, 0),
         0,
@@ -278,139 +249,6 @@ def run_blocks(
       length=cache.length + T,
     )
   return x, (seen if slots is None else buffers), cache
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Run:
-  """What is the same for all layers of one forward pass."""
-
-  config: object
-  positions: jax.Array  # [B, T]
-  key_positions: jax.Array  # [B, S], without the prefix
-  rotary: tuple[jax.Array, jax.Array]
-  interventions: iv.Interventions
-  capture: Capture
-  cache_length: jax.Array | None
-  cache_is_empty: bool
-  prefix: Cache | None
-  query_chunk: int
-
-
-def _block(run: _Run, w, layer, window, x, keys_values):
-  """One layer: x [B, T, D] to x, what was captured, the cache's arrays."""
-  eps = run.config.rms_norm_eps
-  seen = {}
-
-  def at(site, x):
-    """A site: changes x, then shows it to the capture."""
-    for change in run.interventions.get(site, ()):
-      gate = iv.gate_at(change.tokens, run.positions)
-      if isinstance(change, iv.Patch):
-        x = change.apply(x, layer, gate, run.positions)
-      else:
-        x = change.apply(x, layer, gate)
-    x = constrain(x, _ACTIVATION_LETTERS.get(site, 'BT.'))
-    if site in run.capture.sites:
-      seen[site] = x
-      if run.capture.positions is not None:
-        seen[site] = take_positions(x, run.positions, run.capture.positions)
-    return x
-
-  # Padding adds nothing to its stream, which stays the embedding.
-  real = (run.positions >= 0)[:, :, None]
-  x = at('resid_pre', x)
-  y = layers.rms_norm(x, w.pre_attn_norm[...], eps)
-  z, keys_values = _attention(run, w, layer, window, y, keys_values, seen)
-  B, T, N, H = z.shape
-  z = at('z', z.reshape(B, T, N * H))
-  a = at('attn_out_raw', layers.linear(z, w.wo[...].reshape(-1, N * H)))
-  a = layers.rms_norm(a, w.post_attn_norm[...], eps)
-  x = layers.add(x, at('attn_out', jnp.where(real, a, 0)))
-  x = at('resid_mid', x)
-  y = layers.rms_norm(x, w.pre_mlp_norm[...], eps)
-  m = at('mlp_act', layers.gated_mlp(y, w.gate[...], w.up[...]))
-  m = at('mlp_out_raw', layers.linear(m, w.down[...]))
-  m = layers.rms_norm(m, w.post_mlp_norm[...], eps)
-  x = layers.add(x, at('mlp_out', jnp.where(real, m, 0)))
-  x = at('resid_post', x)
-  return x, seen, keys_values
-
-
-# Letters of a site's dimensions for sharding; others are [B, T, D], D whole.
-_ACTIVATION_LETTERS = {'z': 'BTN', 'mlp_act': 'BTF'}
-
-
-def _attention(run: _Run, w, layer, window, y, keys_values, seen):
-  """Heads' outputs [B, T, N, H] of the normed stream y [B, T, D]."""
-  config = run.config
-
-  def heads(weight):
-    """y through a projection [n, H, D]: [B, T, n, H]."""
-    n, H, D = weight.shape
-    flat = layers.linear(y, weight[...].reshape(n * H, D))
-    return flat.reshape(*y.shape[:2], n, H)
-
-  q = layers.rotate(heads(w.wq), *run.rotary)
-  k = layers.rotate(heads(w.wk), *run.rotary)
-  v = heads(w.wv)
-  q = constrain(q, 'BTNH')
-  k = constrain(k.swapaxes(1, 2), 'BKTH')
-  v = constrain(v.swapaxes(1, 2), 'BKTH')
-
-  if keys_values is not None:
-    k_stack, stored_k = store(keys_values[0], k, layer, run.cache_length)
-    v_stack, stored_v = store(keys_values[1], v, layer, run.cache_length)
-    keys_values = k_stack, v_stack
-    if not run.cache_is_empty:
-      k, v = stored_k, stored_v
-  keys, values, key_positions = [k], [v], run.key_positions
-  if run.prefix is not None:
-    keys.insert(0, run.prefix.k[layer])
-    values.insert(0, run.prefix.v[layer])
-    shared = run.prefix.positions
-    shared = jnp.broadcast_to(shared, (y.shape[0], shared.shape[1]))
-    key_positions = jnp.concatenate([shared, key_positions], axis=1)
-
-  def scores(q, query_positions):
-    allowed = layers.visible(query_positions, key_positions, window)
-    for knockout in run.interventions.get('attn_logits', ()):
-      cut = knockout.cuts(layer, query_positions, key_positions)
-      allowed = (allowed if allowed.ndim == 4 else allowed[:, None]) & ~cut
-    scale = config.query_pre_attn_scalar**-0.5
-    return layers.attention_scores(q, keys, allowed, scale, config.attn_softcap)
-
-  def attend(args):
-    pattern = jax.nn.softmax(scores(*args), axis=-1)
-    return layers.attention_values(pattern, values)
-
-  wanted = [s for s in sites_lib.ATTENTION_SITES if s in run.capture.sites]
-  if wanted:
-    # Only the captured queries' scores are kept; the rest may be chunked away.
-    query_positions, queries = run.positions, q
-    if (at := run.capture.positions) is not None:
-      B, T, N, H = q.shape
-      queries = take_positions(q.reshape(B, T, N * H), run.positions, at)
-      queries = queries.reshape(B, -1, N, H)
-      found = _places(run.positions, at)[1]
-      query_positions = jnp.where(found, at, -1)
-    logits = scores(queries, query_positions)
-    here = (query_positions >= 0)[:, None, :, None]
-    if 'attn_logits' in wanted:
-      seen['attn_logits'] = jnp.where(here, logits, 0)
-    if 'pattern' in wanted:
-      seen['pattern'] = jnp.where(here, jax.nn.softmax(logits, axis=-1), 0)
-
-  B, T, N, H = q.shape
-  chunk = run.query_chunk
-  if T <= chunk:
-    return attend((q, run.positions)), keys_values
-  pad = -T % chunk
-  q = jnp.pad(q, ((0, 0), (0, pad), (0, 0), (0, 0)))
-  at = jnp.pad(run.positions, ((0, 0), (0, pad)), constant_values=-1)
-  q = q.reshape(B, -1, chunk, N, H).swapaxes(0, 1)
-  at = at.reshape(B, -1, chunk).swapaxes(0, 1)
-  z = lax.map(jax.checkpoint(attend), (q, at))
-  return z.swapaxes(0, 1).reshape(B, T + pad, N, H)[:, :T], keys_values
 
 
 def _over_layers(body, carry, model: Gemma2, num_layers: int):
@@ -443,10 +281,3 @@ def _layer_weights(blocks, layer):
   return jax.tree.map(
     lambda a: lax.dynamic_index_in_dim(a, layer, keepdims=False), blocks
   )
-
-
-def _places(positions: jax.Array, at: jax.Array):
-  """Where positions stand in a row, int32 [B, P], and whether, bool [B, P]."""
-  at = jnp.broadcast_to(at, (positions.shape[0], at.shape[1]))
-  match = (positions[:, None, :] == at[:, :, None]) & (at >= 0)[:, :, None]
-  return match.argmax(-1), match.any(-1)

@@ -4,7 +4,7 @@
 use under one's own `jit`, `vmap` and `grad`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import functools
 
 import jax
@@ -14,60 +14,10 @@ import numpy as np
 from gemma_jax import interventions as iv
 from gemma_jax import model as model_lib
 from gemma_jax import sharding
-from gemma_jax import sites as sites_lib
 from gemma_jax.cache import Cache
-from gemma_jax.model import Capture, Output
+from gemma_jax.captures import Capture
+from gemma_jax.model import Output
 from gemma_jax.weights import Gemma2
-
-
-def capture(
-  *sites: str,
-  layers: int | Sequence[int] | None = None,
-  positions: int | Sequence | np.ndarray | jax.Array | None = None,
-) -> Capture:
-  """Says which activations to return.
-
-  Args:
-    *sites: Names in any spelling of `parse_site`; a name with a layer, such as
-      'blocks.5.hook_resid_post', asks for that layer.
-    layers: One layer or several distinct ones; None is those of the names, or
-      else all.
-    positions: Absolute positions: int32 [P] for all rows or [B, P]; one int is
-      that position. None is every place.
-
-  Raises:
-    KeyError: a name is unknown or ambiguous.
-    ValueError: layers are repeated, or names carry different layers (all
-      captured sites share one choice of layers).
-  """
-  if not sites:
-    raise ValueError(f'Name at least one site of {sites_lib.SITES}.')
-  parsed = [sites_lib.parse_site(site) for site in sites]
-  named = sorted({layer for _, layer in parsed if layer is not None})
-  if named and (len(named) > 1 or layers is not None):
-    if layers is not None or any(layer is None for _, layer in parsed):
-      raise ValueError(
-        f'{sites} name layers {named} and so does layers={layers}. Give bare '
-        'sites and `layers`.'
-      )
-    if len({site for site, _ in parsed}) > 1:
-      raise ValueError(
-        f'{sites} ask for different layers at different sites; all captured '
-        'sites share one choice of layers. Give bare sites and `layers`.'
-      )
-  layers = named or layers
-  if layers is not None:
-    layers = np.atleast_1d(np.asarray(layers, np.int32))
-    if len(np.unique(layers)) != len(layers):
-      raise ValueError(f'Layers to capture are repeated: {layers.tolist()}.')
-  if positions is not None:
-    positions = np.atleast_1d(np.asarray(positions, np.int32))
-    positions = positions[None] if positions.ndim == 1 else positions
-  return Capture(
-    sites=tuple(dict.fromkeys(site for site, _ in parsed)),
-    layers=layers,
-    positions=positions,
-  )
 
 
 def run(

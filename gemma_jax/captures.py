@@ -1,0 +1,96 @@
+"""Reading activations: which sites, layers and positions."""
+
+from collections.abc import Sequence
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gemma_jax import sites as sites_lib
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Capture:
+  """Which activations to return.
+
+  Attributes:
+    sites: Canonical names; compiled in. For attention sites the rows of the
+      queries at `positions` are returned.
+    layers: int32 [k], distinct; -1 leaves a slot at 0. None is all layers, and
+      the form to use under `jax.grad`.
+    positions: int32 [B or 1, P], absolute; places that a row does not have
+      give 0. None is all T places as they stand in `tokens`.
+  """
+
+  sites: tuple[str, ...] = dataclasses.field(metadata={'static': True})
+  layers: jax.Array | None = None
+  positions: jax.Array | None = None
+
+
+def capture(
+  *sites: str,
+  layers: int | Sequence[int] | None = None,
+  positions: int | Sequence | np.ndarray | jax.Array | None = None,
+) -> Capture:
+  """Says which activations to return.
+
+  Args:
+    *sites: Names in any spelling of `parse_site`; a name with a layer, such as
+      'blocks.5.hook_resid_post', asks for that layer.
+    layers: One layer or several distinct ones; None is those of the names, or
+      else all.
+    positions: Absolute positions: int32 [P] for all rows or [B, P]; one int is
+      that position. None is every place.
+
+  Raises:
+    KeyError: a name is unknown or ambiguous.
+    ValueError: layers are repeated, or names carry different layers (all
+      captured sites share one choice of layers).
+  """
+  if not sites:
+    raise ValueError(f'Name at least one site of {sites_lib.SITES}.')
+  parsed = [sites_lib.parse_site(site) for site in sites]
+  named = sorted({layer for _, layer in parsed if layer is not None})
+  if named and (len(named) > 1 or layers is not None):
+    if layers is not None or any(layer is None for _, layer in parsed):
+      raise ValueError(
+        f'{sites} name layers {named} and so does layers={layers}. Give bare '
+        'sites and `layers`.'
+      )
+    if len({site for site, _ in parsed}) > 1:
+      raise ValueError(
+        f'{sites} ask for different layers at different sites; all captured '
+        'sites share one choice of layers. Give bare sites and `layers`.'
+      )
+  layers = named or layers
+  if layers is not None:
+    layers = np.atleast_1d(np.asarray(layers, np.int32))
+    if len(np.unique(layers)) != len(layers):
+      raise ValueError(f'Layers to capture are repeated: {layers.tolist()}.')
+  if positions is not None:
+    positions = np.atleast_1d(np.asarray(positions, np.int32))
+    positions = positions[None] if positions.ndim == 1 else positions
+  return Capture(
+    sites=tuple(dict.fromkeys(site for site, _ in parsed)),
+    layers=layers,
+    positions=positions,
+  )
+
+
+def take_positions(x: jax.Array, positions: jax.Array, at: jax.Array):
+  """x [B, T, W] at absolute positions: int32 [B or 1, P] to [B, P, W].
+
+  Positions that a row does not have give 0.
+  """
+  places, found = find_positions(positions, at)
+  values = jnp.take_along_axis(x, places[:, :, None], axis=1)
+  return jnp.where(found[:, :, None], values, jnp.zeros_like(values))
+
+
+def find_positions(positions: jax.Array, at: jax.Array):
+  """Where positions stand in a row, int32 [B, P], and whether, bool [B, P]."""
+  at = jnp.broadcast_to(at, (positions.shape[0], at.shape[1]))
+  match = (positions[:, None, :] == at[:, :, None]) & (at >= 0)[:, :, None]
+  return match.argmax(-1), match.any(-1)
