@@ -53,21 +53,23 @@ def capture(
     raise ValueError(f'Name at least one site of {sites_lib.SITES}.')
   parsed = [sites_lib.parse_site(site) for site in sites]
   named = sorted({layer for _, layer in parsed if layer is not None})
-  if named and (len(named) > 1 or layers is not None):
-    if layers is not None or any(layer is None for _, layer in parsed):
-      raise ValueError(
-        f'{sites} name layers {named} and so does layers={layers}. Give bare '
-        'sites and `layers`.'
-      )
-    if len({site for site, _ in parsed}) > 1:
-      raise ValueError(
-        f'{sites} ask for different layers at different sites; all captured '
-        'sites share one choice of layers. Give bare sites and `layers`.'
-      )
+  if named and (
+    layers is not None or any(layer is None for _, layer in parsed)
+  ):
+    raise ValueError(
+      f'{sites} name layers {named}; with bare sites or `layers` beside them '
+      'it is not clear what is meant. Give bare sites and `layers`.'
+    )
+  if len(named) > 1 and len({site for site, _ in parsed}) > 1:
+    raise ValueError(
+      f'{sites} ask for different layers at different sites; all captured '
+      'sites share one choice of layers. Give bare sites and `layers`.'
+    )
   layers = named or layers
   if layers is not None:
     layers = np.atleast_1d(np.asarray(layers, np.int32))
-    if len(np.unique(layers)) != len(layers):
+    real = layers[layers >= 0]
+    if len(np.unique(real)) != len(real):
       raise ValueError(f'Layers to capture are repeated: {layers.tolist()}.')
   if positions is not None:
     positions = np.atleast_1d(np.asarray(positions, np.int32))

@@ -525,7 +525,7 @@ def test_zero_gates_change_no_bit(dtype, site):
     np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
 
 
-@pytest.mark.parametrize('layer', [0, 2, 4])
+@pytest.mark.parametrize('layer', [3])
 @pytest.mark.parametrize('site', gj.VECTOR_SITES)
 def test_padding_is_never_changed(site, layer):
   """Position -1 must not wrap to the last gate, in edits and patches.

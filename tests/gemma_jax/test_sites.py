@@ -51,6 +51,8 @@ def test_capture_reads_names_with_layers():
   assert ask.sites == ('z', 'mlp_out') and ask.layers.tolist() == [5]
   with pytest.raises(ValueError, match='different layers'):
     gj.capture('blocks.5.attn.hook_z', 'blocks.6.hook_mlp_out')
+  with pytest.raises(ValueError, match='bare sites'):
+    gj.capture('blocks.5.attn.hook_z', 'mlp_out')
   with pytest.raises(ValueError, match='repeated'):
     gj.capture('z', layers=[1, 1])
 
