@@ -124,18 +124,22 @@ def check_tokens(model: Gemma2, tokens, positions, prefix=None):
     raise ValueError(
       f'positions have shape {positions.shape}, tokens {tokens.shape}.'
     )
-  for row, at in enumerate(positions):
-    real = at[at >= 0]
-    if (np.diff(real) <= 0).any() or (at < -1).any():
-      raise ValueError(
-        f'Positions of row {row} must increase, with -1 at padding; got '
-        f'{at.tolist()}.'
-      )
-    if real.size and real[0] < start:
-      raise ValueError(
-        f'Row {row} starts at position {real[0]}, inside the shared prefix, '
-        f'which ends before {start}.'
-      )
+  before = np.maximum.accumulate(positions, axis=1)[:, :-1]
+  before = np.pad(before, ((0, 0), (1, 0)), constant_values=-1)
+  bad = ((positions >= 0) & (positions <= before)) | (positions < -1)
+  if bad.any():
+    row = int(bad.any(1).argmax())
+    raise ValueError(
+      f'Positions of row {row} must increase, with -1 at padding; got '
+      f'{positions[row].tolist()}.'
+    )
+  inside = (positions >= 0) & (positions < start)
+  if inside.any():
+    row = int(inside.any(1).argmax())
+    raise ValueError(
+      f'Row {row} has position {positions[row][inside[row]][0]}, inside the '
+      f'shared prefix, which ends before {start}.'
+    )
   return tokens.astype(np.int32), positions.astype(np.int32)
 
 
