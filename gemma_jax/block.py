@@ -143,6 +143,7 @@ def _attention(run: Run, w, layer, window, y, keys_values, seen):
   chunk = run.query_chunk
   if T <= chunk:
     return attend((q, run.positions)), keys_values
+  chunk = -(-T // -(-T // chunk))  # as even as possible
   pad = -T % chunk
   q = jnp.pad(q, ((0, 0), (0, pad), (0, 0), (0, 0)))
   at = jnp.pad(run.positions, ((0, 0), (0, pad)), constant_values=-1)

@@ -39,8 +39,8 @@ def capture(
   Args:
     *sites: Names in any spelling of `parse_site`; a name with a layer, such as
       'blocks.5.hook_resid_post', asks for that layer.
-    layers: One layer or several distinct ones; None is those of the names, or
-      else all.
+    layers: One layer or several distinct ones, from 0; None is those of the
+      names, or else all.
     positions: Absolute positions: int32 [P] for all rows or [B, P]; one int is
       that position. None is every place.
 
@@ -68,11 +68,17 @@ def capture(
   layers = named or layers
   if layers is not None:
     layers = np.atleast_1d(np.asarray(layers, np.int32))
-    real = layers[layers >= 0]
-    if len(np.unique(real)) != len(real):
+    if layers.min(initial=0) < 0:
+      raise ValueError(f'Layers count from 0; got {layers.tolist()}.')
+    if len(np.unique(layers)) != len(layers):
       raise ValueError(f'Layers to capture are repeated: {layers.tolist()}.')
   if positions is not None:
     positions = np.atleast_1d(np.asarray(positions, np.int32))
+    if positions.ndim == 1 and positions.min(initial=0) < 0:
+      raise ValueError(
+        f'Positions count from 0, got {positions.tolist()}; for the last one '
+        'give last_position(positions).'
+      )
     positions = positions[None] if positions.ndim == 1 else positions
   return Capture(
     sites=tuple(dict.fromkeys(site for site, _ in parsed)),

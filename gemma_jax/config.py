@@ -45,6 +45,8 @@ class Gemma2Config:
     pad_id: Token id that fills empty places.
     bos_id: Token id every prompt starts with.
     eos_ids: Token ids that end a generation.
+    truncated_from: L of the whole model where this one has only its first
+      layers: such a model has streams, but no logits.
   """
 
   num_layers: int
@@ -65,6 +67,7 @@ class Gemma2Config:
   pad_id: int = 0
   bos_id: int = 2
   eos_ids: tuple[int, ...] = (1,)
+  truncated_from: int | None = None
 
   def __post_init__(self):
     for name in (
@@ -111,9 +114,12 @@ class Gemma2Config:
         f'num_layers={num_layers} must be between 1 and the '
         f"model's {self.num_layers}."
       )
+    if num_layers == self.num_layers:
+      return self
     return dataclasses.replace(
       self,
       num_layers=num_layers,
+      truncated_from=self.truncated_from or self.num_layers,
       local_layers=self.local_layers[:num_layers],
     )
 
@@ -204,6 +210,8 @@ class Gemma2Config:
     one_eos = len(self.eos_ids) == 1
     hf['eos_token_id'] = self.eos_ids[0] if one_eos else list(self.eos_ids)
     hf['architectures'] = ['Gemma2ForCausalLM']
+    if self.truncated_from is not None:
+      hf['truncated_from'] = self.truncated_from
     return hf
 
 
@@ -325,7 +333,18 @@ def _parse_hf(hf: Mapping[str, Any], origin: str) -> Gemma2Config:
       refuse('eos_token_id', 'an integer or several')
 
   honoured = _SIZES.keys() | _OPTIONAL.keys() | _FIXED.keys() | _ALLOWED.keys()
-  honoured |= {'layer_types', 'rope_parameters', 'rope_theta', 'eos_token_id'}
+  if (whole := hf.get('truncated_from')) is not None:
+    if type(whole) is not int or whole <= num_layers:
+      refuse('truncated_from', f'an integer above {num_layers}')
+    kwargs['truncated_from'] = whole
+
+  honoured |= {
+    'truncated_from',
+    'layer_types',
+    'rope_parameters',
+    'rope_theta',
+    'eos_token_id',
+  }
   unknown = sorted(hf.keys() - honoured - _INERT - {'sliding_window_size'})
   if unknown:
     raise ValueError(

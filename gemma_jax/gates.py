@@ -40,6 +40,8 @@ def layer_window(config: Gemma2Config, centers: Indices, width: int):
     centers: int, or int [R].
     width: How many layers.
   """
+  if np.ndim(centers) > 1:
+    raise ValueError(f'centers must be an int or [R], got {centers}.')
   index_gates(centers, config.num_layers, 'layer')
   start = jnp.atleast_1d(jnp.asarray(centers))[:, None] - width // 2
   layers = jnp.arange(config.num_layers)[None]
@@ -98,11 +100,19 @@ def index_gates(
     limit = size if lengths is None else lengths[:, None]
     bad = (known >= limit) | (known < (-1 if filled else 0))
     if bad.any():
+      known, limit = np.broadcast_arrays(known, limit)
       row, column = np.argwhere(bad)[0]
-      limit = np.broadcast_to(limit, known.shape)[row, column]
+      limit = limit[row, column]
       raise ValueError(
         f'{what} {known[row, column]} (row {row}) is out of range: this row '
         f'has {what}s 0 to {limit - 1}. Count from 0; in [R, m] -1 fills up.'
+      )
+    ordered = np.sort(known, axis=1)
+    repeated = (np.diff(ordered, axis=1) == 0) & (ordered[:, 1:] >= 0)
+    if repeated.any():
+      raise ValueError(
+        f'{what}s {known[repeated.any(1).argmax()].tolist()} of one row are '
+        'repeated. A mask of 0 and 1 must be bool or float.'
       )
   hot = jnp.asarray(rows)[:, :, None] == jnp.arange(size)
   return hot.any(1).astype(jnp.float32)

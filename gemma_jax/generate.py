@@ -81,13 +81,14 @@ def generate(
     positions: int32 [B, T], -1 at padding; None is no padding.
     max_new_tokens: At most so many tokens per row.
     sampling: None is greedy.
-    seeds: One per row, [B]; an int s is s, s + 1, ... Equal prompts with equal
-      seeds give equal samples.
+    seeds: One per row, [B], from 0 to 2^32 - 1; equal prompts with equal seeds
+      give equal samples. An int stands for B independent seeds made from it.
     stop_ids: A row ends with any of these; None is the config's eos_ids, []
       never stops.
     interventions: Site -> changes, by absolute position: position gates must
       cover prompt and new tokens; `before` and `since` choose between them.
-    prefix: From `share_prefix`: tokens before every row's own.
+    prefix: From `share_prefix`: tokens before every row's own, which
+      interventions do not change.
 
   Raises:
     ValueError: a prompt without tokens, a context longer than the model's, or
@@ -110,16 +111,23 @@ def generate(
       f'exceed max_positions={config.max_positions}.'
     )
   running.check_changes(
-    interventions or {}, positions, max_new_tokens, prefix=prefix
+    model, interventions, positions, max_new_tokens, prefix=prefix
   )
   seeds = np.asarray(seeds)
-  seeds = seeds + np.arange(B) if seeds.ndim == 0 else seeds
+  if seeds.ndim == 0 and np.issubdtype(seeds.dtype, np.integer) and seeds >= 0:
+    seeds = np.random.SeedSequence(int(seeds)).generate_state(B)
   if seeds.shape != (B,):
     raise ValueError(f'seeds have shape {seeds.shape}, expected ({B},).')
+  if (
+    not np.issubdtype(seeds.dtype, np.integer)
+    or not ((seeds >= 0) & (seeds < 2**32)).all()
+  ):
+    raise ValueError(f'seeds must be integers in [0, 2^32), got {seeds}.')
   if sampling is not None:
     sampling = Sampling(**_rows_of(sampling, B))
   stop_ids = config.eos_ids if stop_ids is None else stop_ids
 
+  max_new_tokens = int(max_new_tokens)
   capacity = max(8, 1 << (max_new_tokens - 1).bit_length())
   with sharding.mesh_of(model.embed[...]):
     logits, cache = _prefill(

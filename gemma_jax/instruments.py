@@ -109,17 +109,24 @@ def ablate_direction(
     tokens=position_gates(positions, num_positions),
     read=unit,
     write=unit,
-    **_terms(slope=-ones, shift=ones * _per_latent(value)),
+    **_terms(slope=-ones, shift=ones * _per_latent(value, ones)),
   )
 
 
 def orthonormal_basis(directions: jax.Array) -> jax.Array:
-  """Orthonormal rows [..., k, W] that span the rows of directions [..., k, W].
+  """Orthonormal rows that span the same subspaces, for `ablate_direction`.
+
+  Args:
+    directions: [k, W], or [R, k, W] for one subspace per row.
+
+  Returns:
+    float32 [1, k, W] or [R, k, W].
 
   Raises:
     ValueError: the rows are linearly dependent (to 1e-5 of the longest).
   """
   directions = jnp.asarray(directions, jnp.float32)
+  directions = directions[None] if directions.ndim == 2 else directions
   q, r = jnp.linalg.qr(directions.swapaxes(-1, -2))
   pivots = concrete(jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1)))
   if pivots is not None:
@@ -167,7 +174,7 @@ def clamp_latent(
   """
   read, write, terms = _latents(config, site, encoder, decoder, bias, threshold)
   ones = jnp.ones(read.shape[:2])
-  value = ones * _per_latent(value)
+  value = ones * _per_latent(value, ones)
   terms |= {'slope': -ones, 'offset' if only_active else 'shift': value}
   return Edit(
     layers=layer_gates(config, layers),
@@ -197,7 +204,8 @@ def scale_latent(
   those of `clamp_latent`; factor is scalar, [R] or [R, k].
   """
   read, write, terms = _latents(config, site, encoder, decoder, bias, threshold)
-  terms['slope'] = jnp.ones(read.shape[:2]) * (_per_latent(factor) - 1)
+  ones = jnp.ones(read.shape[:2])
+  terms['slope'] = ones * (_per_latent(factor, ones) - 1)
   return Edit(
     layers=layer_gates(config, layers),
     tokens=position_gates(positions, num_positions),
@@ -213,19 +221,27 @@ def patch(
   source: jax.Array,
   *,
   layers: Indices = None,
+  source_positions: jax.Array | Sequence[int] | None = None,
   positions: Indices = None,
   num_positions: int | Sequence[int] | None = None,
   features: jax.Array | None = None,
 ) -> Patch:
   """Replaces activations by those of another run, or by a constant.
 
+    donor = run(model, *batch, capture=capture('resid_post'))
+    patch(config, 'resid_post', donor.activations['resid_post'],
+          source_positions=batch.positions, layers=5)
+
   Args:
     config: Of the model.
     site: Where.
-    source: [W], a constant (a mean, or zeros); or [L or 1, R, S or 1, W], the
-      layout of a capture, by absolute position: capture all layers with
-      `positions=jnp.arange(S)[None]`.
+    source: [W], a constant (a mean, or zeros); or [L or 1, R, S or 1, W], as
+      captured over all layers or one. One slot serves every position.
     layers: Which layers to patch.
+    source_positions: int [S] or [R, S], needed with several slots: the
+      absolute position that each holds, -1 for none. They are the donor's
+      positions, or those asked of the capture. A position without a slot is
+      not patched.
     positions: Which positions.
     num_positions: Needed with positions.
     features: Gate per feature, [R, W]; None patches all of them.
@@ -241,11 +257,26 @@ def patch(
       f'[{L} or 1, R, S or 1, {W}] as captured over all layers. For one '
       'captured layer give [1, R, S, W] and that layer in `layers`.'
     )
+  _, R, S, _ = source.shape
+  if source_positions is None and S > 1:
+    raise ValueError(
+      f'source has {S} slots; say which positions they hold with '
+      'source_positions: the positions of the run it was captured from, or '
+      'those asked of the capture.'
+    )
+  slots = np.full((1, S), -1) if source_positions is None else source_positions
+  slots = jnp.atleast_2d(jnp.asarray(slots, jnp.int32))
+  if slots.shape not in ((1, S), (R, S)):
+    raise ValueError(
+      f'source_positions have shape {slots.shape}, expected ({S},) or '
+      f'({R}, {S}): one for every slot of the source.'
+    )
   return Patch(
     layers=layer_gates(config, layers),
     tokens=position_gates(positions, num_positions),
     features=jnp.ones((1, 1)) if features is None else _as_rows(features),
     source=jnp.moveaxis(source, 0, 1),
+    slots=slots,
   )
 
 
@@ -255,6 +286,7 @@ def ablate_heads(
   *,
   layers: Indices,
   source: jax.Array | None = None,
+  source_positions: jax.Array | Sequence[int] | None = None,
   positions: Indices = None,
   num_positions: int | Sequence[int] | None = None,
 ) -> Patch:
@@ -266,6 +298,7 @@ def ablate_heads(
     layers: Which layers.
     source: What to put there, as in `patch` with W = N * H: means for mean
       ablation, another run's z for patching heads. None is zeros.
+    source_positions: As in `patch`.
     positions: Which positions.
     num_positions: Needed with positions.
   """
@@ -277,6 +310,7 @@ def ablate_heads(
     'z',
     source,
     layers=layers,
+    source_positions=source_positions,
     positions=positions,
     num_positions=num_positions,
     features=jnp.repeat(gates, config.head_dim, axis=1),
@@ -334,8 +368,8 @@ def _latents(config, site, encoder, decoder, bias, threshold):
     )
   ones = jnp.ones(read.shape[:2])
   terms = {
-    'bias': ones * _per_latent(bias),
-    'threshold': ones * _per_latent(threshold),
+    'bias': ones * _per_latent(bias, ones),
+    'threshold': ones * _per_latent(threshold, ones),
   }
   return read, write, terms
 
@@ -345,17 +379,30 @@ def _terms(**given) -> dict[str, jax.Array]:
   some = next(iter(given.values()))
   neutral = dict.fromkeys(('bias', 'slope', 'offset', 'shift'), 0.0)
   neutral['threshold'] = -jnp.inf
-  return {n: jnp.full(some.shape, v) for n, v in neutral.items()} | given
+  full = lambda value: jnp.full(some.shape, value, jnp.float32)
+  return {name: full(value) for name, value in neutral.items()} | given
 
 
-def _per_latent(values) -> jax.Array:
+def _per_latent(values, like) -> jax.Array:
   """float32 [1 or R, 1 or k] from a scalar, [R] or [R, k]."""
   values = jnp.asarray(values, jnp.float32)
+  if values.ndim == 1 and values.size > 1 and like.shape[1] > 1:
+    raise ValueError(
+      f'{values.size} values for {like.shape[1]} latents or directions per row '
+      'could be one per row or one per latent. Give [R, 1] or [1, k] or [R, k].'
+    )
   return values.reshape(-1, 1) if values.ndim < 2 else values
 
 
 def _column(values) -> jax.Array:
-  return jnp.asarray(values, jnp.float32).reshape(-1, 1)
+  """float32 [1 or R, 1] from a scalar or [R]."""
+  values = jnp.asarray(values, jnp.float32)
+  if values.ndim > 1:
+    raise ValueError(
+      f'coefficient has shape {values.shape}, expected a scalar or [R]. For '
+      'another coefficient per layer give gates [R, L] as `layers`.'
+    )
+  return values.reshape(-1, 1)
 
 
 def _as_rows(values) -> jax.Array:

@@ -12,7 +12,8 @@ A change never says "if layer == l". It carries a gate per layer and a gate per
 position; the forward pass applies it at every layer, scaled by their product,
 and off is 0. Its arrays have a leading row axis R: B rows with a change each,
 or 1 for all rows; each array may choose. So a sweep is a batch. Use the
-constructors in `instruments.py`; this file is what they build.
+constructors in `instruments.py`; this file is what they build. (1 row or B
+rows, 1 position or S, are different shapes, hence different programs.)
 
 Positions are absolute, -1 is nothing and is never changed. A position gate of
 size S covers positions 0 to S - 1 and is 0 beyond; of size 1 it covers all.
@@ -27,6 +28,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from gemma_jax import sites as sites_lib
+from gemma_jax.captures import find_positions, take_positions
 from gemma_jax.config import Gemma2Config
 from gemma_jax.layers import rounded
 
@@ -88,22 +90,26 @@ class Patch:
     layers: float32 [R, L], gate per layer.
     tokens: float32 [R, S or 1], gate per absolute position.
     features: float32 [R, W or 1], gate per feature; a head is H of them.
-    source: [R, L or 1, S or 1, W], by absolute position; 1 serves all.
+    source: [R, L or 1, S or 1, W]; one layer, or one slot, serves all.
+    slots: int32 [R, S], the absolute position of every slot of the source;
+      positions without one are not changed. Of no meaning for one slot.
   """
 
   layers: jax.Array
   tokens: jax.Array
   features: jax.Array
   source: jax.Array
+  slots: jax.Array
 
   def apply(self, x, layer, gate, positions):
     """The patched x [B, T, W]; gate [R, T] is that of the positions."""
     source = self.source
     source = source[:, layer] if source.shape[1] > 1 else source[:, 0]
     if source.shape[1] > 1:
-      slots = jnp.clip(positions, 0, source.shape[1] - 1)[:, :, None]
-      rows = (x.shape[0], *source.shape[1:])
-      source = jnp.take_along_axis(jnp.broadcast_to(source, rows), slots, 1)
+      slots = jnp.broadcast_to(self.slots, (x.shape[0], source.shape[1]))
+      source = jnp.broadcast_to(source, (x.shape[0], *source.shape[1:]))
+      source = take_positions(source, slots, positions)
+      gate = gate * find_positions(slots, positions)[1]
     old = x.astype(jnp.float32)
     gate = _gate(self.layers, layer, gate) * self.features[:, None]
     # Written so that gates 0 and 1 are exact.
@@ -192,6 +198,11 @@ def check_interventions(
       size; the message says what was expected.
   """
   for site, changes in interventions.items():
+    if isinstance(changes, Change):
+      raise ValueError(
+        f'Interventions map a site to several changes: give a tuple, '
+        f"{{'{site}': (change,)}}."
+      )
     if site not in (*sites_lib.VECTOR_SITES, 'attn_logits'):
       raise KeyError(
         f'Interventions touch {site!r}; sites are '
@@ -220,6 +231,7 @@ def check_interventions(
         else:
           want['features'] = {1: (1, W)}
           want['source'] = {1: (1, config.num_layers), 3: (W,)}
+          want['slots'] = {1: (change.source.shape[2],)}
       for field in dataclasses.fields(change):
         shape = jnp.shape(getattr(change, field.name))
         where = f'{type(change).__name__}.{field.name} at {site}'

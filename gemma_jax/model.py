@@ -38,7 +38,8 @@ class Output:
   Attributes:
     logits: float32 [B, P, V], soft-capped; None unless asked for.
     activations: Site -> [k, B, P, W], or [k, B, N, P, S] for attention sites,
-      S being the slots attended to. k follows Capture.layers.
+      S being the slots attended to. k follows Capture.layers. On a mesh B is
+      split over 'data', and W of z and mlp_act and N over 'model'.
     cache: The cache with this call's tokens added, or None.
   """
 
@@ -73,7 +74,8 @@ def forward(
     logits_at: int32 [B or 1, P] absolute positions; 'all' for every place;
       None (nothing) skips the unembedding. A position that a row does not
       have, -1 too, gives logits 0.
-    cache: Keys and values of earlier tokens; this call's are added to it.
+    cache: Keys and values of earlier tokens; this call's are added to it. It
+      must have room: a full cache is overwritten from its end.
     cache_is_empty: Static promise that `cache` holds nothing yet, so that this
       call attends to its own tokens only.
     prefix: A cache with one row that all rows see and nobody writes; its
@@ -91,15 +93,26 @@ def forward(
   if tokens.ndim != 2:
     raise ValueError(f'tokens must be [B, T], got shape {tokens.shape}.')
   if positions is None:
+    if prefix is not None or (cache is not None and not cache_is_empty):
+      raise ValueError(
+        'With tokens before these, in a prefix or a cache, positions must be '
+        'given: they count on from those.'
+      )
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   if positions.shape != tokens.shape:
     raise ValueError(
       f'positions have shape {positions.shape}, tokens {tokens.shape}.'
     )
-  num_layers = config.num_layers if num_layers is None else num_layers
-  if num_layers != config.num_layers and logits_at is not None:
+  if prefix is not None and prefix.positions.shape[0] != 1:
     raise ValueError(
-      f'Logits need all {config.num_layers} layers, not {num_layers}. For the '
+      f'A prefix has one row, which all rows share; this one has '
+      f'{prefix.positions.shape[0]}.'
+    )
+  num_layers = config.num_layers if num_layers is None else num_layers
+  whole = config.truncated_from or config.num_layers
+  if num_layers != whole and logits_at is not None:
+    raise ValueError(
+      f'Logits need all {whole} layers, not {num_layers}. For the '
       'logit lens, capture resid_post and call `unembed`.'
     )
   interventions = interventions or {}

@@ -45,8 +45,18 @@ def run(
       touches no token of a row, wrong shapes. Nothing has run by then.
   """
   tokens, positions = check_tokens(model, tokens, positions, prefix)
-  check_changes(interventions or {}, positions, prefix=prefix)
   layers = model.config.num_layers if num_layers is None else num_layers
+  check_changes(
+    model, interventions, positions, prefix=prefix, num_layers=layers
+  )
+  every = isinstance(logits_at, str) and logits_at == 'all'
+  if logits_at is not None and not every:
+    logits_at = np.asarray(logits_at)
+    if logits_at.ndim != 2 or logits_at.shape[0] not in (1, len(tokens)):
+      raise ValueError(
+        f"logits_at is {logits_at!r}; expected 'all' or positions [B or 1, P], "
+        f'for B={len(tokens)} rows, such as last_position(positions).'
+      )
   if capture is not None and capture.layers is not None:
     wanted = np.asarray(capture.layers)
     bad = wanted[(wanted >= layers) | (wanted < -1)]
@@ -56,11 +66,10 @@ def run(
       )
   for name, at in (
     ('capture.positions', capture and capture.positions),
-    ('logits_at', None if isinstance(logits_at, str) else logits_at),
+    ('logits_at', None if every else logits_at),
   ):
     if at is not None:
       _check_present(name, np.asarray(at), np.asarray(positions))
-  every = isinstance(logits_at, str) and logits_at == 'all'
   with sharding.mesh_of(model.embed[...]):
     return _forward(
       model,
@@ -144,27 +153,46 @@ def check_tokens(model: Gemma2, tokens, positions, prefix=None):
 
 
 def check_changes(
-  interventions: iv.Interventions,
+  model: Gemma2,
+  interventions: iv.Interventions | None,
   positions: np.ndarray,
   new_tokens: int = 0,
   prefix: Cache | None = None,
+  num_layers: int | None = None,
 ):
-  """Raises where a change with gates touches no token of its row.
+  """Raises where a change does not fit, or touches nothing that is run.
 
   Args:
+    model: Its shapes are what changes must fit.
     interventions: Site -> changes.
     positions: int32 [B, T].
     new_tokens: How many tokens will follow in every row.
     prefix: Tokens before the rows', seen as keys.
+    num_layers: How many layers are run; None is all.
   """
+  iv.check_interventions(interventions or {}, model.config, len(positions))
   first = np.where(positions < 0, np.iinfo(np.int32).max, positions).min(1)
-  last = positions.max(1) + new_tokens
-  for site, changes in interventions.items():
+  last = positions.max(1) + new_tokens - (new_tokens > 0)
+  for site, changes in (interventions or {}).items():
     for number, change in enumerate(changes):
+      where = f'{type(change).__name__} {number} at {site}'
+      layers = np.asarray(change.layers) != 0
+      unrun = layers.any(1) & ~layers[:, :num_layers].any(1)
+      if unrun.any():
+        raise ValueError(
+          f'{where} is set at layers {np.flatnonzero(layers[unrun.argmax()])}; '
+          f'only layers 0 to {num_layers - 1} are run.'
+        )
       for name in ('tokens', 'queries', 'keys'):
         gates = getattr(change, name, None)
         if gates is None or gates.shape[1] == 1:
           continue
+        if gates.shape[1] <= last.max():
+          raise ValueError(
+            f'{where} has gates for positions 0 to {gates.shape[1] - 1} '
+            f'({name}); rows go up to {last.max()}, new tokens included. Give '
+            f'num_positions={last.max() + 1} or more.'
+          )
         start = first if name != 'keys' or prefix is None else first * 0
         on = np.broadcast_to(
           np.asarray(gates) != 0, (len(positions), gates.shape[1])
@@ -175,7 +203,7 @@ def check_changes(
         if missed.any():
           row = int(np.argmax(missed))
           raise ValueError(
-            f'{type(change).__name__} {number} at {site} is set at positions '
+            f'{where} is set at positions '
             f'{np.flatnonzero(on[row]).tolist()} of row {row} ({name}), which '
             f'has positions {start[row]} to {last[row]}: it would do nothing.'
           )
@@ -188,6 +216,11 @@ def _check_present(name: str, at: np.ndarray, positions: np.ndarray):
   else:
     found = (at[:, :, None] == positions[:, None, :]).any(-1)
   bad = ~found & (at != -1)
+  if (at == -1).all():
+    raise ValueError(
+      f'{name} is -1 everywhere. Positions count from 0; for the last one give '
+      'last_position(positions).'
+    )
   if bad.any():
     row, column = np.argwhere(bad)[0]
     rows = 'no row has' if at.shape[0] == 1 else f'row {row} does not have'

@@ -132,8 +132,10 @@ def parse_site(name: str) -> tuple[str, int | None]:
       f'{" or ".join(_AMBIGUOUS[pattern])}.'
     )
   if layer is None:
-    if name.startswith('hook_') or name.startswith(('attn.', 'mlp.')):
-      pattern = 'blocks.{}.' + name
+    # A hook's name without its layer; z and pattern are inside attention.
+    inside = 'attn.' if name in ('hook_z', 'hook_pattern') else ''
+    if name.startswith(('hook_', 'attn.', 'mlp.')):
+      pattern = f'blocks.{{}}.{inside}{name}'
   if pattern not in _ALIASES:
     raise KeyError(
       f'Unknown site {name!r}. Sites are {", ".join(SITES)}; also accepted: '

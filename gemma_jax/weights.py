@@ -65,6 +65,9 @@ class Gemma2(nnx.Module):
 
   def __init__(self, config: Gemma2Config, weights: dict[str, jax.Array]):
     """Takes the arrays of WEIGHTS, all of one dtype."""
+    dtypes = {str(weights[name].dtype) for name in WEIGHTS}
+    if len(dtypes) > 1:
+      raise ValueError(f'Weights must be of one dtype, got {sorted(dtypes)}.')
     for name in WEIGHTS:
       want = weight_shape(config, name)
       if weights[name].shape != want:
@@ -131,9 +134,10 @@ def unstack_layers(model: Gemma2) -> Gemma2:
   """The same model with one set of weights per layer instead of a stack.
 
   The forward pass then is L blocks in a row instead of one scan: the same
-  numbers, without copying each layer's weights out of the stack on every step.
-  On CPU that makes decoding of a few rows two to three times faster; compile
-  time grows with L. Memory is that of the stack: drop the original.
+  numbers to rounding, without copying each layer's weights out of the stack on
+  every step. On CPU that makes decoding of one row about twice as fast
+  (tools/BENCHMARKS.md); compile time grows with L. Memory is that of the
+  stack: drop the original.
   """
   layers = [
     Blocks({n: getattr(model.blocks, n)[...][i] for n in BLOCK_WEIGHTS})

@@ -110,7 +110,16 @@ def interventions_for(config, lengths, when, rows):
         **where,
       ),
     ),
-    'z': (gj.patch(config, 'z', source, layers=[[1, 3]], **where),),
+    'z': (
+      gj.patch(
+        config,
+        'z',
+        source,
+        source_positions=np.arange(S),
+        layers=[[1, 3]],
+        **where,
+      ),
+    ),
     'attn_logits': (
       gj.knock_out_attention(
         config,
@@ -396,6 +405,9 @@ def test_the_cache_is_updated_in_place():
     ({'max_new_tokens': 9000}, 'max_positions=8192'),
     ({'positions': [[0, 1], [-1, -1]]}, 'Row 1 has no token'),
     ({'seeds': [1, 2, 3]}, r'\(3,\), expected \(2,\)'),
+    ({'seeds': [1.5, 2.5]}, 'integers'),
+    ({'seeds': [0, 2**32]}, r'2\^32'),
+    ({'seeds': -1}, r'expected \(2,\)'),
     ({'sampling': gj.Sampling(temperature=-1.0)}, 'at least 0, got -1'),
     ({'sampling': gj.Sampling(top_p=0.0)}, 'top_p'),
     ({'sampling': gj.Sampling(top_k=0)}, 'top_k'),
@@ -416,3 +428,49 @@ def test_a_prefix_must_come_first(model):
   shared = gj.share_prefix(model, [3, 4, 5])
   with pytest.raises(ValueError, match='ends before 3'):
     gj.run(model, [[6, 7]], [[2, 3]], prefix=shared)
+
+
+def test_int_seeds_do_not_overlap(model):
+  """Row 1 of seed 0 is not row 0 of seed 1."""
+  prompt = np.full((3, 4), 5)
+  sampling = gj.Sampling(temperature=2.0)
+  rows = [
+    bytes(np.asarray(row))
+    for seed in range(3)
+    for row in gj.generate(
+      model, prompt, max_new_tokens=NEW, sampling=sampling, seeds=seed
+    ).tokens
+  ]
+  assert len(set(rows)) == 9
+
+
+def test_a_truncated_model_has_no_logits(model, tmp_path):
+  gj.save_checkpoint(model, tmp_path / 'whole')
+  part = gj.load_checkpoint(tmp_path / 'whole', num_layers=3)
+  with pytest.raises(ValueError, match='all 5 layers, not 3'):
+    gj.run(part, [[3, 4]], logits_at='all')
+  with pytest.raises(ValueError, match='all 5 layers, not 3'):
+    gj.generate(part, [[3, 4]], max_new_tokens=2)
+  gj.save_checkpoint(part, tmp_path / 'part')
+  again = gj.load_checkpoint(tmp_path / 'part')
+  assert again.config.truncated_from == 5, 'saving does not forget it'
+  look = gj.capture('resid_post', layers=2)
+  streams = [
+    gj.run(m, [[3, 4]], capture=look).activations['resid_post']
+    for m in (model, again)
+  ]
+  np.testing.assert_allclose(*streams, atol=1e-6)
+
+
+def test_positions_are_needed_after_a_prefix_or_a_cache(model):
+  tokens = np.array([[3, 4]])
+  shared = gj.share_prefix(model, [5, 6])
+  for before in (
+    {'prefix': shared},
+    {'cache': Cache.empty(model.config, 1, 4)},
+  ):
+    with pytest.raises(ValueError, match='positions must be given'):
+      gj.forward(model, tokens, logits_at='all', **before)
+  two_rows = Cache.empty(model.config, 2, 2)
+  with pytest.raises(ValueError, match='one row'):
+    gj.forward(model, tokens, tokens, prefix=two_rows)

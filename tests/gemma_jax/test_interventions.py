@@ -149,7 +149,7 @@ def test_latents_keep_the_error_term(site, operation):
   b_enc = rng.standard_normal(F).astype(np.float32)
   theta = rng.uniform(0.1, 1.0, F).astype(np.float32)
   ids = np.array([[3, 9], [11, 60], [0, 1]])
-  amount = [4.0, -1.0, 3.0]
+  amount = np.array([4.0, -1.0, 3.0], np.float32)
   sae = {
     'encoder': w_enc.T[ids],
     'decoder': w_dec[ids],
@@ -158,12 +158,12 @@ def test_latents_keep_the_error_term(site, operation):
     'layers': LAYERS,
   }
   if operation == 'scale':
-    edit = gj.scale_latent(model.config, site, factor=amount, **sae)
+    edit = gj.scale_latent(model.config, site, factor=amount[:, None], **sae)
   else:
     edit = gj.clamp_latent(
       model.config,
       site,
-      value=amount,
+      value=amount[:, None],
       only_active=operation == 'clamp if active',
       **sae,
     )
@@ -178,11 +178,11 @@ def test_latents_keep_the_error_term(site, operation):
       inactive.append(int((chosen == 0).sum()))
       new = f.clone()
       if operation == 'scale':
-        new[..., ids[row]] *= amount[row]
+        new[..., ids[row]] *= float(amount[row])
       elif operation == 'clamp':
-        new[..., ids[row]] = amount[row]
+        new[..., ids[row]] = float(amount[row])
       else:
-        kept = torch.where(chosen > 0, amount[row], 0.0)
+        kept = torch.where(chosen > 0, float(amount[row]), 0.0)
         new[..., ids[row]] = kept
       return new @ torch.tensor(w_dec) + (x - f @ torch.tensor(w_dec))
 
@@ -200,13 +200,13 @@ def test_patch_from_another_run(site):
   hf, model = tiny.pair()
   donor, donor_positions = batch('right')
   donor = np.where(donor_positions >= 0, 96 - donor, 0)
-  capture = gj.capture(site, positions=np.arange(T))
-  source = gj.run(model, donor, donor_positions, capture=capture)
+  source = gj.run(model, donor, donor_positions, capture=gj.capture(site))
   at = [[4, 5], [8, -1], [0, 6]]
   change = gj.patch(
     model.config,
     site,
     source.activations[site],
+    source_positions=donor_positions,
     layers=LAYERS,
     positions=at,
     num_positions=LENGTHS,
@@ -214,7 +214,7 @@ def test_patch_from_another_run(site):
   seen = np.asarray(source.activations[site])
 
   def replace(row):
-    # `source` is by position; HF's left-padded row is shifted.
+    # The donor is padded on the right, HF's row on the left.
     by_place = np.zeros((1, T, seen.shape[-1]), np.float32)
     n = LENGTHS[row]
     by_place[0, T - n :] = seen[LAYERS[row], row, :n]
@@ -224,19 +224,26 @@ def test_patch_from_another_run(site):
   assert_close(logits_of(model, {site: (change,)}), reference)
 
 
-def test_patching_everything_gives_the_other_run():
+@pytest.mark.parametrize('side', ['left', 'right'])
+def test_patching_everything_gives_the_other_run(side):
   model = tiny.pair()[1]
-  tokens, positions = batch('right')
+  tokens, positions = batch(side)
   clean = gj.run(
     model,
     tokens,
     positions,
     logits_at='all',
-    capture=gj.capture('resid_post', positions=np.arange(T)),
+    capture=gj.capture('resid_post'),
   )
   source = clean.activations['resid_post']
   for layer in range(5):
-    change = gj.patch(model.config, 'resid_post', source, layers=layer)
+    change = gj.patch(
+      model.config,
+      'resid_post',
+      source,
+      source_positions=positions,
+      layers=layer,
+    )
     out = gj.run(
       model,
       np.where(positions >= 0, 96 - tokens, 0),
@@ -558,7 +565,14 @@ def test_padding_is_never_changed(site, layer):
   for change in (
     gj.steer(config, site, v, layers=layer, **at_last),
     gj.steer(config, site, v, layers=layer),
-    gj.patch(config, site, source, layers=layer, **at_last),
+    gj.patch(
+      config,
+      site,
+      source,
+      source_positions=np.arange(T),
+      layers=layer,
+      **at_last,
+    ),
     gj.patch(config, site, v, layers=layer),
   ):
     seen = np.asarray(changed(change))
@@ -621,7 +635,9 @@ def test_orthonormal_basis_and_simultaneous_ablation():
   """Two correlated directions: x - (x Q) Q^T, not one after the other."""
   u = direction('resid_pre', 1)
   v = u + 0.5 * direction('resid_pre', 2)
-  basis = np.asarray(gj.orthonormal_basis(np.stack([u, v])))
+  basis = gj.orthonormal_basis(np.stack([u, v]))
+  assert basis.shape == (1, 2, 40), 'one subspace, for all rows'
+  basis = np.asarray(basis[0])
   np.testing.assert_allclose(basis @ basis.T, np.eye(2), atol=1e-6)
   rank = np.linalg.matrix_rank(np.stack([u, v, *basis]), tol=1e-3)
   assert rank == 2
@@ -634,7 +650,10 @@ def test_captured_layers_equal_all_layers():
   every = gj.run(model, tokens, positions, capture=gj.capture(*gj.SITES))
   for layers in ([3, 1], [0], [4, -1, 2]):
     some = gj.run(
-      model, tokens, positions, capture=gj.capture(*gj.SITES, layers=layers)
+      model,
+      tokens,
+      positions,
+      capture=gj.Capture(sites=gj.SITES, layers=np.array(layers)),
     )
     for site in gj.SITES:
       for slot, layer in enumerate(layers):
@@ -673,6 +692,30 @@ def test_captured_layers_equal_all_layers():
     (lambda c: gj.patch(c, 'mlp_act', np.ones((2, 1, 3, 56))), '5 or 1'),
     (lambda c: gj.orthonormal_basis(np.ones((2, 40))), 'dependent'),
     (
+      lambda c: gj.steer(
+        c, 'z', np.ones(64), layers=[[0, 2]], coefficient=[[1.0, 2.0]]
+      ),
+      r'\(1, 2\), expected a scalar or \[R\]',
+    ),
+    (
+      lambda c: gj.ablate_direction(
+        c, 'resid_pre', np.eye(40)[None, :2], value=[1.0, 2.0]
+      ),
+      'one per row or one per latent',
+    ),
+    (
+      lambda c: gj.steer(c, 'z', np.ones(64), layers=np.array([[0, 0, 1]])),
+      'repeated',
+    ),
+    (
+      lambda c: gj.steer(
+        c, 'z', np.ones(64), layers=0, positions=9, num_positions=[12, 9]
+      ),
+      r'position 9 \(row 1\)',
+    ),
+    (lambda c: gj.capture('z', positions=-1), 'last_position'),
+    (lambda c: gj.capture('z', layers=-1), 'count from 0'),
+    (
       lambda c: gj.clamp_latent(
         c,
         'resid_post',
@@ -697,6 +740,62 @@ def test_constructors_refuse(wrong, words):
     wrong(tiny.pair()[1].config)
 
 
+def test_a_position_without_a_source_is_not_patched():
+  """Neither the last slot nor zeros stand in for what the donor lacks."""
+  model = tiny.pair()[1]
+  tokens, positions = batch('left')
+  clean = gj.run(
+    model, tokens, positions, capture=gj.capture('resid_mid', positions=[3, 5])
+  )
+  source = np.asarray(clean.activations['resid_mid']) + 1
+  change = gj.patch(
+    model.config,
+    'resid_mid',
+    source,
+    source_positions=[[3, 5], [5, -1], [-1, -1]],
+    layers=2,
+  )
+  look = gj.capture('resid_mid', layers=2)
+  before = gj.run(model, tokens, positions, capture=look)
+  after = gj.run(
+    model,
+    tokens,
+    positions,
+    capture=look,
+    interventions={'resid_mid': (change,)},
+  )
+  moved = (
+    np.asarray(after.activations['resid_mid'])
+    != np.asarray(before.activations['resid_mid'])
+  )[0].any(-1)
+  at = np.isin(positions, [3, 5])
+  at[1] = positions[1] == 5
+  at[2] = False
+  np.testing.assert_array_equal(moved, at)
+  with pytest.raises(ValueError, match='2 slots; say which positions'):
+    gj.patch(model.config, 'resid_mid', source, layers=2)
+  with pytest.raises(ValueError, match=r'\(1, 3\), expected \(2,\)'):
+    gj.patch(model.config, 'resid_mid', source, source_positions=[1, 2, 3])
+
+
+def test_a_prompts_own_activations_do_not_reach_generated_tokens():
+  model = tiny.pair()[1]
+  tokens, positions = batch('left')
+  source = gj.run(model, tokens, positions, capture=gj.capture('resid_post'))
+  change = gj.patch(
+    model.config,
+    'resid_post',
+    source.activations['resid_post'],
+    source_positions=positions,
+  )
+  ask = {'max_new_tokens': 6, 'stop_ids': []}
+  clean = gj.generate(model, tokens, positions, **ask)
+  patched = gj.generate(
+    model, tokens, positions, interventions={'resid_post': (change,)}, **ask
+  )
+  np.testing.assert_array_equal(clean.tokens, patched.tokens)
+
+
 def test_run_refuses_what_does_not_fit():
   model = tiny.pair()[1]
   config = model.config
@@ -715,6 +814,21 @@ def test_run_refuses_what_does_not_fit():
       'of row 1 .*0 to 8: it would do nothing',
     ),
   ]
+  short = steer(config, positions=np.ones((1, 8)), num_positions=8)
+  cases += [
+    ({'resid_post': steer(config)}, 'give a tuple'),
+    ({'resid_post': (short,)}, 'num_positions=12 or more'),
+  ]
   for interventions, words in cases:
     with pytest.raises((ValueError, KeyError), match=words):
       logits_of(model, interventions)
+  tokens, positions = batch()
+  late = gj.steer(config, 'resid_post', np.ones(40), layers=3)
+  with pytest.raises(ValueError, match='only layers 0 to 2 are run'):
+    gj.run(
+      model,
+      tokens,
+      positions,
+      interventions={'resid_post': (late,)},
+      num_layers=3,
+    )

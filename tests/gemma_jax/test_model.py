@@ -1,5 +1,6 @@
 """The forward pass: parity with HF, padding, capture, chunks, gradients."""
 
+import dataclasses
 import math
 import re
 
@@ -108,7 +109,9 @@ def test_chunks_of_queries_change_nothing(chunk):
 
 def shapes_2b(num_layers):
   """A 2B-shaped model as shapes only."""
-  config = gj.Gemma2Config.gemma2_2b().truncated(num_layers)
+  config = dataclasses.replace(
+    gj.Gemma2Config.gemma2_2b(), num_layers=num_layers, local_layers=None
+  )
   return jax.eval_shape(lambda: gj.init_model(config, jax.random.key(0)))
 
 
@@ -293,6 +296,9 @@ def test_positions_are_not_rounded_in_bfloat16():
     ({'tokens': [[3, 4]], 'num_layers': 6}, 'between 1 and'),
     ({'tokens': [[3, 4]], 'num_layers': 2, 'logits_at': 'all'}, 'logit lens'),
     ({'tokens': [[3, 4]], 'logits_at': [[2]]}, 'position 2'),
+    ({'tokens': [[3, 4]], 'logits_at': [[-1]]}, 'last_position'),
+    ({'tokens': [[3, 4]], 'logits_at': [1]}, 'last_position'),
+    ({'tokens': [[3, 4]], 'logits_at': 'last'}, 'last'),
     (
       {'tokens': [[3, 4]], 'capture': gj.capture('z', layers=5)},
       'layer 5: layers 0 to 4',

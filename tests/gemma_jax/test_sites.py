@@ -17,6 +17,8 @@ import gemma_jax as gj
     ('blocks.3.ln2.hook_in', 'resid_mid', 3),
     ('blocks.7.attn.hook_pattern', 'pattern', 7),
     ('hook_resid_post', 'resid_post', None),
+    ('hook_z', 'z', None),
+    ('hook_pattern', 'pattern', None),
     ('resid_post.25', 'resid_post', 25),
     ('attn_out_post.4', 'attn_out', 4),
     ('model.layers_output[6]', 'resid_post', 6),
