@@ -87,6 +87,58 @@ def test_generation_equals_one_device(data, model_axis):
     )
 
 
+@pytest.mark.parametrize('stacked', [True, False])
+def test_padding_and_rows_that_do_not_divide(stacked):
+  """Three ragged rows on data=4: replicated, and right."""
+  one, many = tiny.pair()[1], on_mesh(4, 2)
+  many = many if stacked else gj.unstack_layers(many)
+  tokens, positions = tiny.ragged(3, 12, 'left')
+  a = gj.run(one, tokens, positions, logits_at='all').logits
+  b = gj.run(many, tokens, positions, logits_at='all').logits
+  np.testing.assert_allclose(a, b, atol=5e-5)
+
+
+def test_interventions_while_generating_on_a_mesh():
+  """Steering, a knockout, and a patch from a sharded capture."""
+  one, many = tiny.pair()[1], on_mesh(4, 2)
+  config = one.config
+  tokens, positions = tiny.ragged(8, 9, 'left')
+  tokens[1], positions[1] = tokens[0], positions[0]
+  rng = np.random.default_rng(0)
+  v = rng.standard_normal((8, 40))
+  results = []
+  for model in (one, many):
+    donor = gj.run(
+      model, tokens[::-1], positions[::-1], capture=gj.capture('z')
+    )
+    changes = {
+      'z': (
+        gj.patch(
+          config,
+          'z',
+          donor.activations['z'],
+          source_positions=positions[::-1],
+          layers=[[1, 3]],
+        ),
+      ),
+      'resid_post': (gj.steer(config, 'resid_post', v, layers=2),),
+      'attn_logits': (
+        gj.knock_out_attention(
+          config, queries=None, keys=[[0]], layers=4, num_positions=20
+        ),
+      ),
+    }
+    results.append(
+      gj.generate(
+        model, tokens, positions, max_new_tokens=8, interventions=changes
+      )
+    )
+  np.testing.assert_array_equal(results[0].tokens, results[1].tokens)
+  np.testing.assert_allclose(
+    results[0].logprobs, results[1].logprobs, atol=1e-4
+  )
+
+
 def test_gradients_equal_one_device():
   one, many = tiny.pair()[1], on_mesh(4, 2)
   tokens, _ = tiny.ragged(8, 9, 'left')
