@@ -1,6 +1,6 @@
 """Where a change applies: gates over layers, positions and heads.
 
-Every constructor of `instruments.py` takes them in one of these forms:
+Every constructor of `instruments.py` and `patching.py` takes one of these:
 
   None            all of them
   5               that one, in every row

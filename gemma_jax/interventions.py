@@ -12,8 +12,9 @@ A change never says "if layer == l". It carries a gate per layer and a gate per
 position; the forward pass applies it at every layer, scaled by their product,
 and off is 0. Its arrays have a leading row axis R: B rows with a change each,
 or 1 for all rows; each array may choose. So a sweep is a batch. Use the
-constructors in `instruments.py`; this file is what they build. (1 row or B
-rows, 1 position or S, are different shapes, hence different programs.)
+constructors in `instruments.py` and `patching.py`; this file is what they
+build. (1 row or B rows, 1 position or S, are different shapes, hence different
+programs.)
 
 Positions are absolute, -1 is nothing and is never changed. A position gate of
 size S covers positions 0 to S - 1 and is 0 beyond; of size 1 it covers all.
