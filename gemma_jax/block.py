@@ -43,11 +43,7 @@ def block(run: Run, w, layer, window, x, keys_values):
   def at(site, x):
     """A site: changes x, then shows it to the capture."""
     for change in run.interventions.get(site, ()):
-      gate = iv.gate_at(change.tokens, run.positions)
-      if isinstance(change, iv.Patch):
-        x = change.apply(x, layer, gate, run.positions)
-      else:
-        x = change.apply(x, layer, gate)
+      x = change.apply(x, layer, run.positions)
     x = constrain(x, _ACTIVATION_LETTERS.get(site, 'BT.'))
     if site in run.capture.sites:
       seen[site] = x

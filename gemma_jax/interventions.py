@@ -69,13 +69,13 @@ class Edit:
   offset: jax.Array
   shift: jax.Array
 
-  def apply(self, x: jax.Array, layer: jax.Array, gate: jax.Array):
-    """The edited x [B, T, W]; gate [R, T] is that of the positions."""
+  def apply(self, x: jax.Array, layer: jax.Array, positions: jax.Array):
+    """The edited x [B, T, W], at positions int32 [B, T]."""
     old = x.astype(jnp.float32)
     p = _rowwise('BTW,BkW->BTk', old, self.read) + self.bias[:, None]
     active = p > self.threshold[:, None]
     size = active * (self.slope[:, None] * p + self.offset[:, None])
-    size = (size + self.shift[:, None]) * _gate(self.layers, layer, gate)
+    size = (size + self.shift[:, None]) * _gate(self, layer, positions)
     new = old + _rowwise('BTk,BkW->BTW', size, self.write)
     return rounded(new, x.dtype)
 
@@ -102,17 +102,17 @@ class Patch:
   source: jax.Array
   slots: jax.Array
 
-  def apply(self, x, layer, gate, positions):
-    """The patched x [B, T, W]; gate [R, T] is that of the positions."""
+  def apply(self, x: jax.Array, layer: jax.Array, positions: jax.Array):
+    """The patched x [B, T, W], at positions int32 [B, T]."""
+    gate = _gate(self, layer, positions) * self.features[:, None]
     source = self.source
     source = source[:, layer] if source.shape[1] > 1 else source[:, 0]
     if source.shape[1] > 1:
       slots = jnp.broadcast_to(self.slots, (x.shape[0], source.shape[1]))
       source = jnp.broadcast_to(source, (x.shape[0], *source.shape[1:]))
       source = take_positions(source, slots, positions)
-      gate = gate * find_positions(slots, positions)[1]
+      gate = gate * find_positions(slots, positions)[1][:, :, None]
     old = x.astype(jnp.float32)
-    gate = _gate(self.layers, layer, gate) * self.features[:, None]
     # Written so that gates 0 and 1 are exact.
     return rounded(gate * source + (1 - gate) * old, x.dtype)
 
@@ -249,9 +249,10 @@ def check_interventions(
             )
 
 
-def _gate(layers, layer, gate):
-  """[R, T, 1]: the product of the layer's and the positions' gates."""
-  return (layers[:, layer][:, None] * gate)[:, :, None]
+def _gate(change: Edit | Patch, layer, positions):
+  """[B, T, 1]: the product of the layer's and the positions' gates."""
+  gate = gate_at(change.tokens, positions)
+  return (change.layers[:, layer][:, None] * gate)[:, :, None]
 
 
 def _rowwise(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
