@@ -135,7 +135,7 @@ class JumpReLUSAE(nnx.Module):
     origin: Origin.
   """
 
-  def __init__(self, weights: Weights, origin: Origin = Origin()):
+  def __init__(self, weights: Weights, origin: Origin | None = None):
     """Takes the arrays; all but the threshold are of one dtype.
 
     Raises:
@@ -164,7 +164,7 @@ class JumpReLUSAE(nnx.Module):
       raise ValueError(f'Weights must be of one dtype, got {sorted(dtypes)}.')
     for name, array in weights._asdict().items():
       setattr(self, name, nnx.Param(array))
-    self.origin = origin
+    self.origin = origin or Origin()
 
   @property
   def d_in(self) -> int:

@@ -1,0 +1,163 @@
+"""Where the numbers of a training run go.
+
+A `Log` gets records, one per interval of updates. `metrics.jsonl` has them all:
+one JSON object per line and run of the sweep. TensorBoard has the same under
+one name per run, Weights & Biases too where it is asked for.
+"""
+
+from collections.abc import Mapping
+import json
+import math
+import os
+import pathlib
+import time
+
+import tqdm
+
+METRICS_FILE = 'metrics.jsonl'
+
+
+class Log:
+  """Writes records to a progress bar, and to files if there is a folder."""
+
+  def __init__(
+    self,
+    folder: str | os.PathLike | None,
+    *,
+    num_steps: int,
+    tokens_per_step: int,
+    first_step: int = 0,
+    wandb_project: str | None = None,
+    description: str = 'Training',
+  ):
+    """Opens the outputs; records at `first_step` and after are dropped.
+
+    Args:
+      folder: For `metrics.jsonl` and TensorBoard's files; None is neither.
+      num_steps: Of the whole run.
+      tokens_per_step: B.
+      first_step: From which training goes on.
+      wandb_project: Also log to this project of Weights & Biases.
+      description: Begins the progress bar.
+
+    Raises:
+      ImportError: Weights & Biases was asked for and is not installed.
+    """
+    self._tokens_per_step = tokens_per_step
+    self._file = self._board = self._wandb = None
+    if wandb_project is not None:
+      self._wandb = _open_wandb(wandb_project)
+    if folder is not None:
+      folder = pathlib.Path(folder)
+      folder.mkdir(parents=True, exist_ok=True)
+      _drop_after(folder / METRICS_FILE, first_step)
+      self._file = open(folder / METRICS_FILE, 'a', encoding='utf-8')
+      # Imported here: it is slow, and nobody needs it without a folder.
+      from tensorboardX import SummaryWriter
+
+      self._board = SummaryWriter(
+        str(folder / 'tensorboard'), purge_step=first_step or None
+      )
+    self._bar = tqdm.tqdm(
+      desc=description,
+      total=num_steps * tokens_per_step,
+      initial=first_step * tokens_per_step,
+      unit=' tokens',
+      unit_scale=True,
+      dynamic_ncols=True,
+    )
+    self._clock = time.monotonic()
+
+  def write(self, step: int, runs: Mapping[str, Mapping[str, float]]):
+    """Logs what was measured in the updates since the last call.
+
+    Args:
+      step: Updates made so far.
+      runs: Name of a run -> metrics; not finite is written as null.
+    """
+    now = time.monotonic()
+    tokens = step * self._tokens_per_step - self._bar.n
+    rate = tokens / max(now - self._clock, 1e-9)
+    self._clock = now
+    for name, metrics in runs.items():
+      record = {'step': step, 'tokens': step * self._tokens_per_step}
+      record |= {'run': name, 'tokens_per_second': rate} | metrics
+      if self._file:
+        self._file.write(json.dumps(_finite(record)) + '\n')
+      if self._board:
+        for key, value in metrics.items():
+          self._board.add_scalar(f'{name}/{key}', value, step)
+    if self._file:
+      self._file.flush()
+    if self._wandb:
+      flat = {
+        f'{name}/{key}': value
+        for name, metrics in runs.items()
+        for key, value in metrics.items()
+      }
+      self._wandb.log(flat | {'tokens_per_second': rate}, step=step)
+    self._bar.update(tokens)
+    self._bar.set_postfix_str(
+      ', '.join(f'{key} {_range(runs, key)}' for key in ('l0', 'fvu', 'dead'))
+    )
+
+  def close(self):
+    """Closes the outputs."""
+    self._bar.close()
+    for output in (self._file, self._board):
+      if output:
+        output.close()
+    if self._wandb:
+      self._wandb.finish()
+
+
+def read_metrics(folder: str | os.PathLike) -> list[dict]:
+  """The records of `metrics.jsonl`, in order; a line cut short is dropped."""
+  path = pathlib.Path(folder) / METRICS_FILE
+  records = []
+  for line in path.read_text(encoding='utf-8').splitlines():
+    try:
+      records.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  return records
+
+
+def _drop_after(path: pathlib.Path, step: int):
+  """Removes records of updates that will be made again."""
+  if not path.exists():
+    return
+  kept = [
+    record for record in read_metrics(path.parent) if record['step'] <= step
+  ]
+  partial = path.with_name(path.name + '.partial')
+  partial.write_text(
+    ''.join(json.dumps(record) + '\n' for record in kept), encoding='utf-8'
+  )
+  os.replace(partial, path)
+
+
+def _open_wandb(project: str):
+  try:
+    import wandb
+  except ImportError as error:
+    raise ImportError(
+      'Logging to Weights & Biases needs it: '
+      "`pip install 'knowledge-awareness-jax[wandb]'`. metrics.jsonl and "
+      'TensorBoard need nothing.'
+    ) from error
+  return wandb.init(project=project)
+
+
+def _range(runs, key) -> str:
+  """The value, or over a sweep the smallest and the largest."""
+  values = [metrics[key] for metrics in runs.values()]
+  low, high = f'{min(values):.3g}', f'{max(values):.3g}'
+  return low if low == high else f'{low}..{high}'
+
+
+def _finite(record):
+  return {
+    key: None if isinstance(v, float) and not math.isfinite(v) else v
+    for key, v in record.items()
+  }

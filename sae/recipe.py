@@ -1,0 +1,253 @@
+"""How JumpReLU SAEs are trained: every constant, and the schedules.
+
+The defaults are those of Gemma Scope (arXiv 2408.05147, section 3.2), in its
+units: activations are scaled to a mean squared norm of 1, the squared error is
+summed over D, and both it and the L0 are means over tokens.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+import numbers
+
+import jax
+import jax.numpy as jnp
+
+DECAYS = ('none', 'linear', 'cosine')
+PENALTIES = ('l0', 'tanh')
+COMPUTE_DTYPES = ('float32', 'bfloat16')
+# See TrainConfig.short.
+_SHORT = {
+  'learning_rate': 2e-3,
+  'threshold_learning_rate': 2e-2,
+  'initial_threshold': 0.01,
+  'bandwidth': 0.01,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """What sets one run of a sweep apart; all else is shared."""
+
+  sparsity: float
+  seed: int
+  target_l0: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+  """How to train.
+
+  `sparsity`, `seed` and `target_l0` may be sequences: a sweep, whose runs see
+  the same activations in the same order and are trained by one program.
+
+  Attributes:
+    width: F, the number of latents.
+    num_steps: Updates.
+    sparsity: Coefficient of the penalty, lambda. With `target_l0`, its first
+      value, from which a controller moves it.
+    seed: Of the initial weights.
+    shuffle_seed: Of the order of activations within a bucket.
+    target_l0: Mean active latents per token to steer to, or None.
+    batch_size: B, tokens per update.
+    learning_rate: Of Adam.
+    threshold_learning_rate: Of the log thresholds; None is `learning_rate`.
+      Adam moves a log threshold by about this much per step, so at 7e-5 a
+      factor of e takes 14,000 steps: runs shorter than that need more.
+    warmup_steps: The learning rate rises to its value over so many steps,
+      from a tenth of it, as half a cosine.
+    decay: How the learning rate falls to 0 in the last `decay_steps`.
+    decay_steps: See `decay`.
+    adam_b1: 0 keeps no first moment.
+    adam_b2: Of Adam.
+    adam_eps: Of Adam.
+    sparsity_warmup_steps: The coefficient rises from 0, linearly, over so many
+      steps.
+    penalty: 'l0' counts active latents, with straight-through gradients.
+      'tanh' is Anthropic's smooth stand-in, the sum of tanh(tanh_scale * f)
+      (Transformer Circuits Thread, January 2025 update).
+    tanh_scale: In its authors' units, where the mean squared norm is D.
+    bandwidth: Of the straight-through kernel; bias against variance.
+    initial_threshold: Of every latent.
+    compute_dtype: Of the factors of matrix products. Products accumulate in
+      float32; weights, thresholds and moments are float32 throughout.
+    bucket_size: Activations on device, shuffled as one; a multiple of
+      batch_size. Gemma Scope's buckets held about a million.
+    dead_after: A latent is dead when it has not fired for so many tokens.
+  """
+
+  width: int
+  num_steps: int
+  sparsity: float | Sequence[float] = 1e-3
+  seed: int | Sequence[int] = 0
+  shuffle_seed: int = 0
+  target_l0: float | Sequence[float] | None = None
+  batch_size: int = 4096
+  learning_rate: float = 7e-5
+  threshold_learning_rate: float | None = None
+  warmup_steps: int = 1000
+  decay: str = 'none'
+  decay_steps: int = 0
+  adam_b1: float = 0.0
+  adam_b2: float = 0.999
+  adam_eps: float = 1e-8
+  sparsity_warmup_steps: int = 10_000
+  penalty: str = 'l0'
+  tanh_scale: float = 4.0
+  bandwidth: float = 1e-3
+  initial_threshold: float = 1e-3
+  compute_dtype: str = 'float32'
+  bucket_size: int = 2**20
+  dead_after: int = 10_000_000
+
+  def __post_init__(self):
+    for name in ('sparsity', 'seed', 'target_l0'):
+      value = getattr(self, name)
+      if isinstance(value, Sequence):
+        object.__setattr__(self, name, tuple(value))
+    _check(self)
+
+  @classmethod
+  def short(cls, width: int, num_steps: int, **changes) -> 'TrainConfig':
+    """A recipe for thousands of updates instead of a million.
+
+    Rates, thresholds and bandwidth are larger, warm-ups are a tenth and a
+    fifth of the run, and the rate falls in its last fifth. The values were
+    chosen on synthetic dictionaries and on small models (tools/BENCHMARKS.md);
+    they are not from a paper.
+    """
+    defaults = _SHORT | {
+      'warmup_steps': num_steps // 10,
+      'sparsity_warmup_steps': num_steps // 5,
+      'decay': 'linear',
+      'decay_steps': num_steps // 5,
+      'bucket_size': 1 << 17,
+    }
+    if 'batch_size' in changes:
+      batch = changes['batch_size']
+      defaults['bucket_size'] = max(1, (1 << 17) // batch) * batch
+    return cls(width=width, num_steps=num_steps, **(defaults | changes))
+
+  @property
+  def runs(self) -> tuple[Run, ...]:
+    """The runs of the sweep, R of them."""
+    values = [self.sparsity, self.seed, self.target_l0]
+    size = max(len(v) if isinstance(v, tuple) else 1 for v in values)
+    values = [v if isinstance(v, tuple) else (v,) for v in values]
+    values = [v * size if len(v) == 1 else v for v in values]
+    return tuple(
+      Run(sparsity=sparsity, seed=seed, target_l0=target)
+      for sparsity, seed, target in zip(*values, strict=True)
+    )
+
+  @property
+  def shared(self) -> 'TrainConfig':
+    """This without what is data to a compiled update: the same for many runs."""
+    target = None if self.target_l0 is None else 1.0
+    return dataclasses.replace(
+      self, sparsity=1.0, seed=0, shuffle_seed=0, target_l0=target
+    )
+
+  def rate_factor(self, step: jax.Array) -> jax.Array:
+    """What the learning rates are multiplied by at a step, from 0: float32."""
+    ramp = step / max(self.warmup_steps, 1)
+    factor = 0.1 + 0.9 * (1 - jnp.cos(math.pi * jnp.minimum(ramp, 1))) / 2
+    if self.decay == 'none':
+      return factor
+    left = jnp.clip((self.num_steps - step) / max(self.decay_steps, 1), 0, 1)
+    if self.decay == 'cosine':
+      left = (1 - jnp.cos(math.pi * left)) / 2
+    return factor * left
+
+  def sparsity_factor(self, step: jax.Array) -> jax.Array:
+    """What the coefficient is multiplied by at a step, from 0: float32."""
+    return jnp.minimum(step / max(self.sparsity_warmup_steps, 1), 1)
+
+
+def _check(config: TrainConfig):
+  """Raises ValueError, naming the field, its value and what it may be."""
+  at_least_1 = ('width', 'num_steps', 'batch_size', 'bucket_size')
+  at_least_1 += ('dead_after',)
+  at_least_0 = ('warmup_steps', 'decay_steps', 'sparsity_warmup_steps')
+  at_least_0 += ('shuffle_seed',)
+  for names, least in ((at_least_1, 1), (at_least_0, 0)):
+    for name in names:
+      value = getattr(config, name)
+      if not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(
+          f'{name} must be a whole number, at least {least}; got {value!r}.'
+        )
+  positive = ('learning_rate', 'adam_eps', 'bandwidth', 'initial_threshold')
+  positive += ('tanh_scale',)
+  for name in positive:
+    if not 0 < getattr(config, name) < math.inf:
+      raise ValueError(
+        f'{name} must be positive, got {getattr(config, name)!r}.'
+      )
+  rate = config.threshold_learning_rate
+  if rate is not None and not 0 <= rate < math.inf:
+    raise ValueError(
+      f'threshold_learning_rate must be 0 or more, or None; got {rate!r}.'
+    )
+  for name in ('adam_b1', 'adam_b2'):
+    if not 0 <= getattr(config, name) < 1:
+      raise ValueError(
+        f'{name} must be in [0, 1), got {getattr(config, name)!r}.'
+      )
+  choices = {
+    'decay': DECAYS,
+    'penalty': PENALTIES,
+    'compute_dtype': COMPUTE_DTYPES,
+  }
+  for name, allowed in choices.items():
+    if getattr(config, name) not in allowed:
+      raise ValueError(
+        f'{name} must be one of {allowed}, got {getattr(config, name)!r}.'
+      )
+  if config.decay_steps > config.num_steps:
+    raise ValueError(
+      f'decay_steps={config.decay_steps} is more than '
+      f'num_steps={config.num_steps}.'
+    )
+  if (config.decay == 'none') != (config.decay_steps == 0):
+    raise ValueError(
+      f'decay={config.decay!r} with decay_steps={config.decay_steps}: give '
+      'both or neither.'
+    )
+  if config.bucket_size % config.batch_size:
+    raise ValueError(
+      f'bucket_size={config.bucket_size} is not a multiple of '
+      f'batch_size={config.batch_size}; every bucket is used whole.'
+    )
+  _check_sweep(config)
+
+
+def _check_sweep(config: TrainConfig):
+  swept = ('sparsity', 'seed', 'target_l0')
+  sizes = {
+    name: len(getattr(config, name))
+    for name in swept
+    if isinstance(getattr(config, name), tuple)
+  }
+  if 0 in sizes.values() or len(set(sizes.values()) - {1}) > 1:
+    raise ValueError(
+      f'A sweep takes one value per run; got {sizes} values. Give lists of one '
+      'length, or one value for all.'
+    )
+  for run in config.runs:
+    if not 0 <= run.sparsity < math.inf:
+      raise ValueError(f'sparsity must be 0 or more, got {run.sparsity!r}.')
+    if not isinstance(run.seed, numbers.Integral) or run.seed < 0:
+      raise ValueError(f'seed must be a whole number, got {run.seed!r}.')
+    if run.target_l0 is None:
+      continue
+    if not 0 < run.target_l0 < config.width:
+      raise ValueError(
+        f'target_l0 must be between 0 and width={config.width}, got '
+        f'{run.target_l0!r}.'
+      )
+    if run.sparsity == 0:
+      raise ValueError(
+        'With target_l0, sparsity is the first coefficient and must be '
+        'positive.'
+      )

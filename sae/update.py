@@ -1,0 +1,351 @@
+"""One update of the weights, and many in one program.
+
+Two axes stand before those of an SAE: S sources of activations (layers, say),
+each with R runs of the sweep, which share their source's batches.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from sae import sharding
+from sae.recipe import TrainConfig
+from sae.straight_through import heaviside, in_window, jumprelu
+
+# The target-L0 controller, see `_steer`. Chosen on synthetic dictionaries.
+_L0_AVERAGE = 0.95
+_PROPORTIONAL = 1.0
+_INTEGRAL = 2e-3
+
+
+class Params(NamedTuple):
+  """What is trained, for activations of mean squared norm 1; all float32.
+
+  Attributes:
+    W_enc: [S, R, D, F].
+    W_dec: [S, R, F, D], rows of norm 1.
+    b_enc: [S, R, F].
+    b_dec: [S, R, D]; also subtracted before encoding.
+    log_threshold: [S, R, F].
+  """
+
+  W_enc: jax.Array
+  W_dec: jax.Array
+  b_enc: jax.Array
+  b_dec: jax.Array
+  log_threshold: jax.Array
+
+
+class State(NamedTuple):
+  """All that changes in training.
+
+  Attributes:
+    params: Params.
+    adam: Of optax; moments like params.
+    step: int32, updates made.
+    scale: float32 [S], the root mean square norm of raw activations; they are
+      divided by it.
+    silent: int32 [S, R, F], tokens since a latent fired.
+    log_sparsity: float32 [S, R], log of the coefficient before warm-up.
+    l0: float32 [S, R], running mean, for the controller.
+    target_l0: float32 [R], constant; of no meaning without a controller.
+  """
+
+  params: Params
+  adam: optax.OptState
+  step: jax.Array
+  scale: jax.Array
+  silent: jax.Array
+  log_sparsity: jax.Array
+  l0: jax.Array
+  target_l0: jax.Array
+
+
+class StepMetrics(NamedTuple):
+  """Of one update, before it; float32 [S, R], of scaled activations.
+
+  Attributes:
+    loss: What is minimised.
+    mse: Squared error, summed over D.
+    fvu: The error as a fraction of the batch's variance.
+    l0: Active latents per token.
+    dead: Share of latents that are dead by `dead_after`.
+    window: Share of entries in the straight-through window; at 0 no threshold
+      moves.
+    sparsity: The coefficient, warm-up and controller included.
+    norm: Mean squared norm of the activations; not finite if they are not.
+  """
+
+  loss: jax.Array
+  mse: jax.Array
+  fvu: jax.Array
+  l0: jax.Array
+  dead: jax.Array
+  window: jax.Array
+  sparsity: jax.Array
+  norm: jax.Array
+
+
+def init_state(
+  config: TrainConfig, scale: jax.Array, d_in: int, mesh=None
+) -> State:
+  """The state before the first update.
+
+  Decoder rows are uniform on a cube (He's initialisation), normalised; the
+  encoder is their transpose; biases are 0 (arXiv 2408.05147, section 3.2). All
+  sources start from the same weights, so that one trained together with others
+  equals one trained alone.
+
+  Args:
+    config: TrainConfig.
+    scale: float32 [S].
+    d_in: D.
+    mesh: Where to place the weights, by `sharding.RULES`; None is one device.
+  """
+  runs = config.runs
+  return _init(
+    jnp.asarray([run.seed for run in runs], jnp.uint32),
+    jnp.asarray([run.sparsity for run in runs], jnp.float32),
+    jnp.asarray([run.target_l0 or 1 for run in runs], jnp.float32),
+    jnp.asarray(scale, jnp.float32),
+    config=config.shared,
+    d_in=d_in,
+    mesh=mesh,
+  )
+
+
+@functools.partial(jax.jit, static_argnames=('config', 'd_in', 'mesh'))
+def _init(seeds, sparsity, target_l0, scale, *, config, d_in, mesh):
+  S, R, F = scale.shape[0], seeds.shape[0], config.width
+
+  def one(seed):
+    key = jax.random.key(seed)
+    W_dec = jax.nn.initializers.he_uniform()(key, (F, d_in), jnp.float32)
+    W_dec = _unit_rows(W_dec)
+    return Params(
+      W_enc=W_dec.T,
+      W_dec=W_dec,
+      b_enc=jnp.zeros(F),
+      b_dec=jnp.zeros(d_in),
+      log_threshold=jnp.full(F, jnp.log(config.initial_threshold)),
+    )
+
+  per_source = lambda x: jnp.broadcast_to(x, (S, *x.shape))
+  params = jax.tree.map(per_source, jax.vmap(one)(seeds))
+  state = State(
+    params=params,
+    adam=_optimiser(config).init(params),
+    step=jnp.zeros((), jnp.int32),
+    scale=scale,
+    silent=jnp.zeros((S, R, F), jnp.int32),
+    log_sparsity=jnp.log(per_source(sparsity)),
+    l0=per_source(target_l0),  # where the controller begins
+    target_l0=target_l0,
+  )
+  return sharding.constrain_state(state, mesh)
+
+
+def run_updates(
+  state: State,
+  bucket: jax.Array,
+  order: jax.Array,
+  start: jax.Array,
+  *,
+  config: TrainConfig,
+  num_steps: int,
+  mesh=None,
+) -> tuple[State, StepMetrics]:
+  """Makes several updates without the host.
+
+  Args:
+    state: Donated.
+    bucket: [S, n, D] raw activations.
+    order: int32 [n], a permutation of the bucket's rows.
+    start: int32, where in `order` the first batch begins.
+    config: Compiled in, but for what sets the runs of a sweep apart.
+    num_steps: How many updates; compiled in.
+    mesh: Batches are split over its 'data' axis, latents over 'model'.
+
+  Returns:
+    The new state, and metrics float32 [num_steps, S, R].
+  """
+  return _run_updates(
+    state,
+    bucket,
+    order,
+    start,
+    config=config.shared,
+    num_steps=num_steps,
+    mesh=mesh,
+  )
+
+
+@functools.partial(
+  jax.jit, static_argnames=('config', 'num_steps', 'mesh'), donate_argnums=0
+)
+def _run_updates(state, bucket, order, start, *, config, num_steps, mesh):
+  def one(state, i):
+    B = config.batch_size
+    rows = lax.dynamic_slice(order, (start + i * B,), (B,))
+    x = sharding.constrain(bucket[:, rows], 'SBD', mesh)
+    state, metrics = update(config, state, x)
+    return sharding.constrain_state(state, mesh), metrics
+
+  return lax.scan(one, state, jnp.arange(num_steps))
+
+
+def update(config: TrainConfig, state: State, x: jax.Array):
+  """One update from raw activations x [S, B, D]: (state, StepMetrics)."""
+  x = x.astype(jnp.float32) / state.scale[:, None, None]
+  sparsity = jnp.exp(state.log_sparsity)
+  if config.target_l0 is not None:
+    sparsity = sparsity * (state.l0 / state.target_l0) ** _PROPORTIONAL
+  sparsity = sparsity * config.sparsity_factor(state.step)
+
+  per_run = jax.vmap(functools.partial(_gradients, config), (0, None, 0, 0))
+  grads, metrics, fired = jax.vmap(per_run)(
+    state.params, x, sparsity, state.silent
+  )
+  # The part of a row's gradient along the row would only change its norm.
+  W_dec, g = state.params.W_dec, grads.W_dec
+  along = jnp.einsum('...FD,...FD->...F', g, W_dec)[..., None]
+  grads = grads._replace(W_dec=g - along * W_dec)
+
+  changes, adam = _optimiser(config).update(grads, state.adam)
+  rate = config.learning_rate * config.rate_factor(state.step)
+  rates = Params(*(rate,) * 5)
+  if config.threshold_learning_rate is not None:
+    ratio = config.threshold_learning_rate / config.learning_rate
+    rates = rates._replace(log_threshold=rate * ratio)
+  params = jax.tree.map(
+    lambda p, change, rate: p - rate * change, state.params, changes, rates
+  )
+  params = params._replace(W_dec=_unit_rows(params.W_dec))
+
+  state = state._replace(
+    params=params,
+    adam=adam,
+    step=state.step + 1,
+    silent=jnp.where(fired, 0, state.silent + x.shape[1]),
+  )
+  return _steer(config, state, metrics.l0), metrics
+
+
+def _gradients(config: TrainConfig, params: Params, x, sparsity, silent):
+  """Of one run: (Params of gradients, StepMetrics, fired bool [F]).
+
+  x is scaled, [B, D]. Five products of 2BDF operations each.
+  """
+  multiply = _product(config.compute_dtype)
+
+  def loss(params):
+    z = _encode(multiply, x, params.W_enc, params.b_enc, params.b_dec)
+    z = jax.nn.relu(z)  # [B, F]
+    threshold = jnp.exp(params.log_threshold)
+    f = jumprelu(z, threshold, config.bandwidth)
+    y = multiply(f, params.W_dec) + params.b_dec  # [B, D]
+    mse = ((y - x) ** 2).sum(-1).mean()
+    l0 = heaviside(z, threshold, config.bandwidth).sum(-1).mean()
+    if config.penalty == 'l0':
+      penalty = l0
+    else:
+      scale = config.tanh_scale * x.shape[1] ** 0.5
+      penalty = jnp.tanh(scale * f).sum(-1).mean()
+    return mse + sparsity * penalty, (z, threshold, mse, l0)
+
+  (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
+  z, threshold, mse, l0 = aux
+  metrics = StepMetrics(
+    loss=value,
+    mse=mse,
+    fvu=mse / ((x - x.mean(0)) ** 2).sum(-1).mean(),
+    l0=l0,
+    dead=(silent >= config.dead_after).mean(),
+    window=in_window(z, threshold, config.bandwidth).mean(),
+    sparsity=sparsity,
+    norm=(x**2).sum(-1).mean(),
+  )
+  return grads, metrics, (z > threshold).any(0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _encode(multiply: Callable, x, W_enc, b_enc, b_dec):
+  """Pre-activations [B, F] of x [B, D], which is data and gets no gradient.
+
+  Ordinary differentiation would form the gradient of x - b_dec, a sixth
+  product of 2BDF operations, only to sum it over tokens for b_dec. The sum is
+  W_enc times the gradient of b_enc.
+  """
+  return multiply(x - b_dec, W_enc) + b_enc
+
+
+def _encode_fwd(multiply, x, W_enc, b_enc, b_dec):
+  return _encode(multiply, x, W_enc, b_enc, b_dec), (x - b_dec, W_enc)
+
+
+def _encode_bwd(multiply, saved, g):
+  centred, W_enc = saved
+  db_enc = g.sum(0)
+  return None, multiply(centred.T, g), db_enc, -(W_enc @ db_enc)
+
+
+_encode.defvjp(_encode_fwd, _encode_bwd)
+
+
+@functools.cache
+def _product(dtype: str):
+  """a @ b -> float32, with factors in `dtype` in both directions."""
+
+  def multiply(a, b):
+    a, b = a.astype(dtype), b.astype(dtype)
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+  if dtype == 'float32':
+    return multiply
+
+  def backward(saved, g):
+    a, b = saved
+    return multiply(g, b.T), multiply(a.T, g)
+
+  rounded = jax.custom_vjp(multiply)
+  rounded.defvjp(lambda a, b: (multiply(a, b), (a, b)), backward)
+  return rounded
+
+
+def _steer(config: TrainConfig, state: State, l0: jax.Array) -> State:
+  """Moves the coefficient towards the target L0, once warm-up is over.
+
+  A controller in logarithms: the coefficient is
+  exp(integral of the error) * (L0 / target), where the error is
+  log(L0 / target). The integral finds the value, the second factor damps.
+  """
+  if config.target_l0 is None:
+    return state
+  average = _L0_AVERAGE * state.l0 + (1 - _L0_AVERAGE) * l0
+  error = jnp.clip(jnp.log(jnp.maximum(average, 1e-3) / state.target_l0), -1, 1)
+  warm = state.step > config.sparsity_warmup_steps
+  return state._replace(
+    l0=jnp.where(warm, average, state.l0),
+    log_sparsity=state.log_sparsity + jnp.where(warm, _INTEGRAL * error, 0),
+  )
+
+
+def _optimiser(config: TrainConfig) -> optax.GradientTransformation:
+  """Adam before the learning rate; without a first moment if b1 is 0."""
+  if config.adam_b1 == 0:
+    return optax.scale_by_rms(
+      config.adam_b2,
+      config.adam_eps,
+      eps_in_sqrt=False,
+      bias_correction=True,
+    )
+  return optax.scale_by_adam(config.adam_b1, config.adam_b2, config.adam_eps)
+
+
+def _unit_rows(W):
+  return W / jnp.linalg.norm(W, axis=-1, keepdims=True)
