@@ -1,4 +1,4 @@
-"""The pseudo-derivatives: a worked example, a closed form, a kernel estimate."""
+"""Pseudo-derivatives: a worked example, a closed form, a kernel estimate."""
 
 import jax
 import jax.numpy as jnp
