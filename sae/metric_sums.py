@@ -20,63 +20,63 @@ import jax.numpy as jnp
 from sae.compensated import Pair, add, pair, scale, total
 from sae.jumprelu import Weights, decode, encode
 
+# What is summed over tokens x, with reconstruction y.
+PER_TOKEN = (
+  'tokens',  # 1
+  'error',  # ||x - y||^2
+  'output',  # ||y||^2
+  'product',  # x . y
+  'cosine',  # cos(x, y), where neither is 0
+  'cosine_tokens',  # 1 there
+  'ratio',  # ||y|| / ||x||, where x is not 0
+  'ratio_tokens',  # 1 there
+  'sequence_tokens',  # 1 for tokens that come in sequences, as x [B, T, D]
+)
+# What is summed for each latent.
+PER_LATENT = (
+  'fired',  # Tokens that it is active on
+  'activation',  # f
+  'sequences',  # Sequences in which it is active
+)
+
 
 class Sums(NamedTuple):
-  """Sums over unmasked tokens x, with reconstruction y and latents f.
+  """Sums over unmasked tokens.
 
   Attributes:
-    tokens: [], n.
+    totals: [9], in the order of `PER_TOKEN`.
     mean: [D], of x.
-    scatter: [], of ||x - mean||^2.
-    error: [], of ||x - y||^2.
-    output: [], of ||y||^2.
-    product: [], of x . y.
-    cosine: [], of cos(x, y), where neither norm is 0.
-    cosine_tokens: [], how many these are.
-    ratio: [], of ||y|| / ||x||, where ||x|| is not 0.
-    ratio_tokens: [], how many these are.
+    scatter: [], sum of ||x - mean||^2.
     l0: [F + 1], how many tokens have 0, 1, ..., F active latents.
-    fired: [F], how many tokens each latent is active on.
-    activation: [F], of f.
-    top: float32 [F], the largest f.
-    sequence_tokens: [], tokens that came in sequences, as x [B, T, D].
-    sequences: [F], in how many sequences each latent is active.
+    latents: [3, F], in the order of `PER_LATENT`.
+    top: float32 [F], the largest activation of each latent.
     batches: int32 [], how many were added.
     not_finite: int32 [], the first of them, from 0, whose numbers are not all
       finite; -1 for none.
   """
 
-  tokens: Pair
+  totals: Pair
   mean: Pair
   scatter: Pair
-  error: Pair
-  output: Pair
-  product: Pair
-  cosine: Pair
-  cosine_tokens: Pair
-  ratio: Pair
-  ratio_tokens: Pair
   l0: Pair
-  fired: Pair
-  activation: Pair
+  latents: Pair
   top: jax.Array
-  sequence_tokens: Pair
-  sequences: Pair
   batches: jax.Array
   not_finite: jax.Array
 
 
 def init_sums(width: int, d_in: int) -> Sums:
   """Sums over nothing, for an SAE of `width` latents that reads [..., d_in]."""
-  shapes = {'mean': d_in, 'l0': width + 1}
-  shapes |= dict.fromkeys(('fired', 'activation', 'sequences'), width)
-  zeros = {
-    name: pair(jnp.zeros(shapes.get(name, ()), jnp.float32))
-    for name in Sums._fields
-    if name not in ('top', 'batches', 'not_finite')
-  }
+
+  def zeros(*shape):
+    return pair(jnp.zeros(shape, jnp.float32))
+
   return Sums(
-    **zeros,
+    totals=zeros(len(PER_TOKEN)),
+    mean=zeros(d_in),
+    scatter=zeros(),
+    l0=zeros(width + 1),
+    latents=zeros(len(PER_LATENT), width),
     top=jnp.zeros(width, jnp.float32),
     batches=jnp.int32(0),
     not_finite=jnp.int32(-1),
@@ -113,46 +113,50 @@ def batch_sums(
   f = jnp.where(mask[..., None], f, 0)
   y = jnp.where(mask[..., None], decode(weights, f), 0)
   active = f > 0  # [..., F]
-  if x.ndim == 3:
-    sequences = active.any(axis=1).sum(axis=0)
-    sequence_tokens = mask.sum()
-  else:
-    sequences = jnp.zeros(f.shape[-1])
-    sequence_tokens = jnp.zeros(())
+  in_sequences = x.ndim == 3
+  sequences = active.any(axis=1).sum(axis=0) if in_sequences else 0
   x, y, f = (array.reshape(-1, array.shape[-1]) for array in (x, y, f))
   active, mask = active.reshape(f.shape), mask.reshape(-1)
 
-  tokens = mask.sum()
-  mean, centred, scatter = _moments(x, mask, tokens)
-  squares = total(
+  mean, centred, missed = _moments(x, mask)
+  xx, yy, xy, error, scatter = total(
     jnp.stack([x * x, y * y, x * y, (x - y) ** 2, centred]), axis=-1
-  )  # [5, n]
-  xx, yy, xy = squares.high[:3]
-  cosine_ok, ratio_ok = (xx > 0) & (yy > 0), xx > 0
-  x_norm = jnp.sqrt(jnp.where(ratio_ok, xx, 1))
-  y_norm = jnp.sqrt(jnp.where(yy > 0, yy, 1))
-  cosine = jnp.where(cosine_ok, xy / x_norm / y_norm, 0)
-  ratio = jnp.where(ratio_ok, jnp.sqrt(yy) / x_norm, 0)
-  _, output, product, error, spread = _unstack(total(squares, axis=-1))
-  cosine, ratio = _unstack(total(jnp.stack([cosine, ratio]), axis=-1))
-  finite = jnp.isfinite(x).all() & jnp.isfinite(squares.high).all()
+  ).high  # [n] each
+  some_x, some_y = xx > 0, yy > 0
+  x_norm = jnp.sqrt(jnp.where(some_x, xx, 1))
+  y_norm = jnp.sqrt(jnp.where(some_y, yy, 1))
+  both = some_x & some_y
+  per_token = {
+    'tokens': mask,
+    'error': error,
+    'output': yy,
+    'product': xy,
+    'cosine': jnp.where(both, xy / x_norm / y_norm, 0),
+    'cosine_tokens': both,
+    'ratio': jnp.where(both, y_norm / x_norm, 0),
+    'ratio_tokens': some_x,
+    'sequence_tokens': mask & in_sequences,
+  }
+  per_latent = {
+    'fired': pair(active.sum(axis=0)),
+    'activation': total(f, axis=0),
+    'sequences': pair(jnp.broadcast_to(sequences, f.shape[1:])),
+  }
+  finite = jnp.isfinite(x).all() & jnp.isfinite(xx + yy + error).all()
   return Sums(
-    tokens=pair(tokens),
+    totals=total(
+      jnp.stack([per_token[name].astype(jnp.float32) for name in PER_TOKEN]),
+      axis=-1,
+    ),
     mean=mean,
-    scatter=add(spread, scatter),
-    error=error,
-    output=output,
-    product=product,
-    cosine=cosine,
-    cosine_tokens=pair(cosine_ok.sum()),
-    ratio=ratio,
-    ratio_tokens=pair(ratio_ok.sum()),
+    scatter=add(total(scatter, axis=0), missed),
     l0=pair(jnp.zeros(f.shape[1] + 1).at[active.sum(axis=1)].add(mask)),
-    fired=pair(active.sum(axis=0)),
-    activation=total(f, axis=0),
+    latents=Pair(
+      *map(
+        jnp.stack, zip(*(per_latent[name] for name in PER_LATENT), strict=True)
+      )
+    ),
     top=f.max(axis=0),
-    sequence_tokens=pair(sequence_tokens),
-    sequences=pair(sequences),
     batches=jnp.int32(1),
     not_finite=jnp.where(finite, -1, 0).astype(jnp.int32),
   )
@@ -174,44 +178,39 @@ def merge_sums(a: Sums, b: Sums) -> Sums:
       f'F={b.top.shape[-1]}, D={b.mean.high.shape[-1]}; start from '
       'init_sums(sae.width, sae.d_in).'
     )
-  merged = {
-    name: add(getattr(a, name), getattr(b, name))
-    for name in Sums._fields
-    if isinstance(getattr(a, name), Pair)
-  }
+  totals = add(a.totals, b.totals)
   # b's share of the tokens: exactly 1 where a is empty, 0 where b is.
-  share = b.tokens.high / jnp.maximum(merged['tokens'].high, 1)
+  at = PER_TOKEN.index('tokens')
+  share = b.totals.high[at] / jnp.maximum(totals.high[at], 1)
   apart = add(b.mean, Pair(-a.mean.high, -a.mean.low))
-  between = scale(total(apart.high**2, axis=0), a.tokens.high * share)
-  merged['mean'] = add(a.mean, scale(apart, share))
-  merged['scatter'] = add(merged['scatter'], between)
+  between = scale(total(apart.high**2, axis=0), a.totals.high[at] * share)
   later = jnp.where(b.not_finite >= 0, a.batches + b.not_finite, -1)
   return Sums(
-    **merged,
+    totals=totals,
+    mean=add(a.mean, scale(apart, share)),
+    scatter=add(add(a.scatter, b.scatter), between),
+    l0=add(a.l0, b.l0),
+    latents=add(a.latents, b.latents),
     top=jnp.maximum(a.top, b.top),
     batches=a.batches + b.batches,
     not_finite=jnp.where(a.not_finite >= 0, a.not_finite, later),
   )
 
 
-def _moments(x: jax.Array, mask: jax.Array, tokens: jax.Array):
+def _moments(x: jax.Array, mask: jax.Array):
   """The mean of x [n, D], and two parts of its scatter.
 
   Squares are taken of x less a point close to the mean, [n, D]; what the point
   misses by is put right by the last result, a pair []. The point is found from
   the first token on: data that do not vary have a scatter of exactly 0.
   """
-  n = jnp.maximum(tokens, 1).astype(jnp.float32)
+  n = jnp.maximum(mask.sum(), 1).astype(jnp.float32)
   first = x[mask.argmax()]
   near = first + jnp.where(mask[:, None], x - first, 0).sum(axis=0) / n
   rest = jnp.where(mask[:, None], x - near, 0)
   missed = total(rest, axis=0)
   mean = add(pair(near), scale(missed, 1 / n))
   return mean, rest * rest, scale(total(missed.high**2, axis=0), -1 / n)
-
-
-def _unstack(pairs: Pair) -> list[Pair]:
-  return [Pair(high, low) for high, low in zip(*pairs, strict=True)]
 
 
 def _check(weights: Weights, x, mask) -> jax.Array:

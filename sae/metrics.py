@@ -16,13 +16,13 @@ import numpy as np
 
 from sae.compensated import value
 from sae.jumprelu import JumpReLUSAE
-from sae.metric_sums import Sums, add_batch, init_sums
+from sae.metric_sums import PER_LATENT, PER_TOKEN, Sums, add_batch, init_sums
 
 METRIC_VERSION = 'global-mean-fvu-1'
 L0_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # log10 of frequencies; below the first edge counts in the first bin.
 FREQUENCY_EDGES = np.linspace(-8, 0, 33)
-_PER_LATENT = (
+_ARRAYS = (
   'frequency',
   'mean_activation',
   'max_activation',
@@ -108,7 +108,7 @@ class Metrics:
     fields = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
-      if field.name != 'mean' and (per_latent or field.name not in _PER_LATENT)
+      if field.name != 'mean' and (per_latent or field.name not in _ARRAYS)
     }
     fields['l0_quantiles'] = {
       str(share): count
@@ -163,7 +163,8 @@ def summarise(sums: Sums) -> Metrics:
     ValueError: nothing was summed, or something not finite; see `evaluate`.
   """
   _check_finite(sums)
-  totals = {name: value(getattr(sums, name)) for name in _PAIRS}
+  totals = dict(zip(PER_TOKEN, value(sums.totals), strict=True))
+  totals |= dict(zip(PER_LATENT, value(sums.latents), strict=True))
   n = float(totals['tokens'])
   if not n:
     raise ValueError(
@@ -174,9 +175,10 @@ def summarise(sums: Sums) -> Metrics:
       'has been used up gives none; pass a fresh one.'
     )
   F = len(totals['fired'])
-  counts, share = np.arange(F + 1), totals['l0'] / n
+  histogram = value(sums.l0)
+  counts, share = np.arange(F + 1), histogram / n
   l0 = float(counts @ share)
-  mse, variance = float(totals['error']) / n, float(totals['scatter']) / n
+  mse, variance = float(totals['error']) / n, float(value(sums.scatter)) / n
   fvu = _ratio(mse, variance)
   fired = totals['fired']
   frequency = fired / n
@@ -189,7 +191,7 @@ def summarise(sums: Sums) -> Metrics:
     num_latents=F,
     l0=l0,
     l0_std=float(np.sqrt((counts - l0) ** 2 @ share)),
-    l0_quantiles=_quantiles(totals['l0']),
+    l0_quantiles=_quantiles(histogram),
     mse=mse,
     variance=variance,
     fvu=fvu,
@@ -211,13 +213,10 @@ def summarise(sums: Sums) -> Metrics:
     mean_activation=_ratio(totals['activation'], fired),
     max_activation=np.asarray(sums.top, np.float64),
     activations_per_sequence=per_sequence,
-    mean=totals['mean'],
+    mean=value(sums.mean),
   )
 
 
-_PAIRS = tuple(
-  name for name in Sums._fields if name not in ('top', 'batches', 'not_finite')
-)
 _add_batch = jax.jit(add_batch)
 
 

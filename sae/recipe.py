@@ -143,7 +143,7 @@ class TrainConfig:
   @property
   def shared(self) -> 'TrainConfig':
     """This without what is data to a compiled update."""
-    target = None if self.target_l0 is None else 1.0
+    target = None if self.target_l0 is None else 0.5
     return dataclasses.replace(
       self, sparsity=1.0, seed=0, shuffle_seed=0, target_l0=target
     )

@@ -20,7 +20,7 @@ from sae.straight_through import heaviside, in_window, jumprelu
 # The target-L0 controller, see `_steer`. Chosen on synthetic dictionaries.
 _L0_AVERAGE = 0.95
 _PROPORTIONAL = 1.0
-_INTEGRAL = 2e-3
+_INTEGRAL = 2.0
 
 
 class Params(NamedTuple):
@@ -233,7 +233,7 @@ def update(config: TrainConfig, state: State, x: jax.Array):
     step=state.step + 1,
     silent=jnp.where(fired, 0, state.silent + x.shape[1]),
   )
-  return _steer(config, state, metrics.l0), metrics
+  return _steer(config, state, metrics.l0, rates.log_threshold), metrics
 
 
 def _gradients(config: TrainConfig, params: Params, x, sparsity, silent):
@@ -317,21 +317,23 @@ def _product(dtype: str):
   return rounded
 
 
-def _steer(config: TrainConfig, state: State, l0: jax.Array) -> State:
+def _steer(config: TrainConfig, state: State, l0, threshold_rate) -> State:
   """Moves the coefficient towards the target L0, once warm-up is over.
 
   A controller in logarithms: the coefficient is
   exp(integral of the error) * (L0 / target), where the error is
-  log(L0 / target). The integral finds the value, the second factor damps.
+  log(L0 / target). The integral finds the value, the second factor damps. It
+  integrates at a pace given by that at which thresholds can follow.
   """
   if config.target_l0 is None:
     return state
   average = _L0_AVERAGE * state.l0 + (1 - _L0_AVERAGE) * l0
-  error = jnp.clip(jnp.log(jnp.maximum(average, 1e-3) / state.target_l0), -1, 1)
+  error = jnp.log(jnp.maximum(average, 1e-3) / state.target_l0)
+  change = _INTEGRAL * threshold_rate * jnp.clip(error, -1, 1)
   warm = state.step > config.sparsity_warmup_steps
   return state._replace(
     l0=jnp.where(warm, average, state.l0),
-    log_sparsity=state.log_sparsity + jnp.where(warm, _INTEGRAL * error, 0),
+    log_sparsity=state.log_sparsity + jnp.where(warm, change, 0),
   )
 
 

@@ -305,6 +305,13 @@ def test_activations_are_counted_per_sequence_in_which_a_latent_fires():
   assert np.isnan(mixed.mean_activations_per_sequence)
 
 
+def test_directions_and_ratios_skip_what_has_none():
+  x = np.array([2, 4, 0, -3], np.float32).reshape(4, 1, 1, 1)
+  got = evaluate(one_latent(2.0), x)  # Reconstructed as 0, 4, 0, 0.
+  assert (got.cosine, got.cosine_skipped) == (1, 3)
+  assert (got.l2_ratio, got.l2_ratio_skipped) == (pytest.approx(1 / 3), 1)
+
+
 @pytest.mark.parametrize(
   ('active', 'first_bin', 'last_bin', 'dead', 'above'),
   [

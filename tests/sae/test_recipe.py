@@ -1,0 +1,97 @@
+"""Constants, schedules and what a configuration refuses."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from sae.recipe import TrainConfig
+
+PAPER = TrainConfig(width=16384, num_steps=1_000_000)
+
+
+def test_the_defaults_are_gemma_scopes():
+  """arXiv 2408.05147, section 3.2."""
+  for name, value in {
+    'learning_rate': 7e-5,
+    'warmup_steps': 1000,
+    'adam_b1': 0,
+    'adam_b2': 0.999,
+    'adam_eps': 1e-8,
+    'batch_size': 4096,
+    'sparsity_warmup_steps': 10_000,
+    'bandwidth': 0.001,
+    'initial_threshold': 0.001,
+    'threshold_learning_rate': None,
+    'penalty': 'l0',
+    'decay': 'none',
+  }.items():
+    assert getattr(PAPER, name) == value
+
+
+def test_schedules():
+  steps = np.array([0, 500, 1000, 5000, 10_000, 900_000])
+  want = [0.1, 0.1 + 0.9 * 0.5, 1, 1, 1, 1]
+  np.testing.assert_allclose(PAPER.rate_factor(steps), want, rtol=1e-6)
+  np.testing.assert_allclose(
+    PAPER.sparsity_factor(steps), [0, 0.05, 0.1, 0.5, 1, 1], rtol=1e-6
+  )
+  for decay, half in (('linear', 0.5), ('cosine', 0.5)):
+    config = dataclasses.replace(PAPER, decay=decay, decay_steps=200_000)
+    at = np.array([800_000, 900_000, 1_000_000])
+    np.testing.assert_allclose(config.rate_factor(at), [1, half, 0], atol=1e-6)
+  at_once = dataclasses.replace(PAPER, warmup_steps=0, sparsity_warmup_steps=0)
+  assert at_once.sparsity_factor(np.array(1)) == 1
+
+
+def test_a_sweep_pairs_its_lists():
+  config = dataclasses.replace(PAPER, sparsity=[1e-3, 2e-3], seed=[4, 5])
+  runs = [(r.sparsity, r.seed, r.target_l0) for r in config.runs]
+  assert runs == [(1e-3, 4, None), (2e-3, 5, None)]
+  assert hash(config) == hash(dataclasses.replace(config))
+  assert config.shared == PAPER.shared
+  targeted = dataclasses.replace(PAPER, target_l0=(20, 50, 100))
+  assert [r.target_l0 for r in targeted.runs] == [20, 50, 100]
+  assert targeted.shared != PAPER.shared
+
+
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'width': 0}, 'width'),
+    ({'num_steps': 2.5}, 'num_steps'),
+    ({'learning_rate': 0}, 'learning_rate'),
+    ({'learning_rate': math.nan}, 'learning_rate'),
+    ({'threshold_learning_rate': -1}, 'threshold_learning_rate'),
+    ({'adam_b2': 1.0}, 'adam_b2'),
+    ({'penalty': 'l1'}, "'l0', 'tanh'"),
+    ({'compute_dtype': 'float16'}, 'bfloat16'),
+    ({'decay': 'linear'}, 'decay_steps=0'),
+    ({'decay_steps': 5}, "decay='none'"),
+    ({'decay': 'linear', 'decay_steps': 2_000_000}, 'num_steps=1000000'),
+    ({'bucket_size': 5000}, 'multiple of batch_size=4096'),
+    ({'sparsity': []}, 'sweep'),
+    ({'sparsity': [1, 2], 'seed': [1, 2, 3]}, 'sweep'),
+    ({'sparsity': [1e-3, -1]}, 'sparsity'),
+    ({'seed': 0.5}, 'seed'),
+    ({'target_l0': 16384}, 'width=16384'),
+    ({'target_l0': 50, 'sparsity': 0}, 'first coefficient'),
+  ],
+)
+def test_refused(changes, words):
+  with pytest.raises(ValueError, match=words):
+    dataclasses.replace(PAPER, **changes)
+
+
+def test_numpy_numbers_are_numbers():
+  config = TrainConfig(width=np.int64(64), num_steps=np.int32(5))
+  assert config.width == 64
+
+
+@pytest.mark.parametrize('batch_size', [1000, 4096, 1 << 18])
+def test_short_recipe(batch_size):
+  config = TrainConfig.short(512, 1000, batch_size=batch_size, sparsity=0.01)
+  assert config.decay_steps == 200 and config.warmup_steps == 100
+  assert config.bucket_size % batch_size == 0
+  assert TrainConfig.short(512, 7).num_steps == 7
