@@ -98,11 +98,8 @@ class ActivationStream:
     number = row // self._batch_size
     # Whole batches, always the same ones: a resumed run computes what the
     # uninterrupted one did, bit for bit.
-    skipped = sum(
-      int(batch.keep.sum())
-      for batch in [read_batch(self._rows, number, self._batch_size, row)]
-    )
-    skip = skipped + before
+    earlier = read_batch(self._rows, number, self._batch_size, stop=row)
+    skip = int(earlier.keep.sum()) + before
     with tqdm.tqdm(
       desc='Harvesting',
       total=self._num_tokens,

@@ -28,7 +28,7 @@ class Log:
     tokens_per_step: int,
     first_step: int = 0,
     wandb_project: str | None = None,
-    description: str = 'Training',
+    progress: bool = True,
   ):
     """Opens the outputs; records at `first_step` and after are dropped.
 
@@ -38,7 +38,7 @@ class Log:
       tokens_per_step: B.
       first_step: From which training goes on.
       wandb_project: Also log to this project of Weights & Biases.
-      description: Begins the progress bar.
+      progress: Show a bar.
 
     Raises:
       ImportError: Weights & Biases was asked for and is not installed.
@@ -59,12 +59,13 @@ class Log:
         str(folder / 'tensorboard'), purge_step=first_step or None
       )
     self._bar = tqdm.tqdm(
-      desc=description,
+      desc='Training',
       total=num_steps * tokens_per_step,
       initial=first_step * tokens_per_step,
       unit=' tokens',
       unit_scale=True,
       dynamic_ncols=True,
+      disable=not progress or None,  # None leaves it to TQDM_DISABLE
     )
     self._clock = time.monotonic()
 

@@ -65,6 +65,7 @@ def train(
   log_every: int = 100,
   checkpoint_every: int | None = None,
   wandb_project: str | None = None,
+  progress: bool = True,
 ) -> Trained:
   """Trains SAEs; goes on from a checkpoint if `out` has one of the same run.
 
@@ -84,6 +85,7 @@ def train(
     checkpoint_every: Updates between checkpoints, rounded up to whole calls;
       None is one per bucket.
     wandb_project: Also log to this project of Weights & Biases.
+    progress: Show a bar.
 
   Raises:
     ActivationsEnded: the stream has fewer than num_steps * batch_size rows.
@@ -110,6 +112,7 @@ def train(
       tokens_per_step=config.batch_size,
       first_step=step,
       wandb_project=wandb_project,
+      progress=progress,
     )
     stack.callback(log.close)
     monitor = Monitor(

@@ -19,12 +19,10 @@ compiled are those of our side.
   python -m tools.benchmark_model --size=2b --dtype=bfloat16 --peak_tflops=989
 """
 
-from collections.abc import Callable
 import json
 import os
 import platform
 import tempfile
-import time
 
 from absl import app, flags
 import jax
@@ -33,6 +31,7 @@ import numpy as np
 from tqdm import tqdm
 
 import gemma_jax as gj
+from tools.timing import CompileLog, alternate, matmul_rate
 
 SIZES = {
   # As small as a model that ships with a project; overheads dominate.
@@ -88,33 +87,6 @@ _PEAK = flags.DEFINE_float(
 _JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
 
 
-class CompileLog:
-  """Counts programs that XLA compiles, and the seconds it takes."""
-
-  def __init__(self):
-    self.programs, self.seconds = 0, 0.0
-    jax.monitoring.register_event_duration_secs_listener(self._listen)
-
-  def _listen(self, event: str, seconds: float, **kwargs):
-    if event.endswith('backend_compile_duration'):
-      self.programs += 1
-      self.seconds += seconds
-
-
-def matmul_rate(dtype) -> float:
-  """Operations per second of a large matrix product: the best of several."""
-  n = 2048 if jax.default_backend() == 'cpu' else 8192
-  a = jax.random.normal(jax.random.key(0), (n, n), dtype)
-  product = jax.jit(lambda a: a @ a.T)
-  jax.block_until_ready(product(a))
-  times = []
-  for _ in range(20):
-    start = time.perf_counter()
-    jax.block_until_ready(product(a))
-    times.append(time.perf_counter() - start)
-  return 2 * n**3 / min(times)
-
-
 def operations(config: gj.Gemma2Config, tokens: int, context: float) -> float:
   """Operations of the blocks for `tokens` tokens that see `context` keys.
 
@@ -129,21 +101,6 @@ def operations(config: gj.Gemma2Config, tokens: int, context: float) -> float:
 def unembedding(config: gj.Gemma2Config, tokens: int) -> float:
   """Operations of the logits of `tokens` positions."""
   return 2 * tokens * config.d_model * config.vocab_size
-
-
-def alternate(candidates: dict[str, Callable], repeats: int, bar) -> dict:
-  """Median seconds of each candidate; they take turns, after two warm-ups."""
-  for function in candidates.values():
-    function()
-    function()
-  times = {name: [] for name in candidates}
-  for _ in range(repeats):
-    for name, function in candidates.items():
-      start = time.perf_counter()
-      function()
-      times[name].append(time.perf_counter() - start)
-      bar.update()
-  return {name: float(np.median(t)) for name, t in times.items()}
 
 
 class Ours:

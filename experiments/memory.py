@@ -1,0 +1,360 @@
+"""How much device memory SAE training needs, before anything is loaded.
+
+An estimate, per device, from shapes alone: what is held (weights, optimiser,
+bucket) exactly, temporaries by how XLA lays them out (five arrays of latents
+per update; two of scores and three of the feed-forward layer per run of the
+model). Every item names the flag that makes it smaller.
+"""
+
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import math
+import os
+
+import jax
+import jax.numpy as jnp
+
+from experiments.splicing import LOGITS_BYTES
+import gemma_jax as gj
+from gemma_jax.model import QUERY_CHUNK
+from gemma_jax.weights import WEIGHTS, weight_shape
+from sae.recipe import TrainConfig
+
+# Beyond so many times what there is, a run is refused; beyond the other, the
+# user is warned.
+_REFUSE = 1.2
+_WARN = 0.85
+
+
+class OutOfMemory(RuntimeError):
+  """A device has too little memory; the message says what to change."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Item:
+  """Something in device memory.
+
+  Attributes:
+    stage: 'training' or 'evaluation', which follow each other.
+    name: What it is.
+    num_bytes: On each device.
+    knob: The flags that make it smaller.
+  """
+
+  stage: str
+  name: str
+  num_bytes: int
+  knob: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+  """What a run needs.
+
+  Attributes:
+    items: All of it.
+  """
+
+  items: tuple[Item, ...]
+
+  def total(self, stage: str) -> int:
+    """Bytes of a stage."""
+    return sum(item.num_bytes for item in self.items if item.stage == stage)
+
+  @property
+  def stages(self) -> tuple[str, ...]:
+    """The stages, in order."""
+    return tuple(dict.fromkeys(item.stage for item in self.items))
+
+  @property
+  def peak(self) -> int:
+    """Bytes of the larger stage."""
+    return max(map(self.total, self.stages))
+
+  def largest(self) -> Item:
+    """The largest item of the larger stage."""
+    stage = max(self.stages, key=self.total)
+    items = [item for item in self.items if item.stage == stage]
+    return max(items, key=lambda item: item.num_bytes)
+
+  def table(self) -> str:
+    """For the terminal."""
+    lines = [f'{"device memory":<48}{"MiB":>10}  made smaller by']
+    for stage in self.stages:
+      lines += [
+        f'  {item.stage + ": " + item.name:<46}'
+        f'{item.num_bytes / 2**20:>10,.1f}  {item.knob}'
+        for item in self.items
+        if item.stage == stage
+      ]
+      total = self.total(stage) / 2**20
+      lines.append(f'{stage + " in all":<48}{total:>10,.1f}')
+    return '\n'.join(lines)
+
+  def to_dict(self) -> dict:
+    """For JSON."""
+    return {
+      'items': [dataclasses.asdict(item) for item in self.items],
+      'peak_bytes': self.peak,
+    }
+
+
+def estimate_training(
+  config: TrainConfig,
+  model: gj.Gemma2Config,
+  *,
+  site: str,
+  layers: Sequence[int],
+  dtype,
+  context: int,
+  harvest_batch: int,
+  data: int = 1,
+  model_parallel: int = 1,
+) -> Estimate:
+  """What `train_sae` holds, first in training and then in evaluation.
+
+  Args:
+    config: How SAEs are trained.
+    model: The whole model's.
+    site: Of width W.
+    layers: S of them.
+    dtype: Of the model.
+    context: T.
+    harvest_batch: Rows per run of the model.
+    data: Devices that share batches.
+    model_parallel: Devices that share latents.
+  """
+  S, R, F, B = len(layers), len(config.runs), config.width, config.batch_size
+  W, size = gj.site_width(model, site), jnp.dtype(dtype).itemsize
+  parameters = 4 * S * R * (2 * W * F + 2 * F + W) // model_parallel
+  moments = (1 if config.adam_b1 == 0 else 2) * parameters
+  truncated = model.truncated(max(layers) + 1)
+  tokens = -(-harvest_batch // data) * context
+  forward = _forward_bytes(truncated, tokens, context, size, model_parallel)
+  latents = 4 * S * R * -(-B // data) * F // model_parallel
+  items = [
+    (
+      f'weights of {truncated.num_layers} layers',
+      _weight_bytes(truncated, size) // (data * model_parallel),
+      '--dtype=bfloat16, a lower --layer, --model_parallel',
+    ),
+    ('runs of the model', forward, '--harvest_batch, --context'),
+    (
+      'activations between model and bucket',
+      3 * S * tokens * W * size,
+      '--harvest_batch, fewer --layer',
+    ),
+    (
+      'bucket',
+      S * config.bucket_size * W * size // data,
+      '--bucket_size, fewer --layer, --dtype=bfloat16',
+    ),
+    (
+      'SAE weights and moments',
+      parameters + moments,
+      '--width, fewer --sparsity, --seed or --layer, --model_parallel',
+    ),
+    (
+      'SAE gradients and updates',
+      2 * parameters,
+      '--width, fewer --sparsity, --seed or --layer, --model_parallel',
+    ),
+    (
+      'latents of a batch',
+      5 * latents,
+      '--batch_size, --width, fewer --sparsity, --seed or --layer',
+    ),
+    (
+      'copy for a checkpoint',
+      parameters + moments,
+      '--width, fewer --sparsity, --seed or --layer',
+    ),
+  ]
+  training = [('training', *item) for item in items]
+  return Estimate(
+    items=tuple(
+      Item(stage=stage, name=name, num_bytes=int(n), knob=knob)
+      for stage, name, n, knob in training
+      + _evaluation_items(
+        model,
+        W=W,
+        S=S,
+        parameters=parameters,
+        width=F,
+        dtype_size=size,
+        context=context,
+        harvest_batch=harvest_batch,
+        data=data,
+        model_parallel=model_parallel,
+      )
+    )
+  )
+
+
+def estimate_evaluation(
+  model: gj.Gemma2Config,
+  *,
+  site: str,
+  width: int,
+  dtype,
+  context: int,
+  harvest_batch: int,
+) -> Estimate:
+  """What the evaluation of one SAE holds; arguments as above."""
+  W = gj.site_width(model, site)
+  items = _evaluation_items(
+    model,
+    W=W,
+    S=1,
+    parameters=4 * (2 * W * width + 2 * width + W),
+    width=width,
+    dtype_size=jnp.dtype(dtype).itemsize,
+    context=context,
+    harvest_batch=harvest_batch,
+    data=1,
+    model_parallel=1,
+  )
+  return Estimate(
+    items=tuple(
+      Item(stage=stage, name=name, num_bytes=int(n), knob=knob)
+      for stage, name, n, knob in items
+    )
+  )
+
+
+def _evaluation_items(
+  model,
+  *,
+  W,
+  S,
+  parameters,
+  width,
+  dtype_size,
+  context,
+  harvest_batch,
+  data,
+  model_parallel,
+):
+  tokens = -(-harvest_batch // data) * context
+  forward = _forward_bytes(model, tokens, context, dtype_size, model_parallel)
+  items = [
+    (
+      f'weights of {model.num_layers} layers',
+      _weight_bytes(model, dtype_size) // (data * model_parallel),
+      '--dtype=bfloat16, --model_parallel',
+    ),
+    ('runs of the model', forward, '--harvest_batch, --context'),
+    (
+      'activations',
+      (S + 4) * tokens * W * dtype_size,
+      '--harvest_batch, --context, fewer --layer',
+    ),
+    ('SAE weights', parameters, '--width, fewer --sparsity, --seed or --layer'),
+    (
+      'latents of a batch',
+      5 * 4 * tokens * width // model_parallel,
+      '--harvest_batch, --context, --width',
+    ),
+    (
+      'logits',
+      3 * min(LOGITS_BYTES, 4 * tokens * model.vocab_size),
+      '--harvest_batch, --context',
+    ),
+  ]
+  return [('evaluation', *item) for item in items]
+
+
+def _weight_bytes(config: gj.Gemma2Config, size: int) -> int:
+  shapes = (weight_shape(config, name) for name in WEIGHTS)
+  return size * sum(map(math.prod, shapes))
+
+
+def _forward_bytes(config, tokens, context, size, model_parallel) -> int:
+  """Temporaries of one block: two sets of scores, the MLP, the stream."""
+  scores = 2 * 4 * config.num_heads * tokens * min(context, QUERY_CHUNK)
+  mlp = 3 * size * config.d_ff * tokens
+  heads = size * tokens * config.head_dim
+  heads *= 2 * (config.num_heads + config.num_kv_heads)
+  stream = 4 * 4 * config.d_model * tokens
+  return (scores + mlp + heads) // model_parallel + stream
+
+
+def available_bytes() -> int | None:
+  """Memory for arrays on the smallest device; None if that is not known.
+
+  On CPU, what the host has left.
+  """
+  limits = []
+  for device in jax.local_devices():
+    stats = device.memory_stats() or {}
+    if 'bytes_limit' in stats:
+      limits.append(stats['bytes_limit'] - stats.get('bytes_in_use', 0))
+  if limits:
+    return min(limits)
+  if jax.default_backend() != 'cpu':
+    return None
+  try:
+    with open('/proc/meminfo', encoding='ascii') as file:
+      for line in file:
+        if line.startswith('MemAvailable:'):
+          return int(line.split()[1]) * 1024
+  except OSError:
+    pass  # not Linux
+  if 'SC_PHYS_PAGES' in os.sysconf_names:
+    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  return None
+
+
+def check_memory(
+  estimate: Estimate, available: int | None, *, refuse: bool = True
+) -> str:
+  """Compares an estimate with what there is; returns what to print.
+
+  Raises:
+    OutOfMemory: clearly too much is needed, and `refuse`.
+  """
+  if available is None:
+    return f'{estimate.table()}\nThis device does not say how much it has.'
+  needed, item = estimate.peak, estimate.largest()
+  said = (
+    f'{needed / 2**20:,.0f} MiB are needed at the peak, '
+    f'{available / 2**20:,.0f} MiB are free on each device'
+  )
+  remedy = (
+    f'The largest part is "{item.name}" in {item.stage}, '
+    f'{item.num_bytes / 2**20:,.0f} MiB: make it smaller with {item.knob}'
+  )
+  if needed > _REFUSE * available and refuse:
+    raise OutOfMemory(
+      f'{estimate.table()}\n{said}. {remedy}; or pass --nocheck_memory to try.'
+    )
+  if needed > _WARN * available:
+    return f'{estimate.table()}\n{said}: it will be tight. {remedy}.'
+  return f'{estimate.table()}\n{said}.'
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(estimate: Estimate, stage: str):
+  """Turns a device's error into one that names the knob.
+
+  Raises:
+    OutOfMemory: the block ran out of memory.
+  """
+  try:
+    yield
+  except (jax.errors.JaxRuntimeError, MemoryError) as error:
+    out = isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error)
+    if not out:
+      raise
+    items = [item for item in estimate.items if item.stage == stage]
+    items.sort(key=lambda item: -item.num_bytes)
+    raise OutOfMemory(
+      f'The device ran out of memory in {stage}. The largest parts, as '
+      'estimated:\n'
+      + '\n'.join(
+        f'  {item.name}, {item.num_bytes / 2**20:,.1f} MiB: {item.knob}'
+        for item in items[:3]
+      )
+      + f'\nWhat JAX said: {str(error).splitlines()[0] if str(error) else ""}'
+    ) from error

@@ -1,0 +1,151 @@
+"""What every experiment leaves in its folder, written so that it is whole.
+
+  flags.txt      a flagfile that repeats the run
+  results.json   every number, with n, intervals, seeds and versions
+  report.html    see `experiments/report`
+"""
+
+from collections.abc import Iterable, Mapping
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import shutil
+
+from absl import flags
+import jax
+import numpy as np
+
+FLAGS_FILE = 'flags.txt'
+RESULTS_FILE = 'results.json'
+REPORT_FILE = 'report.html'
+
+
+def write_text(path: str | os.PathLike, text: str):
+  """Writes a file that is either the old one or the whole new one."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f'.{path.name}.partial')
+  partial.write_text(text, encoding='utf-8')
+  os.replace(partial, path)
+
+
+def write_results(folder: str | os.PathLike, results: Mapping):
+  """Writes results.json; numbers that are not finite become null."""
+  text = json.dumps(_plain(results), indent=2, allow_nan=False)
+  write_text(pathlib.Path(folder) / RESULTS_FILE, text + '\n')
+
+
+def write_flags(
+  folder: str | os.PathLike, values: flags.FlagValues, names: Iterable[str]
+):
+  """Writes flags.txt: all of `names` that have a value, defaults too.
+
+  Raises:
+    ValueError: a value has a line break, which a flagfile cannot hold.
+  """
+  lines = []
+  for name in sorted(names):
+    if values[name].value is None:
+      continue
+    line = values[name].serialize()
+    if len(line.splitlines()) > 1:
+      raise ValueError(
+        f'--{name} has a line break in it, which a flagfile cannot hold.'
+      )
+    lines.append(line)
+  write_text(pathlib.Path(folder) / FLAGS_FILE, '\n'.join(lines) + '\n')
+
+
+def versions() -> dict[str, str]:
+  """Of what computed the numbers, and on which kind of device."""
+  packages = ('knowledge-awareness-jax', 'jax', 'jaxlib', 'flax', 'numpy')
+  found = {'python': platform.python_version()}
+  for package in packages:
+    found[package] = importlib.metadata.version(package)
+  device = jax.devices()[0]
+  return found | {
+    'device': device.device_kind,
+    'num_devices': str(jax.device_count()),
+  }
+
+
+def sha256(path: str | os.PathLike) -> str:
+  """Of a file."""
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+@contextlib.contextmanager
+def replaced_folder(path: str | os.PathLike):
+  """A new folder to fill, which takes the place of `path` when it is complete.
+
+  What was there before stays until then.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f'.{path.name}.partial')
+  before = path.with_name(f'.{path.name}.before')
+  for left in (partial, before):
+    shutil.rmtree(left, ignore_errors=True)
+  partial.mkdir()
+  try:
+    yield partial
+    if path.exists():
+      os.rename(path, before)
+    os.rename(partial, path)
+  finally:
+    for left in (partial, before):
+      shutil.rmtree(left, ignore_errors=True)
+
+
+def check_same_run(path: pathlib.Path, identity: Mapping, resumes: bool):
+  """Keeps a run's identity, and refuses to go on with another run's work.
+
+  Args:
+    path: A JSON file.
+    identity: What the work in the folder depends on.
+    resumes: Whether there is work to go on with.
+
+  Raises:
+    ValueError: there is, and it is of another identity; the error says how.
+  """
+  now = _plain(identity)
+  if path.is_file() and resumes:
+    before = json.loads(path.read_text(encoding='utf-8'))
+    other = [k for k in sorted(now | before) if now.get(k) != before.get(k)]
+    if other:
+      raise ValueError(
+        f'{path.parent} has the work of another run, with '
+        + ', '.join(f'{k}={before.get(k)} (now {now.get(k)})' for k in other)
+        + '. Use its flags to resume it, or another --out.'
+      )
+  write_text(path, json.dumps(now, indent=2) + '\n')
+
+
+def message(error: BaseException) -> str:
+  """What an error says; KeyErrors would put it in quotes."""
+  if isinstance(error, KeyError) and error.args:
+    return str(error.args[0])
+  return str(error) or type(error).__name__
+
+
+def _plain(value):
+  """The value in JSON's terms."""
+  if isinstance(value, Mapping):
+    return {str(key): _plain(item) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(item) for item in value]
+  if isinstance(value, np.ndarray):
+    return _plain(value.tolist())
+  if isinstance(value, np.generic):
+    return _plain(value.item())
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value

@@ -1,0 +1,226 @@
+"""Next-token losses of a model while something takes a site's place.
+
+  splicer = Splicer(model, 'resid_post', layers=[12])
+  sae.measure_fidelity(splicer.runner(12), batches, sae)
+
+The model runs clean once per batch, which gives the activations x of all
+layers asked for; then once per replacement, with replace(x) patched in at one
+layer. Only kept tokens are replaced (BOS, EOS and padding stay), and only
+losses count where both the token that predicts and the one predicted are kept.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.activations import Batch
+import gemma_jax as gj
+from sae.fidelity import Replacement, Run
+
+# Logits are made for so many bytes of tokens at a time.
+LOGITS_BYTES = 1 << 28
+
+
+class Splicer:
+  """Runs a whole model clean and spliced."""
+
+  def __init__(self, model: gj.Gemma2, site: str, layers: Sequence[int]):
+    """Takes the model and where to splice.
+
+    Raises:
+      ValueError: the model is truncated: it has no logits.
+    """
+    if model.config.truncated_from is not None:
+      raise ValueError(
+        f'Losses need all {model.config.truncated_from} layers; this model has '
+        f'the first {model.config.num_layers}.'
+      )
+    self._model, self._site, self._layers = model, site, list(layers)
+    last = model.config.num_layers - 1
+    self._capture = gj.capture(
+      site, 'resid_post', layers=list(dict.fromkeys([*layers, last]))
+    )
+    self._last = gj.capture('resid_post', layers=last)
+    self._batch = self._clean = None
+
+  def clean(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Activations [S, B, T, W] and losses float32 [B, T], nothing replaced.
+
+    The loss of a token is that of the next one. The last batch's are kept.
+    """
+    if batch is not self._batch:
+      self._batch = self._clean = None
+      out = gj.run(
+        self._model, batch.tokens, batch.positions, capture=self._capture
+      )
+      # The last layer is among the captured ones, and not always wanted.
+      at = np.asarray(self._capture.layers).tolist().index
+      stream = out.activations['resid_post'][
+        at(self._model.config.num_layers - 1)
+      ]
+      x = out.activations[self._site][: len(self._layers)]
+      self._batch = batch
+      self._clean = x, next_token_losses(self._model, stream, batch.tokens)
+    return self._clean
+
+  def losses(
+    self, batch: Batch, layer: int, replace: Replacement
+  ) -> jax.Array:
+    """Losses float32 [B, T] with replace(x) in place at a layer."""
+    x, clean = self.clean(batch)
+    if replace is None:
+      return clean
+    source = _replaced(replace, x[self._layers.index(layer)])
+    patch = gj.patch(
+      self._model.config,
+      self._site,
+      source[None],
+      layers=layer,
+      source_positions=np.where(batch.keep, batch.positions, -1),
+    )
+    out = gj.run(
+      self._model,
+      batch.tokens,
+      batch.positions,
+      interventions={self._site: (patch,)},
+      capture=self._last,
+    )
+    stream = out.activations['resid_post'][0]
+    return next_token_losses(self._model, stream, batch.tokens)
+
+  def runner(self, layer: int) -> Run:
+    """What `sae.fidelity` calls: (batch, replacement) to losses and a mask."""
+
+    def run(batch: Batch, replace: Replacement):
+      return self.losses(batch, layer, replace), losses_that_count(batch)
+
+    return run
+
+
+def losses_that_count(batch: Batch) -> np.ndarray:
+  """bool [B, T]: this token and the next are kept."""
+  counts = np.zeros_like(batch.keep)
+  counts[:, :-1] = batch.keep[:, :-1] & batch.keep[:, 1:]
+  return counts
+
+
+def next_token_losses(
+  model: gj.Gemma2, stream: jax.Array, tokens: jax.Array
+) -> jax.Array:
+  """Cross-entropies in nats, float32 [B, T], of each row's next token.
+
+  Args:
+    model: Unembeds.
+    stream: [B, T, D], resid_post of the last layer.
+    tokens: int32 [B, T]; the last one's loss has no meaning.
+  """
+  per_token = 4 * model.config.vocab_size
+  chunk = max(1, min(LOGITS_BYTES // per_token, tokens.size))
+  return _losses(model, stream, jnp.asarray(tokens), chunk)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _losses(model, stream, tokens, chunk):
+  B, T, D = stream.shape
+  targets = jnp.roll(tokens, -1, axis=1).reshape(-1)
+  pad = -targets.size % chunk
+  targets = jnp.pad(targets, (0, pad)).reshape(-1, chunk)
+  stream = jnp.pad(stream.reshape(-1, D), ((0, pad), (0, 0)))
+
+  def one(args):
+    x, target = args
+    logits = gj.unembed(model, x)  # [chunk, V]
+    correct = jnp.take_along_axis(logits, target[:, None], axis=1)[:, 0]
+    return jax.nn.logsumexp(logits, axis=1) - correct
+
+  losses = lax.map(one, (stream.reshape(-1, chunk, D), targets))
+  return losses.reshape(-1)[: B * T].reshape(B, T)
+
+
+@jax.jit
+def _replaced(replace, x):
+  return replace(x)
+
+
+def own_gradients(
+  model: gj.Gemma2,
+  site: str,
+  layers: Sequence[int],
+  batch: Batch,
+  at: np.ndarray,
+) -> tuple[jax.Array, jax.Array]:
+  """What moves a token's own prediction, for one token per row.
+
+  Args:
+    model: A whole one.
+    site: Of width W.
+    layers: S of them.
+    batch: Batch.
+    at: int32 [B], the position of the token in each row; the next token is the
+      correct one.
+
+  Returns:
+    x [S, B, W], the site there; and the gradient float32 [S, B, W] with respect
+    to it of the correct token's logit less the mean of all logits.
+  """
+  T = batch.tokens.shape[1]
+  at = np.asarray(at, np.int32)
+  nothing = jnp.zeros((len(at), gj.site_width(model.config, site)))
+  edits = [
+    gj.steer(
+      model.config,
+      site,
+      nothing,
+      layers=layer,
+      positions=at,
+      num_positions=T,
+    )
+    for layer in layers
+  ]
+  out = gj.run(
+    model,
+    batch.tokens,
+    batch.positions,
+    capture=gj.capture(site, layers=list(layers), positions=at[:, None]),
+    num_layers=max(layers) + 1,
+  )
+  column = np.argmax(batch.positions == at[:, None], axis=1)
+  target = batch.tokens[np.arange(len(at)), np.minimum(column + 1, T - 1)]
+  gradient = _gradient(
+    [nothing] * len(edits),
+    edits,
+    model,
+    site,
+    jnp.asarray(batch.tokens),
+    jnp.asarray(batch.positions),
+    jnp.asarray(at),
+    jnp.asarray(target),
+  )
+  return out.activations[site][:, :, 0], jnp.stack(gradient)
+
+
+def _correct_logit(added, edits, model, site, tokens, positions, at, target):
+  """Sum over rows; `added` [B, W] each goes to the site, one per layer."""
+  edits = tuple(
+    dataclasses.replace(edit, write=write[:, None])
+    for edit, write in zip(edits, added, strict=True)
+  )
+  out = gj.forward(
+    model,
+    tokens,
+    positions,
+    interventions={site: edits},
+    logits_at=at[:, None],
+    remat=True,
+  )
+  logits = out.logits[:, 0]  # [B, V]
+  correct = jnp.take_along_axis(logits, target[:, None], axis=1)[:, 0]
+  return (correct - logits.mean(axis=1)).sum()
+
+
+_gradient = jax.jit(jax.grad(_correct_logit), static_argnums=3)

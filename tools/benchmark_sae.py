@@ -1,0 +1,279 @@
+r"""Times training and encoding of JumpReLU SAEs against other trainers.
+
+In one run and on one machine, the candidates taking turns:
+
+  update   one update of the weights: ours, sae-lens's trainer, and the recipe
+           of dictionary_learning in PyTorch
+  encode   latents of a batch: ours and sae-lens
+  sweep    8 coefficients trained at once, against 8 runs one after another;
+           updates alone, and with what a run costs once (initialising, the
+           first bucket)
+  sparse   whether a decoder that reads only the active latents would win
+
+Every figure is a median over --repeats. A speed is a ratio of the peer's time
+to ours (over 1: we are faster), and a share of the best rate at which this
+machine multiplies matrices, counted at the dense floor of 10 B D F operations
+per update. sae-lens is timed if it is installed (`pip install -e '.[peers]'`).
+
+  python -m tools.benchmark_sae
+  python -m tools.benchmark_sae --sizes=2304x16384x4096 --peers=false \
+    --compute_dtype=bfloat16 --peak_tflops=989
+"""
+
+import functools
+import json
+import os
+import platform
+import re
+import time
+
+from absl import app, flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from sae import update as up
+from sae.jumprelu import Weights, encode
+from sae.recipe import TrainConfig
+from sae.train import train
+from tools.timing import CompileLog, alternate, matmul_rate
+
+PARTS = ('update', 'encode', 'sweep', 'sparse')
+
+_SIZES = flags.DEFINE_list(
+  'sizes', ['256x4096x4096', '2304x16384x1024'], 'D x F x B of each case.'
+)
+_PARTS = flags.DEFINE_list('parts', list(PARTS), f'Which of {PARTS}.')
+_REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed runs of each candidate.')
+_STEPS = flags.DEFINE_integer('steps', 4, 'Updates per timed run.')
+_SWEEP = flags.DEFINE_integer('sweep', 8, 'Coefficients of the sweep.')
+_COMPUTE = flags.DEFINE_enum(
+  'compute_dtype',
+  'float32',
+  ['float32', 'bfloat16'],
+  'Factors of our products.',
+)
+_PEERS = flags.DEFINE_boolean('peers', True, 'Time the other trainers too.')
+_PEAK = flags.DEFINE_float(
+  'peak_tflops', None, "The chip's published dense rate, for MFU."
+)
+_JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
+
+
+def parse_size(text: str) -> tuple[int, int, int]:
+  """(D, F, B) of '256x4096x4096'."""
+  if not re.fullmatch(r'\d+x\d+x\d+', text):
+    raise app.UsageError(f'--sizes has {text!r}; expected DxFxB.')
+  return tuple(map(int, text.split('x')))
+
+
+def activations(D: int, n: int) -> np.ndarray:
+  """float32 [n, D] with mean squared norm 1, and a spectrum that falls."""
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((n, D), np.float32) * np.linspace(1, 3, D)
+  return (x / np.sqrt((x**2).sum(1).mean())).astype(np.float32)
+
+
+class Updates:
+  """Our updates, as a call that makes `steps` of them."""
+
+  def __init__(self, D, F, B, x, steps, runs: int):
+    self.config = TrainConfig(
+      width=F,
+      num_steps=10**6,
+      sparsity=tuple(np.geomspace(1e-4, 1e-2, runs)),
+      batch_size=B,
+      bucket_size=len(x) // B * B,
+      compute_dtype=_COMPUTE.value,
+    )
+    self._x, self._steps = jnp.asarray(x)[None], steps
+    self._order = jnp.arange(len(x), dtype=jnp.int32)
+    self.state = up.init_state(self.config, np.ones(1, np.float32), D)
+
+  def __call__(self):
+    self.state, metrics = up.run_updates(
+      self.state,
+      self._x,
+      self._order,
+      0,
+      config=self.config,
+      num_steps=self._steps,
+    )
+    jax.block_until_ready(metrics)
+
+
+def time_updates(size, record):
+  """Seconds per update of each trainer."""
+  D, F, B = size
+  steps = _STEPS.value
+  x = activations(D, B * steps)
+  candidates = {'ours': Updates(D, F, B, x, steps, 1)}
+  batches = [x[i * B : (i + 1) * B] for i in range(steps)]
+  if _PEERS.value:
+    from tools import sae_peers
+
+    peers = {'dictionary_learning': sae_peers.DictionaryLearning(D, F)}
+    if sae_peers.installed():
+      peers['sae-lens'] = sae_peers.SAELens(D, F, B)
+      peers['sae-lens'].set_scale(x)
+    for name, peer in peers.items():
+      candidates[name] = functools.partial(
+        lambda peer: [peer.step(batch) for batch in batches], peer
+      )
+  times = _timed(candidates, f'update {size}')
+  record(
+    'update', size, {k: t / steps for k, t in times.items()}, 10 * D * F * B
+  )
+
+
+def time_encode(size, record):
+  """Seconds to encode a batch."""
+  D, F, B = size
+  x = activations(D, B)
+  rng = np.random.default_rng(1)
+  W_enc = rng.standard_normal((D, F), np.float32) * D**-0.5
+  weights = Weights(
+    jnp.asarray(W_enc),
+    jnp.asarray(W_enc.T),
+    jnp.zeros(F),
+    jnp.zeros(D),
+    jnp.full(F, 0.05),
+  )
+  ours = jax.jit(encode)
+  on_device = jnp.asarray(x)
+  candidates = {'ours': lambda: jax.block_until_ready(ours(weights, on_device))}
+  if _PEERS.value:
+    from tools import sae_peers
+
+    if sae_peers.installed():
+      peer = sae_peers.SAELens(D, F, B)
+      candidates['sae-lens'] = lambda: peer.encode(x)
+  record('encode', size, _timed(candidates, f'encode {size}'), 2 * D * F * B)
+
+
+def time_sweep(size, record):
+  """Seconds per update of a sweep, against as many single runs."""
+  D, F, B = size
+  steps, runs = _STEPS.value, _SWEEP.value
+  x = activations(D, B * steps)
+  single = Updates(D, F, B, x, steps, 1)
+  candidates = {
+    f'{runs} runs': lambda: [single() for _ in range(runs)],
+    'sweep': Updates(D, F, B, x, steps, runs),
+  }
+  times = _timed(candidates, f'sweep {size}')
+  per_update = {k: t / steps for k, t in times.items()}
+  record('sweep, updates', size, per_update, 10 * D * F * B * runs)
+
+  # As `train` is called: a stream to read and shuffle, weights to draw.
+  config = functools.partial(
+    TrainConfig, width=F, num_steps=steps, batch_size=B, bucket_size=steps * B
+  )
+  values = tuple(np.geomspace(1e-4, 1e-2, runs))
+  run = functools.partial(train, log_every=steps, progress=False)
+  candidates = {
+    f'{runs} runs': lambda: [run(config(sparsity=v), [x]) for v in values],
+    'sweep': lambda: run(config(sparsity=values), [x]),
+  }
+  record('sweep, whole', size, _timed(candidates, f'train {size}'), None)
+
+
+def time_sparse(size, record):
+  """Could reading only active latents win? The decoder's share of an update.
+
+  `dense` is f @ W_dec; `sparse` gathers the rows of at most `capacity` latents
+  per token, chosen by `top_k`; `gather` is the sparse one with the choice given
+  for free, the lower bound of any such scheme.
+  """
+  D, F, B = size
+  rng = np.random.default_rng(2)
+  W = jnp.asarray(rng.standard_normal((F, D), np.float32))
+  for l0 in (16, 64):
+    f = np.zeros((B, F), np.float32)
+    ids = np.argsort(rng.random((B, F)), axis=1)[:, :l0]
+    np.put_along_axis(f, ids, rng.random((B, l0)).astype('f4') + 0.1, axis=1)
+    choose = jax.jit(functools.partial(jax.lax.top_k, k=2 * l0))
+    f = jnp.asarray(f)
+    values, chosen = choose(f)
+    calls = {
+      'dense': (jax.jit(jnp.matmul), f, W),
+      'sparse': (jax.jit(lambda f, W, g=choose: _gathered(*g(f), W)), f, W),
+      'gather': (jax.jit(_gathered), values, chosen, W),
+    }
+    results = [call[0](*call[1:]) for call in calls.values()]
+    for result in results:
+      np.testing.assert_allclose(result, results[0], atol=1e-3)
+    candidates = {
+      name: functools.partial(lambda c: jax.block_until_ready(c[0](*c[1:])), c)
+      for name, c in calls.items()
+    }
+    times = _timed(candidates, f'sparse {size} L0 {l0}')
+    record(f'decode at L0 {l0}', size, times, 2 * D * F * B)
+
+
+def _gathered(values, ids, W):
+  """values [B, k] times rows ids [B, k] of W: [B, D], some tokens at a time."""
+  rows = lambda pair: pair[0] @ W[pair[1]]
+  return jax.lax.map(rows, (values, ids), batch_size=64)
+
+
+def _timed(candidates, what):
+  total = len(candidates) * _REPEATS.value
+  with tqdm(desc=what, total=total, leave=False) as bar:
+    return alternate(candidates, _REPEATS.value, bar)
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments {argv[1:]}.')
+  unknown = set(_PARTS.value) - set(PARTS)
+  if unknown:
+    raise app.UsageError(f'--parts has {sorted(unknown)}; known are {PARTS}.')
+  sizes = [parse_size(text) for text in _SIZES.value]
+  compiled = CompileLog()
+  rate = matmul_rate(jnp.dtype(_COMPUTE.value))
+  about = {
+    'date': time.strftime('%Y-%m-%d'),
+    'device': jax.devices()[0].device_kind,
+    'cpu': platform.processor() or platform.machine(),
+    'threads': os.cpu_count(),
+    'jax': jax.__version__,
+    'compute_dtype': _COMPUTE.value,
+    'matmul_tflops': rate / 1e12,
+    'repeats': _REPEATS.value,
+  }
+  print('\n'.join(f'{name}: {value}' for name, value in about.items()))
+  records = []
+
+  def record(part, size, times, operations):
+    records.append({'part': part, 'size': size, 'seconds': times})
+    print(f'{part}, D={size[0]} F={size[1]} B={size[2]}')
+    reference = 'sweep' if 'sweep' in times else 'ours'
+    reference = reference if reference in times else 'dense'
+    for name, seconds in times.items():
+      line = f'  {name:20} {seconds * 1e3:9.1f} ms'
+      if operations:
+        achieved = operations / seconds
+        line += f'  {achieved / rate:6.1%} of matmul'
+        if _PEAK.value:
+          line += f'  {achieved / (_PEAK.value * 1e12):6.1%} MFU'
+      if part in ('update', 'encode'):
+        line += f'  {size[2] / seconds:12,.0f} tokens/s'
+      if name != reference:
+        line += f'  {seconds / times[reference]:.2f}x the time of {reference}'
+      print(line, flush=True)
+
+  functions = (time_updates, time_encode, time_sweep, time_sparse)
+  for size in sizes:
+    for part, function in zip(PARTS, functions, strict=True):
+      if part in _PARTS.value:
+        function(size, record)
+  print(f'{compiled.programs} programs compiled in {compiled.seconds:.0f} s')
+  if _JSON.value:
+    with open(_JSON.value, 'w', encoding='utf-8') as file:
+      json.dump({'about': about, 'records': records}, file, indent=2)
+
+
+if __name__ == '__main__':
+  app.run(main)
