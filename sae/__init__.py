@@ -2,12 +2,25 @@
 
   sae = load_sae('gemma-scope-2b-pt-res', 'layer_12/width_16k/average_l0_82')
   latents = sae.encode(activations)
+  trained = train(TrainConfig(width=16384, num_steps=100_000), activations)
 
-See `jumprelu.py` for what an SAE computes. This package knows no language
-model: whoever calls it brings activations.
+See `jumprelu.py` for what an SAE computes, `recipe.py` and `update.py` for how
+one is trained. This package knows no language model: whoever calls it brings
+activations.
 """
 
+from sae.buckets import ActivationsEnded, Buckets
+from sae.fidelity import (
+  Ablate,
+  Estimate,
+  Fidelity,
+  Reconstruct,
+  measure_fidelity,
+  ratio_estimate,
+  sequence_losses,
+)
 from sae.folding import fold, normalise_decoder
+from sae.gemma_scope import save_gemma_scope
 from sae.jumprelu import (
   JumpReLUSAE,
   Latents,
@@ -16,3 +29,14 @@ from sae.jumprelu import (
   decode,
   encode,
 )
+from sae.loading import load_sae
+from sae.logs import read_metrics
+from sae.metric_sums import Sums, add_batch, init_sums, merge_sums
+from sae.metrics import METRIC_VERSION, Metrics, evaluate, summarise
+from sae.monitor import TrainingDiverged
+from sae.recipe import TrainConfig
+from sae.releases import RELEASES, ReleasedSAE, list_saes, resolve
+from sae.sae_lens import save_sae_lens
+from sae.straight_through import heaviside, jumprelu
+from sae.train import Trained, train
+from sae.uniformity import Uniformity, mean_uniformity
