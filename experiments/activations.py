@@ -15,9 +15,8 @@ import jax
 import numpy as np
 import tqdm
 
-import gemma_jax as gj
-
 from experiments.token_rows import Rows
+import gemma_jax as gj
 
 
 class Batch(NamedTuple):
@@ -85,9 +84,7 @@ class ActivationStream:
     self._num_layers = max(layers) + 1
     self._num_tokens = num_tokens
 
-  def __call__(
-    self, first: int = 0
-  ) -> Iterator[tuple[jax.Array, np.ndarray]]:
+  def __call__(self, first: int = 0) -> Iterator[tuple[jax.Array, np.ndarray]]:
     """Activations from the kept token number `first` on.
 
     Yields:
@@ -124,7 +121,9 @@ class ActivationStream:
         # with those to come.
         jax.block_until_ready(last)
         last = x
-        bar.update(int(keep.sum()))
+        count = int(keep.sum())
+        # The last batch has more than is used.
+        bar.update(min(count, (bar.total or bar.n + count) - bar.n))
         yield x.reshape(x.shape[0], -1, x.shape[-1]), keep
         number += 1
 

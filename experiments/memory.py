@@ -171,23 +171,19 @@ def estimate_training(
       '--width, fewer --sparsity, --seed or --layer',
     ),
   ]
-  training = [('training', *item) for item in items]
   return Estimate(
-    items=tuple(
-      Item(stage=stage, name=name, num_bytes=int(n), knob=knob)
-      for stage, name, n, knob in training
-      + _evaluation_items(
-        model,
-        W=W,
-        S=S,
-        parameters=parameters,
-        width=F,
-        dtype_size=size,
-        context=context,
-        harvest_batch=harvest_batch,
-        data=data,
-        model_parallel=model_parallel,
-      )
+    items=_items('training', items)
+    + _evaluation_items(
+      model,
+      W=W,
+      S=S,
+      parameters=parameters,
+      width=F,
+      size=size,
+      context=context,
+      harvest_batch=harvest_batch,
+      data=data,
+      model_parallel=model_parallel,
     )
   )
 
@@ -203,22 +199,18 @@ def estimate_evaluation(
 ) -> Estimate:
   """What the evaluation of one SAE holds; arguments as above."""
   W = gj.site_width(model, site)
-  items = _evaluation_items(
-    model,
-    W=W,
-    S=1,
-    parameters=4 * (2 * W * width + 2 * width + W),
-    width=width,
-    dtype_size=jnp.dtype(dtype).itemsize,
-    context=context,
-    harvest_batch=harvest_batch,
-    data=1,
-    model_parallel=1,
-  )
   return Estimate(
-    items=tuple(
-      Item(stage=stage, name=name, num_bytes=int(n), knob=knob)
-      for stage, name, n, knob in items
+    items=_evaluation_items(
+      model,
+      W=W,
+      S=1,
+      parameters=4 * (2 * W * width + 2 * width + W),
+      width=width,
+      size=jnp.dtype(dtype).itemsize,
+      context=context,
+      harvest_batch=harvest_batch,
+      data=1,
+      model_parallel=1,
     )
   )
 
@@ -230,24 +222,24 @@ def _evaluation_items(
   S,
   parameters,
   width,
-  dtype_size,
+  size,
   context,
   harvest_batch,
   data,
   model_parallel,
-):
+) -> tuple[Item, ...]:
   tokens = -(-harvest_batch // data) * context
-  forward = _forward_bytes(model, tokens, context, dtype_size, model_parallel)
+  forward = _forward_bytes(model, tokens, context, size, model_parallel)
   items = [
     (
       f'weights of {model.num_layers} layers',
-      _weight_bytes(model, dtype_size) // (data * model_parallel),
+      _weight_bytes(model, size) // (data * model_parallel),
       '--dtype=bfloat16, --model_parallel',
     ),
     ('runs of the model', forward, '--harvest_batch, --context'),
     (
       'activations',
-      (S + 4) * tokens * W * dtype_size,
+      (S + 4) * tokens * W * size,
       '--harvest_batch, --context, fewer --layer',
     ),
     ('SAE weights', parameters, '--width, fewer --sparsity, --seed or --layer'),
@@ -262,7 +254,14 @@ def _evaluation_items(
       '--harvest_batch, --context',
     ),
   ]
-  return [('evaluation', *item) for item in items]
+  return _items('evaluation', items)
+
+
+def _items(stage, items) -> tuple[Item, ...]:
+  return tuple(
+    Item(stage=stage, name=name, num_bytes=int(size), knob=knob)
+    for name, size, knob in items
+  )
 
 
 def _weight_bytes(config: gj.Gemma2Config, size: int) -> int:

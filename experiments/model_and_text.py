@@ -58,7 +58,10 @@ def define_flags(values: flags.FlagValues) -> list[str]:
     **common,
   )
   flags.DEFINE_string(
-    'text_field', 'text', 'Field of a .jsonl object that has the text.', **common
+    'text_field',
+    'text',
+    'Field of a .jsonl object that has the text.',
+    **common,
   )
   flags.DEFINE_enum(
     'separator',
@@ -117,7 +120,7 @@ def define_flags(values: flags.FlagValues) -> list[str]:
 
 
 def open_model(values: flags.FlagValues) -> gj.CheckpointReader:
-  """The checkpoint; no weight is read yet.
+  """The checkpoint; no weight is read yet. Settles --model.
 
   Raises:
     ValueError, OSError, ImportError: none is named, or see `CheckpointReader`.
@@ -128,7 +131,8 @@ def open_model(values: flags.FlagValues) -> gj.CheckpointReader:
       f'`python -m tools.make_checkpoint --out={DEMO}` makes it, a small '
       'random one.'
     )
-  reader = gj.CheckpointReader(values.model or DEMO, dtype=values.dtype)
+  values.model = values.model or DEMO  # for flags.txt
+  reader = gj.CheckpointReader(values.model, dtype=values.dtype)
   whole = reader.config
   if whole.truncated_from is not None:
     raise ValueError(
@@ -145,7 +149,7 @@ def open_model(values: flags.FlagValues) -> gj.CheckpointReader:
 
 def model_name(values: flags.FlagValues) -> str:
   """What to call the model in exports."""
-  name = values.model_name or values.model or DEMO
+  name = values.model_name or values.model
   folder = pathlib.Path(name).expanduser()
   if values.model_name is None and folder.is_dir():
     return folder.resolve().name

@@ -1,8 +1,8 @@
 """What every experiment leaves in its folder, written so that it is whole.
 
-  flags.txt      a flagfile that repeats the run
-  results.json   every number, with n, intervals, seeds and versions
-  report.html    see `experiments/report`
+flags.txt      a flagfile that repeats the run
+results.json   every number, with n, intervals, seeds and versions
+report.html    see `experiments/report`
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,6 +15,7 @@ import os
 import pathlib
 import platform
 import shutil
+import sys
 
 from absl import flags
 import jax
@@ -59,6 +60,12 @@ def write_flags(
       )
     lines.append(line)
   write_text(pathlib.Path(folder) / FLAGS_FILE, '\n'.join(lines) + '\n')
+
+
+def show_in_help(values: flags.FlagValues, names: Iterable[str]):
+  """Has --help list flags that were defined in other modules."""
+  for name in names:
+    values.register_key_flag_for_module(sys.argv[0], values[name])
 
 
 def versions() -> dict[str, str]:
@@ -127,11 +134,13 @@ def check_same_run(path: pathlib.Path, identity: Mapping, resumes: bool):
   write_text(path, json.dumps(now, indent=2) + '\n')
 
 
-def message(error: BaseException) -> str:
-  """What an error says; KeyErrors would put it in quotes."""
+def failed(error: BaseException) -> int:
+  """Prints what an error says; returns the exit code for it."""
+  said = str(error) or type(error).__name__
   if isinstance(error, KeyError) and error.args:
-    return str(error.args[0])
-  return str(error) or type(error).__name__
+    said = error.args[0]  # which it would put in quotes
+  print(f'Error: {said}', file=sys.stderr)
+  return 1
 
 
 def _plain(value):

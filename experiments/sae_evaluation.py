@@ -126,19 +126,20 @@ def measure_splicing(
   zero = Ablate(jnp.zeros_like(means[0]))
   recorded, sums = [], []
   for batch in text.batches('Measuring the loss'):
-    outputs, here = {'clean': splicer.losses(batch, layers[0], None)}, {}
+    clean, replaced, here = splicer.clean(batch)[1], {}, {}
     keep = jnp.asarray(batch.keep)
     for s, layer in enumerate(layers):
-      outputs[s, 'zero'] = splicer.losses(batch, layer, zero)
-      mean = Ablate(means[s])
-      outputs[s, 'mean'] = splicer.losses(batch, layer, mean)
+      ablations = {'zero': zero, 'mean': Ablate(means[s])}
+      for name, ablation in ablations.items():
+        losses = splicer.losses(batch, layer, ablation)
+        replaced[f'{s}/{name}'] = losses
       for r, sae in enumerate(saes[s]):
         weights = sae.weights()
-        spliced = splicer.losses(batch, layer, Reconstruct(weights))
-        outputs[s, r] = spliced
+        losses = splicer.losses(batch, layer, Reconstruct(weights))
+        replaced[f'{s}/{r}'] = losses
         x = splicer.clean(batch)[0][s]
         here[s, r] = _row_sums(weights, x, keep, means[s])
-    recorded.append(_Losses(batch, jax.device_get(outputs)))
+    recorded.append(_Losses(batch, *jax.device_get((clean, replaced))))
     sums.append(jax.device_get(here))
 
   def spliced(s, r):
@@ -166,20 +167,20 @@ def measure_splicing(
 class _Losses:
   """A batch's losses under all replacements, for `measure_fidelity`."""
 
-  def __init__(self, batch: Batch, losses):
-    self._losses, self._counts = losses, losses_that_count(batch)
+  def __init__(self, batch: Batch, clean, replaced):
+    self._clean, self._replaced = clean, replaced
+    self._counts = losses_that_count(batch)
 
   def look_up(self, s, r, replace, mean):
     """What a run with this replacement gave."""
-    if replace is None:
-      key = 'clean'
-    elif isinstance(replace, Reconstruct):
-      key = s, r
-    else:
+    losses = self._clean
+    if isinstance(replace, Reconstruct):
+      losses = self._replaced[f'{s}/{r}']
+    elif isinstance(replace, Ablate):
       # Where the mean is 0, both are the same.
       is_mean = np.array_equal(replace.value, mean)
-      key = s, 'mean' if is_mean else 'zero'
-    return self._losses[key], self._counts
+      losses = self._replaced[f'{s}/{"mean" if is_mean else "zero"}']
+    return losses, self._counts
 
 
 @jax.jit
@@ -229,7 +230,7 @@ def measure_uniformity(
     rng = np.random.default_rng([seed, number])
     # The largest of random numbers is at a random place.
     column = np.where(counts, rng.random(counts.shape), -1).argmax(axis=1)
-    at = np.where(counts.any(axis=1), column, 0)
+    at = np.where(counts.any(axis=1), column, -1)
     x, gradient = own_gradients(model, site, layers, batch, at)
     parts.append(jax.device_get((x, gradient)) + (counts.any(axis=1),))
   return [

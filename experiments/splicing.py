@@ -68,9 +68,7 @@ class Splicer:
       self._clean = x, next_token_losses(self._model, stream, batch.tokens)
     return self._clean
 
-  def losses(
-    self, batch: Batch, layer: int, replace: Replacement
-  ) -> jax.Array:
+  def losses(self, batch: Batch, layer: int, replace: Replacement) -> jax.Array:
     """Losses float32 [B, T] with replace(x) in place at a layer."""
     x, clean = self.clean(batch)
     if replace is None:
@@ -162,7 +160,7 @@ def own_gradients(
     layers: S of them.
     batch: Batch.
     at: int32 [B], the position of the token in each row; the next token is the
-      correct one.
+      correct one. -1 is none, and gives zeros.
 
   Returns:
     x [S, B, W], the site there; and the gradient float32 [S, B, W] with respect
@@ -177,7 +175,7 @@ def own_gradients(
       site,
       nothing,
       layers=layer,
-      positions=at,
+      positions=at[:, None],
       num_positions=T,
     )
     for layer in layers

@@ -98,7 +98,9 @@ class TokenRows:
   def read(self, first: int, count: int) -> list[np.ndarray]:
     """See `Rows`."""
     R = len(self._starts) - 1
-    numbers = range(first, first + count if self._repeat else min(first + count, R))
+    numbers = range(
+      first, first + count if self._repeat else min(first + count, R)
+    )
     return [
       np.asarray(self._tokens[self._starts[i % R] : self._starts[i % R + 1]])
       for i in numbers
@@ -173,8 +175,9 @@ def write_rows(
   with (
     new_folder(folder) as partial,
     open(partial / 'tokens.bin', 'wb') as file,
-    tqdm.tqdm(desc=description, total=enough, unit=' tokens', unit_scale=True)
-    as bar,
+    tqdm.tqdm(
+      desc=description, total=enough, unit=' tokens', unit_scale=True
+    ) as bar,
   ):
     for row in cut_rows(documents, context, tokenizer.bos_id, pack):
       row = np.asarray(row, np.int32)
@@ -247,7 +250,7 @@ def cut_rows(
 ) -> Iterator[list[int]]:
   """Rows of at most `context` tokens; see the top of this file."""
   row = [bos]
-  for ids in documents:
+  for ids in filter(None, documents):
     if len(row) > 1:
       # Room for a BOS and a token after it, or a new row.
       if pack and len(row) + 2 <= context:

@@ -1,8 +1,8 @@
 """Reports: one HTML file that needs no network, with figures to hover over.
 
-  page.write_report   sections of text, tables and figures, as a page
-  figures             one look for all figures; colours by name
-  sae_figures         frontiers, training curves, frequencies of latents
+page.write_report   sections of text, tables and figures, as a page
+figures             one look for all figures; colours by name
+sae_figures         frontiers, training curves, frequencies of latents
 """
 
 from experiments.report.figures import colours, styled

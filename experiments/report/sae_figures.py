@@ -82,7 +82,7 @@ def training_curves(runs: Mapping[str, Sequence[Mapping]]) -> go.Figure:
       figure.add_trace(
         go.Scatter(
           name=figures.text(name),
-          legendgroup=name,
+          legendgroup=figures.text(name),
           showlegend=number == 0,
           x=[record['tokens'] for record in records],
           y=[record[key] for record in records],
@@ -162,7 +162,9 @@ def _estimate(entry, measure) -> Mapping:
 def _bars(estimates) -> dict:
   def reach(name):
     return [
-      None if e[name] is None or e['value'] is None else abs(e[name] - e['value'])
+      None
+      if e[name] is None or e['value'] is None
+      else abs(e[name] - e['value'])
       for e in estimates
     ]
 

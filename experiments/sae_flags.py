@@ -1,0 +1,162 @@
+"""Flags that say how SAEs are trained, as a `sae.recipe.TrainConfig`."""
+
+from absl import flags
+
+from sae.recipe import COMPUTE_DTYPES, DECAYS, PENALTIES, TrainConfig
+
+# Where no sweep is asked for.
+_SWEEP = (1e-3, 3e-3, 1e-2)
+_SHORT_BATCH = 1024
+# Flags that are fields of TrainConfig of the same name; None is the recipe's.
+_NUMBERS = {
+  'batch_size': (int, 'Tokens per update. 4096; short: 1024.'),
+  'learning_rate': (float, "Adam's. 7e-5; short: 2e-3."),
+  'threshold_learning_rate': (
+    float,
+    "Adam's, of the log thresholds. That of the rest; short: 2e-2.",
+  ),
+  'warmup_steps': (
+    int,
+    'Updates over which the learning rate rises. 1000; short: a tenth.',
+  ),
+  'sparsity_warmup_steps': (
+    int,
+    'Updates over which the coefficient rises. 10000; short: a fifth.',
+  ),
+  'decay_steps': (
+    int,
+    'Updates at the end over which the rate falls. 0; short: a fifth.',
+  ),
+  'adam_b1': (float, '0 keeps no first moment. 0.'),
+  'adam_b2': (float, '0.999.'),
+  'bandwidth': (
+    float,
+    'Of the straight-through kernel, where E||x||^2 = 1. 1e-3; short: 1e-2.',
+  ),
+  'initial_threshold': (float, 'Of every latent. 1e-3; short: 1e-2.'),
+  'tanh_scale': (float, "Of penalty 'tanh'. 4."),
+  'bucket_size': (
+    int,
+    'Activations on the device, shuffled as one; whole batches. About a '
+    'million; short: 131072; never more than are trained on.',
+  ),
+  'dead_after': (
+    int,
+    'A latent is dead after so many tokens without firing. 10000000.',
+  ),
+  'shuffle_seed': (int, 'Of the order within buckets. 0.'),
+}
+_CHOICES = {
+  'decay': (DECAYS, 'How the rate falls at the end. none; short: linear.'),
+  'penalty': (PENALTIES, "What is penalised; 'l0' is Gemma Scope's. l0."),
+  'compute_dtype': (
+    COMPUTE_DTYPES,
+    'Of the factors of matrix products; weights stay float32. float32.',
+  ),
+}
+
+
+def define_flags(values: flags.FlagValues) -> list[str]:
+  """Defines them; returns their names."""
+  before = set(values)
+  common = {'flag_values': values}
+  flags.DEFINE_integer(
+    'width', 256, 'F, latents of each SAE.', lower_bound=1, **common
+  )
+  flags.DEFINE_integer(
+    'tokens',
+    1_000_000,
+    'Tokens to train on; whole batches of them.',
+    lower_bound=1,
+    **common,
+  )
+  flags.DEFINE_list(
+    'sparsity',
+    None,
+    'Coefficients of the L0 penalty, one SAE each, trained together on the '
+    'same activations. Default: '
+    f'{",".join(f"{x:g}" for x in _SWEEP)}, or 1e-3 where --target_l0 or '
+    '--seed make the sweep.',
+    **common,
+  )
+  flags.DEFINE_list(
+    'target_l0',
+    None,
+    'Steer each coefficient until the L0 is this; one SAE each.',
+    **common,
+  )
+  flags.DEFINE_list(
+    'seed', ['0'], 'Of the initial weights; several make a sweep.', **common
+  )
+  flags.DEFINE_enum(
+    'recipe',
+    'short',
+    ['paper', 'short'],
+    "'paper' is Gemma Scope's, for about a million updates; 'short' has larger "
+    'rates and thresholds, for thousands. The defaults below are those of '
+    'both.',
+    **common,
+  )
+  for name, (kind, help_text) in _NUMBERS.items():
+    define = flags.DEFINE_integer if kind is int else flags.DEFINE_float
+    define(name, None, f'{help_text}', **common)
+  for name, (allowed, help_text) in _CHOICES.items():
+    flags.DEFINE_enum(name, None, list(allowed), help_text, **common)
+  return sorted(set(values) - before)
+
+
+def train_config(values: flags.FlagValues) -> TrainConfig:
+  """The configuration that parsed flags describe.
+
+  Raises:
+    ValueError: a value makes no sense, or there are fewer tokens than one
+      batch has.
+  """
+  changes = {
+    name: values[name].value
+    for name in (*_NUMBERS, *_CHOICES)
+    if values[name].value is not None
+  }
+  short = values.recipe == 'short'
+  if short:
+    changes.setdefault('batch_size', _SHORT_BATCH)
+  changes['seed'] = _numbers(values, 'seed', int)
+  if values.target_l0 is not None:
+    changes['target_l0'] = _numbers(values, 'target_l0', float)
+  swept = values.target_l0 is not None or len(changes['seed']) > 1
+  if values.sparsity is not None:
+    changes['sparsity'] = _numbers(values, 'sparsity', float)
+  elif not swept:
+    changes['sparsity'] = _SWEEP
+
+  batch = changes.get('batch_size', TrainConfig.batch_size)
+  if batch < 1:
+    raise ValueError(f'--batch_size must be at least 1, got {batch}.')
+  steps = values.tokens // batch
+  if not steps:
+    raise ValueError(
+      f'--tokens={values.tokens} is less than one batch of {batch}. Give more '
+      'tokens, or a smaller --batch_size.'
+    )
+  if short and steps < 5:
+    changes.setdefault('decay', 'none')  # its fifth would be no update
+  if changes.get('decay') == 'none':
+    changes.setdefault('decay_steps', 0)
+  if 'bucket_size' not in changes:
+    largest = (1 << 17) if short else TrainConfig.bucket_size
+    changes['bucket_size'] = min(max(1, largest // batch), steps) * batch
+  make = TrainConfig.short if short else TrainConfig
+  return make(width=values.width, num_steps=steps, **changes)
+
+
+def _numbers(values, name, kind) -> tuple:
+  try:
+    numbers = tuple(kind(part) for part in values[name].value)
+  except ValueError as error:
+    raise ValueError(
+      f'--{name}={",".join(values[name].value)} must be numbers with commas '
+      'between them.'
+    ) from error
+  if not numbers:
+    raise ValueError(f'--{name} is empty; give at least one number.')
+  return numbers

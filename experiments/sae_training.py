@@ -1,0 +1,209 @@
+"""A training run of SAEs: what it needs checked, then trained.
+
+`train_sae.py` has the flags, and what comes after training.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import pathlib
+
+from absl import flags
+import jax
+import tqdm
+
+from experiments import memory, model_and_text, outputs, sae_flags
+from experiments.activations import ActivationStream
+import gemma_jax as gj
+from sae.jumprelu import Origin
+from sae.logs import read_metrics
+from sae.recipe import TrainConfig
+from sae.train import Trained, train
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+  """A run whose input was checked.
+
+  Attributes:
+    out: Its folder.
+    config: How SAEs are trained.
+    reader: Of the whole model.
+    site: Of width W.
+    layers: S of them.
+    origins: What SAEs will say of themselves, one per layer.
+    training, evaluation: Text.
+    estimate: Of memory.
+    mesh: None is one device.
+  """
+
+  out: pathlib.Path
+  config: TrainConfig
+  reader: gj.CheckpointReader
+  site: str
+  layers: Sequence[int]
+  origins: Sequence[Origin]
+  training: model_and_text.Text
+  evaluation: model_and_text.Text
+  estimate: memory.Estimate
+  mesh: jax.sharding.Mesh | None
+
+
+def prepare(values: flags.FlagValues, names: Sequence[str]) -> Plan:
+  """Checks everything, and tokenises text; no weight is read.
+
+  Raises:
+    ValueError, KeyError, OSError, ImportError, OutOfMemory: the run cannot be.
+  """
+  if values.out is None:
+    raise ValueError('Say where results go: --out=DIR.')
+  out = pathlib.Path(values.out)
+  config = sae_flags.train_config(values)
+  reader = model_and_text.open_model(values)
+  site, layers = _site_and_layers(values, reader.config)
+  mesh = None
+  if values.data is not None or values.model_parallel > 1:
+    mesh = gj.make_mesh(values.data, values.model_parallel)
+  estimate = memory.estimate_training(
+    config,
+    reader.config,
+    site=site,
+    layers=layers,
+    dtype=reader.dtype,
+    context=values.context,
+    harvest_batch=values.harvest_batch,
+    data=mesh.shape['data'] if mesh else 1,
+    model_parallel=mesh.shape['model'] if mesh else 1,
+  )
+  said = memory.check_memory(
+    estimate, memory.available_bytes(), refuse=values.check_memory
+  )
+  print(said, flush=True)
+  training, evaluation = model_and_text.training_text(
+    values,
+    reader,
+    out / 'tokens',
+    num_tokens=config.num_steps * config.batch_size,
+    eval_tokens=values.eval_tokens,
+    eval_fraction=values.eval_fraction,
+    repeat=values.repeat,
+  )
+  outputs.check_same_run(
+    out / 'run.json',
+    {
+      'model': model_and_text.fingerprint(reader),
+      'site': site,
+      'layers': layers,
+      'context': values.context,
+      'text': training.about,
+      'pack': values.pack,
+      'parse_special': values.parse_special,
+    },
+    resumes=any((out / 'checkpoints').glob('[0-9]*')),
+  )
+  outputs.write_flags(out, values, names)
+  name = model_and_text.model_name(values)
+  return Plan(
+    out=out,
+    config=config,
+    reader=reader,
+    site=site,
+    layers=layers,
+    origins=[Origin(model=name, site=site, layer=layer) for layer in layers],
+    training=training,
+    evaluation=evaluation,
+    estimate=estimate,
+    mesh=mesh,
+  )
+
+
+def _site_and_layers(values, config: gj.Gemma2Config):
+  site, layer = gj.parse_site(values.site)
+  if site not in gj.VECTOR_SITES:
+    raise ValueError(
+      f'SAEs read a vector per token; {site} has none. Expected one of '
+      f'{", ".join(gj.VECTOR_SITES)}.'
+    )
+  if layer is not None and values.layer is not None:
+    raise ValueError(
+      f'--site={values.site} names a layer, and --layer another time. Give one '
+      'of them.'
+    )
+  layers = [config.num_layers // 2 if layer is None else layer]
+  if values.layer is not None:
+    try:
+      layers = [int(part) for part in values.layer]
+    except ValueError as error:
+      raise ValueError(
+        f'--layer={",".join(values.layer)} must be layers from 0 with commas '
+        'between them.'
+      ) from error
+  bad = [x for x in layers if not 0 <= x < config.num_layers]
+  if bad or not layers or len(set(layers)) < len(layers):
+    raise ValueError(
+      f'--layer={",".join(map(str, layers))}: expected distinct layers from 0 '
+      f'to {config.num_layers - 1}, which the model has.'
+    )
+  return site, layers
+
+
+def load(reader: gj.CheckpointReader, num_layers: int, mesh=None) -> gj.Gemma2:
+  """The first layers of a model, with a progress bar."""
+  if num_layers < reader.config.num_layers:
+    reader = gj.CheckpointReader(
+      reader.folder, dtype=reader.dtype, num_layers=num_layers
+    )
+  with tqdm.tqdm(
+    desc=f'Loading {num_layers} layers',
+    total=reader.num_bytes,
+    unit='B',
+    unit_scale=True,
+  ) as bar:
+    return reader.load(mesh, on_bytes=bar.update)
+
+
+def train_saes(plan: Plan, values: flags.FlagValues) -> Trained:
+  """Trains, from the last checkpoint on if there is one."""
+  opened = []
+
+  def activations(first):
+    # Loaded here: a run that is finished does not need it.
+    stream = ActivationStream(
+      load(plan.reader, max(plan.layers) + 1, plan.mesh),
+      plan.training.rows,
+      site=plan.site,
+      layers=plan.layers,
+      batch_size=values.harvest_batch,
+      num_tokens=plan.config.num_steps * plan.config.batch_size,
+    )
+    opened.append(stream(first))
+    return opened[-1]
+
+  try:
+    with memory.explain_out_of_memory(plan.estimate, 'training'):
+      return train(
+        plan.config,
+        activations,
+        out=plan.out,
+        origins=plan.origins,
+        mesh=plan.mesh,
+        log_every=values.log_every,
+        checkpoint_every=values.checkpoint_every,
+        wandb_project=values.wandb_project,
+      )
+  finally:
+    for stream in opened:
+      stream.close()
+
+
+def training_records(plan: Plan) -> dict[str, list[dict]]:
+  """Name of a run -> its records of metrics.jsonl; layer by layer."""
+  records = {}
+  for record in read_metrics(plan.out):
+    records.setdefault(record['run'], []).append(record)
+  expected = len(plan.layers) * len(plan.config.runs)
+  if len(records) != expected:
+    raise ValueError(
+      f'{plan.out}/metrics.jsonl has records of {len(records)} runs, expected '
+      f'{expected}. It was changed after training; train into another --out.'
+    )
+  return records

@@ -1,0 +1,76 @@
+"""A tiny model with a tokenizer and texts, and ways to run the binaries."""
+
+import json
+import pathlib
+
+from absl import flags
+import numpy as np
+
+from experiments import evaluate_sae, train_sae
+from experiments.synthetic_text import SyntheticRows
+from experiments.token_rows import TokenRows, write_rows
+import gemma_jax as gj
+from tests import tiny
+from tests.gemma_jax import tiny_tokenizer
+
+VOCABULARY = 600  # the tokenizer has fewer
+SPECIAL = (0, 1, 2)
+WORDS = 'the player Paris was born in city art party of movie San'.split()
+
+
+def model() -> gj.Gemma2:
+  return tiny.ours(vocab_size=VOCABULARY)
+
+
+def save(folder: pathlib.Path, tokenizer: bool = True) -> pathlib.Path:
+  gj.save_checkpoint(model(), folder)
+  if tokenizer:
+    tiny_tokenizer.save(folder)
+  return folder
+
+
+def texts(count: int, seed: int = 0) -> list[str]:
+  rng = np.random.default_rng(seed)
+  return [
+    ' '.join(rng.choice(WORDS, rng.integers(1, 60))) for _ in range(count)
+  ]
+
+
+def write_jsonl(path: pathlib.Path, documents, field='text') -> pathlib.Path:
+  lines = [json.dumps({field: document}) for document in documents]
+  path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+  return path
+
+
+def write(folder: pathlib.Path, documents, **changes) -> TokenRows:
+  """Documents as rows of at most ten tokens."""
+  options = {
+    'identity': {'documents': documents},
+    'context': 10,
+    'vocab_size': VOCABULARY,
+    'special': SPECIAL,
+  }
+  return write_rows(
+    folder, lambda: iter(documents), tiny_tokenizer.ours(), **options | changes
+  )
+
+
+def rows(context=12, stream=0) -> SyntheticRows:
+  return SyntheticRows(
+    vocab_size=VOCABULARY,
+    special=SPECIAL,
+    bos=2,
+    context=context,
+    stream=stream,
+  )
+
+
+def run(binary, *arguments: str) -> int:
+  """The exit code of train_sae or evaluate_sae with these flags."""
+  values = flags.FlagValues()
+  names = binary.define_flags(values)
+  values(['test', *arguments])
+  return binary.run(values, names)
+
+
+TRAIN, EVALUATE = train_sae, evaluate_sae
