@@ -7,10 +7,11 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test test-all lint format clean
 
-demo: $(INSTALLED)  ## Generate a small checkpoint, prove parity with PyTorch.
+demo: $(INSTALLED)  ## A small checkpoint, parity with PyTorch, SAEs trained on it.
 	$(BIN)/python -m tools.make_checkpoint --out=out/demo/checkpoint
 	$(BIN)/python -m tools.check_parity --checkpoint=out/demo/checkpoint \
 	  --json=out/demo/parity.json
+	$(BIN)/python -m experiments.train_sae --out=out/demo/sae
 
 test: $(INSTALLED)  ## The tests, under ten minutes on two cores.
 	$(BIN)/python -m pytest -m 'not slow'

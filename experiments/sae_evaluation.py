@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from experiments.activations import Batch, harvest, num_batches, read_batch
+from experiments.activations import harvest, num_batches, read_batch
 from experiments.splicing import Splicer, losses_that_count, own_gradients
 from experiments.token_rows import Rows
 import gemma_jax as gj
@@ -22,8 +22,9 @@ from sae.fidelity import (
   Estimate,
   Fidelity,
   Reconstruct,
-  measure_fidelity,
+  compare_losses,
   ratio_estimate,
+  sequence_losses,
 )
 from sae.jumprelu import JumpReLUSAE, decode, encode
 from sae.metric_sums import add_batch, init_sums
@@ -123,64 +124,55 @@ def measure_splicing(
   """
   splicer = Splicer(model, site, layers)
   means = [jnp.asarray(mean, jnp.float32) for mean in means]
-  zero = Ablate(jnp.zeros_like(means[0]))
-  recorded, sums = [], []
-  for batch in text.batches('Measuring the loss'):
-    clean, replaced, here = splicer.clean(batch)[1], {}, {}
-    keep = jnp.asarray(batch.keep)
-    for s, layer in enumerate(layers):
-      ablations = {'zero': zero, 'mean': Ablate(means[s])}
-      for name, ablation in ablations.items():
-        losses = splicer.losses(batch, layer, ablation)
-        replaced[f'{s}/{name}'] = losses
-      for r, sae in enumerate(saes[s]):
-        weights = sae.weights()
-        losses = splicer.losses(batch, layer, Reconstruct(weights))
-        replaced[f'{s}/{r}'] = losses
-        x = splicer.clean(batch)[0][s]
-        here[s, r] = _row_sums(weights, x, keep, means[s])
-    recorded.append(_Losses(batch, *jax.device_get((clean, replaced))))
-    sums.append(jax.device_get(here))
+  # What replaces x, at which layer.
+  replacements = {'clean': (layers[0], None)}
+  for s, layer in enumerate(layers):
+    zero = Ablate(jnp.zeros_like(means[s]))
+    replacements[f'{s}/zero'] = layer, zero
+    replacements[f'{s}/mean'] = layer, Ablate(means[s])
+    for r, sae in enumerate(saes[s]):
+      replacements[f'{s}/{r}'] = layer, Reconstruct(sae.weights())
+  sums = []
+
+  def batches():
+    for batch in text.batches('Measuring the loss'):
+      x, keep = splicer.clean(batch)[0], jnp.asarray(batch.keep)
+      here = {
+        (s, r): _row_sums(sae.weights(), x[s], keep, means[s])
+        for s, row in enumerate(saes)
+        for r, sae in enumerate(row)
+      }
+      sums.append(jax.device_get(here))
+      yield batch
+
+  def run(batch, at):
+    return splicer.losses(batch, *at), losses_that_count(batch)
+
+  tokens, losses = sequence_losses(run, batches(), replacements)
 
   def spliced(s, r):
-    fidelity = measure_fidelity(
-      lambda losses, replace: losses.look_up(s, r, replace, means[s]),
-      recorded,
-      saes[s][r],
-      mean=means[s],
+    fidelity = compare_losses(
+      tokens,
+      {
+        'clean': losses['clean'],
+        'spliced': losses[f'{s}/{r}'],
+        'zero': losses[f'{s}/zero'],
+        'mean': losses[f'{s}/mean'],
+      },
     )
-    error, scatter, active, tokens = np.concatenate(
+    error, scatter, active, kept = np.concatenate(
       [part[s, r] for part in sums], axis=1
     ).astype(np.float64)
-    some = tokens > 0
+    some = kept > 0
     return Spliced(
       fidelity=fidelity,
       fvu=ratio_estimate(error[some], scatter[some]),
-      l0=ratio_estimate(active[some], tokens[some]),
+      l0=ratio_estimate(active[some], kept[some]),
     )
 
   return [
     [spliced(s, r) for r in range(len(row))] for s, row in enumerate(saes)
   ]
-
-
-class _Losses:
-  """A batch's losses under all replacements, for `measure_fidelity`."""
-
-  def __init__(self, batch: Batch, clean, replaced):
-    self._clean, self._replaced = clean, replaced
-    self._counts = losses_that_count(batch)
-
-  def look_up(self, s, r, replace, mean):
-    """What a run with this replacement gave."""
-    losses = self._clean
-    if isinstance(replace, Reconstruct):
-      losses = self._replaced[f'{s}/{r}']
-    elif isinstance(replace, Ablate):
-      # Where the mean is 0, both are the same.
-      is_mean = np.array_equal(replace.value, mean)
-      losses = self._replaced[f'{s}/{"mean" if is_mean else "zero"}']
-    return losses, self._counts
 
 
 @jax.jit

@@ -6,14 +6,13 @@ from sae.recipe import COMPUTE_DTYPES, DECAYS, PENALTIES, TrainConfig
 
 # Where no sweep is asked for.
 _SWEEP = (1e-3, 3e-3, 1e-2)
-_SHORT_BATCH = 1024
 # Flags that are fields of TrainConfig of the same name; None is the recipe's.
 _NUMBERS = {
   'batch_size': (int, 'Tokens per update. 4096; short: 1024.'),
-  'learning_rate': (float, "Adam's. 7e-5; short: 2e-3."),
+  'learning_rate': (float, "Adam's. 7e-5; short: 0.02."),
   'threshold_learning_rate': (
     float,
-    "Adam's, of the log thresholds. That of the rest; short: 2e-2.",
+    "Adam's, of the log thresholds. That of the rest; short: 5e-3.",
   ),
   'warmup_steps': (
     int,
@@ -31,9 +30,9 @@ _NUMBERS = {
   'adam_b2': (float, '0.999.'),
   'bandwidth': (
     float,
-    'Of the straight-through kernel, where E||x||^2 = 1. 1e-3; short: 1e-2.',
+    'Of the straight-through kernel, where E||x||^2 = 1. 1e-3; short: 0.1.',
   ),
-  'initial_threshold': (float, 'Of every latent. 1e-3; short: 1e-2.'),
+  'initial_threshold': (float, 'Of every latent. 1e-3; short: 0.02.'),
   'tanh_scale': (float, "Of penalty 'tanh'. 4."),
   'bucket_size': (
     int,
@@ -118,8 +117,6 @@ def train_config(values: flags.FlagValues) -> TrainConfig:
     if values[name].value is not None
   }
   short = values.recipe == 'short'
-  if short:
-    changes.setdefault('batch_size', _SHORT_BATCH)
   changes['seed'] = _numbers(values, 'seed', int)
   if values.target_l0 is not None:
     changes['target_l0'] = _numbers(values, 'target_l0', float)
@@ -129,7 +126,8 @@ def train_config(values: flags.FlagValues) -> TrainConfig:
   elif not swept:
     changes['sparsity'] = _SWEEP
 
-  batch = changes.get('batch_size', TrainConfig.batch_size)
+  make = TrainConfig.short if short else TrainConfig
+  batch = changes.get('batch_size', make(width=1, num_steps=1).batch_size)
   if batch < 1:
     raise ValueError(f'--batch_size must be at least 1, got {batch}.')
   steps = values.tokens // batch
@@ -138,14 +136,11 @@ def train_config(values: flags.FlagValues) -> TrainConfig:
       f'--tokens={values.tokens} is less than one batch of {batch}. Give more '
       'tokens, or a smaller --batch_size.'
     )
-  if short and steps < 5:
-    changes.setdefault('decay', 'none')  # its fifth would be no update
   if changes.get('decay') == 'none':
     changes.setdefault('decay_steps', 0)
   if 'bucket_size' not in changes:
     largest = (1 << 17) if short else TrainConfig.bucket_size
     changes['bucket_size'] = min(max(1, largest // batch), steps) * batch
-  make = TrainConfig.short if short else TrainConfig
   return make(width=values.width, num_steps=steps, **changes)
 
 

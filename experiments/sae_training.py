@@ -196,14 +196,8 @@ def train_saes(plan: Plan, values: flags.FlagValues) -> Trained:
 
 
 def training_records(plan: Plan) -> dict[str, list[dict]]:
-  """Name of a run -> its records of metrics.jsonl; layer by layer."""
+  """Name of a run -> its records of metrics.jsonl."""
   records = {}
   for record in read_metrics(plan.out):
     records.setdefault(record['run'], []).append(record)
-  expected = len(plan.layers) * len(plan.config.runs)
-  if len(records) != expected:
-    raise ValueError(
-      f'{plan.out}/metrics.jsonl has records of {len(records)} runs, expected '
-      f'{expected}. It was changed after training; train into another --out.'
-    )
   return records

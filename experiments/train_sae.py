@@ -139,7 +139,10 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
 
 
 def measure(
-  plan: Plan, values: flags.FlagValues, saes: Sequence[Sequence[JumpReLUSAE]]
+  plan: Plan,
+  values: flags.FlagValues,
+  saes: Sequence[Sequence[JumpReLUSAE]],
+  names: Sequence[Sequence[str]],
 ) -> list[sae_results.Measured]:
   """Measures SAEs [S][R] on the whole model."""
   text = EvaluationText(
@@ -158,14 +161,12 @@ def measure(
       uniformity = measure_uniformity(
         *where, text, num_tokens=values.uniformity_tokens
       )
-  names = list(training_records(plan))
-  runs = plan.config.runs
   return [
     sae_results.Measured(
       sae=sae,
-      name=names[s * len(runs) + r],
-      label=names[s * len(runs) + r].rpartition('/')[2],
-      training=dataclasses.asdict(runs[r]),
+      name=names[s][r],
+      label=names[s][r].rpartition('/')[2],
+      training=dataclasses.asdict(plan.config.runs[r]),
       metrics=metrics[s][r],
       spliced=spliced[s][r],
       uniformity=uniformity[s][r],
@@ -222,10 +223,10 @@ def finish(
   )
 
 
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
+def run(values: flags.FlagValues, flag_names: Sequence[str]) -> int:
   """Does what parsed flags say; returns the exit code."""
   try:
-    plan = prepare(values, names)
+    plan = prepare(values, flag_names)
     trained = train_saes(plan, values)
   except (
     OSError,
@@ -236,11 +237,11 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
     TrainingDiverged,
   ) as error:
     return outputs.failed(error)
-  saes = trained.saes
+  saes, names = trained.saes, trained.names
   del trained
   gc.collect()  # the truncated model, before the whole one comes
   try:
-    found = measure(plan, values, saes)
+    found = measure(plan, values, saes, names)
     finish(plan, values, found)
   except (OSError, memory.OutOfMemory) as error:
     return outputs.failed(error)

@@ -15,6 +15,7 @@ from sae.fidelity import (
   Estimate,
   Fidelity,
   Reconstruct,
+  compare_losses,
   measure_fidelity,
   ratio_estimate,
   sequence_losses,

@@ -180,7 +180,18 @@ def measure_fidelity(
         f'that {sae.origin} reads.'
       )
     replacements['mean'] = Ablate(jnp.asarray(mean, jnp.float32))
-  tokens, losses = sequence_losses(run, batches, replacements)
+  return compare_losses(*sequence_losses(run, batches, replacements))
+
+
+def compare_losses(
+  tokens: np.ndarray, losses: Mapping[str, np.ndarray]
+) -> Fidelity:
+  """Fidelity from sums of losses per sequence, as `sequence_losses` gives them.
+
+  Args:
+    tokens: int [R], how many losses count in each row.
+    losses: Name -> float64 [R]: 'clean', 'spliced', 'zero' and, or not, 'mean'.
+  """
   counts = tokens > 0
   used = {name: sums[counts] for name, sums in losses.items()}
 
@@ -192,18 +203,19 @@ def measure_fidelity(
       used[name] - used['spliced'], used[name] - used['clean']
     )
 
+  has_mean = 'mean' in losses
   return Fidelity(
     num_tokens=int(tokens.sum()),
     num_sequences=int(counts.sum()),
     clean_loss=loss('clean'),
     spliced_loss=loss('spliced'),
     zero_ablation_loss=loss('zero'),
-    mean_ablation_loss=None if mean is None else loss('mean'),
+    mean_ablation_loss=loss('mean') if has_mean else None,
     delta_loss=ratio_estimate(used['spliced'] - used['clean'], tokens[counts]),
     loss_recovered_zero=recovered('zero'),
-    loss_recovered_mean=None if mean is None else recovered('mean'),
+    loss_recovered_mean=recovered('mean') if has_mean else None,
     tokens=tokens,
-    losses=losses,
+    losses=dict(losses),
   )
 
 

@@ -30,7 +30,7 @@ class Log:
     wandb_project: str | None = None,
     progress: bool = True,
   ):
-    """Opens the outputs; records at `first_step` and after are dropped.
+    """Prepares the outputs; records of updates after `first_step` are dropped.
 
     Args:
       folder: For `metrics.jsonl` and TensorBoard's files; None is neither.
@@ -44,20 +44,14 @@ class Log:
       ImportError: Weights & Biases was asked for and is not installed.
     """
     self._tokens_per_step = tokens_per_step
-    self._file = self._board = self._wandb = None
+    self._folder = self._file = self._board = self._wandb = None
+    self._first_step = first_step
     if wandb_project is not None:
       self._wandb = _open_wandb(wandb_project)
     if folder is not None:
-      folder = pathlib.Path(folder)
-      folder.mkdir(parents=True, exist_ok=True)
-      _drop_after(folder / METRICS_FILE, first_step)
-      self._file = open(folder / METRICS_FILE, 'a', encoding='utf-8')
-      # Imported here: it is slow, and nobody needs it without a folder.
-      from tensorboardX import SummaryWriter
-
-      self._board = SummaryWriter(
-        str(folder / 'tensorboard'), purge_step=first_step or None
-      )
+      self._folder = pathlib.Path(folder)
+      self._folder.mkdir(parents=True, exist_ok=True)
+      _drop_after(self._folder / METRICS_FILE, first_step)
     self._bar = tqdm.tqdm(
       desc='Training',
       total=num_steps * tokens_per_step,
@@ -67,7 +61,7 @@ class Log:
       dynamic_ncols=True,
       disable=not progress or None,  # None leaves it to TQDM_DISABLE
     )
-    self._clock = time.monotonic()
+    self._since = time.monotonic(), self._bar.n
 
   def write(self, step: int, runs: Mapping[str, Mapping[str, float]]):
     """Logs what was measured in the updates since the last call.
@@ -76,12 +70,15 @@ class Log:
       step: Updates made so far.
       runs: Name of a run -> metrics; not finite is written as null.
     """
-    now = time.monotonic()
-    tokens = step * self._tokens_per_step - self._bar.n
-    rate = tokens / max(now - self._clock, 1e-9)
-    self._clock = now
+    if self._folder is not None and self._file is None:
+      self._open()
+    # From the first record on, so that compiling does not count.
+    now, tokens = time.monotonic(), step * self._tokens_per_step
+    rate = (tokens - self._since[1]) / max(now - self._since[0], 1e-9)
+    if self._since[1] == self._first_step * self._tokens_per_step:
+      self._since = now, tokens
     for name, metrics in runs.items():
-      record = {'step': step, 'tokens': step * self._tokens_per_step}
+      record = {'step': step, 'tokens': tokens}
       record |= {'run': name, 'tokens_per_second': rate} | metrics
       if self._file:
         self._file.write(json.dumps(_finite(record)) + '\n')
@@ -97,9 +94,19 @@ class Log:
         for key, value in metrics.items()
       }
       self._wandb.log(flat | {'tokens_per_second': rate}, step=step)
-    self._bar.update(tokens)
+    self._bar.update(tokens - self._bar.n)
     self._bar.set_postfix_str(
       ', '.join(f'{key} {_range(runs, key)}' for key in ('l0', 'fvu', 'dead'))
+    )
+
+  def _open(self):
+    """Opens the files; a run with nothing left to do leaves them alone."""
+    # Imported here: it is slow, and nobody needs it without a folder.
+    from tensorboardX import SummaryWriter
+
+    self._file = open(self._folder / METRICS_FILE, 'a', encoding='utf-8')
+    self._board = SummaryWriter(
+      str(self._folder / 'tensorboard'), purge_step=self._first_step or None
     )
 
   def close(self):

@@ -18,10 +18,11 @@ PENALTIES = ('l0', 'tanh')
 COMPUTE_DTYPES = ('float32', 'bfloat16')
 # See TrainConfig.short.
 _SHORT = {
-  'learning_rate': 2e-3,
-  'threshold_learning_rate': 2e-2,
-  'initial_threshold': 0.01,
-  'bandwidth': 0.01,
+  'batch_size': 1024,
+  'learning_rate': 0.02,
+  'threshold_learning_rate': 5e-3,
+  'initial_threshold': 0.02,
+  'bandwidth': 0.1,
 }
 
 
@@ -74,6 +75,9 @@ class TrainConfig:
     bucket_size: Activations on device, shuffled as one; a multiple of
       batch_size. Gemma Scope's buckets held about a million.
     dead_after: A latent is dead when it has not fired for so many tokens.
+    runs_at_once: How many runs of a sweep are computed side by side (`vmap`);
+      the others follow in the same program. Fewer need less memory. None is
+      all of them, but on CPU one, which is faster there.
   """
 
   width: int
@@ -99,6 +103,7 @@ class TrainConfig:
   compute_dtype: str = 'float32'
   bucket_size: int = 2**20
   dead_after: int = 10_000_000
+  runs_at_once: int | None = None
 
   def __post_init__(self):
     for name in ('sparsity', 'seed', 'target_l0'):
@@ -111,21 +116,21 @@ class TrainConfig:
   def short(cls, width: int, num_steps: int, **changes) -> 'TrainConfig':
     """A recipe for thousands of updates instead of a million.
 
-    Rates, thresholds and bandwidth are larger, warm-ups are a tenth and a
-    fifth of the run, and the rate falls in its last fifth. The values were
-    chosen on synthetic dictionaries and on small models (tools/BENCHMARKS.md);
-    they are not from a paper.
+    Rates, thresholds and bandwidth are larger, batches smaller; warm-ups are a
+    tenth and a fifth of the run, and the rate falls in its last fifth. Chosen
+    on synthetic dictionaries (tools/BENCHMARKS.md), not from a paper.
+    Thresholds below half the bandwidth, 0.05, soon rise to it: for more than
+    about a hundred active latents per token take a smaller bandwidth.
     """
+    decay_steps = num_steps // 5
     defaults = _SHORT | {
       'warmup_steps': num_steps // 10,
       'sparsity_warmup_steps': num_steps // 5,
-      'decay': 'linear',
-      'decay_steps': num_steps // 5,
-      'bucket_size': 1 << 17,
+      'decay': 'linear' if decay_steps else 'none',
+      'decay_steps': decay_steps,
     }
-    if 'batch_size' in changes:
-      batch = changes['batch_size']
-      defaults['bucket_size'] = max(1, (1 << 17) // batch) * batch
+    batch_size = changes.get('batch_size', defaults['batch_size'])
+    defaults['bucket_size'] = max(1, (1 << 17) // batch_size) * batch_size
     return cls(width=width, num_steps=num_steps, **(defaults | changes))
 
   @property
@@ -184,6 +189,11 @@ def _check(config: TrainConfig):
       raise ValueError(
         f'{name} must be positive, got {getattr(config, name)!r}.'
       )
+  at_once = config.runs_at_once
+  if at_once is not None and (
+    not isinstance(at_once, numbers.Integral) or at_once < 1
+  ):
+    raise ValueError(f'runs_at_once must be at least 1, got {at_once!r}.')
   rate = config.threshold_learning_rate
   if rate is not None and not 0 <= rate < math.inf:
     raise ValueError(

@@ -31,12 +31,14 @@ class Trained:
 
   Attributes:
     saes: One per source and run, [S][R]; they act on raw activations.
+    names: Of the runs in logs, [S][R].
     metrics: Of the last interval, [S][R] of name -> value, in scaled units;
       None if nothing was left to train.
     scale: float32 [S], what activations were divided by in training.
   """
 
   saes: list[list[JumpReLUSAE]]
+  names: list[list[str]]
   metrics: list[list[dict[str, float]]] | None
   scale: np.ndarray
 
@@ -115,9 +117,10 @@ def train(
       progress=progress,
     )
     stack.callback(log.close)
+    names = _names(config, origins)
     monitor = Monitor(
       log,
-      _names(config, origins),
+      names,
       checkpoint=snapshots.path(step) if step else None,
     )
     every = checkpoint_every or config.bucket_size // config.batch_size
@@ -159,6 +162,7 @@ def train(
         [export(state, s, r, origin) for r in range(len(config.runs))]
         for s, origin in enumerate(origins)
       ],
+      names=names,
       metrics=monitor.last,
       scale=np.asarray(state.scale),
     )

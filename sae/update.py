@@ -207,8 +207,18 @@ def update(config: TrainConfig, state: State, x: jax.Array):
     sparsity = sparsity * (state.l0 / state.target_l0) ** _PROPORTIONAL
   sparsity = sparsity * config.sparsity_factor(state.step)
 
-  per_run = jax.vmap(functools.partial(_gradients, config), (0, None, 0, 0))
-  grads, metrics, fired = jax.vmap(per_run)(
+  at_once = config.runs_at_once
+  if at_once is None and jax.default_backend() == 'cpu':
+    at_once = 1
+
+  def per_source(params, x, sparsity, silent):
+    one_run = lambda run: _gradients(config, run[0], x, *run[1:])
+    runs = params, sparsity, silent
+    if at_once == 1:
+      return lax.map(one_run, runs)
+    return lax.map(one_run, runs, batch_size=at_once or len(sparsity))
+
+  grads, metrics, fired = jax.vmap(per_source)(
     state.params, x, sparsity, state.silent
   )
   # The part of a row's gradient along the row would only change its norm.

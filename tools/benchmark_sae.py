@@ -5,9 +5,9 @@ In one run and on one machine, the candidates taking turns:
   update   one update of the weights: ours, sae-lens's trainer, and the recipe
            of dictionary_learning in PyTorch
   encode   latents of a batch: ours and sae-lens
-  sweep    8 coefficients trained at once, against 8 runs one after another;
-           updates alone, and with what a run costs once (initialising, the
-           first bucket)
+  sweep    8 coefficients trained at once, against 8 runs one after another:
+           updates alone, and whole runs on activations from the middle of a
+           small random Gemma 2, which the sweep runs once
   sparse   whether a decoder that reads only the active latents would win
 
 Every figure is a median over --repeats. A speed is a ratio of the peer's time
@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+import gemma_jax as gj
 from sae import update as up
 from sae.jumprelu import Weights, encode
 from sae.recipe import TrainConfig
@@ -40,13 +41,24 @@ from sae.train import train
 from tools.timing import CompileLog, alternate, matmul_rate
 
 PARTS = ('update', 'encode', 'sweep', 'sparse')
+# What makes the activations of whole sweeps, but for D.
+GEMMA = dict(
+  num_layers=8,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=64,
+  vocab_size=2048,
+  query_pre_attn_scalar=64,
+)
 
 _SIZES = flags.DEFINE_list(
   'sizes', ['256x4096x4096', '2304x16384x1024'], 'D x F x B of each case.'
 )
 _PARTS = flags.DEFINE_list('parts', list(PARTS), f'Which of {PARTS}.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed runs of each candidate.')
-_STEPS = flags.DEFINE_integer('steps', 4, 'Updates per timed run.')
+_STEPS = flags.DEFINE_integer(
+  'steps', 12, 'Updates per timed run, in one program call.'
+)
 _SWEEP = flags.DEFINE_integer('sweep', 8, 'Coefficients of the sweep.')
 _COMPUTE = flags.DEFINE_enum(
   'compute_dtype',
@@ -166,15 +178,25 @@ def time_sweep(size, record):
   per_update = {k: t / steps for k, t in times.items()}
   record('sweep, updates', size, per_update, 10 * D * F * B * runs)
 
-  # As `train` is called: a stream to read and shuffle, weights to draw.
+  model_config = gj.Gemma2Config(**GEMMA, d_model=D, d_ff=4 * D)
+  model = gj.init_model(model_config, jax.random.key(0))
+  layer = model_config.num_layers // 2
+  look = gj.capture('resid_post', layers=layer)
+  tokens = np.random.default_rng(0).integers(3, 2000, (steps, B // 64, 64))
+
+  def stream():
+    for rows in tokens:
+      out = gj.run(model, rows, capture=look, num_layers=layer + 1)
+      yield out.activations['resid_post'][0].reshape(-1, D)
+
   config = functools.partial(
     TrainConfig, width=F, num_steps=steps, batch_size=B, bucket_size=steps * B
   )
   values = tuple(np.geomspace(1e-4, 1e-2, runs))
   run = functools.partial(train, log_every=steps, progress=False)
   candidates = {
-    f'{runs} runs': lambda: [run(config(sparsity=v), [x]) for v in values],
-    'sweep': lambda: run(config(sparsity=values), [x]),
+    f'{runs} runs': lambda: [run(config(sparsity=v), stream()) for v in values],
+    'sweep': lambda: run(config(sparsity=values), stream()),
   }
   record('sweep, whole', size, _timed(candidates, f'train {size}'), None)
 
