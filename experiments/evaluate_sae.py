@@ -88,8 +88,13 @@ def evaluate(
       raise ValueError(f'--{name} is needed; see --help.')
   out = pathlib.Path(values.out)
   reader = model_and_text.open_model(values)
-  site = values.site and gj.parse_site(values.site)[0]
-  sae = load_sae(values.sae, values.sae_id, site=site, layer=values.layer)
+  site, layer = gj.parse_site(values.site) if values.site else (None, None)
+  if None not in (layer, values.layer) and layer != values.layer:
+    raise ValueError(
+      f'--site={values.site} is of layer {layer}, --layer is {values.layer}.'
+    )
+  layer = values.layer if layer is None else layer
+  sae = load_sae(values.sae, values.sae_id, site=site, layer=layer)
   check_fits(sae, reader.config, str(reader.folder))
   site, layer = sae.origin.site, sae.origin.layer
   estimate = memory.estimate_evaluation(

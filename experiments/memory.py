@@ -132,7 +132,8 @@ def estimate_training(
   truncated = model.truncated(max(layers) + 1)
   tokens = -(-harvest_batch // data) * context
   forward = _forward_bytes(truncated, tokens, context, size, model_parallel)
-  latents = 4 * S * R * -(-B // data) * F // model_parallel
+  at_once = config.runs_at_once or (1 if jax.default_backend() == 'cpu' else R)
+  latents = 4 * S * min(R, at_once) * -(-B // data) * F // model_parallel
   items = [
     (
       f'weights of {truncated.num_layers} layers',

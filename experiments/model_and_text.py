@@ -262,6 +262,20 @@ def evaluation_text(
   return make('eval', 0, scan.num_documents, num_tokens)
 
 
+def text_identity(values) -> dict:
+  """Flags that say which text is read, and the hash of a file."""
+  if values.text is None:
+    return {'text': None, 'text_seed': values.text_seed}
+  path = pathlib.Path(values.text)
+  return {
+    'text': path.name,
+    'text_sha256': outputs.sha256(path) if path.is_file() else None,
+    'text_field': values.text_field,
+    'separator': values.separator,
+    'repeat': values.repeat,
+  }
+
+
 class _Tokeniser:
   """Makes rows of ranges of a file's documents."""
 

@@ -78,6 +78,22 @@ def prepare(values: flags.FlagValues, names: Sequence[str]) -> Plan:
     estimate, memory.available_bytes(), refuse=values.check_memory
   )
   print(said, flush=True)
+  # Before anything in the folder of another run is touched.
+  outputs.check_same_run(
+    out / 'run.json',
+    {
+      'model': model_and_text.fingerprint(reader),
+      'site': site,
+      'layers': layers,
+      'context': values.context,
+      'eval_fraction': values.eval_fraction,
+      'pack': values.pack,
+      'parse_special': values.parse_special,
+      **model_and_text.text_identity(values),
+      **dataclasses.asdict(config),
+    },
+    resumes=any((out / 'checkpoints').glob('[0-9]*')),
+  )
   training, evaluation = model_and_text.training_text(
     values,
     reader,
@@ -86,19 +102,6 @@ def prepare(values: flags.FlagValues, names: Sequence[str]) -> Plan:
     eval_tokens=values.eval_tokens,
     eval_fraction=values.eval_fraction,
     repeat=values.repeat,
-  )
-  outputs.check_same_run(
-    out / 'run.json',
-    {
-      'model': model_and_text.fingerprint(reader),
-      'site': site,
-      'layers': layers,
-      'context': values.context,
-      'text': training.about,
-      'pack': values.pack,
-      'parse_special': values.parse_special,
-    },
-    resumes=any((out / 'checkpoints').glob('[0-9]*')),
   )
   outputs.write_flags(out, values, names)
   name = model_and_text.model_name(values)

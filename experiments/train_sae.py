@@ -243,7 +243,7 @@ def run(values: flags.FlagValues, flag_names: Sequence[str]) -> int:
   try:
     found = measure(plan, values, saes, names)
     finish(plan, values, found)
-  except (OSError, memory.OutOfMemory) as error:
+  except (OSError, ValueError, KeyError, memory.OutOfMemory) as error:
     return outputs.failed(error)
   for one in found:
     loss = one.spliced.fidelity.delta_loss

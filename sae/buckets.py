@@ -120,8 +120,12 @@ class Buckets:
       try:
         item = next(self._items)
       except StopIteration:
+        B = self._config.batch_size
         raise ActivationsEnded(
-          f'The stream of activations ended after {self._rows_read:,} rows.'
+          f'The stream of activations ended after {self._rows_read:,} rows; '
+          f'num_steps={self._config.num_steps} takes '
+          f'{self._config.num_steps * B:,}. Give more, or train with '
+          f'num_steps={self._rows_read // B} in a new folder.'
         ) from None
       rows, left = self._checked(item)
       self._rows_read += len(left)

@@ -106,7 +106,8 @@ class Log:
 
     self._file = open(self._folder / METRICS_FILE, 'a', encoding='utf-8')
     self._board = SummaryWriter(
-      str(self._folder / 'tensorboard'), purge_step=self._first_step or None
+      str(self._folder / 'tensorboard'),
+      purge_step=self._first_step + 1 if self._first_step else None,
     )
 
   def close(self):

@@ -8,14 +8,18 @@ import math
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sae.logs import Log
-from sae.update import State, StepMetrics
+from sae.recipe import TrainConfig
+from sae.update import Params, State, StepMetrics
 
-# A run whose FVU is so many times its first one, and above 1 (worse than a
-# constant), has left any useful path.
+# A run whose FVU is above this has left any useful path: a constant has 1.
 _DIVERGED = 10.0
+# Updates after the warm-up of the learning rate until that holds. Before, half
+# of the latents are active, and reconstructions are F / 2D times too large.
+_SETTLED = 100
 
 
 class TrainingDiverged(RuntimeError):
@@ -43,11 +47,16 @@ class Monitor:
     checkpoint: The folder of the last good checkpoint, or None.
   """
 
-  def __init__(self, log: Log, names: list[list[str]], checkpoint=None):
+  def __init__(
+    self,
+    config: TrainConfig,
+    log: Log,
+    names: list[list[str]],
+    checkpoint: pathlib.Path | None = None,
+  ):
     """Names are those of the runs, [S][R]."""
-    self._log, self._names = log, names
+    self._config, self._log, self._names = config, log, names
     self._pending = None
-    self._first_fvu = None
     self.last = None
     self.checkpoint = checkpoint
 
@@ -56,7 +65,8 @@ class Monitor:
 
     `state` is that after these updates.
     """
-    pending = step, metrics, _thresholds(state.params.log_threshold)
+    D = state.params.b_dec.shape[-1]
+    pending = step, metrics, _look_at(state.params), D
     self.flush()
     self._pending = pending
 
@@ -68,9 +78,17 @@ class Monitor:
     """
     if self._pending is None:
       return
-    (step, metrics, thresholds), self._pending = self._pending, None
-    metrics = jax.tree.map(np.asarray, metrics)
-    self._check(step, metrics)
+    (step, metrics, thresholds, D), self._pending = self._pending, None
+    metrics, thresholds = jax.device_get((metrics, thresholds))
+    finite = thresholds.pop('finite')
+    self._check(step, metrics, D)
+    if not finite.all():  # what the last update made, seen by no metric yet
+      s, r = np.argwhere(~finite)[0]
+      raise TrainingDiverged(
+        step + len(metrics.loss) - 1,
+        f'weights of run {self._names[s][r]} hold NaN or infinity',
+        self.checkpoint,
+      )
     self.last = [
       [
         {
@@ -94,7 +112,7 @@ class Monitor:
       },
     )
 
-  def _check(self, first: int, metrics: StepMetrics):
+  def _check(self, first: int, metrics: StepMetrics, D: int):
     bad = ~np.isfinite(metrics.norm)
     if bad.any():
       at, source, _ = np.argwhere(bad)[0]
@@ -103,10 +121,10 @@ class Monitor:
         f'activations of source {source} hold NaN or infinity',
         self.checkpoint,
       )
-    self._first_fvu = (
-      metrics.fvu[0] if self._first_fvu is None else self._first_fvu
-    )
-    limit = np.maximum(_DIVERGED * self._first_fvu, 1)
+    steps = first + np.arange(len(metrics.loss))[:, None, None]
+    dense = max(1, (self._config.width / (2 * D)) ** 2)
+    settled = steps >= self._config.warmup_steps + _SETTLED
+    limit = _DIVERGED * np.where(settled, 1, dense)
     with np.errstate(invalid='ignore'):
       bad = ~np.isfinite(metrics.loss) | (metrics.fvu > limit)
     if not bad.any():
@@ -116,19 +134,20 @@ class Monitor:
     cause = f'the loss of run {self._names[source][run]} is {loss:.3g}'
     if math.isfinite(loss):
       cause = (
-        f'run {self._names[source][run]} diverged: FVU {fvu:.3g}, at first '
-        f'{self._first_fvu[source, run]:.3g}'
+        f'run {self._names[source][run]} diverged: FVU {fvu:.3g}, where a '
+        'constant has 1'
       )
     cause += '. Lower learning_rate or threshold_learning_rate'
     raise TrainingDiverged(first + int(at), cause, self.checkpoint)
 
 
 @jax.jit
-def _thresholds(log_threshold):
-  """Quantiles over latents, name -> [S, R], of activations at scale 1."""
-  theta = jax.numpy.exp(log_threshold)
-  quantiles = {'10': 0.1, '50': 0.5, '90': 0.9}
-  return {
-    f'threshold_{name}': jax.numpy.quantile(theta, q, axis=-1)
-    for name, q in quantiles.items()
+def _look_at(params: Params):
+  """Quantiles of thresholds, and whether all weights are finite, [S, R]."""
+  theta = jnp.exp(params.log_threshold)
+  seen = {
+    f'threshold_{percent}': jnp.quantile(theta, percent / 100, axis=-1)
+    for percent in (10, 50, 90)
   }
+  finite = [jnp.isfinite(x).all(axis=tuple(range(2, x.ndim))) for x in params]
+  return seen | {'finite': jnp.stack(finite).all(0)}

@@ -8,10 +8,10 @@ summed over D, and both it and the L0 are means over tokens.
 from collections.abc import Sequence
 import dataclasses
 import math
-import numbers
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 DECAYS = ('none', 'linear', 'cosine')
 PENALTIES = ('l0', 'tanh')
@@ -106,10 +106,16 @@ class TrainConfig:
   runs_at_once: int | None = None
 
   def __post_init__(self):
-    for name in ('sparsity', 'seed', 'target_l0'):
-      value = getattr(self, name)
-      if isinstance(value, Sequence):
-        object.__setattr__(self, name, tuple(value))
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+      if field.name in ('sparsity', 'seed', 'target_l0'):
+        if isinstance(value, Sequence):
+          value = tuple(
+            v.item() if isinstance(v, np.generic) else v for v in value
+          )
+      object.__setattr__(self, field.name, value)
     _check(self)
 
   @classmethod
@@ -178,7 +184,7 @@ def _check(config: TrainConfig):
   for names, least in ((at_least_1, 1), (at_least_0, 0)):
     for name in names:
       value = getattr(config, name)
-      if not isinstance(value, numbers.Integral) or value < least:
+      if not isinstance(value, int) or value < least:
         raise ValueError(
           f'{name} must be a whole number, at least {least}; got {value!r}.'
         )
@@ -189,10 +195,12 @@ def _check(config: TrainConfig):
       raise ValueError(
         f'{name} must be positive, got {getattr(config, name)!r}.'
       )
+  if config.dead_after > 2**30:  # int32 counts up to it
+    raise ValueError(
+      f'dead_after must be at most {2**30}, got {config.dead_after}.'
+    )
   at_once = config.runs_at_once
-  if at_once is not None and (
-    not isinstance(at_once, numbers.Integral) or at_once < 1
-  ):
+  if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
     raise ValueError(f'runs_at_once must be at least 1, got {at_once!r}.')
   rate = config.threshold_learning_rate
   if rate is not None and not 0 <= rate < math.inf:
@@ -247,10 +255,15 @@ def _check_sweep(config: TrainConfig):
   for run in config.runs:
     if not 0 <= run.sparsity < math.inf:
       raise ValueError(f'sparsity must be 0 or more, got {run.sparsity!r}.')
-    if not isinstance(run.seed, numbers.Integral) or run.seed < 0:
+    if not isinstance(run.seed, int) or run.seed < 0:
       raise ValueError(f'seed must be a whole number, got {run.seed!r}.')
-    if run.target_l0 is None:
+    if run.target_l0 is None and config.target_l0 is None:
       continue
+    if run.target_l0 is None:
+      raise ValueError(
+        f'target_l0 must be given for all runs or none, got '
+        f'{config.target_l0!r}.'
+      )
     if not 0 < run.target_l0 < config.width:
       raise ValueError(
         f'target_l0 must be between 0 and width={config.width}, got '
@@ -261,3 +274,11 @@ def _check_sweep(config: TrainConfig):
         'With target_l0, sparsity is the first coefficient and must be '
         'positive.'
       )
+    if config.num_steps <= config.sparsity_warmup_steps:
+      raise ValueError(
+        f'target_l0 is steered to after sparsity_warmup_steps='
+        f'{config.sparsity_warmup_steps}, which num_steps='
+        f'{config.num_steps} never gets past. Shorten the warm-up.'
+      )
+    if config.threshold_learning_rate == 0:
+      raise ValueError('target_l0 needs a threshold_learning_rate above 0.')

@@ -102,8 +102,6 @@ class Snapshots:
     self.shape = tuple(restored['record']['shape'])
     before = restored['record']['config']
     now = dataclasses.asdict(self._config)
-    if now['decay'] == 'none':  # then a run may be made longer
-      now['num_steps'] = before.get('num_steps')
     # JSON has lists where the configuration has tuples.
     now = {k: list(v) if isinstance(v, tuple) else v for k, v in now.items()}
     other = sorted(k for k in now | before if now.get(k) != before.get(k))

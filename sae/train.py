@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,13 @@ def train(
   ):
     if value is not None and value < 1:
       raise ValueError(f'{name} must be at least 1, got {value}.')
+  if config.sparsity_warmup_steps >= config.num_steps:
+    warnings.warn(
+      f'sparsity_warmup_steps={config.sparsity_warmup_steps} is not over in '
+      f'num_steps={config.num_steps}: coefficients end below what was asked '
+      'for. TrainConfig.short has warm-ups for short runs.',
+      stacklevel=2,
+    )
   with contextlib.ExitStack() as stack:
     snapshots = None
     if out is not None:
@@ -119,6 +127,7 @@ def train(
     stack.callback(log.close)
     names = _names(config, origins)
     monitor = Monitor(
+      config,
       log,
       names,
       checkpoint=snapshots.path(step) if step else None,
@@ -139,9 +148,7 @@ def train(
       except ActivationsEnded as error:
         save()
         raise ActivationsEnded(
-          f'{error} {step} of {config.num_steps} updates were made, of '
-          f'{config.batch_size} rows each. Give more activations, or '
-          f'num_steps={step}.'
+          f'{error} {step} of {config.num_steps} updates were made and kept.'
         ) from None
       state, metrics = run_updates(
         state,
@@ -256,10 +263,12 @@ def _names(config: TrainConfig, origins) -> list[list[str]]:
   ]
   if len(set(labels)) < len(labels):
     labels = [f'run={i}' for i in range(len(labels))]
+  places = [(origin.site, origin.layer) for origin in origins]
+  distinct = len(set(places)) == len(places)
   names = []
   for s, origin in enumerate(origins):
     source = f'source_{s}'
-    if origin.site is not None:
+    if distinct and origin.site is not None:
       source = f'{origin.site}_{origin.layer}'
     parts = [source if len(origins) > 1 else '']
     names.append(

@@ -50,7 +50,7 @@ class State(NamedTuple):
     step: int32, updates made.
     scale: float32 [S], the root mean square norm of raw activations; they are
       divided by it.
-    silent: int32 [S, R, F], tokens since a latent fired.
+    silent: int32 [S, R, F], tokens since a latent fired, up to `dead_after`.
     log_sparsity: float32 [S, R], log of the coefficient before warm-up.
     l0: float32 [S, R], running mean, for the controller.
     target_l0: float32 [R], constant; of no meaning without a controller.
@@ -241,7 +241,10 @@ def update(config: TrainConfig, state: State, x: jax.Array):
     params=params,
     adam=adam,
     step=state.step + 1,
-    silent=jnp.where(fired, 0, state.silent + x.shape[1]),
+    # Bounded, since billions of tokens would overflow.
+    silent=jnp.where(
+      fired, 0, jnp.minimum(state.silent + x.shape[1], config.dead_after)
+    ),
   )
   return _steer(config, state, metrics.l0, rates.log_threshold), metrics
 

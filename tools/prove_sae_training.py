@@ -127,7 +127,9 @@ def show_frontier(steps: int, sparsity: list[float]) -> list[dict]:
 
   for value in sparsity:
     # In the order of the stream, as the peer's trainer takes it.
-    config = TrainConfig.short(F, steps, sparsity=value, bucket_size=B)
+    config = TrainConfig.short(
+      F, steps, sparsity=value, batch_size=B, bucket_size=B
+    )
     start = time.perf_counter()
     trained = train(config, (batch(i) for i in range(steps)))
     seconds = time.perf_counter() - start

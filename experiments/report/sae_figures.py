@@ -42,7 +42,8 @@ def frontier(entries: Sequence[Mapping], measure: str) -> go.Figure:
         error_y=_bars(y),
         mode='lines+markers' + ('+text' if len(mine) < _HIDDEN_NAMES else ''),
         text=[figures.text(entry['label']) for entry in mine],
-        textposition='top right',
+        # The last label would run out of the figure.
+        textposition=['top right'] * (len(mine) - 1) + ['top left'],
         textfont={'size': 10},
         marker={'color': colour, 'size': 9},
         line={'color': colour},
@@ -97,6 +98,8 @@ def training_curves(runs: Mapping[str, Sequence[Mapping]]) -> go.Figure:
         **place,
       )
     figure.update_yaxes(type=scale, **place)
+    if key == 'dead':  # mostly 0, about which plotly would centre the axis
+      figure.update_yaxes(rangemode='tozero', **place)
   figure = figures.styled(figure, x='', y='', height=640)
   for column in (1, 2):
     figure.update_xaxes(title_text='training tokens', row=2, col=column)

@@ -1,6 +1,7 @@
 """Constants, schedules and what a configuration refuses."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -77,6 +78,11 @@ def test_a_sweep_pairs_its_lists():
     ({'seed': 0.5}, 'seed'),
     ({'target_l0': 16384}, 'width=16384'),
     ({'target_l0': 50, 'sparsity': 0}, 'first coefficient'),
+    ({'target_l0': (None, 4.0)}, 'all runs or none'),
+    ({'target_l0': 50, 'num_steps': 10_000}, 'Shorten the warm-up'),
+    ({'target_l0': 50, 'threshold_learning_rate': 0}, 'above 0'),
+    ({'dead_after': 2**31}, 'dead_after'),
+    ({'runs_at_once': 0}, 'runs_at_once'),
   ],
 )
 def test_refused(changes, words):
@@ -85,8 +91,14 @@ def test_refused(changes, words):
 
 
 def test_numpy_numbers_are_numbers():
-  config = TrainConfig(width=np.int64(64), num_steps=np.int32(5))
-  assert config.width == 64
+  config = TrainConfig(
+    width=np.int64(64),
+    num_steps=np.int32(5),
+    sparsity=np.geomspace(1e-3, 1e-1, 3),
+    seed=tuple(np.arange(3)),
+  )
+  assert len(config.runs) == 3
+  json.dumps(dataclasses.asdict(config))
 
 
 @pytest.mark.parametrize('batch_size', [1000, 4096, 1 << 18])

@@ -122,14 +122,11 @@ def test_another_configuration_is_not_resumed(tmp_path):
   with pytest.raises(ValueError, match=r'sparsity=0.02 \(now 0.5\)'):
     train(config(num_steps=10, sparsity=0.5), pieces(rows()), out=tmp_path)
   with pytest.raises(ValueError, match='of width 12; the stream gives'):
-    longer = TrainConfig(
-      width=8, num_steps=4, batch_size=32, bucket_size=64, sparsity=0.1
-    )
-    train(longer, pieces(rows()), out=tmp_path / 'other')
-    longer = TrainConfig(
-      width=8, num_steps=9, batch_size=32, bucket_size=64, sparsity=0.1
-    )
-    train(longer, pieces(rows()[:, :5]), out=tmp_path / 'other')
+    with pytest.raises(Killed):
+      train(config(), killed_at(rows(), 700), out=tmp_path / 'other')
+    train(config(), pieces(rows()[:, :5]), out=tmp_path / 'other')
+  with pytest.raises(ValueError, match=r'num_steps=10 \(now 5\)'):
+    train(config(num_steps=5, decay='none', decay_steps=0), [], out=tmp_path)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
@@ -168,7 +165,9 @@ def test_divergence(tmp_path):
 
 
 def test_too_few_activations(tmp_path):
-  with pytest.raises(ActivationsEnded, match='20 of 40 updates'):
+  with pytest.raises(
+    ActivationsEnded, match='num_steps=25 .* 20 of 40 updates'
+  ):
     train(config(), pieces(rows(n=32 * 25)), out=tmp_path)
   # What was trained is kept, and goes on once there is more.
   whole = train(config(), pieces(rows()))

@@ -234,6 +234,6 @@ def test_silent_latents_are_counted_in_tokens():
   state, metrics = up.run_updates(
     state, rows(), order, 0, config=cfg, num_steps=4
   )
-  assert state.silent[0, 0, 7] == 4 * B
+  assert state.silent[0, 0, 7] == 3 * B  # counted up to dead_after
   assert (np.delete(np.asarray(state.silent)[0, 0], 7) < B).all()
   np.testing.assert_allclose(metrics.dead[:, 0, 0], [0, 0, 0, 1 / F], rtol=1e-6)
