@@ -166,7 +166,7 @@ def test_another_run_is_not_taken_for_this_one(folder, out, capsys):
   assert code == 1
   error = capsys.readouterr().err
   assert 'layers=[3, 1] (now [0, 1])' in error
-  code = worlds.run(train_sae, *arguments(folder, out, '--bandwidth=0.1'))
+  code = worlds.run(train_sae, *arguments(folder, out, '--bandwidth=0.3'))
   assert code == 1 and 'bandwidth' in capsys.readouterr().err
 
 

@@ -208,7 +208,14 @@ def test_a_shared_prefix_changes_nothing(model):
   )
 
 
-@pytest.mark.parametrize('top', [{}, {'top_k': 20}, {'top_p': 0.8}])
+@pytest.mark.parametrize(
+  'top',
+  [
+    pytest.param({}, marks=pytest.mark.slow),
+    pytest.param({'top_k': 20}, marks=pytest.mark.slow),
+    {'top_p': 0.8},
+  ],
+)
 def test_a_sample_does_not_depend_on_its_batch(model, top):
   tokens, positions = tiny.ragged(7, 9, 'left')
   seeds = [11, 5, 7, 7, 0, 2, 5]

@@ -533,7 +533,14 @@ def test_zero_gates_change_no_bit(dtype, site):
 
 
 @pytest.mark.parametrize('layer', [3])
-@pytest.mark.parametrize('site', gj.VECTOR_SITES)
+@pytest.mark.parametrize(
+  'site',
+  [
+    pytest.param(site, marks=() if fast else pytest.mark.slow)
+    for site in gj.VECTOR_SITES
+    for fast in [site in ('z', 'mlp_act', 'resid_post')]
+  ],
+)
 def test_padding_is_never_changed(site, layer):
   """Position -1 must not wrap to the last gate, in edits and patches.
 

@@ -230,7 +230,14 @@ def test_unstacked_layers_give_the_same_numbers():
 
 
 @pytest.mark.parametrize(
-  'policy', [True, jax.checkpoint_policies.dots_with_no_batch_dims_saveable]
+  'policy',
+  [
+    True,
+    pytest.param(
+      jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+      marks=pytest.mark.slow,
+    ),
+  ],
 )
 def test_rematerialised_gradients(policy):
   """Weights' gradients are those of torch, and remat does not change them."""

@@ -61,7 +61,9 @@ def test_runs_equal_one_device(data, model_axis):
       assert spec[3] is None, (site, array.sharding)
 
 
-@pytest.mark.parametrize('data, model_axis', [(4, 2), (1, 8)])
+@pytest.mark.parametrize(
+  'data, model_axis', [pytest.param(4, 2, marks=pytest.mark.slow), (1, 8)]
+)
 def test_generation_equals_one_device(data, model_axis):
   one, many = tiny.pair()[1], on_mesh(data, model_axis)
   tokens, positions = tiny.ragged(8, 9, 'left')

@@ -62,7 +62,9 @@ def killed_at(x, row):
     at += len(piece)
 
 
-@pytest.mark.parametrize('row', [400, 900])
+@pytest.mark.parametrize(
+  'row', [pytest.param(400, marks=pytest.mark.slow), 900]
+)
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, row):
   x = rows()
   whole = train(config(), pieces(x), out=tmp_path / 'a', log_every=4)
@@ -101,7 +103,7 @@ def test_killed_again_and_again(tmp_path):
   assert alone.wait() == 0 and len(want) == 1
   rng = np.random.default_rng()  # other moments in every test run
   total = 240 * 32
-  kills = sorted(rng.integers(800, total - 400, 3))
+  kills = sorted(rng.integers(800, total - 400, 2))
   for row in kills:
     run = start(tmp_path / 'killed')
     for line in run.stdout:
@@ -273,7 +275,7 @@ def test_the_controller_reaches_its_target():
   data = SyntheticDictionary(32, 48, mean_l0=4.0, zipf_exponent=0.5)
   cfg = TrainConfig.short(
     64,
-    1500,
+    2500,
     batch_size=256,
     bucket_size=256 * 100,
     sparsity=(1e-3, 0.1),

@@ -58,7 +58,10 @@ def trained(cfg, x, num_steps=4, mesh=None, calls=1):
     {},
     {'threshold_learning_rate': 0.05, 'decay': 'linear', 'decay_steps': 17},
     {'penalty': 'tanh', 'tanh_scale': 2.0},
-    {'adam_b1': 0.9, 'warmup_steps': 0, 'sparsity_warmup_steps': 0},
+    pytest.param(
+      {'adam_b1': 0.9, 'warmup_steps': 0, 'sparsity_warmup_steps': 0},
+      marks=pytest.mark.slow,
+    ),
     {'initial_threshold': 0.01, 'seed': 3},
   ],
   ids=['paper', 'rates', 'tanh', 'momentum', 'window over zero'],
@@ -155,7 +158,10 @@ def test_sources_together_equal_each_alone():
       )
 
 
-@pytest.mark.parametrize('data, model', [(8, 1), (2, 4), (1, 8)])
+@pytest.mark.parametrize(
+  'data, model',
+  [pytest.param(8, 1, marks=pytest.mark.slow), (2, 4), (1, 8)],
+)
 def test_eight_devices_give_what_one_gives(data, model):
   axes = (jax.sharding.AxisType.Auto,) * 2
   mesh = jax.make_mesh((data, model), ('data', 'model'), axes)
