@@ -9,7 +9,7 @@ _SWEEP = (1e-3, 3e-3, 1e-2)
 # Flags that are fields of TrainConfig of the same name; None is the recipe's.
 _NUMBERS = {
   'batch_size': (int, 'Tokens per update. 4096; short: 1024.'),
-  'learning_rate': (float, "Adam's. 7e-5; short: 0.02."),
+  'learning_rate': (float, "Adam's. 7e-5; short: 5e-3."),
   'threshold_learning_rate': (
     float,
     "Adam's, of the log thresholds. That of the rest; short: 5e-3.",

@@ -19,7 +19,7 @@ COMPUTE_DTYPES = ('float32', 'bfloat16')
 # See TrainConfig.short.
 _SHORT = {
   'batch_size': 1024,
-  'learning_rate': 0.02,
+  'learning_rate': 5e-3,
   'threshold_learning_rate': 5e-3,
   'initial_threshold': 0.02,
   'bandwidth': 0.1,
@@ -124,7 +124,9 @@ class TrainConfig:
 
     Rates, thresholds and bandwidth are larger, batches smaller; warm-ups are a
     tenth and a fifth of the run, and the rate falls in its last fifth. Chosen
-    on synthetic dictionaries (tools/BENCHMARKS.md), not from a paper.
+    on synthetic dictionaries, not from a paper. Those bear a learning rate of
+    0.02, and need fewer updates with it (tools/BENCHMARKS.md); a random model's
+    activations made it diverge.
     Thresholds below half the bandwidth, 0.05, soon rise to it: for more than
     about a hundred active latents per token take a smaller bandwidth.
     """

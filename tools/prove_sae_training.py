@@ -45,13 +45,20 @@ _JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
 
 # Latents rarer than this are not looked for.
 _RARE = 1e-3
+# These dictionaries bear more than TrainConfig.short's.
+_RATE = 0.02
 
 
 def recovery(seed: int, steps: int, sparsity: float) -> dict:
   """Trains on one dictionary and says what was found."""
   data = SyntheticDictionary(64, 256, seed=seed)
   config = TrainConfig.short(
-    512, steps, batch_size=1024, sparsity=sparsity, seed=seed
+    512,
+    steps,
+    batch_size=1024,
+    learning_rate=_RATE,
+    sparsity=sparsity,
+    seed=seed,
   )
   trained = train(config, lambda first: data.batches(1024, first_row=first))
   held_out = data.batches(4096, first_row=4096 * 10**5)
@@ -128,7 +135,12 @@ def show_frontier(steps: int, sparsity: list[float]) -> list[dict]:
   for value in sparsity:
     # In the order of the stream, as the peer's trainer takes it.
     config = TrainConfig.short(
-      F, steps, sparsity=value, batch_size=B, bucket_size=B
+      F,
+      steps,
+      learning_rate=_RATE,
+      sparsity=value,
+      batch_size=B,
+      bucket_size=B,
     )
     start = time.perf_counter()
     trained = train(config, (batch(i) for i in range(steps)))

@@ -278,6 +278,7 @@ def test_the_controller_reaches_its_target():
     2500,
     batch_size=256,
     bucket_size=256 * 100,
+    learning_rate=0.02,
     sparsity=(1e-3, 0.1),
     target_l0=(4.0, 4.0),
   )
