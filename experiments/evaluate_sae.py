@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from experiments import (
   memory,
@@ -196,12 +196,7 @@ def _write(out, values, reader, found, about, warnings):
   label = origin.l0
   results = {
     'experiment': 'evaluate_sae',
-    'model': {
-      'name': model_and_text.model_name(values),
-      'path': values.model,
-      'dtype': str(reader.dtype),
-      'fingerprint': model_and_text.fingerprint(reader),
-    },
+    'model': model_and_text.about_model(values, reader),
     'sae': {
       'path': values.sae,
       'sae_id': values.sae_id,
@@ -245,14 +240,5 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
   return 0
 
 
-def main(argv: list[str]) -> int:
-  """Returns the exit code: 0, or 1 if the SAE could not be measured."""
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
-  return run(flags.FLAGS, _NAMES)
-
-
 if __name__ == '__main__':
-  flags.FLAGS.verbosity = -1  # libraries log warnings only, unless told to
-  _NAMES = define_flags()
-  app.run(main)
+  outputs.start(define_flags, run)

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import math
-import os
 
 import jax
 import jax.numpy as jnp
 
+from experiments.host_memory import available_memory
 from experiments.splicing import LOGITS_BYTES
 import gemma_jax as gj
 from gemma_jax.model import QUERY_CHUNK
@@ -294,16 +294,7 @@ def available_bytes() -> int | None:
     return min(limits)
   if jax.default_backend() != 'cpu':
     return None
-  try:
-    with open('/proc/meminfo', encoding='ascii') as file:
-      for line in file:
-        if line.startswith('MemAvailable:'):
-          return int(line.split()[1]) * 1024
-  except OSError:
-    pass  # not Linux
-  if 'SC_PHYS_PAGES' in os.sysconf_names:
-    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-  return None
+  return available_memory()
 
 
 def check_memory(

@@ -169,6 +169,16 @@ def fingerprint(reader: gj.CheckpointReader) -> str:
   return digest.hexdigest()
 
 
+def about_model(values: flags.FlagValues, reader: gj.CheckpointReader) -> dict:
+  """What results.json says of the model."""
+  return {
+    'name': model_name(values),
+    'path': values.model,
+    'dtype': str(reader.dtype),
+    'fingerprint': fingerprint(reader),
+  }
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Text:
   """Rows of tokens, and what results.json says of them."""

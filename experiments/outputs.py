@@ -5,7 +5,7 @@ results.json   every number, with n, intervals, seeds and versions
 report.html    see `experiments/report`
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import hashlib
 import importlib.metadata
@@ -17,7 +17,7 @@ import platform
 import shutil
 import sys
 
-from absl import flags
+from absl import app, flags
 import jax
 import numpy as np
 
@@ -132,6 +132,27 @@ def check_same_run(path: pathlib.Path, identity: Mapping, resumes: bool):
         + '. Use its flags to resume it, or another --out.'
       )
   write_text(path, json.dumps(now, indent=2) + '\n')
+
+
+def start(
+  define_flags: Callable[[], list[str]],
+  run: Callable[[flags.FlagValues, Sequence[str]], int],
+):
+  """Runs a binary, whose exit code is what `run` returns.
+
+  Args:
+    define_flags: Defines its flags and returns their names.
+    run: Gets parsed flags and those names.
+  """
+  flags.FLAGS.verbosity = -1  # libraries log warnings only, unless told to
+  names = define_flags()
+
+  def main(argv):
+    if len(argv) > 1:
+      raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
+    return run(flags.FLAGS, names)
+
+  app.run(main)
 
 
 def failed(error: BaseException) -> int:

@@ -116,7 +116,6 @@ def train_config(values: flags.FlagValues) -> TrainConfig:
     for name in (*_NUMBERS, *_CHOICES)
     if values[name].value is not None
   }
-  short = values.recipe == 'short'
   changes['seed'] = _numbers(values, 'seed', int)
   if values.target_l0 is not None:
     changes['target_l0'] = _numbers(values, 'target_l0', float)
@@ -126,8 +125,9 @@ def train_config(values: flags.FlagValues) -> TrainConfig:
   elif not swept:
     changes['sparsity'] = _SWEEP
 
-  make = TrainConfig.short if short else TrainConfig
-  batch = changes.get('batch_size', make(width=1, num_steps=1).batch_size)
+  make = TrainConfig.short if values.recipe == 'short' else TrainConfig
+  defaults = make(width=1, num_steps=1)
+  batch = changes.get('batch_size', defaults.batch_size)
   if batch < 1:
     raise ValueError(f'--batch_size must be at least 1, got {batch}.')
   steps = values.tokens // batch
@@ -139,8 +139,8 @@ def train_config(values: flags.FlagValues) -> TrainConfig:
   if changes.get('decay') == 'none':
     changes.setdefault('decay_steps', 0)
   if 'bucket_size' not in changes:
-    largest = (1 << 17) if short else TrainConfig.bucket_size
-    changes['bucket_size'] = min(max(1, largest // batch), steps) * batch
+    largest = max(1, defaults.bucket_size // batch)
+    changes['bucket_size'] = min(largest, steps) * batch
   return make(width=values.width, num_steps=steps, **changes)
 
 

@@ -37,7 +37,7 @@ import dataclasses
 import gc
 import json
 
-from absl import app, flags
+from absl import flags
 
 from experiments import (
   memory,
@@ -196,12 +196,7 @@ def finish(
   ]
   results = {
     'experiment': 'train_sae',
-    'model': {
-      'name': model_and_text.model_name(values),
-      'path': values.model,
-      'dtype': str(plan.reader.dtype),
-      'fingerprint': model_and_text.fingerprint(plan.reader),
-    },
+    'model': model_and_text.about_model(values, plan.reader),
     'site': plan.site,
     'layers': list(plan.layers),
     'config': config,
@@ -256,14 +251,5 @@ def run(values: flags.FlagValues, flag_names: Sequence[str]) -> int:
   return 0
 
 
-def main(argv: list[str]) -> int:
-  """Returns the exit code: 0, or 1 if the run cannot be."""
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
-  return run(flags.FLAGS, _NAMES)
-
-
 if __name__ == '__main__':
-  flags.FLAGS.verbosity = -1  # libraries log warnings only, unless told to
-  _NAMES = define_flags()
-  app.run(main)
+  outputs.start(define_flags, run)

@@ -52,10 +52,12 @@ class Monitor:
     config: TrainConfig,
     log: Log,
     names: list[list[str]],
+    d_in: int,
     checkpoint: pathlib.Path | None = None,
   ):
-    """Names are those of the runs, [S][R]."""
+    """Names are those of the runs, [S][R]; d_in is D."""
     self._config, self._log, self._names = config, log, names
+    self._dense_fvu = max(1, (config.width / (2 * d_in)) ** 2)
     self._pending = None
     self.last = None
     self.checkpoint = checkpoint
@@ -65,8 +67,7 @@ class Monitor:
 
     `state` is that after these updates.
     """
-    D = state.params.b_dec.shape[-1]
-    pending = step, metrics, _look_at(state.params), D
+    pending = step, metrics, _look_at(state.params)
     self.flush()
     self._pending = pending
 
@@ -78,10 +79,10 @@ class Monitor:
     """
     if self._pending is None:
       return
-    (step, metrics, thresholds, D), self._pending = self._pending, None
+    (step, metrics, thresholds), self._pending = self._pending, None
     metrics, thresholds = jax.device_get((metrics, thresholds))
     finite = thresholds.pop('finite')
-    self._check(step, metrics, D)
+    self._check(step, metrics)
     if not finite.all():  # what the last update made, seen by no metric yet
       s, r = np.argwhere(~finite)[0]
       raise TrainingDiverged(
@@ -112,7 +113,7 @@ class Monitor:
       },
     )
 
-  def _check(self, first: int, metrics: StepMetrics, D: int):
+  def _check(self, first: int, metrics: StepMetrics):
     bad = ~np.isfinite(metrics.norm)
     if bad.any():
       at, source, _ = np.argwhere(bad)[0]
@@ -122,9 +123,8 @@ class Monitor:
         self.checkpoint,
       )
     steps = first + np.arange(len(metrics.loss))[:, None, None]
-    dense = max(1, (self._config.width / (2 * D)) ** 2)
     settled = steps >= self._config.warmup_steps + _SETTLED
-    limit = _DIVERGED * np.where(settled, 1, dense)
+    limit = _DIVERGED * np.where(settled, 1, self._dense_fvu)
     with np.errstate(invalid='ignore'):
       bad = ~np.isfinite(metrics.loss) | (metrics.fvu > limit)
     if not bad.any():

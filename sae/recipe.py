@@ -107,14 +107,7 @@ class TrainConfig:
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-      if field.name in ('sparsity', 'seed', 'target_l0'):
-        if isinstance(value, Sequence):
-          value = tuple(
-            v.item() if isinstance(v, np.generic) else v for v in value
-          )
+      value = _plain(getattr(self, field.name))
       object.__setattr__(self, field.name, value)
     _check(self)
 
@@ -175,6 +168,15 @@ class TrainConfig:
   def sparsity_factor(self, step: jax.Array) -> jax.Array:
     """What the coefficient is multiplied by at a step, from 0: float32."""
     return jnp.minimum(step / max(self.sparsity_warmup_steps, 1), 1)
+
+
+def _plain(value):
+  """Hashable, and in JSON's terms: numbers of Python, sweeps as tuples."""
+  if isinstance(value, np.ndarray | np.generic):
+    value = value.tolist()
+  if isinstance(value, Sequence) and not isinstance(value, str):
+    value = tuple(map(_plain, value))
+  return value
 
 
 def _check(config: TrainConfig):

@@ -130,6 +130,7 @@ def train(
       config,
       log,
       names,
+      state.params.b_dec.shape[-1],
       checkpoint=snapshots.path(step) if step else None,
     )
     every = checkpoint_every or config.bucket_size // config.batch_size

@@ -12,6 +12,7 @@ python -m tools.prove_sae_training --part=dictionary
 python -m tools.prove_sae_training --part=frontier --json=out/frontier.json
 """
 
+import itertools
 import json
 import time
 
@@ -35,6 +36,13 @@ _SPARSITY = flags.DEFINE_list(
 )
 _L0_COEFFICIENTS = flags.DEFINE_list(
   'l0_coefficients', ['0.3', '1', '3', '10'], "sae-lens's coefficients."
+)
+_BANDWIDTHS = flags.DEFINE_list(
+  'bandwidths',
+  None,
+  "Of the frontier's straight-through kernels, each with thresholds that begin "
+  "at it. Default: TrainConfig.short's. Active latents number in the thousands "
+  'at 0.001, in the tens at 0.1.',
 )
 _PEER_RATES = flags.DEFINE_list(
   'peer_learning_rates',
@@ -132,7 +140,13 @@ def show_frontier(steps: int, sparsity: list[float]) -> list[dict]:
       flush=True,
     )
 
-  for value in sparsity:
+  kernels = [{}]
+  if _BANDWIDTHS.value:
+    kernels = [
+      {'bandwidth': width, 'initial_threshold': width}
+      for width in map(float, _BANDWIDTHS.value)
+    ]
+  for kernel, value in itertools.product(kernels, sparsity):
     # In the order of the stream, as the peer's trainer takes it.
     config = TrainConfig.short(
       F,
@@ -141,12 +155,14 @@ def show_frontier(steps: int, sparsity: list[float]) -> list[dict]:
       sparsity=value,
       batch_size=B,
       bucket_size=B,
+      **kernel,
     )
     start = time.perf_counter()
     trained = train(config, (batch(i) for i in range(steps)))
     seconds = time.perf_counter() - start
     sae = trained.sae
-    note('ours', value, sae.encode, sae, seconds)
+    name = f'ours, bandwidth {config.bandwidth:g}'
+    note(name, value, sae.encode, sae, seconds)
   for rate in map(float, _PEER_RATES.value):
     for value in map(float, _L0_COEFFICIENTS.value):
       peer = sae_peers.SAELens(
@@ -171,8 +187,8 @@ def show_frontier(steps: int, sparsity: list[float]) -> list[dict]:
     ours
     for ours in records
     for theirs in records
-    if ours['trainer'] == 'ours'
-    and theirs['trainer'] != 'ours'
+    if ours['trainer'].startswith('ours')
+    and not theirs['trainer'].startswith('ours')
     and theirs['l0'] <= ours['l0']
     and theirs['fvu'] <= ours['fvu']
   ]

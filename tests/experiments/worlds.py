@@ -6,7 +6,6 @@ import pathlib
 from absl import flags
 import numpy as np
 
-from experiments import evaluate_sae, train_sae
 from experiments.synthetic_text import SyntheticRows
 from experiments.token_rows import TokenRows, write_rows
 import gemma_jax as gj
@@ -71,6 +70,3 @@ def run(binary, *arguments: str) -> int:
   names = binary.define_flags(values)
   values(['test', *arguments])
   return binary.run(values, names)
-
-
-TRAIN, EVALUATE = train_sae, evaluate_sae

@@ -6,13 +6,13 @@ hands over) the same one, they are compared, and only the sums are kept.
 
 import dataclasses
 import math
-import os
 import pathlib
 from typing import TYPE_CHECKING
 
 import jax
 import tqdm
 
+from experiments.host_memory import available_memory
 from gemma_jax import Gemma2Config, site_width
 from gemma_jax.checkpoint import CheckpointReader
 from gemma_jax.hf_format import tensor_shapes
@@ -212,23 +212,6 @@ def memory_needed(config: Gemma2Config, dtype: str, batch: Batch) -> int:
   per_layer = widths * size + 2 * config.num_heads * T * 4
   logits = 3 * config.vocab_size * 4
   return weights + B * T * (config.num_layers * per_layer + logits)
-
-
-def available_memory() -> int:
-  """Bytes that this process can still take, by the system or its cgroup."""
-  try:
-    with open('/proc/meminfo', encoding='ascii') as file:
-      fields = dict(line.split(':', 1) for line in file)
-    free = int(fields['MemAvailable'].split()[0]) * 1024
-  except (OSError, KeyError):
-    free = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-  group = pathlib.Path('/sys/fs/cgroup')
-  try:
-    limit = int((group / 'memory.max').read_text())
-    free = min(free, limit - int((group / 'memory.current').read_text()))
-  except (OSError, ValueError):  # no cgroup, or no limit ('max')
-    pass
-  return free
 
 
 def _prompts(options: Options, folder, config) -> list[list[int]]:
