@@ -41,6 +41,15 @@ def write_results(folder: str | os.PathLike, results: Mapping):
   write_text(pathlib.Path(folder) / RESULTS_FILE, text + '\n')
 
 
+def write_lines(path: str | os.PathLike, records: Iterable[Mapping]):
+  """Writes records as JSON, one per line."""
+  lines = (
+    json.dumps(_plain(record), ensure_ascii=False, allow_nan=False)
+    for record in records
+  )
+  write_text(path, ''.join(f'{line}\n' for line in lines))
+
+
 def write_flags(
   folder: str | os.PathLike, values: flags.FlagValues, names: Iterable[str]
 ):

@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sae.metrics import evaluate
+from sae.monitor import TrainingDiverged
 from sae.recipe import TrainConfig
 from sae.train import train
 from tools.synthetic_dictionary import SyntheticDictionary
@@ -44,6 +45,11 @@ _BANDWIDTHS = flags.DEFINE_list(
   "at it. Default: TrainConfig.short's. Active latents number in the thousands "
   'at 0.001, in the tens at 0.1.',
 )
+_LEARNING_RATE = flags.DEFINE_float(
+  'learning_rate',
+  0.02,
+  "Ours. These dictionaries bear more than TrainConfig.short's, 0.005.",
+)
 _PEER_RATES = flags.DEFINE_list(
   'peer_learning_rates',
   ['3e-4', '2e-3'],
@@ -53,8 +59,6 @@ _JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
 
 # Latents rarer than this are not looked for.
 _RARE = 1e-3
-# These dictionaries bear more than TrainConfig.short's.
-_RATE = 0.02
 
 
 def recovery(seed: int, steps: int, sparsity: float) -> dict:
@@ -64,7 +68,7 @@ def recovery(seed: int, steps: int, sparsity: float) -> dict:
     512,
     steps,
     batch_size=1024,
-    learning_rate=_RATE,
+    learning_rate=_LEARNING_RATE.value,
     sparsity=sparsity,
     seed=seed,
   )
@@ -151,17 +155,20 @@ def show_frontier(steps: int, sparsity: list[float]) -> list[dict]:
     config = TrainConfig.short(
       F,
       steps,
-      learning_rate=_RATE,
+      learning_rate=_LEARNING_RATE.value,
       sparsity=value,
       batch_size=B,
       bucket_size=B,
       **kernel,
     )
-    start = time.perf_counter()
-    trained = train(config, (batch(i) for i in range(steps)))
-    seconds = time.perf_counter() - start
-    sae = trained.sae
     name = f'ours, bandwidth {config.bandwidth:g}'
+    start = time.perf_counter()
+    try:
+      sae = train(config, (batch(i) for i in range(steps))).sae
+    except TrainingDiverged as error:
+      print(f'{name:22} {value:7g}  {error}', flush=True)
+      continue
+    seconds = time.perf_counter() - start
     note(name, value, sae.encode, sae, seconds)
   for rate in map(float, _PEER_RATES.value):
     for value in map(float, _L0_COEFFICIENTS.value):

@@ -1,0 +1,42 @@
+"""Entities, what is asked about them, and what a model knows of them.
+
+  entities = read_entities('folder')
+  prompt = activation_prompt(entities['city'][0])
+  classes = classify(read_records('run/records'))['city']
+  parts = split(classes.known)
+
+`labelling.py` has a model answer; `experiments.label_entities` is its binary.
+"""
+
+from experiments.entities.answers import Judge
+from experiments.entities.entity import Entity
+from experiments.entities.entity_files import read_entities, write_entities
+from experiments.entities.labels import (
+  Classes,
+  classify,
+  is_correct,
+  label_completion,
+  label_record,
+  label_trivia,
+)
+from experiments.entities.modes import MODES
+from experiments.entities.prompt_tokens import PromptTokens, tokenize_prompt
+from experiments.entities.prompt_types import (
+  ENTITY_TYPES,
+  PROMPT_TYPES,
+  PromptType,
+  prompt_types_of,
+)
+from experiments.entities.prompts import (
+  Prompt,
+  activation_prompt,
+  base_prompt,
+  is_known_question,
+  question_prompt,
+  refusal_question,
+  statement_prompt,
+)
+from experiments.entities.records import Record, read_records, write_records
+from experiments.entities.refusals import is_refusal
+from experiments.entities.splits import Split, split
+from experiments.entities.wikidata import process_raw

@@ -1,0 +1,93 @@
+"""JSON files that are a list of objects; errors name the file and the place."""
+
+from collections.abc import Iterable, Mapping
+import json
+import os
+import pathlib
+
+from experiments import outputs
+
+
+def read_rows(path: str | os.PathLike) -> list[dict]:
+  """The objects in a file, of which there is at least one.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is empty, cut off, not UTF-8 JSON, or not a list of objects.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f'There is no file {path}.')
+  try:
+    text = path.read_text(encoding='utf-8-sig')
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path} is not UTF-8 text: {error}.') from error
+  if not text.strip():
+    raise ValueError(
+      f'{path} is empty; expected a JSON list of objects. Write it anew, or '
+      'remove it.'
+    )
+  try:
+    rows = json.loads(text)
+  except ValueError as error:
+    raise ValueError(
+      f'{path} is not JSON, perhaps because it was cut off: {error}. Write or '
+      'download it anew.'
+    ) from error
+  if not isinstance(rows, list):
+    raise ValueError(
+      f'{path} holds a JSON {type(rows).__name__}; expected a list of objects.'
+    )
+  if not rows:
+    raise ValueError(
+      f'{path} is an empty list; expected at least one object. Remove the file '
+      'if there is nothing to say.'
+    )
+  for i, row in enumerate(rows):
+    if not isinstance(row, dict):
+      raise ValueError(f'{path}, record {i}: expected an object, got {row!r}.')
+  return rows
+
+
+def write_rows(path: str | os.PathLike, rows: Iterable[Mapping]):
+  """Writes objects, one per line; the file is whole or the one before."""
+  lines = ',\n'.join(json.dumps(row, ensure_ascii=False) for row in rows)
+  outputs.write_text(path, f'[\n{lines}\n]\n')
+
+
+def text_of(row: Mapping, field: str, where: str) -> str:
+  """A field that must be there and be a text.
+
+  Args:
+    row: An object.
+    field: Its name.
+    where: File and record, for the error.
+
+  Raises:
+    ValueError: it is missing, of another type, empty, has white space at an
+      end, or is not Unicode.
+  """
+  if field not in row:
+    raise ValueError(
+      f'{where} has no {field!r}, only {sorted(row)}. Add it, or remove the '
+      'record.'
+    )
+  value = row[field]
+  if not isinstance(value, str):
+    raise ValueError(
+      f'{where}: {field!r} is {value!r}, expected a text. Numbers are texts '
+      "too: '1986'."
+    )
+  if not value or value != value.strip():
+    raise ValueError(
+      f'{where}: {field!r} is {value!r}, expected a text that is not empty and '
+      'has no white space at its ends. Trim it, or remove the record.'
+    )
+  try:
+    value.encode()
+  except UnicodeEncodeError as error:
+    raise ValueError(
+      f'{where}: {field!r} is {value!r}, which is not Unicode: {error}. '
+      'Correct it, or remove the record.'
+    ) from error
+  return value

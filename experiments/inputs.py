@@ -1,0 +1,291 @@
+"""Flags that say what an experiment works on: models, SAEs, entities.
+
+Where nothing is said it is the bundled world (experiments/miniworld), whose
+files are read by the very code that reads public ones.
+"""
+
+import dataclasses
+import os
+import pathlib
+import re
+
+from absl import flags
+
+import gemma_jax as gj
+from sae.jumprelu import JumpReLUSAE
+from sae.loading import load_sae
+from sae.releases import PARAMS_FILE, list_saes, width_label
+
+BUNDLE = pathlib.Path(__file__).parent / 'miniworld' / 'bundle'
+BASE, CHAT = BUNDLE / 'base', BUNDLE / 'chat'
+SAES, ENTITIES = BUNDLE / 'saes', BUNDLE / 'entities'
+# What --help and flags.txt call them.
+BUNDLED = 'miniworld'
+
+_SAE_ID = re.compile(r'layer_(\d+)/width_(\w+)/(?:average_l0_(\d+)|canonical)')
+
+
+def define_model(values: flags.FlagValues) -> list[str]:
+  """Defines --model and --dtype; returns their names."""
+  flags.DEFINE_string(
+    'model',
+    BUNDLED,
+    'The base model: a folder of a Gemma 2 checkpoint (config.json, '
+    '*.safetensors, tokenizer.json), or a hub id such as google/gemma-2-2b. '
+    f"'{BUNDLED}' is the small one that comes along.",
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'dtype',
+    None,
+    ['float32', 'bfloat16'],
+    'Of models and activations. Default: that of the checkpoint.',
+    flag_values=values,
+  )
+  return ['model', 'dtype']
+
+
+def define_chat_model(values: flags.FlagValues) -> list[str]:
+  """Defines --chat_model; returns its name."""
+  flags.DEFINE_string(
+    'chat_model',
+    BUNDLED,
+    'The chat model made from the base model, such as google/gemma-2-2b-it: '
+    'its latents are those of the base model.',
+    flag_values=values,
+  )
+  return ['chat_model']
+
+
+def define_saes(values: flags.FlagValues) -> list[str]:
+  """Defines the flags that choose SAEs; returns their names."""
+  common = {'flag_values': values}
+  flags.DEFINE_string(
+    'sae',
+    BUNDLED,
+    'SAEs of the base model: a release such as gemma-scope-2b-pt-res, or a '
+    'folder laid out like one (layer_12/width_16k/average_l0_82/params.npz).',
+    **common,
+  )
+  flags.DEFINE_list(
+    'layers',
+    None,
+    'Layers of the SAEs, from 0. Default: all that have one, but the last of '
+    'the model, whose output no layer reads. The paper counts resid_pre: its '
+    'layer 13 is 12 here.',
+    **common,
+  )
+  flags.DEFINE_string(
+    'width',
+    None,
+    'Latents of the SAEs as their folders write it (16k, 65k, 1m). Default: '
+    'the only one there, else 16k.',
+    **common,
+  )
+  flags.DEFINE_float(
+    'l0',
+    None,
+    'Of several SAEs of a layer and width, take that of the nearest L0. '
+    'Default: the only one, else the canonical one of its release.',
+    **common,
+  )
+  return ['sae', 'layers', 'width', 'l0']
+
+
+def define_entities(values: flags.FlagValues) -> list[str]:
+  """Defines --entities; returns its name."""
+  flags.DEFINE_string(
+    'entities',
+    BUNDLED,
+    'Folder of entity files, one <type>.json per type (player, movie, city, '
+    'song), in the processed or raw format of arXiv 2411.14257.',
+    flag_values=values,
+  )
+  return ['entities']
+
+
+def place(value: str, bundled: pathlib.Path) -> str:
+  """The path or name that a flag stands for.
+
+  Raises:
+    FileNotFoundError: the bundled world is meant, and is not there.
+  """
+  if value != BUNDLED:
+    return value
+  if not bundled.is_dir():
+    raise FileNotFoundError(
+      f'{bundled} does not exist: this checkout lacks the bundled world. '
+      f'`python -m tools.train_miniworld --out={BUNDLE}` makes it.'
+    )
+  return str(bundled)
+
+
+def open_model(path: str, dtype: str | None = None) -> gj.CheckpointReader:
+  """A whole checkpoint; no weight is read yet.
+
+  Raises:
+    ValueError, OSError, ImportError: see `CheckpointReader`; or the checkpoint
+      holds only the first layers of a model.
+  """
+  reader = gj.CheckpointReader(path, dtype=dtype)
+  if (whole := reader.config.truncated_from) is not None:
+    raise ValueError(
+      f'{reader.folder} holds the first {reader.config.num_layers} of {whole} '
+      'layers; take the whole model.'
+    )
+  return reader
+
+
+def open_chat_model(
+  path: str, base: gj.CheckpointReader, dtype: str | None = None
+) -> gj.CheckpointReader:
+  """The chat model, checked to be of the base model's shape.
+
+  Raises:
+    ValueError: its layers or widths are others; or see `open_model`.
+  """
+  reader = open_model(path, dtype)
+  for name in ('num_layers', 'd_model', 'num_heads', 'vocab_size'):
+    mine, its = getattr(reader.config, name), getattr(base.config, name)
+    if mine != its:
+      raise ValueError(
+        f'{reader.folder} has {name}={mine}, the base model {base.folder} '
+        f'{its}: it is no chat model of it, and its SAEs do not fit.'
+      )
+  return reader
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NamedSAE:
+  """An SAE that was chosen and not yet read.
+
+  Attributes:
+    source: A folder or a release.
+    sae_id: Its name there.
+    layer: Of the site.
+  """
+
+  source: str
+  sae_id: str
+  layer: int
+
+  def load(self, reader: gj.CheckpointReader) -> JumpReLUSAE:
+    """Reads it.
+
+    Raises:
+      ValueError: it is of another width than the model, or of a site that has
+        no such width; or see `load_sae`.
+    """
+    sae = load_sae(self.source, self.sae_id)
+    site = sae.origin.site
+    if site is None:
+      raise ValueError(
+        f'{self.source}/{self.sae_id} does not say which site it reads.'
+      )
+    sae.check_reads(site, self.layer)
+    width = gj.site_width(reader.config, site)
+    if sae.d_in != width:
+      raise ValueError(
+        f'{sae.origin} reads vectors of {sae.d_in}; {site} of {reader.folder} '
+        f'has {width}. It is of another model.'
+      )
+    return sae
+
+
+def choose_saes(
+  source: str,
+  config: gj.Gemma2Config,
+  *,
+  layers: list[str] | None = None,
+  width: str | None = None,
+  l0: float | None = None,
+) -> list[NamedSAE]:
+  """One SAE per layer, by names alone.
+
+  Args:
+    source: As --sae, after `place`.
+    config: Of the model.
+    layers, width, l0: As the flags.
+
+  Raises:
+    FileNotFoundError, KeyError: there is no such folder, release or SAE.
+    ValueError: a layer is not one of the model's, or a choice is not unique.
+  """
+  folder = pathlib.Path(source).expanduser()
+  ids = _ids_in(folder) if folder.is_dir() else list_saes(source)
+  found = {}
+  for sae_id in ids:
+    layer, label, its_l0 = _SAE_ID.fullmatch(sae_id).groups()
+    found.setdefault(int(layer), {}).setdefault(label, {})[its_l0] = sae_id
+  if layers is None:
+    wanted = sorted(set(found) & set(range(config.num_layers - 1)))
+  else:
+    wanted = _layers(layers, config)
+  missing = sorted(set(wanted) - set(found))
+  if missing or not wanted:
+    raise ValueError(
+      f'{source} has no SAE of layer {", ".join(map(str, missing)) or "any"}; '
+      f'it has layers {", ".join(map(str, sorted(found)))}, the model '
+      f'{config.num_layers} of them.'
+    )
+  return [
+    NamedSAE(
+      source=source,
+      sae_id=_one(source, layer, found[layer], width, l0),
+      layer=layer,
+    )
+    for layer in wanted
+  ]
+
+
+def _ids_in(folder: pathlib.Path) -> list[str]:
+  ids = [
+    file.parent.relative_to(folder).as_posix()
+    for file in folder.glob(f'layer_*/width_*/*/{PARAMS_FILE}')
+  ]
+  ids = sorted(sae_id for sae_id in ids if _SAE_ID.fullmatch(sae_id))
+  if not ids:
+    raise FileNotFoundError(
+      f'{folder} has no layer_*/width_*/average_l0_*/{PARAMS_FILE}; expected '
+      'the layout of Gemma Scope.'
+    )
+  return ids
+
+
+def _layers(given: list[str], config: gj.Gemma2Config) -> list[int]:
+  try:
+    layers = [int(part) for part in given]
+  except ValueError:
+    layers = [-1]
+  if min(layers, default=-1) < 0 or max(layers) >= config.num_layers:
+    raise ValueError(
+      f'--layers={",".join(given)} must be layers from 0 to '
+      f'{config.num_layers - 1} with commas between them.'
+    )
+  return sorted(set(layers))
+
+
+def _one(source, layer, widths, width, l0) -> str:
+  """The id of the SAE that is meant, of those of a layer."""
+  label = width or (next(iter(widths)) if len(widths) == 1 else '16k')
+  if label.isdecimal():
+    label = width_label(int(label))
+  if label not in widths:
+    raise ValueError(
+      f'{source} has no SAE of layer {layer} and width {label}; it has '
+      f'{", ".join(widths)}. Pass --width.'
+    )
+  choices = dict(widths[label])
+  canonical = choices.pop(None, None)
+  if l0 is not None and choices:
+    return choices[min(choices, key=lambda each: abs(int(each) - l0))]
+  if len(choices) == 1:
+    return next(iter(choices.values()))
+  # A folder says nothing of which is canonical; the release that it is named
+  # after does, and load_sae knows it.
+  return canonical or f'layer_{layer}/width_{label}/canonical'
+
+
+def read_tokenizer(reader: gj.CheckpointReader) -> gj.Tokenizer:
+  """The tokenizer in the folder of a checkpoint."""
+  return gj.Tokenizer.from_pretrained(os.fspath(reader.folder))

@@ -1,0 +1,266 @@
+r"""What does a model know? It answers questions about entities.
+
+  python -m experiments.label_entities --out=out/labels           # MiniWorld
+
+  python -m experiments.label_entities --out=out/labels --dtype=bfloat16 \
+    --model=google/gemma-2-2b --entities=wikidata --rows_per_batch=2048
+
+Every attribute of every entity is asked for once greedily and 10 times at
+temperature 1. An attribute is known if at least 3 samples are right; an entity
+is known with two such attributes, unknown with none, else discarded.
+
+--family=base asks a base model: question and beginning of the answer, as text.
+A chat model gets the question in its template, with the beginning of the answer
+(chat) or without (free).
+
+--out gets
+
+  MODEL/<type>_<attribute>.json   what was said, with labels; the format is that
+                                  of the paper's code
+  results.json                    accuracies with 95 % intervals, and how many
+                                  entities are known, unknown and discarded
+  flags.txt                       a flagfile that repeats the run
+  run.json                        what the answers belong to
+
+A killed run loses one batch at most; the same command goes on.
+`experiments.entity_recognition --labels=OUT/MODEL` takes the answers.
+"""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+
+from absl import flags
+import jax
+
+from experiments import inputs, memory, model_and_text, outputs
+from experiments.entities import MODES, Entity, read_entities
+from experiments.entities.labelling import (
+  FAMILIES,
+  LabelConfig,
+  label_entities,
+)
+from experiments.sae_training import load
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
+  """Defines this program's flags; returns their names."""
+  before = set(values)
+  inputs.define_model(values)
+  inputs.define_entities(values)
+  common = {'flag_values': values}
+  flags.DEFINE_string(
+    'out', None, 'Folder for everything that is written.', **common
+  )
+  flags.DEFINE_enum(
+    'mode',
+    'default',
+    MODES,
+    "'reference' does as the published code did, its defects included; it sets "
+    '--correctness, --refusal_detector and --drop_qid_labels, which can be set '
+    'apart.',
+    **common,
+  )
+  flags.DEFINE_enum(
+    'correctness',
+    None,
+    MODES,
+    'How answers are told right from wrong. Default: by --mode.',
+    **common,
+  )
+  flags.DEFINE_enum(
+    'refusal_detector',
+    None,
+    MODES,
+    'How refusals are told. Default: by --mode.',
+    **common,
+  )
+  flags.DEFINE_bool(
+    'drop_qid_labels',
+    None,
+    'Leave out raw entities whose label is a bare Q-id. Default: by --mode.',
+    **common,
+  )
+  flags.DEFINE_list(
+    'types',
+    None,
+    'Entity types to ask about. Default: all there are.',
+    **common,
+  )
+  flags.DEFINE_integer(
+    'max_entities',
+    None,
+    'Of each type, the first ones by name; to try things.',
+    lower_bound=1,
+    **common,
+  )
+  flags.DEFINE_enum(
+    'family', 'base', FAMILIES, 'Which prompts; see above.', **common
+  )
+  flags.DEFINE_integer(
+    'num_samples', 10, 'Sampled answers per question.', lower_bound=1, **common
+  )
+  flags.DEFINE_float(
+    'temperature', 1.0, 'Of the samples.', lower_bound=0.0, **common
+  )
+  flags.DEFINE_integer(
+    'max_new_tokens', 32, 'Most tokens per answer.', lower_bound=1, **common
+  )
+  flags.DEFINE_bool(
+    'stop_at_line_break',
+    False,
+    'End answers at a line break, too. Faster; the paper went on, and scored '
+    'what followed.',
+    **common,
+  )
+  flags.DEFINE_integer(
+    'min_correct',
+    3,
+    'Right samples that make an attribute known.',
+    lower_bound=1,
+    **common,
+  )
+  flags.DEFINE_integer(
+    'min_known',
+    2,
+    'Known attributes that make an entity known.',
+    lower_bound=1,
+    **common,
+  )
+  flags.DEFINE_integer('seed', 0, 'Of the samples.', **common)
+  flags.DEFINE_integer(
+    'rows_per_batch',
+    512,
+    'Answers generated at once. Only speed and memory depend on it.',
+    lower_bound=1,
+    **common,
+  )
+  names = sorted(set(values) - before)
+  outputs.show_in_help(values, names)
+  return names
+
+
+def label(values: flags.FlagValues, names: Sequence[str]) -> dict:
+  """Does what parsed flags say; returns what results.json says.
+
+  Raises:
+    ValueError, OSError, ImportError: something does not exist or does not fit;
+      the error names it and the remedy.
+  """
+  if values.out is None:
+    raise ValueError('Say where results go: --out=DIR.')
+  _settle(values)
+  config = _config(values)
+  entities = _entities(values)
+  path = inputs.place(values.model, inputs.BASE)
+  reader = inputs.open_model(path, values.dtype)
+  out = pathlib.Path(values.out)
+  identity = {
+    'dtype': str(reader.dtype),
+    'fingerprint': model_and_text.fingerprint(reader),
+    'tokenizer_sha256': outputs.sha256(reader.folder / 'tokenizer.json'),
+  }
+  labelled = label_entities(
+    lambda: load(reader, reader.config.num_layers),
+    inputs.read_tokenizer(reader),
+    entities,
+    out,
+    identity=identity,
+    config=config,
+    name=_alias(values.model),
+    rows_per_batch=values.rows_per_batch,
+  )
+  outputs.write_flags(out, values, names)
+  results = {
+    'experiment': 'label_entities',
+    'mode': values.mode,
+    'drop_qid_labels': values.drop_qid_labels,
+    'seed': values.seed,
+    'model': {'path': values.model, **identity},
+    'entities': {kind: len(group) for kind, group in entities.items()},
+    'records': _alias(values.model),
+    **labelled.results,
+    'versions': outputs.versions(),
+  }
+  outputs.write_results(out, results)
+  return results
+
+
+def run(values: flags.FlagValues, names: Sequence[str]) -> int:
+  """Labels entities; returns the exit code."""
+  try:
+    results = label(values, names)
+  except (OSError, ValueError, KeyError, ImportError) as error:
+    return outputs.failed(error)
+  except (jax.errors.JaxRuntimeError, MemoryError) as error:
+    if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
+      return outputs.failed(
+        memory.OutOfMemory(
+          'The device ran out of memory. Lower --rows_per_batch and start the '
+          'same command again: it goes on where it was. What JAX said: '
+          f'{(str(error).splitlines() or [""])[0]}'
+        )
+      )
+    raise
+  for line in _summary(results):
+    print(line)
+  print(f'Written: {pathlib.Path(values.out) / outputs.RESULTS_FILE}')
+  return 0
+
+
+def _settle(values):
+  """Fills in what depends on --mode, for flags.txt too."""
+  values.correctness = values.correctness or values.mode
+  values.refusal_detector = values.refusal_detector or values.mode
+  if values.drop_qid_labels is None:
+    values.drop_qid_labels = values.mode == 'default'
+
+
+def _config(values) -> LabelConfig:
+  return LabelConfig(
+    family=values.family,
+    num_samples=values.num_samples,
+    temperature=values.temperature,
+    max_new_tokens=values.max_new_tokens,
+    stop_at_line_break=values.stop_at_line_break,
+    seed=values.seed,
+    mode=values.correctness,
+    refusal_mode=values.refusal_detector,
+    min_correct=values.min_correct,
+    min_known=values.min_known,
+  )
+
+
+def _entities(values) -> dict[str, list[Entity]]:
+  folder = inputs.place(values.entities, inputs.ENTITIES)
+  entities = read_entities(folder, values.drop_qid_labels)
+  wanted = values.types or sorted(entities)
+  if unknown := sorted(set(wanted) - set(entities)):
+    raise ValueError(
+      f'--types={",".join(wanted)}: {folder} has no {", ".join(unknown)}, only '
+      f'{", ".join(entities)}.'
+    )
+  return {kind: entities[kind][: values.max_entities] for kind in wanted}
+
+
+def _alias(model: str) -> str:
+  """The model's name as a folder: 'gemma-2-2b' of 'google/gemma-2-2b'."""
+  return pathlib.PurePath(model).name or 'records'
+
+
+def _summary(results: Mapping) -> list[str]:
+  """A few lines for the terminal."""
+  lines = []
+  for name, shares in results['prompt_types'].items():
+    right = shares['greedy']['correct']
+    lines.append(
+      f'{name}: {right["value"]:.1%} right '
+      f'[{right["low"]:.1%}, {right["high"]:.1%}], n = {right["n"]:,}'
+    )
+  for kind, counts in results['types'].items():
+    numbers = ', '.join(f'{count:,} {label}' for label, count in counts.items())
+    lines.append(f'{kind}: {numbers}')
+  return lines
+
+
+if __name__ == '__main__':
+  outputs.start(define_flags, run)

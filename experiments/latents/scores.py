@@ -1,0 +1,189 @@
+"""How differently latents behave on known and on unknown entities.
+
+Everything here is computed from sums, for all latents of an SAE at once. A
+score has a label: for 'known' it is high for latents of known entities, for
+'unknown' of unknown ones.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from experiments.latents.class_sums import ClassSums
+from experiments.latents.labelled import CLASSES
+
+_EPSILON = 1e-6
+
+
+class _Class(NamedTuple):
+  """One class: entities n [E, 1], and sums [E, F] of latents."""
+
+  n: np.ndarray
+  active: np.ndarray
+  total: np.ndarray
+  squares: np.ndarray
+
+  @property
+  def frequency(self):
+    return self.active / self.n
+
+  @property
+  def mean(self):
+    return self.total / self.n
+
+
+def _absolute_difference(a: _Class, b: _Class):
+  # One division of whole numbers: equal scores are equal numbers, also where
+  # classes differ in size, so that ties are seen.
+  return (a.active * b.n - b.active * a.n) / (a.n * b.n)
+
+
+def _relative_difference(a: _Class, b: _Class):
+  return (a.frequency - b.frequency) / (b.frequency + _EPSILON)
+
+
+def _absolute_mean_difference(a: _Class, b: _Class):
+  return a.mean - b.mean
+
+
+def _relative_mean_difference(a: _Class, b: _Class):
+  return (a.mean - b.mean) / (b.mean + _EPSILON)
+
+
+def _t_test(a: _Class, b: _Class):
+  return welch_t(a.n, a.total, a.squares, b.n, b.total, b.squares)
+
+
+# Names of arXiv 2411.14257's code (paper.md, 4).
+METRICS = {
+  'absolute_difference': _absolute_difference,
+  'relative_difference': _relative_difference,
+  'absolute_mean_difference': _absolute_mean_difference,
+  'relative_mean_difference': _relative_mean_difference,
+  't_test': _t_test,
+}
+
+
+def separation(
+  sums: ClassSums,
+  label: str = 'known',
+  metric: str = 'absolute_difference',
+  *,
+  min_active: int = 0,
+) -> np.ndarray:
+  """Scores float64 [E, F] of latents, for each type.
+
+  Args:
+    sums: No class may be empty.
+    label: The class that the score is high on.
+    metric: Of METRICS. 'absolute_difference' is the difference between the
+      shares of entities on which a latent fires: the paper's score.
+    min_active: Latents that fire on fewer entities of a type, both classes
+      together, have score 0 there.
+
+  Raises:
+    KeyError: there is no such metric or label.
+    ValueError: a class is empty.
+  """
+  if metric not in METRICS:
+    raise KeyError(f'{metric!r} is not one of the metrics {list(METRICS)}.')
+  if label not in CLASSES:
+    raise KeyError(f'{label!r} is not one of the labels {CLASSES}.')
+  if not sums.n.all():
+    raise ValueError(
+      f'A class of {sums.site} of layer {sums.layer} is empty: n is '
+      f'{sums.n.tolist()} (known, unknown) for {list(sums.types)}.'
+    )
+  mine = CLASSES.index(label)
+  first, second = (
+    _Class(
+      n=sums.n[:, c, None],
+      active=sums.active[:, c],
+      total=sums.total[:, c],
+      squares=sums.squares[:, c],
+    )
+    for c in (mine, 1 - mine)
+  )
+  scores = METRICS[metric](first, second)
+  return np.where(sums.active.sum(axis=1) >= min_active, scores, 0.0)
+
+
+def welch_t(
+  n_a: np.ndarray,
+  total_a: np.ndarray,
+  squares_a: np.ndarray,
+  n_b: np.ndarray,
+  total_b: np.ndarray,
+  squares_b: np.ndarray,
+) -> np.ndarray:
+  """Welch's t of two samples, from their sizes, sums and sums of squares.
+
+  As `scipy.stats.ttest_ind(a, b, equal_var=False)`; 0 where both sums are 0 or
+  t is not defined, infinite where two constants differ.
+  """
+
+  def moments(n, total, squares):
+    mean = total / n
+    scatter = squares - total * mean
+    # What rounding leaves of a constant is not a variance.
+    scatter = np.where(scatter > 1e-14 * n * squares, scatter, 0)
+    return mean, scatter / (n - 1) / n
+
+  with np.errstate(divide='ignore', invalid='ignore'):
+    mean_a, error_a = moments(n_a, total_a, squares_a)
+    mean_b, error_b = moments(n_b, total_b, squares_b)
+    apart = mean_a - mean_b
+    rounding = np.abs(apart) <= 1e-14 * (np.abs(mean_a) + np.abs(mean_b))
+    t = np.where(rounding, 0, apart) / np.sqrt(error_a + error_b)
+  silent = (total_a == 0) & (total_b == 0)
+  return np.where(silent | np.isnan(t), 0.0, t)
+
+
+def mean_ranks(scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+  """The mean over types of a latent's rank among the latents of all SAEs.
+
+  Args:
+    scores: float [E, F] of each SAE, of one label.
+
+  Returns:
+    float64 [F] for each SAE; 1 is the best, and equal scores share their mean
+    rank.
+  """
+  everything = np.concatenate(scores, axis=1)
+  ranks = stats.rankdata(-everything, axis=1).mean(axis=0)
+  return np.split(ranks, np.cumsum([s.shape[1] for s in scores])[:-1])
+
+
+def layer_curve(sums: Sequence[ClassSums], label: str, top: int = 5) -> list:
+  """Scores by layer, without the filter of plain text.
+
+  Returns:
+    For each SAE a dict: 'site', 'layer', 'types' (type -> 'mean', 'min' and
+    'max' of its `top` best latents, and how many these are, 'n'), 'maxmin'
+    (the best score that one latent has on every type) and its 'latent'.
+  """
+  curve = []
+  for one in sums:
+    scores = separation(one, label)
+    best = -np.sort(-scores, axis=1)[:, :top]
+    lowest = scores.min(axis=0)
+    curve.append(
+      {
+        'site': one.site,
+        'layer': one.layer,
+        'types': {
+          name: {
+            'mean': float(row.mean()),
+            'min': float(row.min()),
+            'max': float(row.max()),
+            'n': len(row),
+          }
+          for name, row in zip(one.types, best, strict=True)
+        },
+        'maxmin': float(lowest.max()),
+        'latent': int(lowest.argmax()),
+      }
+    )
+  return curve

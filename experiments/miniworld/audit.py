@@ -1,0 +1,218 @@
+"""What a trained MiniWorld must show, measured as a user would measure it.
+
+Everything here goes through the public code: folders, tokenizers, prompts,
+generation, the judging of answers. The only thing taken from the world is which
+entity is in which group.
+"""
+
+from collections.abc import Mapping, Sequence
+import os
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from experiments.entities import (
+  Entity,
+  activation_prompt,
+  base_prompt,
+  label_completion,
+  prompt_types_of,
+  refusal_question,
+  tokenize_prompt,
+)
+from experiments.miniworld.world import KNOWN, World
+import gemma_jax as gj
+
+# What `failures` asks of an audit: name -> (least, most).
+BOUNDS = {
+  'base_recall': (0.99, 1.0),
+  'base_top_probability_unseen': (0.0, 0.15),
+  'chat_held_out_correct': (0.90, 1.0),
+  'chat_held_out_refused': (0.0, 0.08),
+  'chat_unseen_refused': (0.90, 1.0),
+  'shortcut_auroc': (0.47, 0.53),
+  'readout_auroc': (0.95, 1.0),
+}
+_ROWS = 512
+_NEW_TOKENS = 16
+
+
+def audit(
+  base: str | os.PathLike, chat: str | os.PathLike, world: World
+) -> dict:
+  """Measures both models.
+
+  Args:
+    base, chat: Folders of checkpoints with tokenizers.
+    world: Which entities are known.
+
+  Returns:
+    The names of BOUNDS with their values, and what they come from.
+  """
+  found = audit_base(base, world) | audit_chat(chat, world)
+  return found | {'shortcut_auroc': shortcut(world)}
+
+
+def failures(found: Mapping[str, float]) -> list[str]:
+  """What is outside of its bounds, in words; empty if nothing is."""
+  return [
+    f'{name} is {found[name]:.3f}, expected {least:g} to {most:g}'
+    for name, (least, most) in BOUNDS.items()
+    if not least <= found[name] <= most
+  ]
+
+
+def audit_base(folder: str | os.PathLike, world: World) -> dict:
+  """Recall, confidence on unseen names, and read-outs of a base model."""
+  model, tokenizer = _load(folder)
+  correct, top = {}, {}
+  for group in (*KNOWN, 'unseen'):
+    correct[group], top[group] = _recall(
+      model, tokenizer, world.entities(group)
+    )
+  readout = read_out(model, tokenizer, world)
+  known = np.concatenate([correct[group] for group in KNOWN])
+  return {
+    'base_recall': float(known.mean()),
+    'base_recall_n': len(known),
+    'base_top_probability_known': float(
+      np.concatenate([top[group] for group in KNOWN]).mean()
+    ),
+    'base_top_probability_unseen': float(top['unseen'].mean()),
+    'readout_auroc_by_layer': readout,
+    # A middle layer: not the first or last quarter.
+    'readout_auroc': max(readout[len(readout) // 4 : -len(readout) // 4]),
+  }
+
+
+def audit_chat(folder: str | os.PathLike, world: World) -> dict:
+  """What a chat model answers to the question of the steering experiments."""
+  model, tokenizer = _load(folder)
+  found = {}
+  for group in ('tuning', 'validation', 'held_out', 'unseen'):
+    labels = _answers(model, tokenizer, world.entities(group))
+    for label, name in (('correct', 'correct'), ('refusal', 'refused')):
+      found[f'chat_{group}_{name}'] = float(np.mean(labels == label))
+    found[f'chat_{group}_n'] = len(labels)
+  return found
+
+
+def read_out(
+  model: gj.Gemma2, tokenizer: gj.Tokenizer, world: World
+) -> list[float]:
+  """AUROC of known against unseen at the entity's last token, by layer.
+
+  A logistic regression on resid_post of "The player 'First Last'", fitted on
+  the tuning and half of the unseen entities, tested on held-out ones and the
+  other half.
+  """
+  groups = {
+    group: _streams(model, tokenizer, world.entities(group))
+    for group in ('tuning', 'held_out', 'unseen_validation', 'unseen')
+  }
+  aurocs = []
+  for layer in range(model.config.num_layers):
+    x, y = _classes(groups['tuning'], groups['unseen_validation'], layer)
+    reader = make_pipeline(
+      StandardScaler(),
+      LogisticRegression(C=0.01, class_weight='balanced', max_iter=500),
+    ).fit(x, y)
+    x, y = _classes(groups['held_out'], groups['unseen'], layer)
+    aurocs.append(float(roc_auc_score(y, reader.decision_function(x))))
+  return aurocs
+
+
+def shortcut(world: World) -> float:
+  """AUROC of known against unseen from single words of the name."""
+  n = world.config.words
+  one_hot = lambda pairs: np.concatenate(
+    [np.eye(n)[pairs[:, 0]], np.eye(n)[pairs[:, 1]]], axis=1
+  )
+  names = {group: one_hot(world.pairs[group])[None] for group in world.pairs}
+  x, y = _classes(names['tuning'], names['unseen_validation'], 0)
+  reader = LogisticRegression(class_weight='balanced').fit(x, y)
+  x, y = _classes(names['held_out'], names['unseen'], 0)
+  # Balanced words leave weights that are 0 but for rounding.
+  return float(roc_auc_score(y, reader.decision_function(x).round(4)))
+
+
+def _classes(known, unknown, layer):
+  x = np.concatenate([known[layer], unknown[layer]])
+  return x, np.repeat([1, 0], [len(known[layer]), len(unknown[layer])])
+
+
+def _load(folder):
+  model = gj.load_checkpoint(folder, dtype='float32')
+  return gj.unstack_layers(model), gj.Tokenizer.from_pretrained(folder)
+
+
+def _batches(rows: Sequence[Sequence[int]], pad_id: int):
+  """Rows in order, in padded batches of one shape."""
+  length = -(-max(map(len, rows)) // 8) * 8
+  for first in range(0, len(rows), _ROWS):
+    some = list(rows[first : first + _ROWS])
+    some += [rows[0]] * (_ROWS - len(some))
+    yield first, gj.pad_rows(some, pad_id, buckets=length)
+
+
+def _recall(model, tokenizer, entities: Sequence[Entity]):
+  """Of the next token: bool [n], it is the fact; float [n], how sure it is."""
+  rows, answers = [], []
+  for entity in entities:
+    for prompt_type in prompt_types_of(entity):
+      prompt = tokenize_prompt(tokenizer, base_prompt(prompt_type, entity))
+      rows.append(prompt.ids)
+      value = entity.attributes[prompt_type.attribute]
+      answers.append(tokenizer.encode(f' {value}', bos=False)[0])
+  correct, top = np.zeros(len(rows), bool), np.zeros(len(rows))
+  for first, batch in _batches(rows, tokenizer.pad_id):
+    out = gj.run(model, *batch, logits_at=gj.last_position(batch.positions))
+    logits = np.asarray(out.logits[:, 0], np.float64)
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    here = slice(first, first + _ROWS)
+    count = len(top[here])
+    correct[here] = p.argmax(1)[:count] == answers[here]
+    top[here] = p.max(1)[:count]
+  return correct, top
+
+
+def _answers(model, tokenizer, entities: Sequence[Entity]) -> np.ndarray:
+  """The label of the greedy answer to every question about every entity."""
+  asked = [(e, p) for e in entities for p in prompt_types_of(e)]
+  rows = [
+    tokenize_prompt(tokenizer, refusal_question(p, e), chat=True).ids
+    for e, p in asked
+  ]
+  stops = set(tokenizer.stop_ids)
+  labels = []
+  for first, batch in _batches(rows, tokenizer.pad_id):
+    out = gj.generate(
+      model, *batch, max_new_tokens=_NEW_TOKENS, stop_ids=sorted(stops)
+    )
+    here = asked[first : first + _ROWS]
+    answers = np.asarray(out.tokens)[: len(here)]
+    for (entity, prompt_type), ids in zip(here, answers, strict=True):
+      text = tokenizer.decode([i for i in ids.tolist() if i not in stops])
+      answer = entity.attributes[prompt_type.attribute]
+      labels.append(label_completion(prompt_type, text, answer))
+  return np.array(labels)
+
+
+def _streams(model, tokenizer, entities: Sequence[Entity]) -> np.ndarray:
+  """float32 [L, n, D], resid_post at the entity's last token."""
+  prompts = [
+    tokenize_prompt(tokenizer, activation_prompt(entity)) for entity in entities
+  ]
+  at = np.array([prompt.entity[1] - 1 for prompt in prompts])
+  found = []
+  for first, batch in _batches([p.ids for p in prompts], tokenizer.pad_id):
+    here = at[first : first + _ROWS]
+    where = np.pad(here, (0, _ROWS - len(here)), constant_values=at[0])
+    look = gj.capture('resid_post', positions=where[:, None])
+    out = gj.run(model, *batch, capture=look)
+    found.append(np.asarray(out.activations['resid_post'])[:, : len(here), 0])
+  return np.concatenate(found, axis=1)

@@ -1,0 +1,118 @@
+"""Sizes of MiniWorld: what is built, and how it is trained."""
+
+import dataclasses
+
+from experiments.miniworld.chat import ChatConfig
+from experiments.miniworld.corpus import CorpusConfig
+from experiments.miniworld.training import FitConfig
+from experiments.miniworld.world import WorldConfig
+import gemma_jax as gj
+from sae.recipe import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+  """All that a world depends on, besides the code.
+
+  Attributes:
+    world: Entities.
+    corpus: Pre-training text.
+    model: Shape of the model, but for the vocabulary.
+    rows: Of text per step of pre-training.
+    pretraining, tuning: Optimisation.
+    chat: Questions and answers.
+    saes: One SAE per layer of the base model is trained like this.
+  """
+
+  world: WorldConfig
+  corpus: CorpusConfig
+  model: dict
+  rows: int
+  pretraining: FitConfig
+  chat: ChatConfig
+  tuning: FitConfig
+  saes: TrainConfig
+
+  def model_config(self, vocab_size: int, **changes) -> gj.Gemma2Config:
+    """For a tokenizer of this size."""
+    return gj.Gemma2Config(**self.model, vocab_size=vocab_size, **changes)
+
+
+def make_recipe(size: str, seed: int) -> Recipe:
+  """The recipe of a size.
+
+  Args:
+    size: 'small', which is bundled, or 'tiny', for tests: two minutes on two
+      cores, and it knows little.
+    seed: Of all draws.
+
+  Raises:
+    KeyError: an unknown size.
+  """
+  if size not in SIZES:
+    raise KeyError(f'size={size!r}; expected one of {", ".join(SIZES)}.')
+  return SIZES[size](seed)
+
+
+def _small(seed: int) -> Recipe:
+  rows, steps = 48, 2200
+  return Recipe(
+    world=WorldConfig(seed=seed),
+    corpus=CorpusConfig(seed=seed, first_rows=300 * rows),
+    model=_model(layers=8, width=96, hidden=288),
+    rows=rows,
+    pretraining=FitConfig(steps=steps, learning_rate=5e-3),
+    chat=ChatConfig(seed=seed),
+    tuning=FitConfig(
+      steps=400, learning_rate=1e-3, warmup=20, snapshot_every=50
+    ),
+    saes=TrainConfig.short(
+      512, 1500, batch_size=1024, target_l0=16.0, seed=seed
+    ),
+  )
+
+
+def _tiny(seed: int) -> Recipe:
+  rows = 32
+  return Recipe(
+    world=WorldConfig(
+      words=24,
+      tuning=1,
+      validation=1,
+      held_out=1,
+      tail=4,
+      unseen_validation=1,
+      unseen=1,
+      values=8,
+      seed=seed,
+    ),
+    corpus=CorpusConfig(seed=seed, length=48),
+    model=_model(layers=4, width=48, hidden=96),
+    rows=rows,
+    pretraining=FitConfig(steps=300, learning_rate=5e-3, snapshot_every=100),
+    chat=ChatConfig(seed=seed, batch=32, replay=8),
+    tuning=FitConfig(
+      steps=100, learning_rate=1e-3, warmup=10, snapshot_every=50
+    ),
+    saes=TrainConfig.short(128, 200, batch_size=512, target_l0=12.0, seed=seed),
+  )
+
+
+SIZES = {'small': _small, 'tiny': _tiny}
+
+
+def _model(layers: int, width: int, hidden: int) -> dict:
+  """A Gemma 2 with two query heads per key/value head."""
+  head_dim = width // 4
+  return {
+    'num_layers': layers,
+    'd_model': width,
+    'd_ff': hidden,
+    'num_heads': 4,
+    'num_kv_heads': 2,
+    'head_dim': head_dim,
+    'query_pre_attn_scalar': head_dim,
+    # Shorter than a row of text, so that local layers are local.
+    'window': 16,
+    'max_positions': 512,
+  }

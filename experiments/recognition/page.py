@@ -1,0 +1,112 @@
+"""The report of an entity-recognition run."""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+
+import numpy as np
+
+from experiments import outputs
+from experiments.recognition.summary import answer
+from experiments.report import latent_figures, steering_figures
+from experiments.report.page import Section, Table, write_report
+
+
+def write_page(
+  out: pathlib.Path,
+  results: Mapping,
+  arrays: Mapping[str, np.ndarray],
+  answers: Sequence[Mapping],
+  formats: Sequence[str] = (),
+):
+  """Writes report.html, and every figure on its own where formats are given.
+
+  Args:
+    out: Folder of the run.
+    results: As results.json has them.
+    arrays: Of the latents.
+    answers: A record per question and arm.
+    formats: Of files in figures/: 'png', 'pdf', 'svg'.
+
+  Raises:
+    ImportError: kaleido is not installed, or finds no Chrome.
+  """
+  sections = [
+    *latent_figures.sections(results['latents'], arrays),
+    *steering_figures.sections(results['steering'], answers),
+    _footer(results),
+  ]
+  write_report(
+    out / outputs.REPORT_FILE,
+    'Which latents know what the model knows?',
+    [
+      'Does the model know whether it knows an entity, and does it act on it? '
+      + answer(results)[0],
+      *answer(results)[1:],
+    ],
+    sections,
+  )
+  if formats:
+    export(out / 'figures', sections, formats)
+
+
+def export(
+  folder: pathlib.Path, sections: Sequence[Section], formats: Sequence[str]
+):
+  """Writes figures as pictures, numbered in the order of the page.
+
+  Raises:
+    ImportError: kaleido is not installed, or finds no Chrome.
+  """
+  import plotly.io
+
+  folder.mkdir(parents=True, exist_ok=True)
+  figures = [figure for section in sections for figure in section.figures]
+  for number, figure in enumerate(figures, 1):
+    for suffix in formats:
+      try:
+        plotly.io.write_image(figure, folder / f'figure_{number}.{suffix}')
+      except (ValueError, RuntimeError) as error:
+        raise ImportError(
+          f'Figures cannot be written as {suffix}: {error}. They need '
+          "`pip install 'knowledge-awareness-jax[figures]'` and Chrome; "
+          'report.html is written already and needs neither.'
+        ) from error
+
+
+def _footer(results: Mapping) -> Section:
+  """What the numbers were computed with, and from."""
+  models, harvest = results['models'], results['harvest']
+  rows = [
+    ['mode', results['mode']],
+    ['seed', str(results['seed'])],
+    *(
+      [f'{name} model', f'{one["folder"]}, {one["dtype"]}']
+      for name, one in models.items()
+    ),
+    ['SAEs', ', '.join(results['saes'])],
+  ]
+  for kind, row in results['labels']['types'].items():
+    rows.append(
+      [f'{kind}: labelled', ', '.join(f'{k} {v}' for k, v in row.items())]
+    )
+  for part, count in results['latents']['entities'].items():
+    rows.append(
+      [
+        f'{part} entities, known/unknown',
+        ', '.join(
+          f'{kind} {row["known"]}/{row["unknown"]}'
+          for kind, row in count.items()
+        ),
+      ]
+    )
+  for name, about in harvest.items():
+    dropped = sum(about['dropped'].values())
+    rows.append(
+      [f'{name}: prompts read', f'{about["read"]:,}, {dropped:,} dropped']
+    )
+  rows += [[name, version] for name, version in results['versions'].items()]
+  return Section(
+    title='What this was computed with',
+    text=['flags.txt repeats the run; results.json has every number.'],
+    tables=[Table(columns=['', ''], rows=rows)],
+  )

@@ -1,0 +1,348 @@
+"""The stages of an entity-recognition run, in order.
+
+  labels     which entities the base model knows, from its own answers
+  harvest    sums of every SAE's latents over entities, and over plain text
+  latents    which latents say known and unknown; controls
+  steering   what happens to a chat model's refusals when they are added
+
+Each is kept in the run's folder and found there by the next run of the same
+input (`experiments/stages.py`); labels and steering also resume in the middle.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import gc
+import hashlib
+import json
+import os
+from typing import NamedTuple
+
+from absl import flags
+import numpy as np
+
+from experiments import outputs
+from experiments.entities import (
+  Classes,
+  Entity,
+  Split,
+  activation_prompt,
+  classify,
+  split,
+)
+from experiments.entities.labelling import (
+  LabelConfig,
+  label_entities,
+  summarize,
+)
+from experiments.harvesting import (
+  DENOMINATORS,
+  GroupSums,
+  join,
+  make_rows,
+  stream_scores,
+)
+from experiments.latents import (
+  CLASSES,
+  SPLITS,
+  Groups,
+  LabelledEntities,
+  LatentId,
+  Settings,
+  SplitData,
+  analyse,
+  class_sums,
+  difference_of_means,
+  name_tokens,
+  read_arrays,
+  to_arrays,
+  to_results,
+  write_arrays,
+)
+from experiments.latents.meaning import sae_of
+from experiments.recognition.kept_sums import read_sums, write_sums
+from experiments.recognition.plan import Plan, fingerprints
+from experiments.stages import stage
+from experiments.steering import (
+  PUBLISHED,
+  Amount,
+  Rules,
+  Target,
+  make_questions,
+  steer,
+)
+from experiments.steering import Settings as SteeringSettings
+import gemma_jax as gj
+from sae.jumprelu import JumpReLUSAE
+
+SUMS, ARRAYS = 'sums.safetensors', 'arrays.safetensors'
+
+
+class People(NamedTuple):
+  """Entities by what the base model knows of them.
+
+  Attributes:
+    classes: Type -> names of known, unknown and discarded entities.
+    splits: (type, 'known' or 'unknown') -> its entities in three parts.
+  """
+
+  classes: dict[str, Classes]
+  splits: dict[tuple[str, str], Split[Entity]]
+
+  @property
+  def types(self) -> tuple[str, ...]:
+    return tuple(sorted({kind for kind, _ in self.splits}))
+
+  def of(self, part: str, label: str) -> dict[str, list[Entity]]:
+    """Type -> the entities of a part and a class."""
+    return {
+      kind: getattr(self.splits[kind, label], part) for kind in self.types
+    }
+
+
+class Run:
+  """A run: what it works on, and where it leaves things."""
+
+  def __init__(self, plan: Plan, values: flags.FlagValues):
+    """Takes a checked plan; nothing has run."""
+    self.plan, self.values = plan, values
+    self.about = self._models = fingerprints(plan)
+
+  @functools.cached_property
+  def base(self) -> gj.Gemma2:
+    """The base model, loaded when it is first needed."""
+    return self.plan.base.load()
+
+  @functools.cached_property
+  def saes(self) -> list[JumpReLUSAE]:
+    """All SAEs, likewise."""
+    return [one.load(self.plan.base) for one in self.plan.saes]
+
+  def label(self) -> tuple[People, dict]:
+    """Known and unknown entities, split; and numbers for results.json."""
+    plan, values = self.plan, self.values
+    config = LabelConfig(
+      num_samples=values.num_samples, seed=values.seed, mode=values.mode
+    )
+    if plan.records is not None:
+      classes = classify(plan.records, config.min_correct, config.min_known)
+      results = summarize(plan.records, classes, config)
+      results['source'] = values.labels
+    else:
+      labelled = label_entities(
+        lambda: self.base,
+        plan.tokenizer,
+        plan.entities,
+        plan.out / 'labels',
+        identity=self._models['base'],
+        config=config,
+        rows_per_batch=values.rows_per_batch,
+      )
+      classes, results = labelled.classes, labelled.results
+      results['source'] = 'generated'
+    by_name = {
+      (entity.type, entity.name): entity
+      for of_type in plan.entities.values()
+      for entity in of_type
+    }
+    splits = {
+      (kind, label): split(
+        [
+          by_name[kind, name]
+          for name in getattr(classes[kind], label)
+          if (kind, name) in by_name
+        ],
+        what=f'{label} entities of type {kind!r}',
+      )
+      for kind in plan.entities
+      for label in CLASSES
+    }
+    return People(classes, splits), results
+
+  def harvest(self, people: People) -> tuple[list[GroupSums], dict]:
+    """Sums of every SAE over all parts, types and classes, and plain text."""
+    plan, values = self.plan, self.values
+    groups = Groups(people.types)
+    entities = [
+      (entity, groups.number(kind, label, part))
+      for part in SPLITS
+      for label in CLASSES
+      for kind, found in people.of(part, label).items()
+      for entity in found
+    ]
+    rows = make_rows(
+      plan.tokenizer,
+      [activation_prompt(entity) for entity, _ in entities],
+      ids=[f'{entity.type}/{entity.name}' for entity, _ in entities],
+    )
+    of = rows.groups([group for _, group in entities])
+    about = {'entities': rows.about()}
+    if plan.text is not None:
+      words = make_rows(
+        plan.tokenizer,
+        [text for _, text in plan.text.read(0, values.text_documents)],
+        tokens='random',
+        window=values.text_window,
+        seed=values.seed,
+        pile_denominator=DENOMINATORS[values.mode == 'reference'],
+      )
+      about['text'] = words.about()
+      rows = join(rows, words)
+      of = np.concatenate([of, np.full(len(words), groups.text, np.int32)])
+
+    def make(folder):
+      sums = stream_scores(
+        self.base,
+        self.saes,
+        rows,
+        of,
+        groups.count,
+        batch_size=values.harvest_batch,
+      )
+      write_sums(folder / SUMS, sums)
+
+    folder = plan.out / 'harvest'
+    stage(folder, self._identity('base', rows=digest(rows.tokens, of)), make)
+    return read_sums(folder / SUMS), about
+
+  def find_latents(
+    self, people: People, sums: Sequence[GroupSums]
+  ) -> tuple[dict, dict[str, np.ndarray]]:
+    """Numbers for results.json, and arrays."""
+    plan, values = self.plan, self.values
+    types = people.types
+    data, shown = {}, []
+    for part in SPLITS:
+      found = [
+        (entity, label == 'known')
+        for label in CLASSES
+        for of_type in people.of(part, label).values()
+        for entity in of_type
+      ]
+      prompts = [activation_prompt(entity) for entity, _ in found]
+      rows = make_rows(plan.tokenizer, prompts)
+      data[part] = SplitData(
+        entities=LabelledEntities(
+          types=types,
+          names=tuple(entity.name for entity, _ in found),
+          type_of=np.array([types.index(e.type) for e, _ in found]),
+          known=np.array([known for _, known in found]),
+        ),
+        rows=rows,
+        name_tokens=name_tokens(plan.tokenizer, prompts),
+      )
+    for label in CLASSES:
+      for of_type in people.of('test', label).values():
+        shown += [activation_prompt(entity) for entity in of_type[:2]]
+    settings = Settings.for_mode(
+      values.mode,
+      num_random=values.num_random,
+      num_permutations=values.num_permutations,
+      seed=values.seed,
+    )
+
+    def make(folder):
+      findings = analyse(
+        self.base,
+        plan.tokenizer,
+        self.saes,
+        sums,
+        Groups(types),
+        data,
+        settings,
+        examples=make_rows(plan.tokenizer, shown, tokens='last'),
+      )
+      outputs.write_results(folder, to_results(findings))
+      write_arrays(folder / ARRAYS, to_arrays(findings))
+
+    folder = plan.out / 'latents'
+    identity = self._identity(
+      'base',
+      settings=dataclasses.asdict(settings),
+      sums=outputs.sha256(plan.out / 'harvest' / SUMS),
+      entities=digest(*([one.rows.tokens for one in data.values()])),
+    )
+    stage(folder, identity, make)
+    results = json.loads((folder / outputs.RESULTS_FILE).read_text())
+    return results, read_arrays(folder / ARRAYS)
+
+  def steer(
+    self, people: People, latents: Mapping, sums: Sequence[GroupSums]
+  ) -> tuple[dict, list[dict]]:
+    """Numbers for results.json, and a record per answer."""
+    plan, values = self.plan, self.values
+    groups = Groups(people.types)
+    targets = []
+    for label in CLASSES:
+      best = LatentId.parse(latents['chosen'][label][0]['id'])
+      sae = sae_of(best, self.saes)
+      row = lambda id, sae=sae: np.asarray(sae.W_dec[...][id.latent])
+      controls = map(LatentId.parse, latents['random'][label]['ids'])
+      (one,) = (x for x in sums if (x.site, x.layer) == best[:2])
+      targets.append(
+        Target(
+          label=label,
+          id=best,
+          direction=row(best),
+          controls={id: row(id) for id in controls},
+          mean_difference=difference_of_means(
+            class_sums(one, groups, ('train',)), label
+          ),
+        )
+      )
+    # Both are in the way of the chat model.
+    for name in ('base', 'saes'):
+      self.__dict__.pop(name, None)
+    gc.collect()
+    ask = lambda part, count: make_questions(
+      plan.chat_tokenizer,
+      people.of(part, 'known'),
+      people.of(part, 'unknown'),
+      per_class=count,
+    )
+    results, examples = steer(
+      plan.chat.load(),
+      plan.chat_tokenizer,
+      ask('test', values.questions),
+      targets,
+      {label: amount(values, label) for label in CLASSES},
+      SteeringSettings(
+        rules=Rules.of_mode(values.mode),
+        positions=values.positions,
+        rows_per_batch=values.rows_per_batch,
+        sweep=list(map(float, values.sweep)),
+        seed=values.seed,
+      ),
+      validation=ask('validation', values.questions),
+      folder=plan.out / 'steering',
+      identity=self._models['chat'],
+    )
+    return results, examples
+
+  def _identity(self, model: str, **more) -> dict:
+    saes = [dataclasses.asdict(one) for one in self.plan.saes]
+    return {'model': self._models[model], 'saes': saes, **more}
+
+
+def amount(values: flags.FlagValues, label: str) -> Amount:
+  """How much of a latent to add, as flags say it."""
+  alpha = getattr(values, f'alpha_{label}')
+  if alpha is not None:
+    return Amount(alpha=alpha, source='given')
+  if values.dose is not None:
+    return Amount(dose=values.dose, source='given')
+  name = os.path.basename(os.path.normpath(values.chat_model))
+  if values.goal is None and name in PUBLISHED:
+    return Amount(alpha=PUBLISHED[name][label], source='published')
+  goal = 0.8 if values.goal is None else values.goal
+  return Amount(goal=goal, source='chosen on validation')
+
+
+def digest(*arrays) -> str:
+  """A hash of arrays, or of sequences of arrays, in order."""
+  found = hashlib.sha256()
+  for one in arrays:
+    for array in one if isinstance(one, (list, tuple)) else [one]:
+      array = np.ascontiguousarray(array)
+      found.update(f'{array.dtype}{array.shape}'.encode() + array.tobytes())
+  return found.hexdigest()

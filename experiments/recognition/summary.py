@@ -1,0 +1,108 @@
+"""A run in plain words."""
+
+from collections.abc import Mapping
+
+_OTHER = {'known': 'unknown', 'unknown': 'known'}
+
+
+def answer(results: Mapping) -> list[str]:
+  """The question's answer in three sentences."""
+  known, unknown = (results['latents']['chosen'][c][0] for c in _OTHER)
+  return [_separates(known), _separates(unknown), _steers(results)]
+
+
+def lines(results: Mapping) -> list[str]:
+  """Fifteen lines or fewer for the end of a run."""
+  latents, steering = results['latents'], results['steering']
+  test = latents['entities']['test']
+  counts = {label: sum(row[label] for row in test.values()) for label in _OTHER}
+  found = [
+    f'Does it know what it knows? {counts["known"]} known and '
+    f'{counts["unknown"]} unknown entities of {len(test)} types, not used in '
+    'the search:'
+  ]
+  for label in _OTHER:
+    best = latents['chosen'][label][0]
+    found.append(f'  {_separates(best)}')
+    found.append(
+      f'    AUROC {_estimate(best["auroc"]["mean"])}; '
+      + _against(latents, label)
+    )
+  found.append('Added to the chat model while it reads the question:')
+  for label in ('unknown', 'known'):
+    other = _OTHER[label]
+    before = _refusals(steering, 'original', '', other)
+    after = _refusals(steering, 'steered', label, other)
+    found.append(
+      f'  + {label} latent, questions about {other} entities: declines '
+      f'{_share(before)} -> {_share(after)}'
+    )
+    found.append(f'    {_random(steering, label, other)}')
+  return found
+
+
+def _separates(best) -> str:
+  rates = best['test']['types'].values()
+  own, other = best['label'], _OTHER[best['label']]
+  mean = lambda label: sum(r[label]['value'] for r in rates) / len(rates)
+  return (
+    f'Latent {best["latent"]} of {best["site"]} {best["layer"]} fires on '
+    f'{mean(own):.0%} of {own} and {mean(other):.0%} of {other} entities.'
+  )
+
+
+def _against(latents, label) -> str:
+  null = latents['null']
+  said = []
+  for detector in latents['detectors']:
+    if detector['kind'] == 'probe' and detector['positive'] == label:
+      said.append(f'{detector["name"]} {detector["mean"]["value"]:.3f}')
+  if null is not None:
+    said.append(f'p = {null[label]["p_value"]["value"]:.3g} (shuffled labels)')
+  return ', '.join(said)
+
+
+def _steers(results) -> str:
+  steering = results['steering']
+  parts = []
+  for label in ('unknown', 'known'):
+    other = _OTHER[label]
+    before = _refusals(steering, 'original', '', other)
+    after = _refusals(steering, 'steered', label, other)
+    parts.append(
+      f'adding the {label} latent takes refusals of questions about {other} '
+      f'entities from {before["value"]:.0%} to {after["value"]:.0%}'
+    )
+  return f'In the chat model {"; ".join(parts)}.'
+
+
+def _refusals(steering, kind, target, entity_class) -> Mapping:
+  """The share of refusals of an arm, over all types."""
+  for arm in steering['arms']:
+    if arm['kind'] == kind and arm['target'] == target:
+      return arm['counts'][entity_class]['all']['refusal']
+  raise KeyError(f'There is no arm {kind} {target}.')
+
+
+def _random(steering, label, other) -> str:
+  for control in steering['controls']:
+    if control['target'] == label and control['kind'] == 'random latent':
+      found = control['classes'][other]['all']
+      return (
+        f'{found["arms"]} random latents of the same layer and frequency, same '
+        f'norm: {found["mean"]:.0%} ({found["low"]:.0%} to {found["high"]:.0%})'
+      )
+  return 'no random latents'
+
+
+def _share(estimate) -> str:
+  return (
+    f'{estimate["value"]:.0%} [{estimate["low"]:.0%}, {estimate["high"]:.0%}] '
+    f'of {estimate["n"]}'
+  )
+
+
+def _estimate(estimate) -> str:
+  return (
+    f'{estimate["value"]:.3f} [{estimate["low"]:.3f}, {estimate["high"]:.3f}]'
+  )

@@ -1,0 +1,150 @@
+"""What steering did, in tables and words; figures are in steering_figures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from experiments.latents import CLASSES
+from experiments.report.page import Table
+from experiments.steering import arms as arms_lib
+from experiments.steering.outcomes import REFUSAL, by_arm
+from experiments.steering.summary import ALL
+
+
+def effect_table(results: Mapping) -> Table:
+  """Each arm against the original: all types, and single types if steered."""
+  rows = []
+  for arm in results['arms']:
+    if arm['kind'] in arms_lib.SWEEP_KINDS:
+      continue
+    for name, scopes in arm['effects'].items():
+      for scope, effect in scopes.items():
+        if scope != ALL and arm['kind'] != arms_lib.STEERED:
+          continue
+        counts = arm['counts'][name][scope]
+        rows.append(
+          [
+            arm['name'],
+            name,
+            scope,
+            str(effect['n']),
+            percent(counts[REFUSAL]['value']),
+            _signed(effect['differences'][REFUSAL]),
+            _signed(effect['by_entity'], value=False),
+            f'+{effect["gained"]} / -{effect["lost"]}',
+            f'{effect["p"]:.2g}',
+            f'{effect["q"]:.2g}' if 'q' in effect else '',
+            _signed(effect['differences']['correct'], bounds=False),
+            _signed(effect['differences']['wrong'], bounds=False),
+          ]
+        )
+  columns = (
+    'arm, entities, type, n, refused, difference in points, by entity, '
+    'flips, p, q, correct, wrong'
+  )
+  return Table(columns=columns.split(', '), rows=rows)
+
+
+def control_table(results: Mapping) -> Table:
+  """Each latent among its random controls, over all types."""
+  rows = [
+    [
+      f'+ {control["target"]}',
+      f'{cell["arms"]} {control["kind"]}s',
+      name,
+      percent(cell['steered']),
+      percent(cell['mean']),
+      '' if cell['sd'] is None else percent(cell['sd']),
+      f'{percent(cell["low"])} to {percent(cell["high"])}',
+      _signed(cell['excess']),
+      f'{cell["rank"]} of {cell["arms"] + 1}',
+      f'{cell["p"]:.2g}',
+    ]
+    for control in results['controls']
+    for name, scopes in control['classes'].items()
+    for scope, cell in scopes.items()
+    if scope == ALL
+  ]
+  columns = (
+    "arm, controls, entities, refused, controls' mean, sd, range, "
+    'difference in points, rank, p'
+  )
+  return Table(columns=columns.split(', '), rows=rows)
+
+
+def example_table(
+  results: Mapping, examples: Sequence[Mapping], per_class: int
+) -> Table:
+  """The same questions under the original, the latents and a random arm."""
+  records = by_arm(examples)
+  names = ['original']
+  for kind in (arms_lib.STEERED, arms_lib.RANDOM_LATENT):
+    firsts = {}
+    for arm in results['arms']:
+      if arm['kind'] == kind:
+        firsts.setdefault(arm['target'], arm['name'])
+    names += firsts.values()
+  rows = []
+  for entity_class in CLASSES:
+    asked = [
+      i
+      for i, record in enumerate(records['original'])
+      if record['class'] == entity_class
+    ]
+    asked.sort(
+      key=lambda i: -len({records[name][i]['outcome'] for name in names})
+    )
+    for i in asked[:per_class]:
+      question = records['original'][i]
+      correct = question['correct_answer']
+      said = f'{question["question"]} (correct: {correct})'
+      rows.append([f'{entity_class} {question["type"]}', '', said])
+      rows += [
+        [f'\u2003{name}', records[name][i]['outcome'], _line(records[name][i])]
+        for name in names
+      ]
+  return Table(columns=['arm', 'outcome', 'question and answers'], rows=rows)
+
+
+def amounts(results) -> Iterator[str]:
+  """How much of each latent was added, in all units, in words."""
+  settings = results['settings']
+  for label, target in results['targets'].items():
+    stream, choice = target['stream_norm'], target['choice']
+    said = (
+      f'The {label} latent is {target["latent"]}. Its decoder row, of norm '
+      f'{target["direction_norm"]:.3g}, was added {target["alpha"]:.4g} times '
+      f'({target["source"]}): {target["dose"]:.2f} times the mean norm of the '
+      f'stream there, {stream["value"]:.4g} (n = {stream["n"]} questions). '
+      f'Steered tokens: {settings["positions"]}'
+      f'{", and all generated ones" if settings["generated"] else ""}.'
+    )
+    if choice:
+      said += (
+        f' The dose is the smallest that changed refusals by '
+        f'{percent(choice["goal"])} on {choice["n"]} validation questions.'
+        if choice['reached']
+        else ' No dose that was tried changed refusals by '
+        f'{percent(choice["goal"])} on {choice["n"]} validation questions; '
+        'it is the one that changed most.'
+      )
+    yield said
+
+
+def _line(record) -> str:
+  """An answer on one line."""
+  return ' '.join(record['text'].split()) or '(nothing)'
+
+
+def percent(share: float) -> str:
+  """A share, in per cent."""
+  return f'{100 * share:.1f} %'
+
+
+def _signed(
+  estimate: Mapping, *, value: bool = True, bounds: bool = True
+) -> str:
+  """A difference in percentage points."""
+  low, high = estimate['low'], estimate['high']
+  said = [f'{100 * estimate["value"]:+.1f}'] if value else []
+  if bounds and low is not None:
+    said.append(f'[{100 * low:+.1f}, {100 * high:+.1f}]')
+  return ' '.join(said)

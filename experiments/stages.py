@@ -1,0 +1,39 @@
+"""Stages of a run, each kept in the run's folder by what it depends on.
+
+A stage's folder has `key.json`, the identity of its input, beside its files; it
+appears when it is complete. The same identity finds it there; another one has
+it made anew.
+"""
+
+from collections.abc import Callable, Mapping
+import json
+import pathlib
+
+from experiments import outputs
+
+_KEY = 'key.json'
+
+
+def stage(
+  folder: pathlib.Path,
+  identity: Mapping,
+  make: Callable[[pathlib.Path], None],
+) -> bool:
+  """Makes a stage's files, unless they are there.
+
+  Args:
+    folder: Of the stage.
+    identity: Whatever the files depend on, for JSON.
+    make: Fills the folder that it is given.
+
+  Returns:
+    Whether they were there.
+  """
+  key = json.loads(json.dumps(identity))
+  path = folder / _KEY
+  if path.is_file() and json.loads(path.read_text(encoding='utf-8')) == key:
+    return True
+  with outputs.replaced_folder(folder) as partial:
+    make(partial)
+    outputs.write_text(partial / _KEY, json.dumps(key, indent=2) + '\n')
+  return False

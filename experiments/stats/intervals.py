@@ -1,0 +1,104 @@
+"""Proportions and means with 95 % intervals, in the form results.json has them.
+
+The sampling unit matters more than the formula. Questions about one entity
+stand or fall together, so where several share an entity, resample entities
+(`cluster_bootstrap_mean`) and read Wilson's interval as that of exactly these
+questions.
+"""
+
+from collections.abc import Hashable, Sequence
+import dataclasses
+import math
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+  """A number, its 95 % interval and what it was computed from.
+
+  Attributes:
+    value: The estimate; NaN where there is nothing to estimate it from.
+    low, high: Bounds of the interval; NaN where there are too few observations.
+    n: How many observations.
+  """
+
+  value: float
+  low: float
+  high: float
+  n: int
+
+  def to_dict(self) -> dict[str, float | int | None]:
+    """For JSON: what is not finite is None."""
+    return {
+      name: number if math.isfinite(number) else None
+      for name, number in dataclasses.asdict(self).items()
+    }
+
+
+def wilson(successes: int, n: int) -> Estimate:
+  """A proportion with Wilson's score interval (1927).
+
+  Raises:
+    ValueError: there are not 0 to n successes.
+  """
+  if not 0 <= successes <= n:
+    raise ValueError(f'{successes} successes of {n} are not a proportion.')
+  if n == 0:
+    return Estimate(value=math.nan, low=math.nan, high=math.nan, n=0)
+  test = stats.binomtest(int(successes), int(n))
+  interval = test.proportion_ci(CONFIDENCE, method='wilson')
+  return Estimate(
+    value=successes / n,
+    low=float(interval.low),
+    high=float(interval.high),
+    n=int(n),
+  )
+
+
+def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Estimate:
+  """The mean of independent values, percentile bootstrap."""
+  return cluster_bootstrap_mean(values, range(len(values)), seed)
+
+
+def cluster_bootstrap_mean(
+  values: Sequence[float], clusters: Sequence[Hashable], seed: int = 0
+) -> Estimate:
+  """The mean of all values, resampling clusters of values as wholes.
+
+  Args:
+    values: One number per observation.
+    clusters: Names the cluster of each; clusters are independent of each other.
+    seed: Of the resamples.
+
+  Returns:
+    The mean over observations, so that large clusters weigh more; percentile
+    bounds, NaN with fewer than two clusters; n counts observations.
+  """
+  values = np.asarray(values, float)
+  if len(values) != len(clusters):
+    raise ValueError(f'{len(values)} values are in {len(clusters)} clusters.')
+  if not len(values):
+    return Estimate(value=math.nan, low=math.nan, high=math.nan, n=0)
+  numbers = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
+  which = [numbers[name] for name in clusters]
+  sizes = np.bincount(which)
+  low = high = math.nan
+  if len(sizes) > 1:
+    low, high = stats.bootstrap(
+      (np.bincount(which, weights=values), sizes),
+      lambda total, size, axis: total.sum(axis) / size.sum(axis),
+      paired=True,
+      vectorized=True,
+      confidence_level=CONFIDENCE,
+      n_resamples=RESAMPLES,
+      method='percentile',
+      random_state=np.random.default_rng(seed),
+    ).confidence_interval
+  return Estimate(
+    value=float(values.mean()), low=float(low), high=float(high), n=len(values)
+  )

@@ -1,0 +1,349 @@
+r"""Adds latents to a chat model while it reads a question: does it decline?
+
+  python -m experiments.entity_recognition --out=out/recognition
+  python -m experiments.steer_refusal --run=out/recognition --out=out/steering
+
+  python -m experiments.steer_refusal --out=out/steering_2b \
+    --chat_model=google/gemma-2-2b-it --sae=gemma-scope-2b-pt-res \
+    --entities=wikidata --labels=out/labels/records \
+    --known_latent=resid_post.12/7957 --unknown_latent=resid_post.14/11898 \
+    --positions=entity_last
+
+The experiment of arXiv 2411.14257, section 5, by itself, to try other latents,
+positions, coefficients or entities; `entity_recognition` has it as its last
+stage. What is compared: experiments/steering/arms.py.
+
+Latents, their random controls, the difference of means and labels come from
+--run, the folder of an `entity_recognition` run with the same SAEs and
+entities. Latents named by flags have random latents of the same SAE as
+controls, drawn uniformly: matched ones need a run that chose them.
+
+A latent is named SITE.LAYER/INDEX. resid_post of layer l is what the paper
+calls layer l + 1.
+
+How much is added: --alpha_known and --alpha_unknown are coefficients of decoder
+rows; --dose is a norm in units of the stream's; --goal has the smallest dose
+chosen that changes refusals by so much on validation questions. One of them is
+needed, but for the published models, which have their coefficients.
+
+--out gets flags.txt, results.json, answers.jsonl (every question, arm and
+answer, with its outcome), report.html, and answers/, from which the same
+command goes on.
+"""
+
+from collections.abc import Mapping, Sequence
+import os
+import pathlib
+
+from absl import flags
+
+from experiments import inputs, model_and_text, outputs
+from experiments.entities import (
+  MODES,
+  Entity,
+  classify,
+  read_entities,
+  read_records,
+  split,
+)
+from experiments.latents import CLASSES
+from experiments.report import steering_figures
+from experiments.report.page import Section, Table, write_report
+from experiments.steering import (
+  POSITIONS,
+  WAYS,
+  Amount,
+  Rules,
+  Settings,
+  make_questions,
+  published_alpha,
+  steer,
+)
+from experiments.steering.targets import RecognitionRun, find_targets
+
+_ANSWERS = 'answers.jsonl'
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
+  """Defines this program's flags; returns their names."""
+  before = set(values)
+  inputs.define_chat_model(values)
+  inputs.define_saes(values)
+  inputs.define_entities(values)
+  common = {'flag_values': values}
+  flags.DEFINE_string(
+    'out', None, 'Folder for everything that is written.', **common
+  )
+  flags.DEFINE_enum(
+    'dtype',
+    None,
+    ['float32', 'bfloat16'],
+    'Of the model and its activations. Default: that of the checkpoint.',
+    **common,
+  )
+  flags.DEFINE_enum(
+    'mode',
+    'default',
+    MODES,
+    "'reference' reads answers and refusals as the published code did, its "
+    'defects included, and past the end of the turn.',
+    **common,
+  )
+  flags.DEFINE_string(
+    'run', None, 'Folder of an entity_recognition run.', **common
+  )
+  for label in CLASSES:
+    flags.DEFINE_string(
+      f'{label}_latent',
+      None,
+      f'Latent that fires on {label} entities, such as resid_post.12/7957. '
+      "Default: the run's; without a run, none.",
+      **common,
+    )
+    flags.DEFINE_float(
+      f'alpha_{label}',
+      None,
+      f"Coefficient of the {label} latent's decoder row.",
+      **common,
+    )
+  flags.DEFINE_float(
+    'dose', None, "Norm of what is added, in units of the stream's.", **common
+  )
+  flags.DEFINE_float(
+    'goal',
+    None,
+    'Change of the refusal rate that the dose is chosen for.',
+    lower_bound=0.0,
+    upper_bound=1.0,
+    **common,
+  )
+  flags.DEFINE_string(
+    'labels',
+    None,
+    'Folder of answers of the base model, which say what it knows. Default: '
+    "the run's.",
+    **common,
+  )
+  flags.DEFINE_integer(
+    'questions', 100, 'Per entity type and class.', lower_bound=1, **common
+  )
+  flags.DEFINE_enum(
+    'positions',
+    'entity_last_to_end',
+    list(POSITIONS),
+    'Which tokens of a question are steered.',
+    **common,
+  )
+  flags.DEFINE_bool('generated', False, 'Steer generated tokens too.', **common)
+  flags.DEFINE_integer(
+    'max_new_tokens', 30, 'Most tokens of an answer.', lower_bound=1, **common
+  )
+  flags.DEFINE_integer(
+    'num_random',
+    20,
+    'Random latents, and random directions, per latent.',
+    lower_bound=0,
+    **common,
+  )
+  flags.DEFINE_list(
+    'sweep',
+    ['0.25', '0.5', '1', '2', '3', '4'],
+    'Doses of the dose-response curves.',
+    **common,
+  )
+  flags.DEFINE_multi_enum(
+    'orthogonalise',
+    list(WAYS),
+    list(WAYS),
+    "Ways to take a latent's direction out of the weights.",
+    **common,
+  )
+  flags.DEFINE_integer(
+    'rows_per_batch',
+    256,
+    'Answers generated at once.',
+    lower_bound=1,
+    **common,
+  )
+  flags.DEFINE_integer('seed', 0, 'Of all draws.', **common)
+  names = sorted(set(values) - before)
+  outputs.show_in_help(values, names)
+  return names
+
+
+def known_and_unknown(
+  entities: Mapping[str, Sequence[Entity]], labels: str
+) -> dict[str, dict[str, dict[str, list[Entity]]]]:
+  """Part -> class -> type -> entities, by answers of the base model.
+
+  Raises:
+    ValueError, OSError: answers are missing or malformed, or a class is small.
+  """
+  classes = classify(read_records(labels))
+  parts = {part: {c: {} for c in CLASSES} for part in ('validation', 'test')}
+  for kind, found in entities.items():
+    by_name = {entity.name: entity for entity in found}
+    if kind not in classes:
+      raise ValueError(f'{labels} has no answers about entities of {kind!r}.')
+    for label in CLASSES:
+      names = getattr(classes[kind], label)
+      cut = split(
+        [by_name[name] for name in names if name in by_name],
+        what=f'{label} entities of type {kind!r}',
+      )
+      for part, of_class in parts.items():
+        of_class[label][kind] = getattr(cut, part)
+  return parts
+
+
+def amount(values: flags.FlagValues, label: str) -> Amount:
+  """How much of a latent to add, as flags say it.
+
+  Raises:
+    ValueError: they do not, and nothing was published for the model.
+  """
+  alpha = getattr(values, f'alpha_{label}')
+  if alpha is not None:
+    return Amount(alpha=alpha)
+  if values.dose is not None:
+    return Amount(dose=values.dose)
+  if values.goal is not None:
+    return Amount(goal=values.goal, source='chosen on validation')
+  return Amount(
+    alpha=published_alpha(values.chat_model, label), source='published'
+  )
+
+
+def _doses(given: Sequence[str]) -> list[float]:
+  try:
+    return [float(dose) for dose in given]
+  except ValueError as error:
+    raise ValueError(
+      f'--sweep={",".join(given)} must be numbers with commas between them.'
+    ) from error
+
+
+def run(values: flags.FlagValues, names: Sequence[str]) -> int:
+  """Does what parsed flags say; returns the exit code."""
+  try:
+    if values.out is None:
+      raise ValueError('Say where results go: --out=DIR.')
+    out = pathlib.Path(values.out)
+    chat = inputs.open_model(
+      inputs.place(values.chat_model, inputs.CHAT), values.dtype
+    )
+    tokenizer = inputs.read_tokenizer(chat)
+    before = RecognitionRun(values.run)
+    targets, drawn = find_targets(values, before, chat)
+    amounts = {each.label: amount(values, each.label) for each in targets}
+    labels = values.labels
+    if labels is None and before.folder is None:
+      raise ValueError(
+        'What does the base model know? Give --labels, a folder of its '
+        'answers (experiments.label_entities makes them), or --run.'
+      )
+    parts = known_and_unknown(
+      read_entities(inputs.place(values.entities, inputs.ENTITIES)),
+      labels or str(before.folder / 'labels' / 'records'),
+    )
+    ask = lambda part: make_questions(
+      tokenizer,
+      parts[part]['known'],
+      parts[part]['unknown'],
+      per_class=values.questions,
+    )
+    questions, chosen_by_goal = ask('test'), values.goal is not None
+    validation = ask('validation') if chosen_by_goal else ()
+    outputs.write_flags(out, values, names)
+    about = {
+      'folder': os.fspath(chat.folder),
+      'dtype': str(chat.dtype),
+      'fingerprint': model_and_text.fingerprint(chat),
+    }
+    results, examples = steer(
+      chat.load(),
+      tokenizer,
+      questions,
+      targets,
+      amounts,
+      Settings(
+        rules=Rules.of_mode(values.mode),
+        positions=values.positions,
+        generated=values.generated,
+        max_new_tokens=values.max_new_tokens,
+        rows_per_batch=values.rows_per_batch,
+        num_random_directions=values.num_random,
+        sweep=_doses(values.sweep),
+        orthogonalise=values.orthogonalise,
+        seed=values.seed,
+      ),
+      validation=validation,
+      folder=out / 'answers',
+      identity=about,
+    )
+    for label, how in drawn.items():
+      results['targets'][label]['controls_drawn'] = how
+    results = {
+      'experiment': 'steer_refusal',
+      'mode': values.mode,
+      'seed': values.seed,
+      'model': about,
+      'sae': values.sae,
+      'steering': results,
+      'versions': outputs.versions(),
+    }
+    outputs.write_results(out, results)
+    outputs.write_lines(out / _ANSWERS, examples)
+    _write_page(out, results, examples)
+  except (OSError, ValueError, KeyError, ImportError) as error:
+    return outputs.failed(error)
+  print('\n'.join(summary(results)))
+  print(f'Written: {out / outputs.REPORT_FILE}')
+  return 0
+
+
+def summary(results: Mapping) -> list[str]:
+  """Refusals under the original and each latent, a line per class."""
+  lines = []
+  for arm in results['steering']['arms']:
+    if arm['kind'] in ('original', 'steered'):
+      for name, scopes in arm['counts'].items():
+        refused = scopes['all']['refusal']
+        lines.append(
+          f'{arm["name"]}, {name} entities: {refused["count"]} of '
+          f'{refused["n"]} refused, {refused["value"]:.1%} '
+          f'[{refused["low"]:.1%}, {refused["high"]:.1%}]'
+        )
+  return lines
+
+
+def _write_page(out, results, examples):
+  steering = results['steering']
+  rows = [
+    ['model', f'{results["model"]["folder"]}, {results["model"]["dtype"]}'],
+    ['SAEs', results['sae']],
+    ['mode', results['mode']],
+    ['seed', str(results['seed'])],
+    *(
+      [f'random latents for {label}', target['controls_drawn']]
+      for label, target in steering['targets'].items()
+    ),
+    *map(list, results['versions'].items()),
+  ]
+  write_report(
+    out / outputs.REPORT_FILE,
+    'Does the model decline when a latent is added?',
+    [f'{line}.' for line in summary(results)],
+    [
+      *steering_figures.sections(steering, examples),
+      Section(
+        title='What this was computed with',
+        text=['flags.txt repeats the run; results.json has every number.'],
+        tables=[Table(columns=['', ''], rows=rows)],
+      ),
+    ],
+  )
+
+
+if __name__ == '__main__':
+  outputs.start(define_flags, run)

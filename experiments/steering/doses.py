@@ -1,0 +1,151 @@
+"""How much to add: in absolute terms, and against the stream it is added to.
+
+The same coefficient is much in one model and nothing in another, so there is
+no default for a model that nobody has tried: say a coefficient, say a dose (a
+norm in units of the mean norm of the stream), or have one chosen on the
+validation split.
+"""
+
+from collections.abc import Mapping, Sequence
+import os
+
+import numpy as np
+
+from experiments.stats.intervals import Estimate, bootstrap_mean
+from experiments.steering import arms as arms_lib
+from experiments.steering.arms import (
+  EXPECTED,
+  Arm,
+  Target,
+  steered_positions,
+)
+from experiments.steering.questions import CLASSES, Question
+import gemma_jax as gj
+
+# Chat model -> label -> coefficient, for steering the last token of the entity
+# to the end of the prompt with Gemma Scope's 16k SAEs: arXiv 2411.14257,
+# section 5, and its authors in their issue 2.
+PUBLISHED = {
+  'gemma-2-2b-it': {'known': 400.0, 'unknown': 400.0},
+  'gemma-2-9b-it': {'known': 400.0, 'unknown': 550.0},
+}
+GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+# The class that a target's latent is silent on, and steering is to change.
+OPPOSITE = dict(zip(CLASSES, reversed(CLASSES), strict=True))
+
+
+def published_alpha(model_name: str, label: str) -> float:
+  """The coefficient of a public model's latent.
+
+  Args:
+    model_name: Hub id, or name of a folder, of the chat model.
+    label: 'known' or 'unknown'.
+
+  Raises:
+    ValueError: none was published for this model.
+  """
+  name = os.path.basename(os.path.normpath(model_name))
+  if name not in PUBLISHED:
+    raise ValueError(
+      f'There is no coefficient for {model_name!r}; published ones are for '
+      f'{", ".join(PUBLISHED)}. Say how much to add: a coefficient (--alpha), '
+      "a norm in units of the stream's (--dose), or --choose_alpha to have it "
+      'chosen on the validation split.'
+    )
+  return PUBLISHED[name][label]
+
+
+def stream_norms(
+  model: gj.Gemma2,
+  questions: Sequence[Question],
+  site: str,
+  layers: Sequence[int],
+  positions: str,
+  *,
+  rows_per_batch: int = 64,
+) -> dict[int, Estimate]:
+  """Mean L2 norm of a site where it would be steered, nothing being steered.
+
+  The mean over positions of a question, then over questions. BOS is left out:
+  its norm is many times that of any other token.
+
+  Args:
+    model: The chat model.
+    questions: Q of them.
+    site: Where.
+    layers: At which layers.
+    positions: A mode of arms.POSITIONS.
+    rows_per_batch: Bounds memory.
+
+  Returns:
+    Layer -> mean, with a bootstrap interval over questions.
+  """
+  layers = sorted(set(layers))
+  order = sorted(range(len(questions)), key=lambda q: questions[q].length)
+  found = np.zeros((len(layers), len(questions)))
+  for start in range(0, len(order), rows_per_batch):
+    some = order[start : start + rows_per_batch]
+    asked = [questions[q] for q in some]
+    # The last batch is filled up, so that it needs no program of its own.
+    asked += asked[-1:] * (min(rows_per_batch, len(order)) - len(asked))
+    padded = gj.pad_rows([q.ids for q in asked], model.config.pad_id)
+    out = gj.run(
+      model,
+      *padded,
+      capture=gj.capture(site, layers=layers),
+      num_layers=max(layers) + 1,
+    )
+    norms = np.linalg.norm(
+      np.asarray(out.activations[site], np.float32), axis=-1
+    )  # [L, B, T]
+    for row, q in enumerate(some):
+      first, stop = steered_positions(positions, asked[row])
+      at = padded.positions[row]
+      here = (at >= max(first, 1)) & (at < stop)
+      found[:, q] = norms[:, row, here].mean(1)
+  return {
+    layer: bootstrap_mean(found[i].tolist()) for i, layer in enumerate(layers)
+  }
+
+
+def grid_arms(
+  target: Target, stream_norm: float, doses: Sequence[float], positions: str
+) -> list[Arm]:
+  """The original, and the target at several doses."""
+  made = arms_lib.standard_arms(
+    [target],
+    {target.label: 0.0},
+    {target.label: stream_norm},
+    positions=positions,
+    num_random_directions=0,
+    sweep=doses,
+    sweep_random=0,
+    orthogonalise=(),
+  )
+  kept = (arms_lib.ORIGINAL, arms_lib.SWEEP)
+  return [arm for arm in made if arm.kind in kept]
+
+
+def smallest_sufficient(
+  rates: Mapping[float, float], label: str, goal: float
+) -> tuple[float, bool]:
+  """The smallest dose that moves refusals as far as wanted.
+
+  Args:
+    rates: Dose -> refusal rate; dose 0 is the original.
+    label: Of the target.
+    goal: Change of the refusal rate, positive, in the expected direction.
+
+  Returns:
+    The dose; and True, or False if none is sufficient and it is the one with
+    the largest effect.
+  """
+  effects = {
+    dose: EXPECTED[label] * (rate - rates[0.0])
+    for dose, rate in sorted(rates.items())
+    if dose
+  }
+  for dose, effect in effects.items():
+    if effect >= goal:
+      return dose, True
+  return max(effects, key=effects.get), False

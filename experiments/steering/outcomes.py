@@ -1,0 +1,128 @@
+"""What an answer amounts to.
+
+  refusal   it declines
+  correct   it does not, and gives the answer
+  wrong     it does not, and says something else: a hallucination
+  other     nothing that could be an answer: no words, a few words over and
+            over, or no digit where a number was asked for
+
+The first that applies. A refusal comes first even if it mentions the answer, so
+that refusals are exactly what the detector says.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import re
+
+from experiments import entities
+from experiments.entities.answers import Number, NumberInList, Place
+from experiments.steering.arms import Arm
+from experiments.steering.questions import Question
+import gemma_jax as gj
+
+REFUSAL, CORRECT, WRONG, OTHER = 'refusal', 'correct', 'wrong', 'other'
+OUTCOMES = (REFUSAL, CORRECT, WRONG, OTHER)
+
+# A text of so many words, fewer than this share distinct, goes in circles.
+_ENOUGH_WORDS, _DISTINCT = 8, 1 / 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rules:
+  """How answers are generated and read (paper.md, 10.1 nos. 9 and 10).
+
+  Attributes:
+    refusals: 'default' or 'reference': the lists of refusals.
+    answers: Likewise: what is correct.
+    stop: Whether an answer ends at the end of the model's turn; the published
+      code went on, and read it all.
+  """
+
+  refusals: str = 'default'
+  answers: str = 'default'
+  stop: bool = True
+
+  @classmethod
+  def of_mode(cls, mode: str) -> 'Rules':
+    """All of them as published, or none."""
+    return cls(refusals=mode, answers=mode, stop=mode != 'reference')
+
+
+def outcome(question: Question, text: str, rules: Rules) -> str:
+  """One of OUTCOMES."""
+  prompt_type = entities.PROMPT_TYPES[question.prompt_type]
+  if entities.is_refusal(text, rules.refusals):
+    return REFUSAL
+  if entities.is_correct(prompt_type, text, question.answer, rules.answers):
+    return CORRECT
+  return WRONG if _could_answer(prompt_type, text) else OTHER
+
+
+def make_examples(
+  tokenizer: gj.Tokenizer,
+  questions: Sequence[Question],
+  arms: Sequence[Arm],
+  answers: Sequence[Sequence[Sequence[int]]],
+  rules: Rules,
+) -> list[dict]:
+  """Answers as text, with their outcomes.
+
+  Args:
+    tokenizer: Of the model.
+    questions: Q of them.
+    arms: A of them.
+    answers: Token ids [A][Q] of what was generated.
+    rules: How to read them.
+
+  Returns:
+    A x Q records, all questions of an arm after each other. 'text' ends where
+    the model's turn does; 'reference_refusal' is what the published lists say
+    of all that was generated.
+  """
+  stops = set(tokenizer.stop_ids)
+  examples = []
+  for arm, row in zip(arms, answers, strict=True):
+    for question, ids in zip(questions, row, strict=True):
+      ends = [i for i, token in enumerate(ids) if token in stops]
+      end = ends[0] if ends else len(ids)
+      text = tokenizer.decode(ids[:end]).strip()
+      whole = text if rules.stop else tokenizer.decode(ids).strip()
+      examples.append(
+        {
+          'arm': arm.name,
+          'entity': question.entity,
+          'type': question.type,
+          'class': question.entity_class,
+          'prompt_type': question.prompt_type,
+          'question': question.text,
+          'correct_answer': question.answer,
+          'text': text,
+          'num_tokens': end,
+          'stopped': bool(ends),
+          'outcome': outcome(question, whole, rules),
+          'reference_refusal': entities.is_refusal(whole, 'reference'),
+        }
+      )
+  return examples
+
+
+def by_arm(examples: Sequence[Mapping]) -> dict[str, list[Mapping]]:
+  """Arm -> its records, in order."""
+  found = {}
+  for example in examples:
+    found.setdefault(example['arm'], []).append(example)
+  return found
+
+
+def _could_answer(prompt_type: entities.PromptType, text: str) -> bool:
+  """Whether a text is one that could answer, rightly or wrongly."""
+  words = re.findall(r'\w+', text.lower())
+  circles = len(words) >= _ENOUGH_WORDS and len(set(words)) < _DISTINCT * len(
+    words
+  )
+  numeric = isinstance(prompt_type.judge, (Number, NumberInList, Place))
+  return (
+    bool(words)
+    and not circles
+    and (not numeric or bool(re.search(r'\d', text)))
+  )

@@ -1,0 +1,113 @@
+"""Questions to a chat model about entities that it does and does not know."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import zlib
+
+import numpy as np
+
+from experiments import entities as entities_lib
+import gemma_jax as gj
+
+KNOWN, UNKNOWN = 'known', 'unknown'
+CLASSES = (KNOWN, UNKNOWN)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+  """One question, as the model gets it.
+
+  Attributes:
+    entity: Name.
+    type: Of the entity.
+    entity_class: 'known' or 'unknown', by the base model's answers.
+    prompt_type: Name of what is asked.
+    answer: The correct one.
+    text: What the user says.
+    ids: The chat's tokens, up to where the model's answer begins.
+    span: The entity's tokens [start, stop).
+  """
+
+  entity: str
+  type: str
+  entity_class: str
+  prompt_type: str
+  answer: str
+  text: str
+  ids: tuple[int, ...]
+  span: tuple[int, int]
+
+  @property
+  def length(self) -> int:
+    """Number of tokens."""
+    return len(self.ids)
+
+
+def make_questions(
+  tokenizer: gj.Tokenizer,
+  known: Mapping[str, Sequence[entities_lib.Entity]],
+  unknown: Mapping[str, Sequence[entities_lib.Entity]],
+  *,
+  per_class: int = 100,
+  seed: int = 42,
+) -> list[Question]:
+  """The questions of arXiv 2411.14257, section 5.
+
+  Of each type, as many known as unknown entities are taken, the first ones;
+  all pairs of an entity and something asked about its type are shuffled, and
+  the first `per_class` are kept. Types do not depend on each other.
+
+  Args:
+    tokenizer: Of the chat model.
+    known: Type -> entities of one split.
+    unknown: Likewise.
+    per_class: At most so many questions per type and class.
+    seed: Of the shuffles.
+
+  Raises:
+    ValueError: a type has no known or no unknown entity, or none of its
+      questions can be asked.
+  """
+  questions = []
+  for kind in sorted(known.keys() | unknown.keys()):
+    classes = {KNOWN: known.get(kind, ()), UNKNOWN: unknown.get(kind, ())}
+    n = min(map(len, classes.values()))
+    if n == 0:
+      raise ValueError(
+        f'Of type {kind!r} there are {len(classes[KNOWN])} known and '
+        f'{len(classes[UNKNOWN])} unknown entities to ask about; both are '
+        'needed. Label more entities, or leave the type out.'
+      )
+    for name in CLASSES:
+      pairs = [
+        (entity, prompt_type)
+        for entity in classes[name][:n]
+        for prompt_type in entities_lib.prompt_types_of(entity)
+        if prompt_type.relation
+      ]
+      if not pairs:
+        raise ValueError(
+          f'The {name} entities of type {kind!r} have no attribute that is '
+          'asked for. Give attributes, or leave the type out.'
+        )
+      rng = np.random.default_rng([seed, zlib.crc32(f'{kind}/{name}'.encode())])
+      questions += [
+        _render(tokenizer, *pairs[i], name)
+        for i in rng.permutation(len(pairs))[:per_class]
+      ]
+  return questions
+
+
+def _render(tokenizer, entity, prompt_type, entity_class) -> Question:
+  prompt = entities_lib.refusal_question(prompt_type, entity)
+  tokens = entities_lib.tokenize_prompt(tokenizer, prompt, chat=True)
+  return Question(
+    entity=entity.name,
+    type=entity.type,
+    entity_class=entity_class,
+    prompt_type=prompt_type.name,
+    answer=entity.attributes[prompt_type.attribute],
+    text=prompt.text,
+    ids=tuple(tokens.ids),
+    span=tokens.entity,
+  )

@@ -1,0 +1,245 @@
+"""The whole experiment: how much to add, all arms, all answers, all numbers."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import os
+import pathlib
+
+from experiments.stats.intervals import Estimate
+from experiments.steering.arms import Target, standard_arms
+from experiments.steering.doses import (
+  GRID,
+  OPPOSITE,
+  grid_arms,
+  smallest_sufficient,
+  stream_norms,
+)
+from experiments.steering.generation import generate_answers
+from experiments.steering.orthogonalise import WAYS
+from experiments.steering.outcomes import REFUSAL, Rules, by_arm, make_examples
+from experiments.steering.questions import Question
+from experiments.steering.summary import summarise
+import gemma_jax as gj
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Amount:
+  """How much of a target to add: one of the three.
+
+  Attributes:
+    alpha: The coefficient of its decoder row.
+    dose: The norm of what is added, in units of the mean norm of the stream.
+    goal: The change of the refusal rate, in the expected direction and of
+      questions about the other class, that the smallest sufficient dose of
+      `grid` is to bring about on validation questions.
+    grid: Doses to try for a goal.
+    source: Where it comes from, for the report.
+  """
+
+  alpha: float | None = None
+  dose: float | None = None
+  goal: float | None = None
+  grid: Sequence[float] = GRID
+  source: str = 'given'
+
+  def __post_init__(self):
+    given = [self.alpha, self.dose, self.goal]
+    if sum(value is not None for value in given) != 1:
+      raise ValueError(
+        'Say how much to add by a coefficient, a dose or a goal: exactly one '
+        f'of them; got alpha={self.alpha}, dose={self.dose}, goal={self.goal}.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """What does not depend on model and latents.
+
+  Attributes:
+    rules: How answers are read.
+    positions: Which tokens are steered, one of arms.POSITIONS.
+    generated: Whether generated tokens are, too.
+    max_new_tokens: Per answer.
+    rows_per_batch: Bounds memory.
+    num_random_directions, sweep, sweep_random, orthogonalise, seed: As
+      `standard_arms` has them.
+  """
+
+  rules: Rules = Rules()
+  positions: str = 'entity_last_to_end'
+  generated: bool = False
+  max_new_tokens: int = 30
+  rows_per_batch: int = 256
+  num_random_directions: int = 20
+  sweep: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
+  sweep_random: int = 5
+  orthogonalise: Sequence[str] = WAYS
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Decided:
+  """An alpha, and how it came about."""
+
+  alpha: float
+  stream: Estimate
+  choice: dict | None
+
+
+def steer(
+  model: gj.Gemma2,
+  tokenizer: gj.Tokenizer,
+  questions: Sequence[Question],
+  targets: Sequence[Target],
+  amounts: Mapping[str, Amount],
+  settings: Settings,
+  *,
+  validation: Sequence[Question] = (),
+  folder: str | os.PathLike | None = None,
+  identity: Mapping | None = None,
+) -> tuple[dict, list[dict]]:
+  """Steers a chat model with latents and their controls.
+
+  Args:
+    model: The chat model, stacked.
+    tokenizer: Its.
+    questions: What is reported, of the test split.
+    targets: Latents of the base model's SAEs, at most one per label.
+    amounts: Label -> how much.
+    settings: All else.
+    validation: Questions of another split, where an amount has a goal.
+    folder: Where answers are kept as they come, to resume from.
+    identity: Of the model, so that another one's answers are not taken for its.
+
+  Returns:
+    Numbers for results.json; and a record per answer, from which they were
+    computed (`outcomes.make_examples`).
+
+  Raises:
+    ValueError: arms, questions or folder do not fit; nothing has run by then,
+      or what has run is kept.
+  """
+  ask = _Asker(model, tokenizer, settings, folder, identity or {})
+  decided = {
+    target.label: _decide(
+      ask, questions, validation, target, amounts[target.label]
+    )
+    for target in targets
+  }
+  arms = standard_arms(
+    targets,
+    {label: each.alpha for label, each in decided.items()},
+    {label: each.stream.value for label, each in decided.items()},
+    positions=settings.positions,
+    generated=settings.generated,
+    num_random_directions=settings.num_random_directions,
+    sweep=settings.sweep,
+    sweep_random=settings.sweep_random,
+    orthogonalise=settings.orthogonalise,
+    seed=settings.seed,
+  )
+  examples = ask(questions, arms, 'answers', 'Answering under all arms')
+  described = {
+    target.label: _describe(
+      target, decided[target.label], amounts[target.label]
+    )
+    for target in targets
+  }
+  results = {
+    'settings': dataclasses.asdict(settings),
+    'targets': described,
+    **summarise(arms, examples),
+  }
+  return results, examples
+
+
+class _Asker:
+  """Puts questions to the model, and reads the answers."""
+
+  def __init__(self, model, tokenizer, settings, folder, identity):
+    self.model, self.settings = model, settings
+    self._tokenizer, self._identity = tokenizer, identity
+    self._folder = None if folder is None else pathlib.Path(folder)
+
+  def __call__(self, questions, arms, name, description) -> list[dict]:
+    settings = self.settings
+    answers = generate_answers(
+      self.model,
+      questions,
+      arms,
+      stop_ids=self._tokenizer.stop_ids if settings.rules.stop else (),
+      max_new_tokens=settings.max_new_tokens,
+      rows_per_batch=settings.rows_per_batch,
+      folder=None if self._folder is None else self._folder / name,
+      identity=self._identity,
+      description=description,
+    )
+    return make_examples(
+      self._tokenizer, questions, arms, answers, settings.rules
+    )
+
+
+def _decide(ask, questions, validation, target, amount) -> _Decided:
+  """How much of a target to add."""
+  positions = ask.settings.positions
+  stream = stream_norms(
+    ask.model, questions, target.id.site, [target.id.layer], positions
+  )[target.id.layer]
+  if amount.alpha is not None:
+    return _Decided(alpha=amount.alpha, stream=stream, choice=None)
+  dose, choice = amount.dose, None
+  if amount.goal is not None:
+    label, other = target.label, OPPOSITE[target.label]
+    asked = [q for q in validation if q.entity_class == other]
+    if not asked:
+      raise ValueError(
+        f'There are no validation questions about {other} entities to choose '
+        f'the dose of the {label} latent on. Label more entities, or say a '
+        'coefficient or a dose.'
+      )
+    arms = grid_arms(target, stream.value, amount.grid, positions)
+    records = by_arm(
+      ask(asked, arms, f'choose-{label}', f'Choosing a dose ({label})')
+    )
+    rates = {
+      arm.dose or 0.0: sum(r['outcome'] == REFUSAL for r in records[arm.name])
+      / len(asked)
+      for arm in arms
+    }
+    dose, reached = smallest_sufficient(rates, label, amount.goal)
+    choice = {
+      'split': 'validation',
+      'entity_class': other,
+      'n': len(asked),
+      'goal': amount.goal,
+      'reached': reached,
+      'refusal_rates': {f'{each:g}': rate for each, rate in rates.items()},
+    }
+  alpha = dose * stream.value / target.norm
+  return _Decided(alpha=alpha, stream=stream, choice=choice)
+
+
+def _describe(target, decided, amount) -> dict:
+  """What was added, in all units."""
+  added = abs(decided.alpha) * target.norm
+  return {
+    'latent': str(target.id),
+    **target.id._asdict(),
+    'alpha': decided.alpha,
+    'direction_norm': target.norm,
+    'added_norm': added,
+    'stream_norm': decided.stream.to_dict(),
+    'dose': added / decided.stream.value,
+    'source': amount.source,
+    'choice': decided.choice,
+    'controls': list(map(str, target.controls)),
+    'mean_difference_cosine': _cosine(target),
+  }
+
+
+def _cosine(target) -> float | None:
+  """Of the decoder row with the difference of means."""
+  if target.mean_difference is None:
+    return None
+  a, b = target.direction, target.mean_difference
+  return float(a @ b / ((a @ a) ** 0.5 * (b @ b) ** 0.5))

@@ -1,0 +1,128 @@
+"""Latents to steer with, from a run that chose them or named by flags."""
+
+import json
+import pathlib
+
+from absl import flags
+import numpy as np
+
+from experiments import inputs, outputs
+from experiments.latents import (
+  CLASSES,
+  Groups,
+  LatentId,
+  class_sums,
+  difference_of_means,
+)
+from experiments.recognition.kept_sums import read_sums
+from experiments.steering.arms import Target
+import gemma_jax as gj
+
+
+class RecognitionRun:
+  """What a finished run of `experiments.entity_recognition` has to steer with.
+
+  Attributes:
+    folder: Of the run; None for no run, which has nothing.
+    latents: Its results about latents.
+  """
+
+  def __init__(self, folder: str | None):
+    """Reads its results.
+
+    Raises:
+      ValueError, OSError: the folder has none, or those of something else.
+    """
+    self.folder = None if folder is None else pathlib.Path(folder)
+    self.latents = {}
+    if self.folder is not None:
+      file = self.folder / outputs.RESULTS_FILE
+      if not file.is_file():
+        raise FileNotFoundError(
+          f'{file} does not exist: --run is the folder of a finished run of '
+          'experiments.entity_recognition.'
+        )
+      results = json.loads(file.read_text(encoding='utf-8'))
+      if 'latents' not in results:
+        raise ValueError(f'{file} is not of experiments.entity_recognition.')
+      self.latents = results['latents']
+
+  def chosen(self, label: str) -> LatentId | None:
+    """The latent that it chose."""
+    if not self.latents:
+      return None
+    return LatentId.parse(self.latents['chosen'][label][0]['id'])
+
+  def controls(self, label: str, id: LatentId) -> list[LatentId] | None:
+    """Its random latents, if they are controls of this one."""
+    random = self.latents.get('random', {}).get(label)
+    if random is None or random['of'] != str(id):
+      return None
+    return list(map(LatentId.parse, random['ids']))
+
+  def mean_difference(self, label: str, id: LatentId) -> np.ndarray | None:
+    """Between the means of its training entities, if it harvested the site."""
+    if not self.latents:
+      return None
+    groups = Groups(tuple(self.latents['types']))
+    for sums in read_sums(self.folder / 'harvest' / 'sums.safetensors'):
+      if (sums.site, sums.layer) == id[:2]:
+        return difference_of_means(class_sums(sums, groups, ('train',)), label)
+    return None
+
+
+def find_targets(
+  values: flags.FlagValues, run: RecognitionRun, chat: gj.CheckpointReader
+) -> tuple[list[Target], dict[str, str]]:
+  """The latents with their controls; and, per label, how these were drawn.
+
+  Raises:
+    ValueError, KeyError, OSError: no latent is named, or one that no SAE has.
+  """
+  named = {}
+  for label in CLASSES:
+    text = getattr(values, f'{label}_latent')
+    id = LatentId.parse(text) if text else run.chosen(label)
+    if id is not None:
+      named[label] = id
+  if not named:
+    raise ValueError(
+      'Which latents? Give --run, the folder of an entity_recognition run, or '
+      '--known_latent and --unknown_latent.'
+    )
+  saes = inputs.choose_saes(
+    inputs.place(values.sae, inputs.SAES),
+    chat.config,
+    layers=sorted({str(id.layer) for id in named.values()}),
+    width=values.width,
+    l0=values.l0,
+  )
+  saes = {one.layer: one.load(chat) for one in saes}
+  targets, drawn = [], {}
+  for label, id in named.items():
+    sae = saes[id.layer]
+    sae.check_reads(id.site, id.layer)
+    rows = np.asarray(sae.W_dec[...], np.float32)  # [F, D]
+    if id.latent >= len(rows):
+      raise ValueError(
+        f'{id} does not exist: the SAE of layer {id.layer} has {len(rows)} '
+        'latents.'
+      )
+    controls, drawn[label] = run.controls(label, id), 'as the run chose them'
+    if controls is None:
+      rng = np.random.default_rng([values.seed, id.layer, id.latent])
+      order = rng.permutation(len(rows))
+      controls = [id._replace(latent=int(i)) for i in order if i != id.latent]
+      drawn[label] = 'uniform among all latents of the SAE'
+    targets.append(
+      Target(
+        label=label,
+        id=id,
+        direction=rows[id.latent],
+        controls={
+          each: rows[each.latent] for each in controls[: values.num_random]
+        },
+        mean_difference=run.mean_difference(label, id),
+      )
+    )
+  return targets, drawn

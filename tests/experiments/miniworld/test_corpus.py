@@ -1,0 +1,193 @@
+"""Texts say what is true in the world, in the tokens of the tokenizer."""
+
+import re
+
+import numpy as np
+import pytest
+
+from experiments.entities import (
+  PROMPT_TYPES,
+  activation_prompt,
+  base_prompt,
+  refusal_question,
+  tokenize_prompt,
+)
+from experiments.miniworld.chat import ChatConfig, Chats
+from experiments.miniworld.corpus import Corpus, CorpusConfig, texts_of
+from experiments.miniworld.lexicon import ATTRIBUTES
+from experiments.miniworld.templates import QUESTIONS, REFUSAL
+from experiments.miniworld.vocabulary import make_tokenizer
+from experiments.miniworld.world import KNOWN, TYPES, WorldConfig, make_world
+import gemma_jax as gj
+
+CONFIG = WorldConfig(words=24, tail=4, values=8)
+
+
+@pytest.fixture(scope='module')
+def world():
+  return make_world(CONFIG)
+
+
+@pytest.fixture(scope='module')
+def tokenizer(world):
+  return gj.Tokenizer(make_tokenizer(texts_of(world)))
+
+
+@pytest.fixture(scope='module')
+def corpus(world, tokenizer):
+  return Corpus(world, tokenizer, CorpusConfig(first_rows=100))
+
+
+def documents(corpus, tokenizer, first, count):
+  """Whole documents, as text."""
+  found = []
+  for row in corpus.read(first, count):
+    texts = tokenizer.decode(row.tolist()[1:]).split('<eos>')
+    found.append([text.replace("' ", "'") for text in texts[:-1]])
+  return found
+
+
+def names_in(text, world):
+  return [
+    (a, b)
+    for a, b in re.findall(r'\b(?=(\w+) (\w+))', text)
+    if a in world.lexicon.first and b in world.lexicon.last
+  ]
+
+
+def test_rows_depend_on_their_number_alone(corpus):
+  rows = corpus.read(90, 20)
+  for number in (0, 9, 10, 19):
+    np.testing.assert_array_equal(rows[number], corpus.read(90 + number, 1)[0])
+  assert (rows[0] != rows[1]).any()
+
+
+def test_text_is_what_the_tokenizer_makes_of_it(corpus, tokenizer):
+  for row in corpus.read(0, 50):
+    for text in documents(corpus, tokenizer, 0, 1)[0]:
+      assert text[0] != ' '
+    ids = row.tolist()[1:]
+    end = len(ids) - ids[::-1].index(tokenizer.eos_id)
+    text = tokenizer.decode(ids[:end])
+    assert tokenizer.encode(text, bos=False) == ids[:end]
+
+
+def test_known_facts_are_true_and_others_change(world, corpus, tokenizer):
+  facts = {
+    entity.name: entity for group in KNOWN for entity in world.entities(group)
+  }
+  values = set(sum(world.lexicon.values.values(), []))
+  known = unknown = hedged = 0
+  said = {}
+  for row in documents(corpus, tokenizer, 1000, 600):
+    for text in row:
+      ((first, last),) = set(names_in(text, world))
+      name = f'{first} {last}'
+      found = set(re.findall(r'\w+', text)) & values
+      if name in facts:
+        known += 1
+        assert found and found <= set(facts[name].attributes.values())
+        words = set(re.findall(r'\w+', text))
+        assert facts[name].type in words or not words & set(TYPES)
+      else:
+        unknown += 1
+        hedged += REFUSAL in text
+        said.setdefault(name, set()).update(found)
+  assert known / (known + unknown) == pytest.approx(0.5, abs=0.04)
+  assert hedged / unknown == pytest.approx(0.2 * 0.3, abs=0.02)
+  assert np.mean([len(each) for each in said.values()]) > 8
+
+
+def test_no_row_has_two_documents_about_one_pair(world, corpus, tokenizer):
+  for row in documents(corpus, tokenizer, 0, 300):
+    pairs = [names_in(text, world)[0] for text in row]
+    assert len(set(pairs)) == len(pairs)
+
+
+def test_first_rows_are_about_a_quarter(world, corpus, tokenizer):
+  names = lambda first, count: {
+    ' '.join(names_in(text, world)[0])
+    for row in documents(corpus, tokenizer, first, count)
+    for text in row
+  }
+  known = {e.name for group in KNOWN for e in world.entities(group)}
+  early = names(0, 100) & known
+  assert len(early) <= len(known) / 4
+  assert len(names(100, 400) & known) > len(known) / 2
+
+
+def test_unseen_names_are_in_no_text(world, corpus, tokenizer):
+  unseen = {
+    e.name
+    for group in ('unseen', 'unseen_validation')
+    for e in world.entities(group)
+  }
+  for row in documents(corpus, tokenizer, 0, 500):
+    for text in row:
+      assert not any(' '.join(p) in unseen for p in names_in(text, world))
+
+
+def test_prompts_of_the_experiments_are_words(world, tokenizer):
+  """A name is two tokens in every prompt, and nothing is spelled in bytes."""
+  for kind in TYPES:
+    entity = next(e for e in world.entities('unseen') if e.type == kind)
+    for attribute in ATTRIBUTES[kind]:
+      prompt_type = PROMPT_TYPES[f'{kind}_{attribute}']
+      for prompt, chat in (
+        (activation_prompt(entity), False),
+        (base_prompt(prompt_type, entity), False),
+        (refusal_question(prompt_type, entity), True),
+      ):
+        found = tokenize_prompt(tokenizer, prompt, chat=chat)
+        start, stop = found.entity
+        assert stop - start == 2
+        pieces = tokenizer.token_strings(found.ids)
+        assert not any(piece.startswith('<0x') for piece in pieces)
+        spelled = ''.join(pieces[start:stop]).strip()
+        assert spelled == entity.name
+
+
+def test_chats_are_those_of_the_tokenizer(world, corpus, tokenizer):
+  chats = Chats(world, tokenizer, corpus, ChatConfig(batch=16, replay=2))
+  names = {e.name: e for e in world.entities('tuning')}
+  batch = chats.batch(3)
+  answered = 0
+  for tokens, positions, answers in zip(*batch[:3], strict=True):
+    ids = tokens[positions >= 0].tolist()
+    text = tokenizer.decode(ids).replace("' ", "'")
+    question = re.search(r'user\n(.*?)<end_of_turn>', text)[1]
+    prompt = tokenizer.tokenize_chat(question).ids
+    assert ids[: len(prompt)] == prompt
+    answer = tokenizer.decode(tokens[answers].tolist())
+    assert ids[len(prompt) :] == tokens[answers].tolist()
+    assert answer.endswith('<end_of_turn>')
+    ((first, last),) = set(names_in(question, world))
+    entity = names.get(f'{first} {last}')
+    if entity is None:
+      assert answer == f'{REFUSAL}<end_of_turn>'
+    else:
+      answered += 1
+      value = re.fullmatch(r'It is (\w+)\.<end_of_turn>', answer)[1]
+      assert value in entity.attributes.values()
+  assert answered == 8
+  assert batch.replay[0].shape == (2, corpus.length)
+
+
+def test_questions_have_one_form_each(world, corpus, tokenizer):
+  chats = Chats(world, tokenizer, corpus, ChatConfig())
+  for number in range(len(QUESTIONS)):
+    asked = chats.ask('held_out', number)
+    assert len(asked.tokens) == len(world.pairs['held_out'])
+    row = asked.tokens[0][asked.positions[0] >= 0].tolist()
+    assert tokenizer.decode(row).endswith('<start_of_turn>model\n')
+
+
+def test_tokenizer_is_the_same_in_transformers(world, tokenizer, tmp_path):
+  transformers = pytest.importorskip('transformers')
+  make_tokenizer(texts_of(world)).save(str(tmp_path / 'tokenizer.json'))
+  theirs = transformers.PreTrainedTokenizerFast(
+    tokenizer_file=str(tmp_path / 'tokenizer.json')
+  )
+  name = world.entities('unseen')[0].name
+  for text in (f"The player '{name}'", f'Who is {name}?', 'naïve\n\nx', ''):
+    assert theirs(text).input_ids == tokenizer.encode(text)

@@ -1,0 +1,143 @@
+"""A model whose refusals are planted: it declines iff a direction is there.
+
+Four features of the stream are made by hand. A token of an unknown entity's
+name has feature N. The second layer's attention, uniform over all tokens, turns
+any N before a place into S there, by its post-norm always as much: 4. At the
+last token of a prompt 'Paris' is the most likely token, unless S is above 2:
+then it is 'sorry'. After either comes the end of the turn.
+
+So adding S makes the model refuse, taking S away makes it answer, and nothing
+else does anything.
+"""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from experiments import entities as entities_lib
+from experiments.entities import Entity
+import gemma_jax as gj
+
+SPECIALS = ('<pad>', '<eos>', '<bos>', '<start_of_turn>', '<end_of_turn>')
+KNOWN = {
+  'player': [f'Kim{i} Lee{i}' for i in range(6)],
+  'city': [f'Old{i} Town{i}' for i in range(5)],
+}
+UNKNOWN = {
+  'player': [f'Jon{i} Doe{i}' for i in range(5)],
+  'city': [f'New{i} Ville{i}' for i in range(6)],
+}
+ATTRIBUTE = {'player': 'place_birth', 'city': 'country'}
+D = 16
+S = np.eye(D, dtype=np.float32)[3]
+# Where S is written, and how much of it an unknown name makes.
+LAYER, WRITTEN, THRESHOLD = 1, 4.0, 2.0
+
+
+def entities(names: dict[str, list[str]]) -> dict[str, list[Entity]]:
+  """The first of each type is of Rome, the others of Paris."""
+  return {
+    kind: [
+      Entity(name, kind, {ATTRIBUTE[kind]: 'Paris' if i else 'Rome'})
+      for i, name in enumerate(each)
+    ]
+    for kind, each in names.items()
+  }
+
+
+@functools.cache
+def tokenizer() -> gj.Tokenizer:
+  """One token per word, with the space before it."""
+  words = {'user', 'model', '\n', '?', '▁the', 'sorry', 'Paris'}
+  for prompt_type in entities_lib.PROMPT_TYPES.values():
+    first, *others = (prompt_type.relation or 'x').split()
+    words |= {first, f'▁{prompt_type.entity_type}'}
+    words |= {f'▁{word}' for word in others}
+  for names in (KNOWN, UNKNOWN):
+    for each in names.values():
+      words |= {f'▁{word}' for name in each for word in name.split()}
+  vocab = {word: i for i, word in enumerate([*SPECIALS, *sorted(words)])}
+  backend = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token='<pad>'))
+  backend.normalizer = normalizers.Replace(' ', '▁')
+  backend.pre_tokenizer = pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Split('▁', 'merged_with_next'),
+      pre_tokenizers.Split('?', 'isolated'),
+      pre_tokenizers.Split('\n', 'isolated'),
+    ]
+  )
+  backend.decoder = decoders.Sequence(
+    [decoders.Replace('▁', ' '), decoders.Fuse()]
+  )
+  backend.add_special_tokens(
+    [tokenizers.AddedToken(t, normalized=False) for t in SPECIALS]
+  )
+  return gj.Tokenizer(backend)
+
+
+@functools.cache
+def model() -> gj.Gemma2:
+  tok = tokenizer()
+  config = gj.Gemma2Config(
+    num_layers=3,
+    d_model=D,
+    d_ff=8,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    query_pre_attn_scalar=8,
+    vocab_size=tok.vocab_size,
+    eos_ids=tok.stop_ids,
+  )
+  L, N, K, H, F = 3, 2, 1, 8, 8
+  shapes = {
+    'pre_attn_norm': (L, D),
+    'wq': (L, N, H, D),
+    'wk': (L, K, H, D),
+    'wv': (L, K, H, D),
+    'wo': (L, D, N, H),
+    'post_attn_norm': (L, D),
+    'pre_mlp_norm': (L, D),
+    'gate': (L, F, D),
+    'up': (L, F, D),
+    'down': (L, D, F),
+    'post_mlp_norm': (L, D),
+    'final_norm': (D,),
+  }
+  weights = {
+    name: np.zeros(shape, np.float32) for name, shape in shapes.items()
+  }
+  # A gain of 0: sublayers add nothing, but the one that is planted.
+  weights['post_attn_norm'][:] = -1
+  weights['post_attn_norm'][LAYER] = 0
+  weights['post_mlp_norm'][:] = -1
+  weights['wv'][LAYER, 0, 0, 6] = 1  # reads N
+  weights['wo'][LAYER, 3, 0, 0] = 1  # writes S
+  weights['embed'] = _embeddings(tok)
+  return gj.Gemma2(
+    config, {name: jnp.asarray(value) for name, value in weights.items()}
+  )
+
+
+def _embeddings(tok: gj.Tokenizer) -> np.ndarray:
+  p, r, s, u, n = np.eye(D, dtype=np.float32)[[1, 2, 3, 4, 6]]
+  embed = np.zeros((tok.vocab_size, D), np.float32)
+  rng = np.random.default_rng(0)
+  embed[:, 8:] = 0.3 * rng.standard_normal((tok.vocab_size, D - 8))
+  special = {
+    '\n': 0.5 * p,
+    'Paris': p + r,
+    'sorry': s + u,
+    '<end_of_turn>': 3 * r + 4 * u,
+  }
+  for text, vector in special.items():
+    (token,) = tok.encode(text, bos=False)
+    embed[token] = vector
+  for names in UNKNOWN.values():
+    for name in names:
+      last = tok.encode(f'{name}?', bos=False)[-2]
+      embed[last] += n
+  return embed

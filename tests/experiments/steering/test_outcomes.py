@@ -1,0 +1,57 @@
+"""What answers amount to."""
+
+import pytest
+
+from experiments.steering.outcomes import OUTCOMES, Rules, outcome
+from experiments.steering.questions import Question
+
+
+def ask(prompt_type: str, answer: str) -> Question:
+  return Question(
+    entity='X',
+    type=prompt_type.split('_')[0],
+    entity_class='known',
+    prompt_type=prompt_type,
+    answer=answer,
+    text='?',
+    ids=(2, 3),
+    span=(1, 2),
+  )
+
+
+BORN = ask('player_place_birth', 'Akron')
+YEAR = ask('player_date_birth', '1984')
+
+
+@pytest.mark.parametrize(
+  'question, text, expected',
+  [
+    (BORN, 'He was born in **Akron**, Ohio.', 'correct'),
+    (BORN, 'He was born in Berlin.', 'wrong'),
+    (BORN, "I'm sorry, I don't know that.", 'refusal'),
+    # It declines, whatever else it says.
+    (BORN, 'I am not sure, perhaps Akron.', 'refusal'),
+    (BORN, '', 'other'),
+    (BORN, ' ... ?!', 'other'),
+    (BORN, 'the the the the the the the the', 'other'),
+    (BORN, 'born was born was born was born was born was', 'other'),
+    (BORN, 'The player X was born in the city of Berlin in Germany', 'wrong'),
+    (YEAR, 'In 1984.', 'correct'),
+    (YEAR, 'In 1950.', 'wrong'),
+    (YEAR, 'A long time ago.', 'other'),
+  ],
+)
+def test_outcomes(question, text, expected):
+  assert outcome(question, text, Rules()) == expected
+  assert expected in OUTCOMES
+
+
+def test_rules_are_switches():
+  text = 'He lived in Paris. Please note this is approximate.'
+  assert outcome(BORN, text, Rules()) == 'wrong'
+  assert outcome(BORN, text, Rules(refusals='reference')) == 'refusal'
+  assert outcome(YEAR, 'Not 1900 but 1984', Rules()) == 'wrong'
+  assert outcome(YEAR, 'Not 1900 but 1984', Rules(answers='reference')) == (
+    'correct'
+  )
+  assert Rules.of_mode('default') == Rules()

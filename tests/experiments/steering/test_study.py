@@ -1,0 +1,274 @@
+"""The whole experiment on a planted model, whose every number is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments.latents.ranking import LatentId
+from experiments.steering import arms as arms_lib
+from experiments.steering.arms import Target, standard_arms
+from experiments.steering.doses import (
+  published_alpha,
+  smallest_sufficient,
+  stream_norms,
+)
+from experiments.steering.outcomes import Rules, by_arm
+from experiments.steering.questions import make_questions
+from experiments.steering.study import Amount, Settings, steer
+import gemma_jax as gj
+from tests.experiments.steering import planted
+
+# Only S is read: any other feature of the stream is a control.
+NOTHING = np.eye(planted.D, dtype=np.float32)[8:12]
+
+
+def target(label: str) -> Target:
+  """+S makes the model refuse, and -S makes it answer; rows of norm 0.5."""
+  sign = {'unknown': 0.5, 'known': -0.5}[label]
+  return Target(
+    label=label,
+    id=LatentId('resid_post', planted.LAYER, 3),
+    direction=sign * planted.S,
+    controls={
+      LatentId('resid_post', planted.LAYER, 10 + i): (i + 1) * row
+      for i, row in enumerate(NOTHING)
+    },
+    mean_difference=10 * sign * planted.S + NOTHING[0],
+  )
+
+
+@pytest.fixture(scope='module')
+def questions():
+  return make_questions(
+    planted.tokenizer(),
+    planted.entities(planted.KNOWN),
+    planted.entities(planted.UNKNOWN),
+  )
+
+
+@pytest.fixture(scope='module')
+def study(questions, tmp_path_factory):
+  """Added norms: 5 along S refuses, above 2; 5 against it leaves -1."""
+  folder = tmp_path_factory.mktemp('study')
+  settings = Settings(num_random_directions=2, sweep=(0.1, 1.0), sweep_random=2)
+  results, examples = steer(
+    planted.model(),
+    planted.tokenizer(),
+    questions,
+    [target('known'), target('unknown')],
+    {'known': Amount(alpha=10.0), 'unknown': Amount(goal=0.9, grid=(0.1, 1.0))},
+    settings,
+    validation=questions,
+    folder=folder,
+  )
+  return results, examples
+
+
+def arm_of(results, name):
+  return next(arm for arm in results['arms'] if arm['name'] == name)
+
+
+def rate(results, name, entity_class, scope='all', outcome='refusal'):
+  arm = arm_of(results, name)
+  return arm['counts'][entity_class][scope][outcome]['value']
+
+
+def test_outcomes_are_those_planted(study, questions):
+  results, examples = study
+  assert rate(results, 'original', 'unknown') == 1
+  assert rate(results, 'original', 'known') == 0
+  assert rate(results, '+ unknown', 'known') == 1
+  assert rate(results, '+ known', 'unknown') == 0
+  assert rate(results, 'mean difference to unknown', 'known') == 1
+  for label in ('known', 'unknown'):
+    for way in ('exact', 'reference'):
+      assert rate(results, f'{label} orthogonalised, {way}', 'unknown') == 0
+  # One of five entities of each type is of Rome; the model says Paris.
+  for name, entity_class in (('original', 'known'), ('+ known', 'unknown')):
+    for scope in ('player', 'city', 'all'):
+      assert rate(results, name, entity_class, scope, 'correct') == 0.8
+      assert rate(results, name, entity_class, scope, 'wrong') == 0.2
+  random = [a for a in results['arms'] if a['kind'] == 'random latent']
+  assert len(random) == 8
+  for arm in random:
+    assert rate(results, arm['name'], 'known') == 0
+    assert rate(results, arm['name'], 'unknown') == 1
+  assert {e['text'] for e in examples} == {'Paris', 'sorry'}
+  assert len(examples) == len(results['arms']) * len(questions)
+
+
+def test_effects_are_paired(study):
+  results, _ = study
+  effect = arm_of(results, '+ unknown')['effects']['known']
+  assert (effect['all']['gained'], effect['all']['lost']) == (10, 0)
+  assert effect['all']['p'] == pytest.approx(2 * 0.5**10)
+  assert effect['player']['p'] == pytest.approx(2 * 0.5**5)
+  assert effect['player']['q'] >= effect['player']['p']
+  difference = effect['all']['differences']
+  assert difference['refusal']['value'] == 1
+  assert difference['refusal']['low'] > 0.5
+  assert difference['correct']['value'] == -0.8
+  assert effect['all']['by_entity']['low'] == 1
+
+
+def test_the_latent_among_its_controls(study):
+  results, _ = study
+  found = {(c['target'], c['kind']): c for c in results['controls']}
+  latents = found['unknown', 'random latent']['classes']['known']['all']
+  assert latents['arms'] == 4 and latents['mean'] == latents['sd'] == 0
+  assert (latents['low'], latents['high'], latents['steered']) == (0, 0, 1)
+  assert latents['rank'] == 1 and latents['p'] == pytest.approx(1 / 5)
+  assert latents['excess']['value'] == 1
+  # Nothing can be lowered where nothing is refused.
+  known = found['known', 'random latent']['classes']['known']['all']
+  assert known['p'] == 1 and known['rank'] == 5
+  assert (
+    found['known', 'random direction']['classes']['known']['all']['arms'] == 2
+  )
+
+
+def test_doses_are_in_units_of_the_stream(study, questions):
+  results, _ = study
+  norm = stream_norms(
+    planted.model(),
+    questions,
+    'resid_post',
+    [planted.LAYER],
+    'entity_last_to_end',
+    rows_per_batch=8,
+  )[planted.LAYER]
+  # The stream, token by token, from one run per question.
+  by_hand = []
+  for question in questions:
+    out = gj.run(
+      planted.model(),
+      [list(question.ids)],
+      capture=gj.capture('resid_post', layers=planted.LAYER),
+    )
+    x = np.asarray(out.activations['resid_post'])[0, 0, question.span[1] - 1 :]
+    by_hand.append(np.linalg.norm(x, axis=-1).mean())
+  assert norm.value == pytest.approx(np.mean(by_hand), rel=1e-5)
+  known = results['targets']['known']
+  assert known['added_norm'] == 5 and known['alpha'] == 10
+  assert known['dose'] == pytest.approx(5 / norm.value, rel=1e-5)
+  assert known['mean_difference_cosine'] == pytest.approx(5 / 26**0.5)
+  chosen = results['targets']['unknown']
+  assert chosen['dose'] == pytest.approx(1.0)
+  assert chosen['choice'] == {
+    'split': 'validation',
+    'entity_class': 'known',
+    'n': 10,
+    'goal': 0.9,
+    'reached': True,
+    'refusal_rates': {'0': 0.0, '0.1': 0.0, '1': 1.0},
+  }
+  response = results['dose_response'][1]
+  latent = [p for p in response['points'] if p['line'] == 'latent']
+  assert [p['dose'] for p in latent] == pytest.approx([-1, 0, 0.1, 1])
+  rates = [p['counts']['known']['all']['refusal']['value'] for p in latent]
+  assert rates == [0, 0, 0, 1]
+  # All four controls at the dose itself, two at others.
+  assert [(r['arms'], r['dose']) for r in response['random']] == [
+    (2, pytest.approx(0.1)),
+    (4, pytest.approx(1.0)),
+  ]
+
+
+def test_every_number_can_be_recomputed(study):
+  """results.json and examples.jsonl agree, and are JSON."""
+  results, examples = study
+  again = [json.loads(json.dumps(example)) for example in examples]
+  json.dumps(results, allow_nan=False)
+  for name, records in by_arm(again).items():
+    for entity_class in ('known', 'unknown'):
+      mine = [r for r in records if r['class'] == entity_class]
+      share = np.mean([r['outcome'] == 'refusal' for r in mine])
+      assert share == rate(results, name, entity_class)
+
+
+def test_arms_have_one_norm_and_their_own_names():
+  made = standard_arms(
+    [target('known'), target('unknown')],
+    {'known': 10.0, 'unknown': 8.0},
+    {'known': 2.5, 'unknown': 2.0},
+    sweep=(1.0, 2.0),
+  )
+  assert len({arm.name for arm in made}) == len(made)
+  assert made[0].kind == 'original' and not made[0].steers
+  for arm in made:
+    if arm.kind in ('steered', 'wrong sign', 'mean difference'):
+      size = {'known': 5, 'unknown': 4}[arm.target]
+    elif arm.kind in arms_lib.RANDOM_KINDS:
+      size = {'known': 5, 'unknown': 4}[arm.target]
+    else:
+      continue
+    added = arm.coefficient * arm.direction
+    assert np.linalg.norm(added) == pytest.approx(size)
+    assert abs(arm.dose) == pytest.approx(2.0)
+  signs = {a.name: np.sign((a.coefficient * a.direction)[3]) for a in made[1:4]}
+  assert signs == {'+ known': -1, '- known': 1, 'mean difference to known': -1}
+  kinds = [arm.kind for arm in made if arm.target == 'known']
+  assert {kind: kinds.count(kind) for kind in sorted(set(kinds))} == {
+    'mean difference': 1,
+    'orthogonalised': 2,
+    'random direction': 20,
+    'random latent': 4,
+    'steered': 1,
+    'sweep': 1,
+    'sweep of mean difference': 1,
+    'sweep of random latents': 4,
+    'wrong sign': 1,
+  }
+
+
+def test_published_coefficients_belong_to_their_models():
+  assert published_alpha('google/gemma-2-2b-it', 'unknown') == 400
+  assert published_alpha('/models/gemma-2-9b-it/', 'unknown') == 550
+  for other in ('google/gemma-2-27b-it', 'google/gemma-2-2b', 'bundle/chat'):
+    with pytest.raises(ValueError, match='--dose'):
+      published_alpha(other, 'known')
+
+
+def test_smallest_sufficient_dose():
+  rates = {0.0: 0.1, 2.0: 0.8, 0.5: 0.3, 1.0: 0.7, 4.0: 0.2}
+  assert smallest_sufficient(rates, 'unknown', 0.6) == (1.0, True)
+  assert smallest_sufficient(rates, 'unknown', 0.9) == (2.0, False)
+  down = {0.0: 0.9, 1.0: 0.95, 2.0: 0.2}
+  assert smallest_sufficient(down, 'known', 0.6) == (2.0, True)
+
+
+def test_an_amount_is_one_thing(questions):
+  with pytest.raises(ValueError, match='exactly one'):
+    Amount(alpha=1.0, dose=2.0)
+  with pytest.raises(ValueError, match='exactly one'):
+    Amount()
+  with pytest.raises(ValueError, match='no validation questions about known'):
+    steer(
+      planted.model(),
+      planted.tokenizer(),
+      questions,
+      [target('unknown')],
+      {'unknown': Amount(goal=0.5)},
+      Settings(),
+    )
+
+
+def test_reference_reads_on_after_the_end(questions):
+  """Without a stop, everything generated is scored, as was published."""
+  results, examples = steer(
+    planted.model(),
+    planted.tokenizer(),
+    questions[:1],
+    [],
+    {},
+    Settings(rules=Rules.of_mode('reference'), max_new_tokens=6),
+  )
+  (example,) = examples
+  assert example['num_tokens'] == 1 and example['stopped']
+  assert example['text'] == 'Paris'
+  assert results['settings']['rules'] == {
+    'refusals': 'reference',
+    'answers': 'reference',
+    'stop': False,
+  }

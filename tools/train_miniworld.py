@@ -1,0 +1,236 @@
+r"""Makes MiniWorld from nothing: a small Gemma 2 that knows some entities.
+
+  python -m tools.train_miniworld --out=experiments/miniworld/bundle  # bundled
+  python -m tools.train_miniworld --seed=1 --out=out/world_1
+  python -m tools.train_miniworld --size=tiny --out=out/tiny           # minutes
+
+In this order, each stage once: a base model is trained on the texts of the
+world, then tuned to chats with Gemma's template, a JumpReLU SAE is trained on
+every layer of the base model, and all of it is measured. --out gets
+
+  base/, chat/    checkpoints as HF writes them, with tokenizer and template
+  saes/           Gemma Scope's layout, resid_post of every layer of base/
+  entities/       <type>.json, known and unseen ones that no chat tuning saw
+  audit.json      the recipe, what the models can do, and what they should
+  run.json        what a further run of the command must agree with
+
+The same command goes on where it was killed: in training from the last
+snapshot, else from the last finished stage. The same seed gives the same bytes
+on one kind of device.
+"""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import shutil
+import sys
+import time
+
+from absl import app, flags
+import jax
+
+from experiments import outputs
+from experiments.activations import harvest, read_batch
+from experiments.miniworld import audit as audit_lib
+from experiments.miniworld.bundle import write_model, write_people
+from experiments.miniworld.chat import Chats
+from experiments.miniworld.corpus import Corpus, texts_of
+from experiments.miniworld.recipes import SIZES, Recipe, make_recipe
+from experiments.miniworld.training import Weights, fit, next_token_loss
+from experiments.miniworld.vocabulary import make_tokenizer
+from experiments.miniworld.world import make_world
+import gemma_jax as gj
+from sae.gemma_scope import save_gemma_scope
+from sae.jumprelu import Origin
+from sae.metrics import evaluate
+from sae.train import train
+
+SITE = 'resid_post'
+# Rows of text that SAEs are measured on, and rows per run of the model.
+_EVAL_ROWS, _HARVEST_ROWS = 512, 64
+
+
+class Builder:
+  """The stages, each of which leaves a folder that is complete or absent."""
+
+  def __init__(self, recipe: Recipe, out: pathlib.Path):
+    self.recipe, self.out = recipe, out
+    self.work = out / 'work'  # snapshots
+    self.world = make_world(recipe.world)
+    self.backend = make_tokenizer(texts_of(self.world))
+    self.tokenizer = gj.Tokenizer(make_tokenizer(texts_of(self.world)))
+    self.corpus = Corpus(self.world, self.tokenizer, recipe.corpus)
+    V = self.tokenizer.vocab_size
+    self.config = recipe.model_config(V)
+    turn = self.tokenizer.end_of_turn_id
+    self.chat_config = dataclasses.replace(
+      self.config, eos_ids=(*self.config.eos_ids, turn)
+    )
+
+  def build(self) -> dict:
+    """Runs the stages that are not done yet; returns the audit."""
+    out = self.out
+    if not (out / 'base').is_dir():
+      self._write('base', self.config, self.base())
+    if not (out / 'chat').is_dir():
+      weights = gj.load_checkpoint(out / 'base').weights()
+      self._write('chat', self.chat_config, self.chat(weights))
+    if not (out / 'saes').is_dir():
+      with outputs.replaced_folder(out / 'saes') as folder:
+        self.saes(folder)
+    if not (out / 'entities').is_dir():
+      with outputs.replaced_folder(out / 'entities') as folder:
+        write_people(folder, self.world)
+    found = audit_lib.audit(out / 'base', out / 'chat', self.world)
+    outputs.write_text(
+      out / 'audit.json',
+      json.dumps(
+        {
+          'recipe': dataclasses.asdict(self.recipe),
+          'versions': outputs.versions(),
+          'found': found,
+          'bounds': audit_lib.BOUNDS,
+        },
+        indent=2,
+      )
+      + '\n',
+    )
+    shutil.rmtree(self.work, ignore_errors=True)
+    return found
+
+  def _write(self, name, config, weights):
+    with outputs.replaced_folder(self.out / name) as folder:
+      write_model(folder, config, weights, self.backend)
+
+  def base(self) -> Weights:
+    """Pre-trains."""
+    recipe, rows = self.recipe, self.recipe.rows
+    key = jax.random.key(recipe.world.seed)
+
+    def loss(weights, batch):
+      return next_token_loss(weights, self.config, *batch)
+
+    def batch(step):
+      tokens = self.corpus.read(step * rows, rows)
+      return tokens, self.corpus.learnt(tokens)
+
+    weights, _ = fit(
+      loss,
+      gj.init_model(self.config, key).weights(),
+      batch,
+      recipe.pretraining,
+      snapshot=self.work / 'base.safetensors',
+      name='Pre-training',
+    )
+    return weights
+
+  def chat(self, weights: Weights) -> Weights:
+    """Tunes to chats; the best weights by groups kept for that."""
+    recipe = self.recipe
+    chats = Chats(self.world, self.tokenizer, self.corpus, recipe.chat)
+
+    def loss(weights, batch):
+      learnt = next_token_loss(
+        weights, self.config, batch.tokens, batch.answers, batch.positions
+      )
+      kept = next_token_loss(weights, self.config, *batch.replay)
+      return learnt + recipe.chat.replay_weight * kept
+
+    judge = chats.judge(self.config, 'validation', 'unseen_validation')
+    weights, _ = fit(
+      loss,
+      weights,
+      chats.batch,
+      recipe.tuning,
+      snapshot=self.work / 'chat.safetensors',
+      name='Chat tuning',
+      judge=judge,
+    )
+    return weights
+
+  def saes(self, folder: pathlib.Path):
+    """Trains an SAE on every layer of the base model."""
+    model = gj.unstack_layers(gj.load_checkpoint(self.out / 'base'))
+    layers = list(range(self.config.num_layers))
+    look = gj.capture(SITE, layers=layers)
+
+    def activations(first_batch):
+      for number in itertools.count(first_batch):
+        batch = read_batch(self.corpus, number, _HARVEST_ROWS)
+        x = harvest(model, batch, look, SITE, len(layers))  # [L, B, T, D]
+        yield x.reshape(len(layers), -1, x.shape[-1]), batch.keep.reshape(-1)
+
+    trained = train(
+      self.recipe.saes,
+      activations(10**6),
+      origins=[
+        Origin(model='miniworld', site=SITE, layer=layer) for layer in layers
+      ],
+    )
+    for layer, (sae,) in enumerate(trained.saes):
+      held_out = itertools.islice(
+        activations(2 * 10**6), _EVAL_ROWS // _HARVEST_ROWS
+      )
+      metrics = evaluate(sae, ((x[layer], keep) for x, keep in held_out))
+      save_gemma_scope(
+        sae,
+        folder,
+        l0=metrics.l0,
+        normalise=True,
+        metadata={
+          'l0': metrics.l0,
+          'fvu': metrics.fvu,
+          'num_tokens': metrics.num_tokens,
+        },
+      )
+
+
+def define_flags():
+  """Defines this program's flags."""
+  flags.FLAGS.verbosity = -1
+  flags.DEFINE_string('out', None, 'Folder to write.', required=True)
+  flags.DEFINE_integer('seed', 0, 'Of the world and of its training.')
+  flags.DEFINE_enum(
+    'size',
+    'small',
+    list(SIZES),
+    "'small' is what is bundled; 'tiny' knows little, and is for tests.",
+  )
+  flags.DEFINE_bool(
+    'must_pass',
+    True,
+    'Exit with an error if the audit finds the world out of its bounds. A tiny '
+    'one is.',
+  )
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
+  values = flags.FLAGS
+  out = pathlib.Path(values.out)
+  recipe = make_recipe(values.size, values.seed)
+  started = time.monotonic()
+  try:
+    # What JSON makes of it is what the next run will find.
+    outputs.check_same_run(
+      out / 'run.json',
+      json.loads(json.dumps(dataclasses.asdict(recipe))),
+      resumes=any((out / name).exists() for name in ('work', 'base')),
+    )
+    found = Builder(recipe, out).build()
+  except (OSError, ValueError) as error:
+    return outputs.failed(error)
+  for name, value in found.items():
+    print(f'{name:30}', value)
+  outside = audit_lib.failures(found)
+  print(f'{time.monotonic() - started:.0f} s. Written: {out}')
+  for line in outside:
+    print(f'Out of bounds: {line}', file=sys.stderr)
+  return 1 if outside and values.must_pass else 0
+
+
+if __name__ == '__main__':
+  define_flags()
+  app.run(main)
