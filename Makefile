@@ -5,13 +5,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo parity test test-all lint format clean
 
-demo: $(INSTALLED)  ## A small checkpoint, parity with PyTorch, SAEs trained on it.
-	$(BIN)/python -m tools.make_checkpoint --out=out/demo/checkpoint
-	$(BIN)/python -m tools.check_parity --checkpoint=out/demo/checkpoint \
-	  --json=out/demo/parity.json
-	$(BIN)/python -m experiments.train_sae --out=out/demo/sae
+demo: $(INSTALLED)  ## The main experiment on the bundled world, with a report.
+	$(BIN)/python -m experiments.entity_recognition --out=out/demo
+
+parity: $(INSTALLED)  ## The bundled models against PyTorch.
+	$(BIN)/python -m tools.check_parity --checkpoint=experiments/miniworld/bundle/base
+	$(BIN)/python -m tools.check_parity --checkpoint=experiments/miniworld/bundle/chat
 
 test: $(INSTALLED)  ## The tests, under ten minutes on two cores.
 	$(BIN)/python -m pytest -m 'not slow'

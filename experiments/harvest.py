@@ -154,7 +154,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'site',
     ['resid_post'],
     'With --store, what is written: sites of the model, in the spelling of '
-    'this project, TransformerLens or HF.',
+    'this project, TransformerLens or HF, at --layers or else at all layers.',
     **common,
   )
   flags.DEFINE_enum(

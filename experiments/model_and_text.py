@@ -13,7 +13,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import outputs
+from experiments import inputs, outputs
 from experiments.documents import SEPARATORS, DocumentFile
 from experiments.synthetic_text import SyntheticRows
 from experiments.token_rows import Rows, TokenRows, write_rows
@@ -21,7 +21,6 @@ import gemma_jax as gj
 
 # Streams of the generator.
 _TRAINING, _EVALUATION = 0, 1
-DEMO = 'out/demo/checkpoint'
 
 
 def define_flags(values: flags.FlagValues) -> list[str]:
@@ -32,7 +31,8 @@ def define_flags(values: flags.FlagValues) -> list[str]:
     'model',
     None,
     'Folder of a Gemma 2 checkpoint (config.json, *.safetensors), or a hub id '
-    f'such as google/gemma-2-2b. Default: {DEMO}, if it is there.',
+    'such as google/gemma-2-2b. Default: that of the bundled world, with its '
+    'text, repeated.',
     **common,
   )
   flags.DEFINE_string(
@@ -125,13 +125,12 @@ def open_model(values: flags.FlagValues) -> gj.CheckpointReader:
   Raises:
     ValueError, OSError, ImportError: none is named, or see `CheckpointReader`.
   """
-  if values.model is None and not pathlib.Path(DEMO).is_dir():
-    raise ValueError(
-      f'Name a model: --model=FOLDER_OR_HUB_ID. There is no {DEMO} either; '
-      f'`python -m tools.make_checkpoint --out={DEMO}` makes it, a small '
-      'random one.'
-    )
-  values.model = values.model or DEMO  # for flags.txt
+  if values.model is None:
+    values.model = inputs.place(inputs.BUNDLED, inputs.BASE)
+    if values.text is None:
+      values.text = str(inputs.BUNDLE / 'text.txt')
+      if 'repeat' in values:
+        values.repeat = True
   reader = gj.CheckpointReader(values.model, dtype=values.dtype)
   whole = reader.config
   if whole.truncated_from is not None:

@@ -1,7 +1,6 @@
 """Trains JumpReLU SAEs on a Gemma 2's activations, and measures them.
 
-  python -m tools.make_checkpoint --out=out/demo/checkpoint   # to try it
-  python -m experiments.train_sae --out=out/sae
+  python -m experiments.train_sae --out=out/sae   # the bundled MiniWorld
 
   python -m experiments.train_sae --model=google/gemma-2-2b --dtype=bfloat16 \\
     --site=resid_post --layer=12 --width=16384 --recipe=paper \\

@@ -11,6 +11,7 @@ every layer of the base model, and all of it is measured. --out gets
   base/, chat/    checkpoints as HF writes them, with tokenizer and template
   saes/           Gemma Scope's layout, resid_post of every layer of base/
   entities/       <type>.json, known and unseen ones that no chat tuning saw
+  text.txt        documents like those it was trained on, to retrain SAEs
   audit.json      the recipe, what the models can do, and what they should
   run.json        what a further run of the command must agree with
 
@@ -33,7 +34,11 @@ import jax
 from experiments import outputs
 from experiments.activations import harvest, read_batch
 from experiments.miniworld import audit as audit_lib
-from experiments.miniworld.bundle import write_model, write_people
+from experiments.miniworld.bundle import (
+  write_documents,
+  write_model,
+  write_people,
+)
 from experiments.miniworld.chat import Chats
 from experiments.miniworld.corpus import Corpus, texts_of
 from experiments.miniworld.recipes import SIZES, Recipe, make_recipe
@@ -49,6 +54,7 @@ from sae.train import train
 SITE = 'resid_post'
 # Rows of text that SAEs are measured on, and rows per run of the model.
 _EVAL_ROWS, _HARVEST_ROWS = 512, 64
+_DOCUMENTS = 20_000
 
 
 class Builder:
@@ -82,6 +88,8 @@ class Builder:
     if not (out / 'entities').is_dir():
       with outputs.replaced_folder(out / 'entities') as folder:
         write_people(folder, self.world)
+    if not (out / 'text.txt').is_file():
+      write_documents(out / 'text.txt', self.corpus, self.tokenizer, _DOCUMENTS)
     found = audit_lib.audit(out / 'base', out / 'chat', self.world)
     outputs.write_text(
       out / 'audit.json',

@@ -37,7 +37,12 @@ import numpy as np
 import tensorstore as ts
 
 from experiments import outputs
-from experiments.harvesting.batches import BATCH_SIZE, count_tokens, progress
+from experiments.harvesting.batches import (
+  BATCH_SIZE,
+  BUCKETS,
+  count_tokens,
+  progress,
+)
 from experiments.harvesting.gathering import run_batches
 from experiments.harvesting.reading import check_place, check_tokens
 from experiments.harvesting.rows import HarvestRows
@@ -119,6 +124,7 @@ def write_store(
   dtype: str | None = None,
   batch_size: int = BATCH_SIZE,
   chunk_rows: int = CHUNK_ROWS,
+  buckets: Sequence[int] = BUCKETS,
 ) -> Store:
   """Writes what the model has at the rows' positions, or goes on with it.
 
@@ -134,6 +140,7 @@ def write_store(
     dtype: 'bfloat16' or 'float32'; None is the model's.
     batch_size: Rows per run of the model.
     chunk_rows: Rows per file. The run holds two chunks in memory.
+    buckets: Lengths to which rows are padded; each is compiled once.
 
   Raises:
     ValueError: there are no rows; the model lacks a site, layer or token; or
@@ -163,13 +170,14 @@ def write_store(
     'rows_sha256': hashlib.sha256(described.encode()).hexdigest(),
     'batch_size': batch_size,
     'chunk_rows': min(chunk_rows, len(rows)),
+    'buckets': list(buckets),
     'device': jax.devices()[0].device_kind,
     **provenance,
   }
   done = rows_done(folder)
   outputs.check_same_run(folder / _IDENTITY, about, resumes=done > 0)
   widths = {site: gj.site_width(model.config, site) for site in sites}
-  _check_space(folder, about, widths, done)
+  _check_space(folder, about, widths, done, len(described.encode()))
   if not done:  # what a run left that wrote no chunk
     shutil.rmtree(folder / _ARRAYS, ignore_errors=True)
   outputs.write_text(folder / _ROWS, described)
@@ -201,7 +209,13 @@ def _fill(folder, model, rows, about, widths, done):
         for site in sites
       }
       for batch, seen in run_batches(
-        model, sites, layers, rows, numbers, batch_size=about['batch_size']
+        model,
+        sites,
+        layers,
+        rows,
+        numbers,
+        batch_size=about['batch_size'],
+        buckets=about['buckets'],
       ):
         for site, x in seen.items():
           parts[site][batch.rows - start] = x.swapaxes(0, 1)
@@ -312,15 +326,15 @@ def _write_group(folder: pathlib.Path, about: Mapping, complete: bool):
   outputs.write_text(path, json.dumps(metadata, indent=2) + '\n')
 
 
-def _check_space(folder, about, widths, done):
+def _check_space(folder, about, widths, done, more):
   """Raises OSError unless what is left to write fits on the disk."""
   size = 2 if about['dtype'] == 'bfloat16' else 4
   per_row = size * len(about['layers']) * sum(widths.values())
-  needed = per_row * (about['num_rows'] - done)
+  needed = per_row * (about['num_rows'] - done) + more
   free = shutil.disk_usage(folder).free
   if needed > free:
     raise OSError(
-      f'{folder} would take {needed / 2**30:,.1f} GiB more, and '
-      f'{free / 2**30:,.1f} GiB are free there. Store fewer layers, sites or '
+      f'{folder} would take {needed / 2**20:,.1f} MiB more, and '
+      f'{free / 2**20:,.1f} MiB are free there. Store fewer layers, sites or '
       'rows, choose bfloat16, or another place.'
     )

@@ -16,6 +16,8 @@ from sklearn.preprocessing import StandardScaler
 
 from experiments.entities import (
   Entity,
+  Prompt,
+  PromptType,
   activation_prompt,
   base_prompt,
   label_completion,
@@ -23,6 +25,8 @@ from experiments.entities import (
   refusal_question,
   tokenize_prompt,
 )
+from experiments.miniworld.lexicon import ATTRIBUTES
+from experiments.miniworld.templates import HELD_OUT, spell
 from experiments.miniworld.world import KNOWN, World
 import gemma_jax as gj
 
@@ -74,10 +78,13 @@ def audit_base(folder: str | os.PathLike, world: World) -> dict:
       model, tokenizer, world.entities(group)
     )
   readout = read_out(model, tokenizer, world)
+  held_out = world.entities('held_out')
+  new, _ = _recall(model, tokenizer, held_out, in_new_sentence)
   known = np.concatenate([correct[group] for group in KNOWN])
   return {
     'base_recall': float(known.mean()),
     'base_recall_n': len(known),
+    'base_recall_in_new_sentences': float(new.mean()),
     'base_top_probability_known': float(
       np.concatenate([top[group] for group in KNOWN]).mean()
     ),
@@ -158,12 +165,24 @@ def _batches(rows: Sequence[Sequence[int]], pad_id: int):
     yield first, gj.pad_rows(some, pad_id, buckets=length)
 
 
-def _recall(model, tokenizer, entities: Sequence[Entity]):
+def in_new_sentence(prompt_type: PromptType, entity: Entity) -> Prompt:
+  """A sentence that no text has, up to the fact."""
+  attributes = list(ATTRIBUTES[entity.type])
+  number = attributes.index(prompt_type.attribute)
+  form = HELD_OUT[number % len(HELD_OUT)]
+  first, last = entity.name.split()
+  text = spell(form, entity.type, number).split(' {value')[0]
+  text = text.format(first=first, last=last)
+  start = text.index(entity.name)
+  return Prompt(text, (start, start + len(entity.name)))
+
+
+def _recall(model, tokenizer, entities: Sequence[Entity], ask=base_prompt):
   """Of the next token: bool [n], it is the fact; float [n], how sure it is."""
   rows, answers = [], []
   for entity in entities:
     for prompt_type in prompt_types_of(entity):
-      prompt = tokenize_prompt(tokenizer, base_prompt(prompt_type, entity))
+      prompt = tokenize_prompt(tokenizer, ask(prompt_type, entity))
       rows.append(prompt.ids)
       value = entity.attributes[prompt_type.attribute]
       answers.append(tokenizer.encode(f' {value}', bos=False)[0])

@@ -9,12 +9,16 @@ import jax
 import tokenizers
 
 from experiments.entities import write_entities
+from experiments.miniworld.corpus import Corpus
 from experiments.miniworld.world import TYPES, World
 from experiments.outputs import write_text
 import gemma_jax as gj
 
 # Of known and unknown entities that the chat model was not tuned on.
 GROUPS = ('validation', 'held_out', 'unseen_validation', 'unseen')
+
+# Of the corpus, after those that anything is trained on.
+_FIRST_ROW = 4 * 10**9
 
 # Gemma's turns, written for this project.
 CHAT_TEMPLATE = """{{ bos_token }}
@@ -58,6 +62,20 @@ def write_model(
     'chat_template': CHAT_TEMPLATE,
   }
   write_text(folder / 'tokenizer_config.json', json.dumps(about, indent=2))
+
+
+def write_documents(
+  path: str | os.PathLike, corpus: Corpus, tokenizer: gj.Tokenizer, count: int
+):
+  """Writes documents of no training, one per line, to train SAEs on."""
+  documents, number = [], _FIRST_ROW
+  while len(documents) < count:
+    (row,) = corpus.read(number, 1)
+    number += 1
+    # The last one of a row is cut off.
+    texts = tokenizer.decode(row[1:].tolist()).split('<eos>')[:-1]
+    documents += [text.replace("' ", "'") for text in texts]
+  write_text(path, ''.join(f'{text}\n' for text in documents[:count]))
 
 
 def write_people(folder: str | os.PathLike, world: World):

@@ -49,6 +49,12 @@ SENTENCES = (
   'With {value} for {noun}, {name} is a {type}.',
   'The {type} {name} {statement} {value}.',
   '{stub} {value}.',
+  '{question} {stub} {value}.',
+)
+# In no text; made of words and turns that are.
+HELD_OUT = (
+  'As for the {type} {name}, the {noun} is {value}.',
+  "In the list, the {noun} of '{name}' is {value}.",
 )
 # The value comes right after the name, so that it must be known there.
 ADJACENT = (

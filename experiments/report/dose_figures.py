@@ -26,7 +26,7 @@ def dose_response(results: Mapping) -> go.Figure:
     cols=len(responses),
     shared_xaxes=True,
     shared_yaxes=True,
-    horizontal_spacing=0.05,
+    horizontal_spacing=0.06,
     vertical_spacing=0.1,
     subplot_titles=[
       f'{r["target"]} latent, {TITLES[name]}'
@@ -69,6 +69,7 @@ def _response_traces(response, name, first) -> Iterator[go.Scatter]:
       y=[c['high'] for c in cells] + [c['low'] for c in reversed(cells)],
       fill='toself',
       fillcolor='rgba(120,120,120,0.2)',
+      mode='lines',
       line={'width': 0},
       name='range of random latents',
       legendgroup='range',
@@ -80,7 +81,7 @@ def _response_traces(response, name, first) -> Iterator[go.Scatter]:
       y=[c['mean'] for c in cells],
       mode='lines+markers',
       line=grey,
-      marker={'size': 4},
+      marker={'size': 4, 'color': '#888'},
       name='mean of random latents',
       legendgroup='random',
       showlegend=first,

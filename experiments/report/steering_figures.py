@@ -87,8 +87,8 @@ _OUTCOME_WORDS = (
 _DOSE_WORDS = (
   'The dose is the norm of what is added over the mean norm of the stream it '
   'is added to; negative is the opposite direction, 0 the original. Bands are '
-  'the range of matched random latents. The dotted vertical line is the dose '
-  'used above; thin dotted lines are answers that are none.'
+  'the range of random latents. The dotted vertical line is the dose used '
+  "above; the thin dotted curve is the share of answers that are 'other'."
 )
 _EXAMPLE_WORDS = (
   'Questions whose answer changes come first. The random arm is the first one.'
@@ -156,7 +156,7 @@ def outcome_stacks(results: Mapping) -> go.Figure:
     rows=1,
     cols=len(classes),
     shared_yaxes=True,
-    horizontal_spacing=0.04,
+    horizontal_spacing=0.06,
     subplot_titles=[TITLES[name] for name in classes],
   )
   rows = list(_averaged(results))

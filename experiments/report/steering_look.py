@@ -18,8 +18,8 @@ TITLES = {'known': 'known entities', 'unknown': 'unknown entities'}
 def headed(figure: go.Figure) -> go.Figure:
   """Room for panels' titles, and the legend below the figure."""
   figure.update_layout(
-    margin={'t': 40, 'b': 90},
-    legend={'y': -60 / figure.layout.height, 'yanchor': 'top'},
+    margin={'t': 50, 'b': 110},
+    legend={'yref': 'container', 'y': 0.01, 'yanchor': 'bottom'},
   )
   return figure
 

@@ -36,11 +36,8 @@ def effect_table(results: Mapping) -> Table:
             _signed(effect['differences']['wrong'], bounds=False),
           ]
         )
-  columns = (
-    'arm, entities, type, n, refused, difference in points, by entity, '
-    'flips, p, q, correct, wrong'
-  )
-  return Table(columns=columns.split(', '), rows=rows)
+  columns = 'arm|entities|type|n|refused|change in points|by entity|flips|p|q'
+  return Table(columns=f'{columns}|correct|wrong'.split('|'), rows=rows)
 
 
 def control_table(results: Mapping) -> Table:
@@ -63,11 +60,8 @@ def control_table(results: Mapping) -> Table:
     for scope, cell in scopes.items()
     if scope == ALL
   ]
-  columns = (
-    "arm, controls, entities, refused, controls' mean, sd, range, "
-    'difference in points, rank, p'
-  )
-  return Table(columns=columns.split(', '), rows=rows)
+  columns = 'arm|controls|entities|refused|their mean|sd|range|difference'
+  return Table(columns=f'{columns}|rank|p'.split('|'), rows=rows)
 
 
 def example_table(
@@ -110,7 +104,7 @@ def amounts(results) -> Iterator[str]:
   for label, target in results['targets'].items():
     stream, choice = target['stream_norm'], target['choice']
     said = (
-      f'The {label} latent is {target["latent"]}. Its decoder row, of norm '
+      f'The {label} latent is {target["id"]}. Its decoder row, of norm '
       f'{target["direction_norm"]:.3g}, was added {target["alpha"]:.4g} times '
       f'({target["source"]}): {target["dose"]:.2f} times the mean norm of the '
       f'stream there, {stream["value"]:.4g} (n = {stream["n"]} questions). '
@@ -146,5 +140,5 @@ def _signed(
   low, high = estimate['low'], estimate['high']
   said = [f'{100 * estimate["value"]:+.1f}'] if value else []
   if bounds and low is not None:
-    said.append(f'[{100 * low:+.1f}, {100 * high:+.1f}]')
+    said.append(f'[{100 * low:+.0f}, {100 * high:+.0f}]')
   return ' '.join(said)

@@ -223,7 +223,7 @@ def _describe(target, decided, amount) -> dict:
   """What was added, in all units."""
   added = abs(decided.alpha) * target.norm
   return {
-    'latent': str(target.id),
+    'id': str(target.id),
     **target.id._asdict(),
     'alpha': decided.alpha,
     'direction_norm': target.norm,

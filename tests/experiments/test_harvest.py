@@ -48,6 +48,23 @@ def run(folder, out, *arguments) -> int:
   )
 
 
+def prepare(folder, out, *arguments) -> plan.Plan:
+  """What would be run."""
+  values = flags.FlagValues()
+  names = harvest.define_flags(values)
+  values(
+    [
+      'test',
+      f'--out={out}',
+      f'--model={folder}/model',
+      f'--sae={folder}/saes',
+      f'--entities={folder}/entities',
+      *arguments,
+    ]
+  )
+  return plan.prepare(values, names)
+
+
 def read(out) -> dict:
   return json.loads((out / 'results.json').read_text())
 
@@ -132,44 +149,36 @@ def test_a_file_with_groups_and_what_cannot_be_read(folder, tmp_path):
   # The entity of each prompt instead, to a store alone.
   out = tmp_path / 'entities'
   arguments = ['--tokens=entity', '--noscores', '--store', '--layers=1,0']
-  assert run(folder, out, text, *arguments, '--site=z,hook_resid_pre') == 0
-  store = open_store(out / 'store')
-  assert store.about['sites'] == ['z', 'resid_pre']
-  assert store.about['layers'] == [0, 1]
-  assert [row['label'] for row in store.rows] == ['known', 'other']
-  assert not (out / 'sums.safetensors').exists()
+  made = prepare(folder, out, text, *arguments, '--site=z,hook_resid_pre')
+  assert made.sites == ['z', 'resid_pre'] and made.layers == [0, 1]
+  assert made.saes == [] and made.num_layers == 2
+  assert [made.groups[group] for group in made.group_of] == ['known', 'other']
 
 
 def test_modes(folder, tmp_path):
   file = tmp_path / 'text.txt'
-  file.write_text('\n'.join('art of the party ' * 40 for _ in range(8)))
-  denominators = {}
+  documents = [f'{i} {i + 1} {i + 2} {i + 3}' for i in range(100, 140)]
+  file.write_text('\n'.join(documents))
+  kept = {}
   for mode in ('default', 'reference'):
-    out = tmp_path / mode
-    arguments = [f'--text={file}', '--window=24', '--layers=1']
-    assert run(folder, out, f'--mode={mode}', *arguments) == 0
-    results = read(out)
-    assert results['mode'] == mode and results['rows']['tokens'] == ['random']
-    denominators[mode] = results['pile_denominator']
-    assert results['rows']['denominator'] == 8
-  assert denominators == {
-    'default': 'valid_positions',
-    'reference': 'all_documents',
-  }
+    arguments = [f'--text={file}', '--window=8', f'--mode={mode}']
+    made = prepare(folder, tmp_path / mode, *arguments)
+    kept[mode] = len(made.rows)
+    assert made.rows.choices == ['random'] and made.rows.denominator == 40
+    said = (tmp_path / mode / 'flags.txt').read_text()
+    denominator = {'default': 'valid_positions', 'reference': 'all_documents'}
+    assert f'--pile_denominator={denominator[mode]}' in said
+  assert kept['reference'] < kept['default'] == 40
 
 
-def test_questions(folder):
-  values = flags.FlagValues()
-  harvest.define_flags(values)
-  values(['test', f'--entities={folder}/entities', '--prompt=question'])
-  values.drop_qid_labels = True
-  prompts, ids, groups = plan._prompts(values)
-  assert prompts[0].text == (
+def test_questions(folder, tmp_path):
+  made = prepare(folder, tmp_path / 'out', '--prompt=question')
+  assert made.rows.texts[0] == (
     "What country contains the city of 'Paris'? The country that contains the "
     "city 'Paris' is"
   )
-  assert ids[0] == 'city_country/Paris'
-  assert groups == ['city'] * 5 + ['song'] * 5
+  assert made.rows.ids[0] == 'city_country/Paris'
+  assert made.groups == ['city', 'song'] and len(made.rows) == 10
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ CITIES = [
   for name in ('Paris', 'The', 'art')
 ]
 SONGS = [Entity('Zoë', 'song', {'genres': 'pop', 'album': 'late'})]
-QUICK = ('--num_samples=3', '--max_new_tokens=4', '--rows_per_batch=12')
+QUICK = ('--num_samples=3', '--max_new_tokens=4', '--rows_per_batch=8')
 
 
 @pytest.fixture(scope='module')

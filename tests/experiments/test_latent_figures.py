@@ -229,8 +229,14 @@ def test_detectors(kept):
 def test_examples_are_padded(kept):
   figure = latent_figures.examples(kept[0])
   for heat in figure.data:
-    assert heat.z[0][2:] == (None,) * 3 and list(heat.z[1]) == [0, 1, 2, 3, 4]
-    assert heat.text[0][2:] == ('',) * 3
+    assert list(heat.z[0][2:]) == [None] * 3 and list(heat.z[1]) == [
+      0,
+      1,
+      2,
+      3,
+      4,
+    ]
+    assert list(heat.text[0][2:]) == [''] * 3
     assert heat.zmax == 4
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from experiments import evaluate_sae, sae_training, train_sae
+from experiments import evaluate_sae, inputs, sae_training, train_sae
 from experiments.activations import harvest, read_batch
 from experiments.token_rows import TokenRows
 import gemma_jax as gj
@@ -304,10 +304,10 @@ def test_refused_before_any_work(folder, tmp_path, capsys, more, expected):
   assert not (tmp_path / 'out' / 'checkpoints').exists()
 
 
-def test_no_model_names_the_tool(tmp_path, monkeypatch, capsys):
-  monkeypatch.chdir(tmp_path)
-  assert worlds.run(train_sae, '--out=out') == 1
-  assert 'tools.make_checkpoint --out=out/demo' in capsys.readouterr().err
+def test_no_bundled_world_names_the_tool(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(inputs, 'BASE', tmp_path / 'base')
+  assert worlds.run(train_sae, f'--out={tmp_path / "out"}') == 1
+  assert 'python -m tools.train_miniworld' in capsys.readouterr().err
 
 
 def test_recipes():

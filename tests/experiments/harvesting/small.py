@@ -2,6 +2,7 @@
 
 import functools
 
+import jax.numpy as jnp
 import numpy as np
 import torch
 
@@ -54,11 +55,11 @@ def saes() -> list[JumpReLUSAE]:
     found.append(
       JumpReLUSAE(
         Weights(
-          W_enc=W_enc,
-          W_dec=np.ascontiguousarray(W_enc.T),
-          b_enc=rng.standard_normal(width).astype('f4'),
-          b_dec=np.zeros(D, 'f4'),
-          threshold=rng.uniform(0, 2, width).astype('f4'),
+          W_enc=jnp.asarray(W_enc),
+          W_dec=jnp.asarray(W_enc.T),
+          b_enc=jnp.asarray(rng.standard_normal(width), 'f4'),
+          b_dec=jnp.zeros(D, 'f4'),
+          threshold=jnp.asarray(rng.uniform(0, 2, width), 'f4'),
         ),
         Origin(site=site, layer=layer),
       )

@@ -1,7 +1,8 @@
 """A store to be killed: `python -m tests.experiments.harvesting.store_slowly
-FOLDER [BYTES]`.
+FOLDER BYTES`.
 
-Prints how many rows are written. BYTES is the largest file it may write.
+Prints how many rows are written. From row 24 on no file may be larger than
+BYTES; when that has failed, the limit is lifted and the store goes on.
 """
 
 import resource
@@ -20,17 +21,20 @@ OPTIONS = {
   'dtype': 'bfloat16',
   'batch_size': 8,
   'chunk_rows': 8,
+  'buckets': (32,),
 }
 
 
-def main(folder, limit=None):
+def main(folder, limit):
   finish = store._finish
+  unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 
   def finish_slowly(folder, stop, writing):
-    if limit is not None and stop == 24:
-      resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     finish(folder, stop, writing)
     print(f'rows {stop}', flush=True)
+    if stop == 24:
+      soft = int(limit), unlimited[1]
+      resource.setrlimit(resource.RLIMIT_FSIZE, soft)
     time.sleep(0.2)  # so that a kill falls inside
 
   store._finish = finish_slowly
@@ -38,6 +42,8 @@ def main(folder, limit=None):
     write_store(folder, worlds.model(), small.rows(), **OPTIONS)
   except OSError as error:
     print(f'error {error}', flush=True)
+  resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+  write_store(folder, worlds.model(), small.rows(), **OPTIONS)
 
 
 if __name__ == '__main__':

@@ -145,21 +145,23 @@ def test_rows_of_no_group_are_not_run(rows, monkeypatch):
   assert seen == np.flatnonzero(groups >= 0).tolist()
 
 
-def test_bfloat16_is_encoded_in_float32(rows, sums):
+def test_bfloat16_is_encoded_in_float32(rows):
   model = worlds.model()
   weights = {k: w.astype(jnp.bfloat16) for k, w in model.weights().items()}
   model = gj.Gemma2(model.config, weights)
-  (one,) = stream(rows, model, small.saes()[:1], stream_gram=False)
-  x = gather(model, 'resid_post', [3], rows, buckets=BUCKETS)[0]
-  groups = rows.groups(small.groups())
-  f = np.asarray(small.saes()[0].encode(jnp.asarray(x)))
-  for g in range(3):
-    np.testing.assert_allclose(
-      one.total[g], f[groups == g].sum(0), rtol=1e-5, atol=1e-5
-    )
-  # Values of bfloat16, sums of float32.
-  assert (x.astype(jnp.bfloat16) == x).all()
-  assert (one.total.astype(jnp.bfloat16) != one.total).any()
+  sae = small.saes()[0]
+  # With a group for each row, sums are the values themselves.
+  (one,) = stream_scores(
+    model, [sae], rows, range(41), 41, buckets=BUCKETS, batch_size=16
+  )
+  x = one.stream_total
+  assert (x == x.astype(jnp.bfloat16)).all()
+  w = sae.weights()
+  z = x @ np.asarray(w.W_enc, 'f8') + np.asarray(w.b_enc)
+  f = np.where(z > np.asarray(w.threshold), z, 0)
+  np.testing.assert_allclose(one.total, f, atol=1e-5)
+  np.testing.assert_allclose(one.squares, f**2, atol=1e-4)
+  np.testing.assert_allclose(one.norm_total, np.linalg.norm(x, axis=1))
 
 
 def test_wrong_input_is_refused_before_anything_runs(rows, monkeypatch):
@@ -195,7 +197,7 @@ def test_activations_that_are_not_finite_are_refused(rows):
 
 
 def test_gather_gives_hf_activations_in_the_rows_order(rows):
-  got = gather(worlds.model(), 'resid_post', [3, 1], rows, buckets=(16, 32))
+  got = gather(worlds.model(), 'resid_post', [3, 1], rows, buckets=(32,))
   assert got.dtype == np.float32 and got.shape == (2, 41, 40)
   for i, layer in enumerate((3, 1)):
     seen = small.hf_activations()['resid_post', layer]

@@ -19,22 +19,28 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from experiments import entities as entities_lib
 from experiments.entities import Entity
+from experiments.latents import LatentId
+from experiments.steering.arms import Target
 import gemma_jax as gj
 
 SPECIALS = ('<pad>', '<eos>', '<bos>', '<start_of_turn>', '<end_of_turn>')
-KNOWN = {
-  'player': [f'Kim{i} Lee{i}' for i in range(6)],
-  'city': [f'Old{i} Town{i}' for i in range(5)],
+ALL_KNOWN = {
+  'player': [f'Kim{i} Lee{i}' for i in range(10)],
+  'city': [f'Old{i} Town{i}' for i in range(10)],
 }
-UNKNOWN = {
-  'player': [f'Jon{i} Doe{i}' for i in range(5)],
-  'city': [f'New{i} Ville{i}' for i in range(6)],
+ALL_UNKNOWN = {
+  'player': [f'Jon{i} Doe{i}' for i in range(10)],
+  'city': [f'New{i} Ville{i}' for i in range(10)],
 }
+KNOWN = {'player': ALL_KNOWN['player'][:6], 'city': ALL_KNOWN['city'][:5]}
+UNKNOWN = {'player': ALL_UNKNOWN['player'][:5], 'city': ALL_UNKNOWN['city'][:6]}
 ATTRIBUTE = {'player': 'place_birth', 'city': 'country'}
 D = 16
 S = np.eye(D, dtype=np.float32)[3]
-# Where S is written, and how much of it an unknown name makes.
-LAYER, WRITTEN, THRESHOLD = 1, 4.0, 2.0
+# No token has these features, and nothing reads them.
+NOTHING = np.eye(D, dtype=np.float32)[8:12]
+# Where S is written.
+LAYER = 1
 
 
 def entities(names: dict[str, list[str]]) -> dict[str, list[Entity]]:
@@ -48,34 +54,53 @@ def entities(names: dict[str, list[str]]) -> dict[str, list[Entity]]:
   }
 
 
+def target(label: str) -> Target:
+  """+S makes the model refuse, and -S makes it answer; rows of norm 0.5."""
+  sign = {'unknown': 0.5, 'known': -0.5}[label]
+  return Target(
+    label=label,
+    id=LatentId('resid_post', LAYER, 3),
+    direction=sign * S,
+    controls={
+      LatentId('resid_post', LAYER, 10 + i): (i + 1) * row
+      for i, row in enumerate(NOTHING)
+    },
+    mean_difference=10 * sign * S + NOTHING[0],
+  )
+
+
 @functools.cache
 def tokenizer() -> gj.Tokenizer:
+  return gj.Tokenizer(backend())
+
+
+def backend() -> tokenizers.Tokenizer:
   """One token per word, with the space before it."""
   words = {'user', 'model', '\n', '?', '▁the', 'sorry', 'Paris'}
   for prompt_type in entities_lib.PROMPT_TYPES.values():
     first, *others = (prompt_type.relation or 'x').split()
     words |= {first, f'▁{prompt_type.entity_type}'}
     words |= {f'▁{word}' for word in others}
-  for names in (KNOWN, UNKNOWN):
+  for names in (ALL_KNOWN, ALL_UNKNOWN):
     for each in names.values():
       words |= {f'▁{word}' for name in each for word in name.split()}
   vocab = {word: i for i, word in enumerate([*SPECIALS, *sorted(words)])}
-  backend = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token='<pad>'))
-  backend.normalizer = normalizers.Replace(' ', '▁')
-  backend.pre_tokenizer = pre_tokenizers.Sequence(
+  made = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token='<pad>'))
+  made.normalizer = normalizers.Replace(' ', '▁')
+  made.pre_tokenizer = pre_tokenizers.Sequence(
     [
       pre_tokenizers.Split('▁', 'merged_with_next'),
       pre_tokenizers.Split('?', 'isolated'),
       pre_tokenizers.Split('\n', 'isolated'),
     ]
   )
-  backend.decoder = decoders.Sequence(
+  made.decoder = decoders.Sequence(
     [decoders.Replace('▁', ' '), decoders.Fuse()]
   )
-  backend.add_special_tokens(
+  made.add_special_tokens(
     [tokenizers.AddedToken(t, normalized=False) for t in SPECIALS]
   )
-  return gj.Tokenizer(backend)
+  return made
 
 
 @functools.cache
@@ -126,7 +151,7 @@ def _embeddings(tok: gj.Tokenizer) -> np.ndarray:
   p, r, s, u, n = np.eye(D, dtype=np.float32)[[1, 2, 3, 4, 6]]
   embed = np.zeros((tok.vocab_size, D), np.float32)
   rng = np.random.default_rng(0)
-  embed[:, 8:] = 0.3 * rng.standard_normal((tok.vocab_size, D - 8))
+  embed[:, 12:] = 0.3 * rng.standard_normal((tok.vocab_size, D - 12))
   special = {
     '\n': 0.5 * p,
     'Paris': p + r,
@@ -136,7 +161,7 @@ def _embeddings(tok: gj.Tokenizer) -> np.ndarray:
   for text, vector in special.items():
     (token,) = tok.encode(text, bos=False)
     embed[token] = vector
-  for names in UNKNOWN.values():
+  for names in ALL_UNKNOWN.values():
     for name in names:
       last = tok.encode(f'{name}?', bos=False)[-2]
       embed[last] += n

@@ -8,10 +8,8 @@ import torch
 
 from experiments.steering.arms import POSITIONS, Arm, steered_positions
 from experiments.steering.generation import generate_answers, shared_tokens
-from experiments.steering.questions import Question, make_questions
-import gemma_jax as gj
+from experiments.steering.questions import Question
 from tests import tiny
-from tests.experiments.steering import planted
 
 NEW = 5
 OPENING = (2, 17, 40)
@@ -46,8 +44,8 @@ def arm(name: str, seed: int = 0, **changes) -> Arm:
     'kind': 'steered',
     'direction': direction.astype(np.float32),
     'site': 'resid_post',
-    'layer': 1,
-    'coefficient': 9.0,
+    'layer': 0,
+    'coefficient': 20.0,
   }
   return Arm(name=name, **defaults | changes)
 
@@ -55,14 +53,14 @@ def arm(name: str, seed: int = 0, **changes) -> Arm:
 ARMS = (
   Arm(name='original', kind='original'),
   arm('a', 1),
-  arm('other layer', 2, layer=0, coefficient=-4.0),
+  arm('other layer', 2, layer=1, coefficient=-40.0),
   arm('last token', 3, positions='entity_last'),
-  arm('entity', 1, positions='entity', layer=2, coefficient=30.0),
+  arm('entity', 1, positions='entity', layer=0, coefficient=90.0),
   arm('decode too', 5, generated=True),
   arm('other site', 6, site='mlp_out', layer=1),
 )
-# Three layers, of which both kinds of window, compile faster than five.
-LAYERS = {'num_hidden_layers': 3}
+# Two layers, one of each kind of window, compile faster than five.
+LAYERS = {'num_hidden_layers': 2}
 
 
 def answer(model, questions, arms, **changes):
@@ -77,7 +75,7 @@ def model():
 
 @pytest.fixture(scope='module')
 def together(model):
-  return answer(model, QUESTIONS, ARMS)
+  return answer(model, QUESTIONS, ARMS, rows_per_batch=9)
 
 
 def by_hf(hf, arm, question):
@@ -116,13 +114,13 @@ def test_equals_hf_with_a_hook(together):
   for a, arm in enumerate(ARMS):
     for q, asked in enumerate(QUESTIONS):
       assert together[a][q] == by_hf(hf, arm, asked), (arm.name, q)
-  assert len({tuple(row[0]) for row in together}) > 4, 'arms must differ'
+  for arm, row in zip(ARMS[1:], together[1:], strict=True):
+    assert row != together[0], f'{arm.name} does nothing'
 
 
 def test_does_not_depend_on_what_runs_beside_it(model, together):
-  """One row alone, other batch sizes and padding, no shared prefix."""
+  """One row alone, other batches and padding, no shared prefix."""
   assert answer(model, QUESTIONS[:1], [ARMS[3]]) == [[together[3][0]]]
-  assert answer(model, QUESTIONS, ARMS, rows_per_batch=9) == together
   # Steering the first token of all leaves nothing to share.
   whole = arm('all', 9, positions='all')
   assert shared_tokens(QUESTIONS, ARMS) == len(OPENING)
@@ -139,10 +137,10 @@ def test_one_program_for_all_arms_and_layers(model, together):
     arm('c', 12, layer=1, positions='entity_to_end'),
     arm('d', 13, coefficient=-9.0),
     arm('e', 14, layer=0, positions='entity_and_eoi'),
-    arm('f', 15, layer=2, generated=True),
-    arm('g', 16, layer=2, site='mlp_out', positions='entity'),
+    arm('f', 15, layer=0, generated=True),
+    arm('g', 16, layer=0, site='mlp_out', positions='entity'),
   ]
-  again = answer(model, QUESTIONS, changed)
+  again = answer(model, QUESTIONS, changed, rows_per_batch=9)
   assert again[0] == together[0] and again[1:] != together[1:]
   assert program._cache_size() == before
 
@@ -161,36 +159,3 @@ def test_positions():
   assert steered_positions('entity_and_eoi', question(11, (6, 9))) == (6, 11)
   with pytest.raises(ValueError, match="'entity_first'.*entity_last_to_end"):
     arm('x', positions='entity_first')
-
-
-def test_resumes_and_refuses_other_work(tmp_path, monkeypatch):
-  model, tok = planted.model(), planted.tokenizer()
-  entity = planted.entities(planted.KNOWN)['player']
-  questions = make_questions(
-    tok, {'player': entity}, {'player': entity}, per_class=3
-  )
-  steered = arm('s', direction=planted.S, layer=1, coefficient=3.0)
-  arms = [
-    ARMS[0],
-    steered,
-    Arm(name='o', kind='orthogonalised', direction=planted.S, weights='exact'),
-  ]
-  options = {'stop_ids': tok.stop_ids, 'rows_per_batch': 4, 'folder': tmp_path}
-  whole = answer(model, questions, arms, **options)
-  files = sorted(tmp_path.glob('0*.json'))
-  assert len(files) == 5  # 12 rows by 4, then 6 rows by 4
-  for file in files[1:4]:
-    file.unlink()  # as if killed, and a later one done
-  ran = []
-  generate = gj.generate
-  monkeypatch.setattr(
-    gj, 'generate', lambda *a, **k: ran.append(1) or generate(*a, **k)
-  )
-  assert answer(model, questions, arms, **options) == whole
-  assert len(ran) == 3
-  assert answer(model, questions, arms, **options) == whole
-  assert len(ran) == 3, 'nothing is answered twice'
-  with pytest.raises(ValueError, match='another run.*arms='):
-    answer(model, questions, arms[:2], **options)
-  with pytest.raises(ValueError, match=r'model=None \(now b\)'):
-    answer(model, questions, arms, **options, identity={'model': 'b'})

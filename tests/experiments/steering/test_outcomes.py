@@ -2,8 +2,15 @@
 
 import pytest
 
-from experiments.steering.outcomes import OUTCOMES, Rules, outcome
+from experiments.steering.arms import Arm
+from experiments.steering.outcomes import (
+  OUTCOMES,
+  Rules,
+  make_examples,
+  outcome,
+)
 from experiments.steering.questions import Question
+from tests.experiments.steering import planted
 
 
 def ask(prompt_type: str, answer: str) -> Question:
@@ -55,3 +62,19 @@ def test_rules_are_switches():
     'correct'
   )
   assert Rules.of_mode('default') == Rules()
+
+
+def test_an_answer_ends_with_the_turn():
+  """By default; the published code read on."""
+  tok = planted.tokenizer()
+  ids = tok.encode('Paris<end_of_turn>sorry', bos=False)
+  arms = [Arm(name='original', kind='original')]
+  mended = make_examples(tok, [BORN], arms, [[ids[:2]]], Rules())[0]
+  assert (mended['text'], mended['outcome']) == ('Paris', 'wrong')
+  assert mended['num_tokens'] == 1 and mended['stopped']
+  assert not mended['reference_refusal']
+  rules = Rules.of_mode('reference')
+  published = make_examples(tok, [BORN], arms, [[ids]], rules)[0]
+  assert (published['text'], published['outcome']) == ('Paris', 'refusal')
+  cut = make_examples(tok, [BORN], arms, [[ids[:1]]], Rules())[0]
+  assert not cut['stopped'] and cut['num_tokens'] == 1

@@ -1,68 +1,23 @@
 """The whole experiment on a planted model, whose every number is known."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from experiments.latents.ranking import LatentId
 from experiments.steering import arms as arms_lib
-from experiments.steering.arms import Target, standard_arms
+from experiments.steering.arms import standard_arms
 from experiments.steering.doses import (
   published_alpha,
   smallest_sufficient,
   stream_norms,
 )
-from experiments.steering.outcomes import Rules, by_arm
-from experiments.steering.questions import make_questions
+from experiments.steering.outcomes import by_arm
 from experiments.steering.study import Amount, Settings, steer
 import gemma_jax as gj
 from tests.experiments.steering import planted
-
-# Only S is read: any other feature of the stream is a control.
-NOTHING = np.eye(planted.D, dtype=np.float32)[8:12]
-
-
-def target(label: str) -> Target:
-  """+S makes the model refuse, and -S makes it answer; rows of norm 0.5."""
-  sign = {'unknown': 0.5, 'known': -0.5}[label]
-  return Target(
-    label=label,
-    id=LatentId('resid_post', planted.LAYER, 3),
-    direction=sign * planted.S,
-    controls={
-      LatentId('resid_post', planted.LAYER, 10 + i): (i + 1) * row
-      for i, row in enumerate(NOTHING)
-    },
-    mean_difference=10 * sign * planted.S + NOTHING[0],
-  )
-
-
-@pytest.fixture(scope='module')
-def questions():
-  return make_questions(
-    planted.tokenizer(),
-    planted.entities(planted.KNOWN),
-    planted.entities(planted.UNKNOWN),
-  )
-
-
-@pytest.fixture(scope='module')
-def study(questions, tmp_path_factory):
-  """Added norms: 5 along S refuses, above 2; 5 against it leaves -1."""
-  folder = tmp_path_factory.mktemp('study')
-  settings = Settings(num_random_directions=2, sweep=(0.1, 1.0), sweep_random=2)
-  results, examples = steer(
-    planted.model(),
-    planted.tokenizer(),
-    questions,
-    [target('known'), target('unknown')],
-    {'known': Amount(alpha=10.0), 'unknown': Amount(goal=0.9, grid=(0.1, 1.0))},
-    settings,
-    validation=questions,
-    folder=folder,
-  )
-  return results, examples
+from tests.experiments.steering.conftest import run_study
 
 
 def arm_of(results, name):
@@ -189,7 +144,7 @@ def test_every_number_can_be_recomputed(study):
 
 def test_arms_have_one_norm_and_their_own_names():
   made = standard_arms(
-    [target('known'), target('unknown')],
+    [planted.target('known'), planted.target('unknown')],
     {'known': 10.0, 'unknown': 8.0},
     {'known': 2.5, 'unknown': 2.0},
     sweep=(1.0, 2.0),
@@ -248,27 +203,30 @@ def test_an_amount_is_one_thing(questions):
       planted.model(),
       planted.tokenizer(),
       questions,
-      [target('unknown')],
+      [planted.target('unknown')],
       {'unknown': Amount(goal=0.5)},
       Settings(),
     )
 
 
-def test_reference_reads_on_after_the_end(questions):
-  """Without a stop, everything generated is scored, as was published."""
-  results, examples = steer(
-    planted.model(),
-    planted.tokenizer(),
-    questions[:1],
-    [],
-    {},
-    Settings(rules=Rules.of_mode('reference'), max_new_tokens=6),
+def test_resumes_and_refuses_other_work(
+  study, study_folder, questions, tmp_path, monkeypatch
+):
+  folder = tmp_path / 'copy'
+  shutil.copytree(study_folder, folder)
+  files = sorted((folder / 'answers').glob('0*.json'))
+  assert len(files) == 7  # three batches of up to 256 rows, four models
+  for file in files[1:5]:
+    file.unlink()  # as if killed, and later ones done
+  ran = []
+  generate = gj.generate
+  monkeypatch.setattr(
+    gj, 'generate', lambda *a, **k: ran.append(1) or generate(*a, **k)
   )
-  (example,) = examples
-  assert example['num_tokens'] == 1 and example['stopped']
-  assert example['text'] == 'Paris'
-  assert results['settings']['rules'] == {
-    'refusals': 'reference',
-    'answers': 'reference',
-    'stop': False,
-  }
+  assert run_study(questions, folder) == study
+  assert len(ran) == 4
+  assert run_study(questions, folder) == study
+  assert len(ran) == 4, 'nothing is answered twice'
+  with pytest.raises(ValueError, match='another run.*max_new_tokens=8'):
+    run_study(questions, folder, max_new_tokens=9)
+  assert len(ran) == 4

@@ -1,0 +1,47 @@
+"""One study of the planted model, which several tests look at."""
+
+import pytest
+
+from experiments.steering.questions import make_questions
+from experiments.steering.study import Amount, Settings, steer
+from tests.experiments.steering import planted
+
+
+@pytest.fixture(scope='session')
+def questions():
+  return make_questions(
+    planted.tokenizer(),
+    planted.entities(planted.KNOWN),
+    planted.entities(planted.UNKNOWN),
+  )
+
+
+def run_study(questions, folder, **changes):
+  """Added norms: 5 along S refuses, above 2; 5 against it leaves -1."""
+  options = {
+    'num_random_directions': 2,
+    'sweep': (0.1, 1.0),
+    'sweep_random': 2,
+    'max_new_tokens': 8,
+  }
+  return steer(
+    planted.model(),
+    planted.tokenizer(),
+    questions,
+    [planted.target('known'), planted.target('unknown')],
+    {'known': Amount(alpha=10.0), 'unknown': Amount(goal=0.9, grid=(0.1, 1.0))},
+    Settings(**options | changes),
+    validation=questions,
+    folder=folder,
+    identity={'model': 'planted'},
+  )
+
+
+@pytest.fixture(scope='session')
+def study_folder(tmp_path_factory):
+  return tmp_path_factory.mktemp('study')
+
+
+@pytest.fixture(scope='session')
+def study(questions, study_folder):
+  return run_study(questions, study_folder)

@@ -1,0 +1,88 @@
+"""Holds the results of `make demo` to loose bounds; exit code 1 outside.
+
+  python -m tools.check_demo --run=out/demo
+
+What the bundled world must show whatever the machine: other processors round
+differently, so single answers may change, and these bounds are wide. What was
+measured is in the README.
+"""
+
+import json
+import pathlib
+import sys
+
+from absl import app, flags
+
+from experiments.outputs import REPORT_FILE, RESULTS_FILE
+
+_RUN = flags.DEFINE_string('run', 'out/demo', 'Folder of the run.')
+
+# What -> (least, most).
+BOUNDS = {
+  'known entities': (300, 520),
+  'unknown entities': (300, 520),
+  'AUROC of the unknown latent': (0.8, 1.0),
+  'AUROC of the linear probe': (0.93, 1.0),
+  'AUROC of name tokens': (0.3, 0.7),
+  'known, refused': (0.0, 0.15),
+  'known, refused with the unknown latent': (0.7, 1.0),
+  'unknown, refused': (0.85, 1.0),
+  'unknown, refused with the known latent': (0.0, 0.5),
+}
+
+
+def measured(results: dict) -> dict[str, float]:
+  """The numbers that BOUNDS are about."""
+  latents, steering = results['latents'], results['steering']
+  counts = results['labels']['types'].values()
+
+  def auroc(kind):
+    found = [
+      d['mean']['value'] for d in latents['detectors'] if d['kind'] == kind
+    ]
+    return max(found, default=float('nan'))
+
+  def refused(kind, target, entity_class):
+    (arm,) = (
+      a for a in steering['arms'] if (a['kind'], a['target']) == (kind, target)
+    )
+    return arm['counts'][entity_class]['all']['refusal']['value']
+
+  best = latents['chosen']['unknown'][0]
+  return {
+    'known entities': sum(c['known'] for c in counts),
+    'unknown entities': sum(c['unknown'] for c in counts),
+    'AUROC of the unknown latent': best['auroc']['mean']['value'],
+    'AUROC of the linear probe': auroc('linear probe'),
+    'AUROC of name tokens': auroc('name tokens'),
+    'known, refused': refused('original', '', 'known'),
+    'known, refused with the unknown latent': refused(
+      'steered', 'unknown', 'known'
+    ),
+    'unknown, refused': refused('original', '', 'unknown'),
+    'unknown, refused with the known latent': refused(
+      'steered', 'known', 'unknown'
+    ),
+  }
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
+  folder = pathlib.Path(_RUN.value)
+  for name in (RESULTS_FILE, REPORT_FILE):
+    if not (folder / name).is_file():
+      print(f'There is no {folder / name}; run `make demo`.', file=sys.stderr)
+      return 1
+  found = measured(json.loads((folder / RESULTS_FILE).read_text('utf-8')))
+  outside = 0
+  for name, (least, most) in BOUNDS.items():
+    inside = least <= found[name] <= most  # False for NaN
+    outside += not inside
+    word = 'PASS' if inside else 'FAIL'
+    print(f'{word}  {name:40} {found[name]:.3f}  [{least:g}, {most:g}]')
+  return 1 if outside else 0
+
+
+if __name__ == '__main__':
+  app.run(main)
