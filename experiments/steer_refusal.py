@@ -151,11 +151,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'Doses of the dose-response curves.',
     **common,
   )
-  flags.DEFINE_multi_enum(
+  flags.DEFINE_list(
     'orthogonalise',
     list(WAYS),
-    list(WAYS),
-    "Ways to take a latent's direction out of the weights.",
+    "Ways to take a latent's direction out of the weights, of "
+    f'{" and ".join(WAYS)}.',
     **common,
   )
   flags.DEFINE_integer(
@@ -252,31 +252,32 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       parts[part]['unknown'],
       per_class=values.questions,
     )
-    questions, chosen_by_goal = ask('test'), values.goal is not None
-    validation = ask('validation') if chosen_by_goal else ()
-    outputs.write_flags(out, values, names)
+    questions = ask('test')
+    validation = ask('validation') if values.goal is not None else ()
+    settings = Settings(
+      rules=Rules.of_mode(values.mode),
+      positions=values.positions,
+      generated=values.generated,
+      max_new_tokens=values.max_new_tokens,
+      rows_per_batch=values.rows_per_batch,
+      num_random_directions=values.num_random,
+      sweep=_doses(values.sweep),
+      orthogonalise=values.orthogonalise,
+      seed=values.seed,
+    )
     about = {
       'folder': os.fspath(chat.folder),
       'dtype': str(chat.dtype),
       'fingerprint': model_and_text.fingerprint(chat),
     }
+    outputs.write_flags(out, values, names)
     results, examples = steer(
       chat.load(),
       tokenizer,
       questions,
       targets,
       amounts,
-      Settings(
-        rules=Rules.of_mode(values.mode),
-        positions=values.positions,
-        generated=values.generated,
-        max_new_tokens=values.max_new_tokens,
-        rows_per_batch=values.rows_per_batch,
-        num_random_directions=values.num_random,
-        sweep=_doses(values.sweep),
-        orthogonalise=values.orthogonalise,
-        seed=values.seed,
-      ),
+      settings,
       validation=validation,
       folder=out / 'answers',
       identity=about,

@@ -138,15 +138,15 @@ def analyse(
     max_text_frequency=settings.max_text_frequency,
     at_least=settings.at_least,
   )
-  skipped = []
-  null = _null(model, saes, chosen_on, data, settings, skipped)
-  _check_order(null, selection)
   random = {
     label: _controls(
       selection.best[label], selection, chosen_on, saes, settings
     )
     for label in CLASSES
   }
+  skipped = []
+  null = _null(model, saes, chosen_on, data, settings, skipped)
+  _check_order(null, selection)
   chosen = {c.id: c.label for label in CLASSES for c in selection.of(label)}
   ids = list(
     dict.fromkeys([*chosen, *(i for r in random.values() for i in r.ids)])

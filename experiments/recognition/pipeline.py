@@ -188,6 +188,7 @@ class Run:
       )
       about['text'] = words.about()
       rows = join(rows, words)
+      num_words = words.denominator
       of = np.concatenate([of, np.full(len(words), groups.text, np.int32)])
 
     def make(folder):
@@ -199,6 +200,8 @@ class Run:
         groups.count,
         batch_size=values.harvest_batch,
       )
+      for one in sums if plan.text is not None else ():
+        one.n[groups.text] = num_words
       write_sums(folder / SUMS, sums)
 
     folder = plan.out / 'harvest'

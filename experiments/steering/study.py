@@ -6,7 +6,7 @@ import os
 import pathlib
 
 from experiments.stats.intervals import Estimate
-from experiments.steering.arms import Target, standard_arms
+from experiments.steering.arms import POSITIONS, Target, standard_arms
 from experiments.steering.doses import (
   GRID,
   OPPOSITE,
@@ -75,6 +75,16 @@ class Settings:
   sweep_random: int = 5
   orthogonalise: Sequence[str] = WAYS
   seed: int = 0
+
+  def __post_init__(self):
+    if self.positions not in POSITIONS:
+      raise ValueError(
+        f'positions is {self.positions!r}, expected one of {POSITIONS}.'
+      )
+    if not set(self.orthogonalise) <= set(WAYS):
+      raise ValueError(
+        f'orthogonalise is {list(self.orthogonalise)}, expected some of {WAYS}.'
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

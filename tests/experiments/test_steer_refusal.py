@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 
 from experiments import steer_refusal
-from experiments.entities import Entity, label_record, write_entities
-from experiments.entities.records import write_records
+from experiments.entities import (
+  Entity,
+  Record,
+  write_entities,
+  write_records,
+)
 from experiments.harvesting import GroupSums
 from experiments.latents import Groups
 from experiments.recognition.kept_sums import write_sums
@@ -57,17 +61,19 @@ def world(tmp_path_factory):
         entity = Entity(name, kind, ATTRIBUTES[kind])
         entities.setdefault(kind, []).append(entity)
         for attribute, answer in entity.attributes.items():
-          record = label_record(
-            {
-              'entity': name,
-              'entity_type': kind,
-              'prompt_type': f'{kind}_{attribute}',
-              'correct_answer': answer,
-              'prompt': '?',
-              'question': None,
-              'greedy_completion': 'x',
-              'sampled_completions': [answer if right else 'x'] * 3,
-            }
+          label = 'correct' if right else 'error'
+          record = Record(
+            entity=name,
+            entity_type=kind,
+            prompt_type=f'{kind}_{attribute}',
+            correct_answer=answer,
+            prompt='?',
+            question=None,
+            greedy_completion='x',
+            sampled_completions=('x',) * 3,
+            string_matching_greedy_label=label,
+            string_matching_sampled_labels=(label,) * 3,
+            label=label,
           )
           records.setdefault(record.prompt_type, []).append(record)
   write_entities(folder / 'entities', entities)
@@ -184,6 +190,7 @@ def test_named_latents(world, tmp_path):
     (['--unknown_latent=15', '--dose=1'], 'SITE.LAYER/LATENT'),
     (['--run=nowhere', '--dose=1'], 'nowhere'),
     (['--run=RUN', '--dose=1', '--sweep=a'], '--sweep=a'),
+    (['--run=RUN', '--dose=1', '--orthogonalise=all'], 'orthogonalise'),
   ],
 )
 def test_what_is_wrong_is_said_before_any_work(

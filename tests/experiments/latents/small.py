@@ -24,7 +24,7 @@ from tests.gemma_jax import tiny_tokenizer
 
 TYPES = ('player', 'city')
 KNOWN, UNKNOWN = LatentId('resid_post', 3, 5), LatentId('resid_post', 3, 9)
-D, F = 40, 26  # F is no multiple of 8
+D, F = 40, 90  # F is no multiple of 8
 SIZES = {'train': 70, 'validation': 24, 'test': 60}
 
 

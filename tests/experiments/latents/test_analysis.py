@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from sklearn import metrics
 
 from experiments import outputs, report
 from experiments.harvesting import (
@@ -18,6 +19,7 @@ from experiments.latents import (
   LatentId,
   Settings,
   analyse,
+  linear_probe,
   promoted_tokens,
   read_arrays,
   stream_firing,
@@ -32,6 +34,7 @@ from tests import tiny
 from tests.experiments import worlds
 from tests.experiments.latents import small
 
+EXAMPLES = ['The player Paris', 'The art of the party']
 SETTINGS = Settings(
   num_chosen=3,
   max_text_frequency=None,
@@ -58,7 +61,7 @@ def run(settings=SETTINGS, **changes):
 def findings():
   examples = make_rows(
     small.tokenizer(),
-    ["The player 'Paris'", 'The art of the party'],
+    EXAMPLES,
     tokens='last',
   )
   return run(examples=examples)
@@ -87,13 +90,36 @@ def test_planted_latents(findings):
   found = {one['name']: one for one in results['detectors']}
   # 70 entities are few for a plane in 40 dimensions.
   assert found['linear probe at resid_post.3']['mean']['value'] > 0.8
-  assert found['difference of means at resid_post.3']['mean']['value'] > 0.75
   assert found['tokens of the name']['site'] is None
   random = found[f'4 random latents for {small.KNOWN}']
   assert random['mean']['low'] <= random['mean']['value'] < 0.9
   assert results['random']['known']['of'] == str(small.KNOWN)
   assert results['entities']['test']['player']['known'] > 2
   assert not results['skipped']
+
+
+def test_difference_of_means_and_probe_from_vectors(findings):
+  data = small.data()
+  x = {
+    split: gather(small.model(), 'resid_post', [3], one.rows)[0]
+    for split, one in data.items()
+  }
+  train, test = data['train'].entities, data['test'].entities
+  direction = sum(
+    x['train'][(train.type_of == e) & train.known].mean(0)
+    - x['train'][(train.type_of == e) & ~train.known].mean(0)
+    for e in range(2)
+  )
+  found = {one.name: one.found for one in findings.detectors}
+  means = found['difference of means at resid_post.3']
+  want = metrics.roc_auc_score(test.known, x['test'] @ direction)
+  assert means['pooled']['value'] == pytest.approx(want)
+  probe = linear_probe(
+    train, x['train'], data['validation'].entities, x['validation']
+  )
+  want = metrics.roc_auc_score(test.known, probe.scores(x['test']))
+  found = found['linear probe at resid_post.3']
+  assert found['pooled']['value'] == pytest.approx(want)
 
 
 def test_results_survive_the_disk(findings, tmp_path):
@@ -204,7 +230,7 @@ def test_top_entities():
 def test_examples_end_at_what_is_read_there(findings):
   rows = make_rows(
     small.tokenizer(),
-    ["The player 'Paris'", 'The art of the party'],
+    EXAMPLES,
     tokens='last',
   )
   for id in (small.KNOWN, small.UNKNOWN):
@@ -223,6 +249,7 @@ def test_reference_mode_selects_on_all():
     'reference',
     num_chosen=1,
     num_permutations=0,
+    max_text_frequency=None,
     at_least=1,
     random_pool='matched',
     num_random=2,

@@ -1,0 +1,229 @@
+"""The main job on files of real formats, and its answers to bad input.
+
+A rehearsal: a random Gemma 2 with the layers and heads of 2B but narrow, a
+tokenizer with byte fallback, SAEs in Gemma Scope's layout, Wikidata's rows.
+What such a model "knows" is made up; that all of it is carried through, and
+comes out the same again, is what is tested.
+"""
+
+import dataclasses
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import entity_recognition
+from experiments.entities import (
+  Record,
+  prompt_types_of,
+  read_entities,
+  write_entities,
+  write_records,
+)
+import gemma_jax as gj
+from sae.gemma_scope import save_gemma_scope
+from sae.jumprelu import JumpReLUSAE, Origin, Weights
+from tests.experiments import worlds
+from tests.experiments.entities.shared_data import SHARED, needs_shared
+from tests.gemma_jax import tiny_tokenizer
+
+TYPES = ('city', 'player')
+LAYERS = (5, 12, 14)
+D, F = 32, 64
+FEW = (
+  '--types=city,player',
+  '--questions=2',
+  '--num_random=2',
+  '--num_permutations=20',
+  '--sweep=0.5',
+  '--dose=1',
+  '--text_documents=30',
+)
+
+
+def config(**changes) -> gj.Gemma2Config:
+  return gj.Gemma2Config(
+    **{
+      'num_layers': 26,
+      'd_model': D,
+      'd_ff': 48,
+      'num_heads': 8,
+      'num_kv_heads': 4,
+      'head_dim': 8,
+      'query_pre_attn_scalar': 8,
+      'vocab_size': tiny_tokenizer.ours().vocab_size,
+      'eos_ids': (1, 6),
+    }
+    | changes
+  )
+
+
+def save_model(folder, seed, **changes):
+  gj.save_checkpoint(
+    gj.init_model(config(**changes), jax.random.key(seed)), folder
+  )
+  tiny_tokenizer.save(folder)
+
+
+def save_saes(folder, width=D):
+  for layer in LAYERS:
+    rng = np.random.default_rng(layer)
+    rows = rng.standard_normal((F, width)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    weights = Weights(
+      W_enc=jax.numpy.asarray(rows.T),
+      W_dec=jax.numpy.asarray(rows),
+      b_enc=jax.numpy.zeros(F),
+      b_dec=jax.numpy.zeros(width),
+      threshold=jax.numpy.full(F, 2.0),
+    )
+    origin = Origin(site='resid_post', layer=layer)
+    save_gemma_scope(JumpReLUSAE(weights, origin), folder, l0=4 + layer)
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('rehearsal')
+  save_model(folder / 'base', 0)
+  save_model(folder / 'it', 1)
+  save_saes(folder / 'narrow-scope-2b-pt-res')
+  if (SHARED / 'wikidata').is_dir():
+    every = read_entities(SHARED / 'wikidata')
+    chosen = {kind: every[kind][500:540] for kind in TYPES}
+    write_entities(folder / 'wikidata', chosen)
+    write_records(folder / 'labels', records(chosen))
+  lines = worlds.texts(40)
+  (folder / 'text.txt').write_text('\n'.join(lines) + '\n')
+  return folder
+
+
+def records(entities):
+  """Every other entity is known."""
+  found = {}
+  for group in entities.values():
+    for number, entity in enumerate(group):
+      label = ('correct', 'error')[number % 2]
+      for prompt_type in prompt_types_of(entity):
+        record = Record(
+          entity=entity.name,
+          entity_type=entity.type,
+          prompt_type=prompt_type.name,
+          correct_answer=entity.attributes[prompt_type.attribute],
+          prompt='?',
+          question=None,
+          greedy_completion='',
+          sampled_completions=('',) * 10,
+          string_matching_greedy_label=label,
+          string_matching_sampled_labels=(label,) * 10,
+          label=label,
+        )
+        found.setdefault(prompt_type.name, []).append(record)
+  return found
+
+
+def run(world, out, *more, **replaced):
+  flags = {
+    'model': world / 'base',
+    'chat_model': world / 'it',
+    'sae': world / 'narrow-scope-2b-pt-res',
+    'entities': world / 'wikidata',
+    'labels': world / 'labels',
+    'text': world / 'text.txt',
+    'out': out,
+  } | replaced
+  arguments = [f'--{name}={value}' for name, value in flags.items() if value]
+  return worlds.run(entity_recognition, *arguments, *FEW, *more)
+
+
+@needs_shared
+def test_rehearsal(world, tmp_path, capsys):
+  out = tmp_path / 'out'
+  assert run(world, out) == 0
+  results = json.loads((out / 'results.json').read_text())
+  test = results['latents']['entities']['test']
+  assert test == {kind: {'known': 8, 'unknown': 8} for kind in TYPES}
+  assert [each['layer'] for each in results['latents']['saes']] == list(LAYERS)
+  assert results['harvest']['text']['prompts'] == 30
+  original = results['steering']['arms'][0]
+  assert original['kind'] == 'original'
+  assert original['counts']['known']['all']['n'] == 2 * len(TYPES)
+  answers = (out / 'answers.jsonl').read_text().splitlines()
+  arms = len(results['steering']['arms'])
+  assert len(answers) == arms * 2 * 2 * len(TYPES)
+  page = (out / 'report.html').read_text()
+  assert 'Which latents know' in page and 'http://' not in page[:2000]
+  said = capsys.readouterr().out
+  assert 'Estimate' in said and str(out / 'report.html') in said
+
+  # Again: every stage is there, and gives the same.
+  kept = (out / 'harvest' / 'sums.safetensors').stat().st_mtime_ns
+  assert run(world, out) == 0
+  assert json.loads((out / 'results.json').read_text()) == results
+  assert (out / 'harvest' / 'sums.safetensors').stat().st_mtime_ns == kept
+
+
+@needs_shared
+def test_a_stage_that_was_cut_short_is_made_again(world, tmp_path):
+  out = tmp_path / 'out'
+  assert run(world, out) == 0
+  before = json.loads((out / 'results.json').read_text())
+  shutil.rmtree(out / 'latents')
+  (out / '.harvest.partial').mkdir()
+  (out / 'harvest' / 'key.json').unlink()
+  assert run(world, out) == 0
+  assert json.loads((out / 'results.json').read_text()) == before
+  assert not (out / '.harvest.partial').exists()
+
+
+@needs_shared
+@pytest.mark.parametrize(
+  'replaced, expected',
+  [
+    ({'model': 'nowhere/at/all'}, 'nowhere'),
+    ({'sae': 'gemma-scope-9b-pt-res'}, r'no SAE of layer|is of another model'),
+    ({'sae': '{world}/wide'}, r'reads vectors of 48.*has 32'),
+    ({'chat_model': '{world}/short'}, r'num_layers=3, the base model .* 26'),
+    ({'entities': '{world}/broken'}, r"record 0.*'entity_type'"),
+    ({'labels': '{world}/few'}, r'lacks \d+ of the answers'),
+    ({'labels': '{world}/unknown_only'}, r'known .* of type .city.'),
+    ({'text': '{world}/absent.txt'}, 'no text file'),
+    ({'out': ''}, '--out=DIR'),
+  ],
+)
+def test_bad_input(world, tmp_path, capsys, replaced, expected):
+  if not (world / 'wide').exists():
+    save_saes(world / 'wide', width=48)
+    save_model(world / 'short', 0, num_layers=3)
+    (world / 'broken').mkdir()
+    (world / 'broken' / 'city.json').write_text('[{"entity": "X"}]')
+    shutil.copytree(world / 'labels', world / 'few')
+    (world / 'few' / 'city_country.json').unlink()
+    entities = read_entities(world / 'wikidata')
+    write_records(
+      world / 'unknown_only',
+      {
+        name: [
+          dataclasses.replace(
+            record, string_matching_sampled_labels=('error',) * 10
+          )
+          for record in group
+        ]
+        for name, group in records(entities).items()
+      },
+    )
+  replaced = {k: v.format(world=world) for k, v in replaced.items()}
+  out = replaced.pop('out', tmp_path / 'out')
+  assert run(world, out, **replaced) == 1
+  error = capsys.readouterr().err
+  assert error.startswith('Error: ')
+  assert re.search(expected, error, re.DOTALL), error
+  assert not (tmp_path / 'out' / 'results.json').exists()
+
+
+@needs_shared
+def test_types_that_are_not_there(world, tmp_path, capsys):
+  assert run(world, tmp_path / 'out', '--types=song') == 1
+  assert 'no entities of type song' in capsys.readouterr().err
