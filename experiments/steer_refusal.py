@@ -304,8 +304,14 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
 
 
 def summary(results: Mapping) -> list[str]:
-  """Refusals under the original and each latent, a line per class."""
-  lines = []
+  """What was added; refusals under the original and each latent."""
+  lines = [
+    f'{label} latent {target["id"]}: alpha {target["alpha"]:.4g} '
+    f'({target["source"]}) x norm {target["direction_norm"]:.3g} = '
+    f'{target["dose"]:.2f} times the mean norm of the stream there, '
+    f'{target["stream_norm"]["value"]:.4g}'
+    for label, target in results['steering']['targets'].items()
+  ]
   for arm in results['steering']['arms']:
     if arm['kind'] in ('original', 'steered'):
       for name, scopes in arm['counts'].items():

@@ -43,7 +43,7 @@ class Sampling:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generation:
-  """What `generate` returns; G is max_new_tokens.
+  """What `generate` returns; G is max_new_tokens, B counts every sample.
 
   Attributes:
     tokens: int32 [B, G]; a stop token is kept, what follows it is pad_id.
@@ -64,6 +64,7 @@ def generate(
   positions=None,
   *,
   max_new_tokens: int,
+  samples: int = 1,
   sampling: Sampling | None = None,
   seeds: int | Sequence[int] | jax.Array = 0,
   stop_ids: Sequence[int] | None = None,
@@ -80,9 +81,13 @@ def generate(
     tokens: int32 [B, T], ragged prompts padded on either side.
     positions: int32 [B, T], -1 at padding; None is no padding.
     max_new_tokens: At most so many tokens per row.
+    samples: Continuations of every prompt, which is run once. Those of row b
+      are rows samples * b and following of the result; sampling and seeds have
+      rows as the result has.
     sampling: None is greedy.
-    seeds: One per row, [B], from 0 to 2^32 - 1; equal prompts with equal seeds
-      give equal samples. An int stands for B independent seeds made from it.
+    seeds: One per row of the result, from 0 to 2^32 - 1; equal prompts with
+      equal seeds give equal samples. An int stands for independent seeds made
+      from it.
     stop_ids: A row ends with any of these; None is the config's eos_ids, []
       never stops.
     interventions: Site -> changes, by absolute position: position gates must
@@ -97,8 +102,11 @@ def generate(
   config = model.config
   tokens, positions = running.check_tokens(model, tokens, positions, prefix)
   B = tokens.shape[0]
-  if max_new_tokens < 1:
-    raise ValueError(f'max_new_tokens must be positive, got {max_new_tokens}.')
+  if max_new_tokens < 1 or samples < 1:
+    raise ValueError(
+      'max_new_tokens and samples must be positive, got '
+      f'{max_new_tokens} and {samples}.'
+    )
   last = positions.max(1)
   if B == 0 or last.min() < 0:
     raise ValueError(
@@ -115,16 +123,18 @@ def generate(
   )
   seeds = np.asarray(seeds)
   if seeds.ndim == 0 and np.issubdtype(seeds.dtype, np.integer) and seeds >= 0:
-    seeds = np.random.SeedSequence(int(seeds)).generate_state(B)
-  if seeds.shape != (B,):
-    raise ValueError(f'seeds have shape {seeds.shape}, expected ({B},).')
+    seeds = np.random.SeedSequence(int(seeds)).generate_state(B * samples)
+  if seeds.shape != (B * samples,):
+    raise ValueError(
+      f'seeds have shape {seeds.shape}, expected ({B * samples},).'
+    )
   if (
     not np.issubdtype(seeds.dtype, np.integer)
     or not ((seeds >= 0) & (seeds < 2**32)).all()
   ):
     raise ValueError(f'seeds must be integers in [0, 2^32), got {seeds}.')
   if sampling is not None:
-    sampling = Sampling(**_rows_of(sampling, B))
+    sampling = Sampling(**_rows_of(sampling, B * samples))
   stop_ids = config.eos_ids if stop_ids is None else stop_ids
 
   max_new_tokens = int(max_new_tokens)
@@ -133,6 +143,13 @@ def generate(
     logits, cache = _prefill(
       model, tokens, positions, interventions, prefix, capacity=capacity
     )
+    if samples > 1:
+      logits, cache = _repeat_rows(logits, cache, samples)
+      last = np.repeat(last, samples)
+      interventions = jax.tree.map(
+        lambda x: x if x.shape[0] == 1 else jnp.repeat(x, samples, axis=0),
+        interventions,
+      )
     result, _ = _decode(
       model,
       cache,
@@ -185,6 +202,20 @@ def _prefill(model, tokens, positions, interventions, prefix, *, capacity):
     prefix=prefix,
   )
   return out.logits[:, 0], out.cache
+
+
+@functools.partial(jax.jit, static_argnames='samples')
+def _repeat_rows(logits, cache, samples):
+  """Every row of logits [B, V] and of a cache, `samples` times."""
+  axis = 1 if isinstance(cache.k, jax.Array) else 0  # L before B
+  repeat = lambda x: jnp.repeat(x, samples, axis)
+  cache = dataclasses.replace(
+    cache,
+    k=jax.tree.map(repeat, cache.k),
+    v=jax.tree.map(repeat, cache.v),
+    positions=jnp.repeat(cache.positions, samples, axis=0),
+  )
+  return jnp.repeat(logits, samples, axis=0), cache
 
 
 @functools.partial(jax.jit, static_argnames='capacity', donate_argnames='cache')

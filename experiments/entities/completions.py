@@ -1,4 +1,4 @@
-"""Completions of prompts as texts: several per prompt, all rows of one batch.
+"""Completions of prompts as texts: several per prompt, which is run once.
 
 Batches have one number of rows and go from the longest prompts to the
 shortest, so that few programs are compiled and what needs most memory comes
@@ -59,13 +59,12 @@ def complete(
   for start in range(0, len(order), size):
     batch = order[start : start + size]
     rows = batch + batch[-1:] * (size - len(batch))  # filled up
-    padded = tokenizer.pad(
-      [prompts[i] for i in rows for _ in range(R)], buckets=_BUCKETS
-    )
+    padded = tokenizer.pad([prompts[i] for i in rows], buckets=_BUCKETS)
     made = gj.generate(
       model,
       *padded,
       max_new_tokens=max_new_tokens,
+      samples=R,
       sampling=gj.Sampling(
         temperature=np.tile(np.asarray(temperatures, np.float32), size)
       ),

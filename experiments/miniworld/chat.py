@@ -35,7 +35,7 @@ class ChatConfig:
 
   batch: int = 64
   replay: int = 16
-  replay_weight: float = 0.3
+  replay_weight: float = 1.0
   seed: int = 0
 
 

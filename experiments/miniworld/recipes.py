@@ -64,7 +64,7 @@ def _small(seed: int) -> Recipe:
     pretraining=FitConfig(steps=steps, learning_rate=5e-3),
     chat=ChatConfig(seed=seed),
     tuning=FitConfig(
-      steps=200, learning_rate=1e-3, warmup=20, snapshot_every=25
+      steps=450, learning_rate=1e-3, warmup=20, snapshot_every=50
     ),
     saes=TrainConfig.short(
       512, 1500, batch_size=1024, target_l0=16.0, seed=seed

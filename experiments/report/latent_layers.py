@@ -76,6 +76,8 @@ def layer_curves(results: Mapping, label: str) -> go.Figure:
     str(place['layer']) if len(sites) <= 1 else at
     for at, place in zip(where, curve, strict=True)
   ]
+  # The band would turn the order round.
+  figure.update_layout(legend={'traceorder': 'normal'})
   figure.update_xaxes(
     tickvals=ticks, ticktext=list(map(figures.text, names)), showgrid=False
   )

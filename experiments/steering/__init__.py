@@ -31,6 +31,6 @@ from experiments.steering.outcomes import (
   make_examples,
   outcome,
 )
-from experiments.steering.questions import CLASSES, Question, make_questions
+from experiments.steering.questions import Question, make_questions
 from experiments.steering.study import Amount, Settings, steer
 from experiments.steering.summary import summarise

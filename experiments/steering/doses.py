@@ -11,6 +11,7 @@ import os
 
 import numpy as np
 
+from experiments.latents import CLASSES
 from experiments.stats.intervals import Estimate, bootstrap_mean
 from experiments.steering import arms as arms_lib
 from experiments.steering.arms import (
@@ -19,7 +20,7 @@ from experiments.steering.arms import (
   Target,
   steered_positions,
 )
-from experiments.steering.questions import CLASSES, Question
+from experiments.steering.questions import Question
 import gemma_jax as gj
 
 # Chat model -> label -> coefficient, for steering the last token of the entity
@@ -29,7 +30,7 @@ PUBLISHED = {
   'gemma-2-2b-it': {'known': 400.0, 'unknown': 400.0},
   'gemma-2-9b-it': {'known': 400.0, 'unknown': 550.0},
 }
-GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 4.0)
 # The class that a target's latent is silent on, and steering is to change.
 OPPOSITE = dict(zip(CLASSES, reversed(CLASSES), strict=True))
 

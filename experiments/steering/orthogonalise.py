@@ -13,6 +13,8 @@ matrix, keeps it: so the matrix is left as it is, and the embeddings are
 projected where they enter layer 0, which is the same thing.
 """
 
+import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -52,12 +54,19 @@ def orthogonalise(
   return edited, {'resid_pre': (embeddings,)}
 
 
+@jax.jit
 def _without(weight, directions):
   """weight [L, D, ...] with its outputs orthogonal to directions [L, D]."""
-  norms = jnp.linalg.norm(directions, axis=1, keepdims=True)
-  # A norm with no gain along the direction writes none of it anyway.
-  unit = directions / jnp.where(norms > 0, norms, 1)
-  flat = weight.reshape(*weight.shape[:2], -1).astype(jnp.float32)
-  along = jnp.einsum('LD,LDI->LI', unit, flat, precision='highest')
-  kept = flat - unit[:, :, None] * along[:, None]
-  return kept.reshape(weight.shape).astype(weight.dtype)
+
+  def of_layer(args):
+    matrix, direction = args
+    norm = jnp.linalg.norm(direction)
+    # A norm with no gain along the direction writes none of it anyway.
+    unit = direction / jnp.where(norm > 0, norm, 1)
+    flat = matrix.reshape(matrix.shape[0], -1).astype(jnp.float32)
+    along = jnp.einsum('D,DI->I', unit, flat, precision='highest')
+    kept = flat - unit[:, None] * along
+    return kept.reshape(matrix.shape).astype(matrix.dtype)
+
+  # One layer at a time: in float32, all of them could be too much.
+  return lax.map(of_layer, (weight, directions))

@@ -7,10 +7,8 @@ import zlib
 import numpy as np
 
 from experiments import entities as entities_lib
+from experiments.latents import CLASSES
 import gemma_jax as gj
-
-KNOWN, UNKNOWN = 'known', 'unknown'
-CLASSES = (KNOWN, UNKNOWN)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,12 +68,14 @@ def make_questions(
   """
   questions = []
   for kind in sorted(known.keys() | unknown.keys()):
-    classes = {KNOWN: known.get(kind, ()), UNKNOWN: unknown.get(kind, ())}
+    classes = dict(
+      zip(CLASSES, (known.get(kind, ()), unknown.get(kind, ())), strict=True)
+    )
     n = min(map(len, classes.values()))
     if n == 0:
       raise ValueError(
-        f'Of type {kind!r} there are {len(classes[KNOWN])} known and '
-        f'{len(classes[UNKNOWN])} unknown entities to ask about; both are '
+        f'Of type {kind!r} there are {len(classes["known"])} known and '
+        f'{len(classes["unknown"])} unknown entities to ask about; both are '
         'needed. Label more entities, or leave the type out.'
       )
     for name in CLASSES:

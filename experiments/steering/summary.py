@@ -13,6 +13,7 @@ import dataclasses
 
 import numpy as np
 
+from experiments.latents import CLASSES
 from experiments.stats.intervals import cluster_bootstrap_mean, wilson
 from experiments.stats.paired import (
   benjamini_hochberg,
@@ -22,7 +23,6 @@ from experiments.stats.paired import (
 from experiments.steering import arms as arms_lib
 from experiments.steering.arms import Arm
 from experiments.steering.outcomes import OUTCOMES, REFUSAL, by_arm
-from experiments.steering.questions import CLASSES
 
 ALL = 'all'
 

@@ -157,6 +157,48 @@ def test_interventions_while_decoding_equal_full_passes(model, when):
     np.testing.assert_array_equal(clean.tokens[:, 0], got.tokens[:, 0])
 
 
+@pytest.mark.parametrize('stacked', [True, False])
+def test_several_samples_of_a_prompt(model, stacked):
+  """They are what rows with the prompt written out several times give."""
+  tokens, positions = tiny.ragged(4, 7, 'left')
+  temperature = np.tile([0.0, 1.0, 1.0], 4)
+  steering = np.random.default_rng(0).normal(size=(4, model.config.d_model))
+  steer = lambda rows: {
+    'resid_post': (
+      gj.steer(
+        model.config,
+        'resid_post',
+        jnp.asarray(rows, jnp.float32),
+        layers=2,
+        coefficient=3.0,
+      ),
+    )
+  }
+  ask = {
+    'max_new_tokens': NEW,
+    'sampling': gj.Sampling(temperature=temperature),
+    'seeds': np.arange(12),
+  }
+  some = gj.generate(
+    model if stacked else gj.unstack_layers(model),
+    tokens,
+    positions,
+    samples=3,
+    interventions=steer(steering),
+    **ask,
+  )
+  every = gj.generate(
+    model,
+    np.repeat(tokens, 3, 0),
+    np.repeat(positions, 3, 0),
+    interventions=steer(np.repeat(steering, 3, 0)),
+    **ask,
+  )
+  np.testing.assert_array_equal(some.tokens, every.tokens)
+  np.testing.assert_allclose(some.logprobs, every.logprobs, atol=1e-5)
+  np.testing.assert_array_equal(some.lengths, every.lengths)
+
+
 def test_a_shared_prefix_changes_nothing(model):
   rng = np.random.default_rng(2)
   prefix = rng.integers(3, 97, 8)

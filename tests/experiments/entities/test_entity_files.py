@@ -109,6 +109,24 @@ def test_raw_rows_that_are_left_out():
   assert names == ['Q12', 'Q12th', 'Rome']
 
 
+def test_a_raw_movie():
+  """The paper's files of movies are not at hand; this is one of their rows."""
+  row = {
+    'film': 'http://www.wikidata.org/entity/Q109116',
+    'filmLabel': 'The Great Dictator',
+    'directors': 'Charlie Chaplin',
+    'screenwriters': 'Charlie Chaplin',
+    'genres': 'slapstick, comedy drama',
+    'release_year': '1940',
+    'durations': '125',
+    'cast_list': 'Sig Arno, Billy Gilbert',
+  }
+  (movie,) = process_raw([row], 'movie')
+  assert movie.name == 'The Great Dictator'
+  assert len(movie.attributes) == 6
+  assert movie.attributes['cast'] == 'Sig Arno, Billy Gilbert'
+
+
 def _changed(**changes):
   return [ROME, {**ROME, 'entity': 'Bari', **changes}]
 

@@ -188,11 +188,10 @@ def _stub(monkeypatch, tokenizer, answers):
     answers: Entity -> what is sampled about it.
   """
 
-  def generate(model, tokens, positions, *, sampling, **_):
+  def generate(model, tokens, positions, *, samples, sampling, **_):
     rows = []
-    for row, here, hot in zip(
-      tokens, positions >= 0, sampling.temperature, strict=True
-    ):
+    for i, hot in enumerate(sampling.temperature):
+      row, here = tokens[i // samples], positions[i // samples] >= 0
       prompt = tokenizer.decode(row[here])
       (name,) = [name for name in answers if f"'{name}'" in prompt]
       said = answers[name] if hot else 'greedy Italy'

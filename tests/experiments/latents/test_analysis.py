@@ -91,9 +91,12 @@ def test_planted_latents(findings):
   # 70 entities are few for a plane in 40 dimensions.
   assert found['linear probe at resid_post.3']['mean']['value'] > 0.8
   assert found['tokens of the name']['site'] is None
-  random = found[f'4 random latents for {small.KNOWN}']
-  assert random['mean']['low'] <= random['mean']['value'] < 0.9
+  for one in results['detectors']:
+    if one['kind'] == 'random latents':
+      mean = one['mean']
+      assert mean['low'] <= mean['value'] <= mean['high'] < 0.9
   assert results['random']['known']['of'] == str(small.KNOWN)
+  assert 1 <= len(results['random']['known']['ids']) <= 4
   assert results['entities']['test']['player']['known'] > 2
   assert not results['skipped']
 
