@@ -131,8 +131,8 @@ def read_examples(
     rows: The texts.
 
   Returns:
-    For each row a dict: 'text', 'tokens' (what each spells), and 'activations',
-    latent -> as many numbers.
+    For each row a dict: 'id', 'text', 'tokens' (what each spells), and
+    'activations', latent -> as many numbers.
   """
   values = latent_activations(
     model,
@@ -142,6 +142,7 @@ def read_examples(
   )
   return [
     {
+      'id': name,
       'text': text,
       'tokens': tokenizer.token_strings(tokens[1:]),
       'activations': {
@@ -149,5 +150,7 @@ def read_examples(
         for id, found in zip(latents, here, strict=True)
       },
     }
-    for text, tokens, here in zip(rows.texts, rows.tokens, values, strict=True)
+    for name, text, tokens, here in zip(
+      rows.ids, rows.texts, rows.tokens, values, strict=True
+    )
   ]

@@ -24,7 +24,7 @@ low, high (a 95 % interval) and n:
   detectors     [{name, kind, site, layer, positive, types, mean, pooled,
                 about}]
   norms         [{site, layer, value, n}], mean L2 norm of what each SAE reads
-  examples      [{text, tokens, activations: {latent: [...]}}]
+  examples      [{id, text, tokens, activations: {latent: [...]}}]
   warnings, skipped   sentences
 
 `to_arrays` gives, for a safetensors file:

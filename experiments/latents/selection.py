@@ -133,7 +133,10 @@ def text_filter(
   applied = below is not None and n > 0
   if applied:
     keep = [one.text_frequency < below for one in sums]
-    note = f'Latents that fire on {below:.3g} or more of plain text are out.'
+    note = (
+      f'Latents that fire on {100 * below:.3g} % of plain text or more were '
+      'left out.'
+    )
   elif below is None:
     note = 'The filter of plain text is switched off.'
   else:
@@ -232,11 +235,11 @@ def select(
     text_filter=filtered,
     unfiltered=unfiltered,
     n=n,
-    warnings=tuple(_warnings(chosen, filtered)),
+    warnings=tuple(_warnings(chosen)),
   )
 
 
-def _warnings(chosen, filtered):
+def _warnings(chosen):
   for label in CLASSES:
     best = chosen[label][0]
     if best.score <= 0:
@@ -249,5 +252,3 @@ def _warnings(chosen, filtered):
         f'{best.tied} other latents have the same score as {best.id}, the best '
         f'for {label} entities; the first by layer and index was taken.'
       )
-  if not filtered.applied:
-    yield filtered.note

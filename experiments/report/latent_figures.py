@@ -17,7 +17,6 @@ from experiments.report.latent_tables import (
   chosen_table,
   detector_table,
   meaning_table,
-  percent,
   token,
 )
 from experiments.report.page import Section
@@ -97,7 +96,10 @@ def compared(results: Mapping) -> list[Mapping]:
 
 
 def examples(results: Mapping) -> go.Figure:
-  """The best latents at every token of example texts; hover for numbers."""
+  """The best latents at every token of example texts; hover for numbers.
+
+  Rows are labelled with the ids of the texts, if these are not just numbers.
+  """
   best = {label: chosen[0]['id'] for label, chosen in results['chosen'].items()}
   texts = results['examples']
   longest = max(len(one['tokens']) for one in texts)
@@ -142,8 +144,10 @@ def examples(results: Mapping) -> go.Figure:
   figure.update_xaxes(
     showticklabels=False, ticks='', showgrid=False, showline=False
   )
+  labels = [str(one['id']) for one in texts]
   figure.update_yaxes(
-    showticklabels=False,
+    tickvals=list(range(len(texts))),
+    ticktext=[figures.text('' if x.isdecimal() else x) for x in labels],
     ticks='',
     showgrid=False,
     showline=False,
@@ -198,7 +202,9 @@ def sections(
         'about as often and do not separate the classes on train: their bars '
         'reach from the lowest to the highest of them. The linear probe and '
         'the difference of means read the same site and layer as the latent; '
-        'the tokens of a name need no model.',
+        'the tokens of a name need no model. Where tokens are balanced over '
+        'all entities, those that are rare among the known of train are common '
+        'among those of test, and the AUROC of tokens falls below 0.5.',
       ],
       figures=[detectors(results)],
       tables=[detector_table(compared(results))],
@@ -238,8 +244,16 @@ def _best(chosen: Mapping) -> str:
   rates = chosen['test']['types'][lowest['type']]
   return (
     f'The best {label} latent is {chosen["id"]}. On the type it does worst on, '
-    f'{lowest["type"]}, it fires on {percent(rates[label])} of '
-    f'{label} and {percent(rates[other])} of {other} entities of test.'
+    f'{lowest["type"]}, it fires on {_of(rates[label], label)} and on '
+    f'{_of(rates[other], other)} of test.'
+  )
+
+
+def _of(rate: Mapping, label: str) -> str:
+  """A rate in a sentence."""
+  return (
+    f'{100 * rate["value"]:.1f} % of {rate["n"]:,} {label} entities '
+    f'({100 * rate["low"]:.1f} to {100 * rate["high"]:.1f} %)'
   )
 
 
@@ -247,14 +261,14 @@ def _null_text(results: Mapping) -> list[str]:
   null = results['null']
   if null is None:
     return []
-  said = [
-    f'{label}: MaxMin {null[label]["observed"]:.3f} over all layers, against '
-    f'{null[label]["null_95"]:.3f} (95 % quantile) with shuffled labels, '
-    f'p = {null[label]["p_value"]["value"]:.3g}'
+  found = [
+    f'The {label} latent that was chosen scores {null[label]["observed"]:.3f}; '
+    f'in 95 % of the shuffles the best of all latents stays below '
+    f'{null[label]["null_95"]:.3f} (p = {null[label]["p_value"]["value"]:.2g}).'
     for label in ('known', 'unknown')
   ]
   return [
-    f'The whole selection was repeated {null["num_permutations"]:,} times with '
-    f'labels shuffled within each type. {"; ".join(said)}. The band has these '
-    'shuffles layer by layer.'
+    'Could that be chance? The whole selection was repeated '
+    f'{null["num_permutations"]:,} times with labels shuffled within each '
+    f'type. {" ".join(found)} The band has the shuffles layer by layer.'
   ]

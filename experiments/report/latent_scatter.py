@@ -37,7 +37,7 @@ def scatter(results: Mapping, arrays: Mapping[str, np.ndarray]) -> go.Figure:
       for name in types
     ],
     horizontal_spacing=0.1,
-    vertical_spacing=0.16 if rows > 1 else 0,
+    vertical_spacing=0.13 if rows > 1 else 0,
   )
   for e, name in enumerate(types):
     place = {'row': e // columns + 1, 'col': e % columns + 1}
@@ -54,7 +54,7 @@ def scatter(results: Mapping, arrays: Mapping[str, np.ndarray]) -> go.Figure:
       **place,
     )
     figure.add_trace(_all_latents(results, arrays, e) | first, **place)
-    for label in ('unknown', 'known'):
+    for label in ('known', 'unknown'):
       figure.add_trace(_chosen_latents(results, label, name) | first, **place)
   where = _where(results)
   figure = figures.styled(
@@ -97,8 +97,8 @@ def _all_latents(results, arrays, e) -> dict:
     mode='markers',
     marker={
       'color': GREY,
-      'size': 3 + np.log10(counts),
-      'opacity': 0.5,
+      'size': 4 + np.log10(counts),
+      'opacity': 0.6,
     },
     customdata=counts,
     hovertemplate=(

@@ -96,6 +96,7 @@ def make_findings(world) -> Findings:
     meaning={str(id): about for id in selection.best.values()},
     examples=[
       {
+        'id': HOSTILE,
         'text': HOSTILE,
         'tokens': [TOKEN] * length,
         'activations': {

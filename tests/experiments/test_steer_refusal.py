@@ -26,14 +26,14 @@ from tests.experiments.steering import planted
 ROWS = np.stack([planted.S, -planted.S, *planted.NOTHING])
 ATTRIBUTES = {
   'player': {'place_birth': 'Paris', 'date_birth': '1980'},
-  'city': {'country': 'Paris', 'population': '1000'},
+  'city': {'country': 'Paris', 'location': 'Point(1 2)'},
 }
 FEW = (
   '--questions=3',
   '--num_random=2',
   '--sweep=0.5',
   '--max_new_tokens=8',
-  '--rows_per_batch=512',
+  '--rows_per_batch=12',
 )
 
 

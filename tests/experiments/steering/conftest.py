@@ -23,6 +23,7 @@ def run_study(questions, folder, **changes):
     'sweep': (0.1, 1.0),
     'sweep_random': 2,
     'max_new_tokens': 8,
+    'rows_per_batch': 20,  # of all arms, so that they share a program
   }
   return steer(
     planted.model(),

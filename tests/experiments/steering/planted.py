@@ -107,7 +107,7 @@ def backend() -> tokenizers.Tokenizer:
 def model() -> gj.Gemma2:
   tok = tokenizer()
   config = gj.Gemma2Config(
-    num_layers=3,
+    num_layers=2,
     d_model=D,
     d_ff=8,
     num_heads=2,
@@ -117,7 +117,7 @@ def model() -> gj.Gemma2:
     vocab_size=tok.vocab_size,
     eos_ids=tok.stop_ids,
   )
-  L, N, K, H, F = 3, 2, 1, 8, 8
+  L, N, K, H, F = 2, 2, 1, 8, 8
   shapes = {
     'pre_attn_norm': (L, D),
     'wq': (L, N, H, D),

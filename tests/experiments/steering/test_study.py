@@ -49,7 +49,11 @@ def test_outcomes_are_those_planted(study, questions):
   for arm in random:
     assert rate(results, arm['name'], 'known') == 0
     assert rate(results, arm['name'], 'unknown') == 1
-  assert {e['text'] for e in examples} == {'Paris', 'sorry'}
+  isotropic = [e for e in examples if 'direction' in e['arm']]
+  assert {e['text'] for e in examples if e not in isotropic} == {
+    'Paris',
+    'sorry',
+  }
   assert len(examples) == len(results['arms']) * len(questions)
 
 
@@ -215,8 +219,8 @@ def test_resumes_and_refuses_other_work(
   folder = tmp_path / 'copy'
   shutil.copytree(study_folder, folder)
   files = sorted((folder / 'answers').glob('0*.json'))
-  assert len(files) == 7  # three batches of up to 256 rows, four models
-  for file in files[1:5]:
+  assert len(files) == len(study[0]['arms'])  # 20 rows each
+  for file in [*files[1:4], files[-1]]:
     file.unlink()  # as if killed, and later ones done
   ran = []
   generate = gj.generate
