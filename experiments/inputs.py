@@ -12,9 +12,9 @@ import re
 from absl import flags
 
 import gemma_jax as gj
-from sae.jumprelu import JumpReLUSAE
+from sae.jumprelu import JumpReLUSAE, Origin
 from sae.loading import load_sae
-from sae.releases import PARAMS_FILE, list_saes, width_label
+from sae.releases import PARAMS_FILE, list_saes, resolve, width_label
 
 BUNDLE = pathlib.Path(__file__).parent / 'miniworld' / 'bundle'
 BASE, CHAT = BUNDLE / 'base', BUNDLE / 'chat'
@@ -176,6 +176,9 @@ class NamedSAE:
       ValueError: it is of another width than the model, or of a site that has
         no such width; or see `load_sae`.
     """
+    if not pathlib.Path(self.source).expanduser().exists():
+      released = resolve(self.source, self.sae_id)  # before any download
+      _check_width(released.origin, released.d_in, reader)
     sae = load_sae(self.source, self.sae_id)
     site = sae.origin.site
     if site is None:
@@ -183,13 +186,17 @@ class NamedSAE:
         f'{self.source}/{self.sae_id} does not say which site it reads.'
       )
     sae.check_reads(site, self.layer)
-    width = gj.site_width(reader.config, site)
-    if sae.d_in != width:
-      raise ValueError(
-        f'{sae.origin} reads vectors of {sae.d_in}; {site} of {reader.folder} '
-        f'has {width}. It is of another model.'
-      )
+    _check_width(sae.origin, sae.d_in, reader)
     return sae
+
+
+def _check_width(origin: Origin, d_in: int, reader: gj.CheckpointReader):
+  width = gj.site_width(reader.config, origin.site)
+  if d_in != width:
+    raise ValueError(
+      f'{origin} reads vectors of {d_in}; {origin.site} of {reader.folder} has '
+      f'{width}. It is of another model.'
+    )
 
 
 def choose_saes(

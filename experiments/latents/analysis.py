@@ -98,6 +98,7 @@ def analyse(
   settings: Settings | None = None,
   *,
   text: Sequence[GroupSums] | None = None,
+  text_n: int | None = None,
   examples: HarvestRows | None = None,
 ) -> Findings:
   """Selects latents, evaluates them and their controls, and describes them.
@@ -113,6 +114,7 @@ def analyse(
     data: Split -> its entities, for all SPLITS.
     settings: None is the defaults.
     text: Sums of each SAE over plain text alone, where it is not a group.
+    text_n: What shares of plain text are of; see `class_sums`.
     examples: Texts at whose every token the best latents are shown.
 
   Raises:
@@ -123,7 +125,7 @@ def analyse(
   texts = text or [None] * len(sums)
   chosen_on, train, test = (
     [
-      class_sums(one, groups, splits, text=its)
+      class_sums(one, groups, splits, text=its, text_n=text_n)
       for one, its in zip(sums, texts, strict=True)
     ]
     for splits in (settings.splits, ('train',), ('test',))

@@ -10,11 +10,10 @@ import dataclasses
 
 import numpy as np
 
+from experiments.harvesting import GroupSums
 from experiments.latents.labelled import CLASSES
 
 SPLITS = ('train', 'validation', 'test')
-# A latent fires where it is above this (paper.md, 4).
-ACTIVE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,18 +108,26 @@ class ClassSums:
 
 
 def class_sums(
-  sums, groups: Groups, splits: Sequence[str] | None = None, *, text=None
+  sums: GroupSums,
+  groups: Groups,
+  splits: Sequence[str] | None = None,
+  *,
+  text: GroupSums | None = None,
+  text_n: int | None = None,
 ) -> ClassSums:
   """Names the groups of an SAE's sums, and adds up splits.
 
   Args:
-    sums: A `GroupSums` of harvesting, with or without a group of plain text.
+    sums: Of harvesting, with or without a group of plain text.
     groups: How its groups were numbered.
     splits: Which to add up; None is all of them.
-    text: A `GroupSums` of one group, for plain text harvested by itself.
+    text: Of one group, for plain text that was harvested by itself.
+    text_n: What shares of plain text are of, if not the positions that were
+      read: `HarvestRows.denominator` (paper.md, 10.1 no. 3).
 
   Raises:
-    ValueError: the sums have another number of groups, or plain text twice.
+    ValueError: the sums have another number of groups, plain text twice, or
+      more positions of it than `text_n`.
   """
   if len(sums.n) not in (groups.text, groups.count):
     raise ValueError(
@@ -142,11 +149,16 @@ def class_sums(
     return cells[chosen].sum(axis=0)
 
   active = of_classes(sums.active)
-  text_n, text_active = 0, np.zeros(active.shape[-1], np.int64)
+  read, text_active = 0, np.zeros(active.shape[-1], np.int64)
   if text is not None:
-    text_n, text_active = int(text.n.sum()), text.active.sum(axis=0)
+    read, text_active = int(text.n.sum()), text.active.sum(axis=0)
   elif own_text:
-    text_n, text_active = int(sums.n[groups.text]), sums.active[groups.text]
+    read, text_active = int(sums.n[groups.text]), sums.active[groups.text]
+  if text_n is not None and text_n < read:
+    raise ValueError(
+      f'{read} positions of plain text were read, which is more than '
+      f'text_n={text_n}.'
+    )
   return ClassSums(
     site=sums.site,
     layer=sums.layer,
@@ -157,7 +169,7 @@ def class_sums(
     squares=of_classes(sums.squares),
     stream_total=of_classes(sums.stream_total),
     norm_total=of_classes(sums.norm_total),
-    text_n=text_n,
+    text_n=text_n if read and text_n is not None else read,
     text_active=text_active,
   )
 

@@ -78,7 +78,8 @@ class Detector:
   def to_dict(self) -> dict:
     """For JSON."""
     fields = dataclasses.asdict(self)
-    return fields | fields.pop('found')
+    found = fields.pop('found')
+    return fields | found
 
 
 def latent_detectors(

@@ -85,7 +85,9 @@ def stream_firing(
   def fetch(batch, packed):
     for place, bits, sae in zip(places, packed, saes, strict=True):
       fires = np.unpackbits(np.asarray(bits), axis=1, count=sae.width)
-      row, latent = np.nonzero(fires[: len(batch.rows)])
+      # As bool and flat it is found several times as fast.
+      flat = np.flatnonzero(fires[: len(batch.rows)].view(bool))
+      row, latent = np.divmod(flat, sae.width)
       place.append((batch.rows[row].astype(np.int32), latent.astype(np.int32)))
     bar.update(count_tokens(batch))
 

@@ -72,6 +72,7 @@ from experiments.steering import (
   steer,
 )
 from experiments.steering import Settings as SteeringSettings
+from experiments.steering.doses import GRID
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE
 
@@ -338,7 +339,9 @@ def amount(values: flags.FlagValues, label: str) -> Amount:
   if values.goal is None and name in PUBLISHED:
     return Amount(alpha=PUBLISHED[name][label], source='published')
   goal = 0.8 if values.goal is None else values.goal
-  return Amount(goal=goal, source='chosen on validation')
+  # Beyond that norm random latents do as much, and answers fall apart.
+  grid = [dose for dose in GRID if dose <= 2]
+  return Amount(goal=goal, grid=grid, source='chosen on validation')
 
 
 def digest(*arrays) -> str:

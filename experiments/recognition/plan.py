@@ -66,6 +66,7 @@ def prepare(values: flags.FlagValues) -> Plan:
     width=values.width,
     l0=values.l0,
   )
+  saes[0].load(base)  # of another model? Better said now than in an hour.
   entities = read_entities(inputs.place(values.entities, inputs.ENTITIES))
   entities = _chosen(entities, values.types, values.max_entities)
   records = None

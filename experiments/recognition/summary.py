@@ -38,7 +38,21 @@ def lines(results: Mapping) -> list[str]:
       f'{_share(before)} -> {_share(after)}'
     )
     found.append(f'    {_random(steering, label, other)}')
-  return found
+  return found + _other_arms(steering)
+
+
+def _other_arms(steering) -> list[str]:
+  """Two more ways to take refusals of unknown entities away."""
+  before = _refusals(steering, 'original', '', 'unknown')
+  arms = (
+    ('- unknown latent', 'wrong sign', 'unknown'),
+    ('+ difference of means to known', 'mean difference', 'known'),
+  )
+  return [
+    f'  {name}, likewise: {_share(before)} -> '
+    f'{_share(_refusals(steering, kind, target, "unknown"))}'
+    for name, kind, target in arms
+  ]
 
 
 def _separates(best) -> str:

@@ -16,7 +16,6 @@ import json
 import os
 import pathlib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
@@ -165,8 +164,6 @@ def _prepare(model, arms, questions, batch):
   everywhere = {}
   if arm.weights:
     model, everywhere = orthogonalise(model, arm.direction, arm.weights)
-  if jax.default_backend() == 'cpu':
-    model = gj.unstack_layers(model)
   prefix = None
   if batch.shared:
     prefix = gj.share_prefix(model, questions[0].ids[: batch.shared])

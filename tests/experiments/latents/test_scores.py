@@ -210,6 +210,19 @@ def test_text_by_itself(world):
   assert np.isnan(class_sums(bare, world.groups).text_frequency).all()
 
 
+def test_documents_without_a_word_can_count(world):
+  one = world.sums()[0]
+  sums = class_sums(one, world.groups, text_n=2 * planted.TEXT_N)
+  fires = (world.text[2] > 0).sum(0)
+  np.testing.assert_array_equal(
+    sums.text_frequency, fires / (2 * planted.TEXT_N)
+  )
+  with pytest.raises(ValueError, match='400 positions.*text_n=399'):
+    class_sums(one, world.groups, text_n=399)
+  bare = world.sums(with_text=False)[0]
+  assert class_sums(bare, world.groups, text_n=10).text_n == 0
+
+
 def test_errors(world, train):
   with pytest.raises(KeyError, match='difference.*metrics'):
     separation(train[0], metric='difference')
