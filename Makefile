@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo parity test test-all lint format clean
 
 demo: $(INSTALLED)  ## The main experiment on the bundled world, with a report.
-	$(BIN)/python -m experiments.entity_recognition --out=out/demo
+	$(BIN)/python -m experiments.entity_recognition --out=out/demo --questions=25
 
 parity: $(INSTALLED)  ## The bundled models against PyTorch.
 	$(BIN)/python -m tools.check_parity --checkpoint=experiments/miniworld/bundle/base

@@ -23,11 +23,11 @@ BOUNDS = {
   'unknown entities': (300, 520),
   'AUROC of the unknown latent': (0.8, 1.0),
   'AUROC of the linear probe': (0.93, 1.0),
-  'AUROC of name tokens': (0.3, 0.7),
+  'AUROC of name tokens': (0.2, 0.7),
   'known, refused': (0.0, 0.15),
   'known, refused with the unknown latent': (0.7, 1.0),
   'unknown, refused': (0.85, 1.0),
-  'unknown, refused with the known latent': (0.0, 0.5),
+  'unknown, refused without the unknown latent': (0.0, 0.5),
 }
 
 
@@ -60,8 +60,8 @@ def measured(results: dict) -> dict[str, float]:
       'steered', 'unknown', 'known'
     ),
     'unknown, refused': refused('original', '', 'unknown'),
-    'unknown, refused with the known latent': refused(
-      'steered', 'known', 'unknown'
+    'unknown, refused without the unknown latent': refused(
+      'wrong sign', 'unknown', 'unknown'
     ),
   }
 

@@ -5,7 +5,7 @@ a percent of entities, so the matrices of 26 SAEs of 16,384 latents on 20,000
 entities take some hundred megabytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import functools
 
@@ -140,28 +140,3 @@ def _matrix(places, shape) -> sparse.csr_array:
   row, latent = (np.concatenate(part) for part in zip(*places, strict=True))
   ones = np.ones(len(row), bool)
   return sparse.coo_array((ones, (row, latent)), shape=shape).tocsr()
-
-
-def to_arrays(firings: Sequence[Firing]) -> dict[str, np.ndarray]:
-  """For a safetensors file: 'SITE.LAYER/indptr', '.../indices', '.../shape'."""
-  arrays = {}
-  for firing in firings:
-    name = f'{firing.site}.{firing.layer}'
-    arrays[f'{name}/indptr'] = firing.matrix.indptr.astype(np.int64)
-    arrays[f'{name}/indices'] = firing.matrix.indices.astype(np.int32)
-    arrays[f'{name}/shape'] = np.array(firing.matrix.shape, np.int64)
-  return arrays
-
-
-def from_arrays(arrays: Mapping[str, np.ndarray]) -> list[Firing]:
-  """What `to_arrays` was given, in the order of layers."""
-  firings = []
-  for name in {key.rpartition('/')[0] for key in arrays}:
-    site, _, layer = name.rpartition('.')
-    indices = arrays[f'{name}/indices']
-    matrix = sparse.csr_array(
-      (np.ones(len(indices), bool), indices, arrays[f'{name}/indptr']),
-      shape=tuple(arrays[f'{name}/shape'].tolist()),
-    )
-    firings.append(Firing(site=site, layer=int(layer), matrix=matrix))
-  return sorted(firings, key=lambda firing: (firing.layer, firing.site))

@@ -236,8 +236,11 @@ class Run:
         name_tokens=name_tokens(plan.tokenizer, prompts),
       )
     for label in CLASSES:
-      for of_type in people.of('test', label).values():
-        shown += [activation_prompt(entity) for entity in of_type[:2]]
+      for kind, of_type in people.of('test', label).items():
+        shown += [
+          (f'{label} {kind} {i}', activation_prompt(entity))
+          for i, entity in enumerate(of_type[:2], 1)
+        ]
     settings = Settings.for_mode(
       values.mode,
       num_random=values.num_random,
@@ -254,7 +257,12 @@ class Run:
         Groups(types),
         data,
         settings,
-        examples=make_rows(plan.tokenizer, shown, tokens='last'),
+        examples=make_rows(
+          plan.tokenizer,
+          [prompt for _, prompt in shown],
+          ids=[name for name, _ in shown],
+          tokens='last',
+        ),
       )
       outputs.write_results(folder, to_results(findings))
       write_arrays(folder / ARRAYS, to_arrays(findings))

@@ -43,16 +43,18 @@ def lines(results: Mapping) -> list[str]:
 
 def _other_arms(steering) -> list[str]:
   """Two more ways to take refusals of unknown entities away."""
-  before = _refusals(steering, 'original', '', 'unknown')
-  arms = (
-    ('- unknown latent', 'wrong sign', 'unknown'),
-    ('+ difference of means to known', 'mean difference', 'known'),
-  )
-  return [
-    f'  {name}, likewise: {_share(before)} -> '
-    f'{_share(_refusals(steering, kind, target, "unknown"))}'
-    for name, kind, target in arms
-  ]
+  before = _share(_refusals(steering, 'original', '', 'unknown'))
+  after = _refusals(steering, 'wrong sign', 'unknown', 'unknown')
+  found = [f'  - unknown latent, likewise: {before} -> {_share(after)}']
+  for arm in steering['arms']:
+    if (arm['kind'], arm['target']) == ('sweep of mean difference', 'known'):
+      if abs(arm['dose'] - 1) < 1e-6:
+        after = arm['counts']['unknown']['all']['refusal']
+        found.append(
+          "  + difference of means to known, at the stream's norm, likewise: "
+          f'{before} -> {_share(after)}'
+        )
+  return found
 
 
 def _separates(best) -> str:

@@ -8,6 +8,7 @@ questions.
 
 from collections.abc import Hashable, Sequence
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -40,6 +41,7 @@ class Estimate:
     }
 
 
+@functools.cache  # the same few counts come again and again
 def wilson(successes: int, n: int) -> Estimate:
   """A proportion with Wilson's score interval (1927).
 
@@ -53,7 +55,7 @@ def wilson(successes: int, n: int) -> Estimate:
   test = stats.binomtest(int(successes), int(n))
   interval = test.proportion_ci(CONFIDENCE, method='wilson')
   return Estimate(
-    value=successes / n,
+    value=float(successes / n),
     low=float(interval.low),
     high=float(interval.high),
     n=int(n),

@@ -28,7 +28,6 @@ from experiments.latents import (
   top_entities,
   write_arrays,
 )
-from experiments.latents import firing as firing_lib
 from experiments.report import latent_figures
 from tests import tiny
 from tests.experiments import worlds
@@ -169,14 +168,6 @@ def test_firing_is_what_latents_are(firing):
     z[np.abs(z) < 1e-3] = 0  # too close to call
     found = fires.matrix.toarray()
     assert np.array_equal(found[z != 0], (z > 0)[z != 0])
-
-
-def test_firing_as_arrays(firing):
-  arrays = firing_lib.to_arrays(firing)
-  again = firing_lib.from_arrays(arrays)
-  for before, after in zip(firing, again, strict=True):
-    assert before.where == after.where
-    assert (before.matrix != after.matrix).nnz == 0
 
 
 def test_promoted_tokens_are_those_of_the_unembedding():
