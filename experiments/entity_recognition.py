@@ -163,7 +163,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   )
   flags.DEFINE_list(
     'sweep',
-    ['0.25', '0.5', '1', '2', '3', '4'],
+    ['0.1', '0.2', '0.3', '0.4', '0.6', '1', '2'],
     'Doses of the dose-response curves.',
     **common,
   )

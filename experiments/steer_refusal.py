@@ -23,12 +23,10 @@ calls layer l + 1.
 
 How much is added: --alpha_known and --alpha_unknown are coefficients of decoder
 rows; --dose is a norm in units of the stream's; --goal has the smallest dose
-chosen that changes refusals by so much on validation questions. One of them is
-needed, but for the published models, which have their coefficients.
-
---out gets flags.txt, results.json, answers.jsonl (every question, arm and
-answer, with its outcome), report.html, and answers/, from which the same
-command goes on.
+chosen that changes refusals by so much on validation questions. One is needed,
+but for published models, which have their coefficients. --out gets flags.txt,
+results.json, answers.jsonl (every answer, with its outcome), report.html, and
+answers/, from which the same command goes on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,8 +59,6 @@ from experiments.steering import (
 )
 from experiments.steering.targets import RecognitionRun, find_targets
 
-_ANSWERS = 'answers.jsonl'
-
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   """Defines this program's flags; returns their names."""
@@ -85,8 +81,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'mode',
     'default',
     MODES,
-    "'reference' reads answers and refusals as the published code did, its "
-    'defects included, and past the end of the turn.',
+    "'reference' reads answers as the published code did, past their end.",
     **common,
   )
   flags.DEFINE_string(
@@ -147,7 +142,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   )
   flags.DEFINE_list(
     'sweep',
-    ['0.25', '0.5', '1', '2', '3', '4'],
+    ['0.1', '0.2', '0.3', '0.4', '0.6', '1', '2'],
     'Doses of the dose-response curves.',
     **common,
   )
@@ -294,7 +289,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       'versions': outputs.versions(),
     }
     outputs.write_results(out, results)
-    outputs.write_lines(out / _ANSWERS, examples)
+    outputs.write_lines(out / 'answers.jsonl', examples)
     _write_page(out, results, examples)
   except (OSError, ValueError, KeyError, ImportError) as error:
     return outputs.failed(error)

@@ -31,7 +31,6 @@ GROUPS = {
   'unseen': 'in no training at all',
 }
 KNOWN = ('tuning', 'validation', 'held_out')
-UNSEEN = ('unseen_validation', 'unseen')
 # Groups with several types in one matching.
 MIXED = ('validation', 'tail', 'unseen_validation')
 

@@ -62,7 +62,13 @@ def _response_traces(response, name, first) -> Iterator[go.Scatter]:
   colour = LABEL_COLOURS[response['target']]
   random = [(r['dose'], r['classes'][name][ALL]) for r in response['random']]
   if random:
-    doses, cells = zip(*random, strict=True)
+    rate = next(
+      point['counts'][name][ALL][REFUSAL]['value']
+      for point in response['points']
+      if point['dose'] == 0
+    )
+    original = {'mean': rate, 'low': rate, 'high': rate}
+    doses, cells = zip((0.0, original), *random, strict=True)
     grey = {'color': '#888', 'width': 1.5}
     yield go.Scatter(
       x=[*doses, *reversed(doses)],

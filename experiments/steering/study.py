@@ -71,7 +71,7 @@ class Settings:
   max_new_tokens: int = 30
   rows_per_batch: int = 256
   num_random_directions: int = 20
-  sweep: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
+  sweep: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0)
   sweep_random: int = 5
   orthogonalise: Sequence[str] = WAYS
   seed: int = 0
@@ -130,9 +130,20 @@ def steer(
       or what has run is kept.
   """
   ask = _Asker(model, tokenizer, settings, folder, identity or {})
+  places = {}
+  for target in targets:
+    places.setdefault(target.id.site, []).append(target.id.layer)
+  streams = {
+    site: stream_norms(model, questions, site, layers, settings.positions)
+    for site, layers in places.items()
+  }
   decided = {
     target.label: _decide(
-      ask, questions, validation, target, amounts[target.label]
+      ask,
+      target,
+      amounts[target.label],
+      streams[target.id.site][target.id.layer],
+      validation,
     )
     for target in targets
   }
@@ -167,14 +178,14 @@ class _Asker:
   """Puts questions to the model, and reads the answers."""
 
   def __init__(self, model, tokenizer, settings, folder, identity):
-    self.model, self.settings = model, settings
+    self._model, self.settings = model, settings
     self._tokenizer, self._identity = tokenizer, identity
     self._folder = None if folder is None else pathlib.Path(folder)
 
   def __call__(self, questions, arms, name, description) -> list[dict]:
     settings = self.settings
     answers = generate_answers(
-      self.model,
+      self._model,
       questions,
       arms,
       stop_ids=self._tokenizer.stop_ids if settings.rules.stop else (),
@@ -189,12 +200,8 @@ class _Asker:
     )
 
 
-def _decide(ask, questions, validation, target, amount) -> _Decided:
+def _decide(ask, target, amount, stream, validation) -> _Decided:
   """How much of a target to add."""
-  positions = ask.settings.positions
-  stream = stream_norms(
-    ask.model, questions, target.id.site, [target.id.layer], positions
-  )[target.id.layer]
   if amount.alpha is not None:
     return _Decided(alpha=amount.alpha, stream=stream, choice=None)
   dose, choice = amount.dose, None
@@ -207,7 +214,7 @@ def _decide(ask, questions, validation, target, amount) -> _Decided:
         f'the dose of the {label} latent on. Label more entities, or say a '
         'coefficient or a dose.'
       )
-    arms = grid_arms(target, stream.value, amount.grid, positions)
+    arms = grid_arms(target, stream.value, amount.grid, ask.settings.positions)
     records = by_arm(
       ask(asked, arms, f'choose-{label}', f'Choosing a dose ({label})')
     )

@@ -213,10 +213,15 @@ def _dose_response(arms, described, target) -> dict:
       {'line': line, 'dose': dose, 'alpha': alpha, 'counts': counts[name]}
       for dose, alpha, name in sorted(at)
     ]
-  random = {}
+  # The same latents at every dose, so that points differ by dose alone.
   kinds = (arms_lib.RANDOM_LATENT, arms_lib.SWEEP_RANDOM)
-  for arm in arms:
-    if arm.target == target and arm.kind in kinds:
+  mine = [a for a in arms if a.target == target and a.kind in kinds]
+  swept = {
+    a.direction.tobytes() for a in mine if a.kind == arms_lib.SWEEP_RANDOM
+  }
+  random = {}
+  for arm in mine:
+    if not swept or arm.direction.tobytes() in swept:
       random.setdefault(arm.dose, []).append(counts[arm.name])
   steered = _one(arms, target, arms_lib.STEERED)
   return {

@@ -79,6 +79,8 @@ def find_targets(
   Raises:
     ValueError, KeyError, OSError: no latent is named, or one that no SAE has.
   """
+  if values.layers is not None:
+    raise ValueError('--layers has no meaning here: latents name theirs.')
   named = {}
   for label in CLASSES:
     text = getattr(values, f'{label}_latent')

@@ -189,6 +189,7 @@ def test_named_latents(world, tmp_path):
     (['--unknown_latent=mlp_out.1/1', '--dose=1'], 'mlp_out'),
     (['--unknown_latent=15', '--dose=1'], 'SITE.LAYER/LATENT'),
     (['--run=nowhere', '--dose=1'], 'nowhere'),
+    (['--run=RUN', '--dose=1', '--layers=1'], '--layers'),
     (['--run=RUN', '--dose=1', '--sweep=a'], '--sweep=a'),
     (['--run=RUN', '--dose=1', '--orthogonalise=all'], 'orthogonalise'),
   ],
