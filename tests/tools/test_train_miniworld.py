@@ -30,7 +30,15 @@ def folder(tmp_path_factory):
 
 def test_what_is_there(folder):
   names = {path.name for path in folder.iterdir()}
-  assert names == {'base', 'chat', 'saes', 'entities', 'audit.json', 'run.json'}
+  assert names == {
+    'base',
+    'chat',
+    'saes',
+    'entities',
+    'text.txt',
+    'audit.json',
+    'run.json',
+  }
   found = json.loads((folder / 'audit.json').read_text())['found']
   assert found['shortcut_auroc'] == pytest.approx(0.5, abs=0.03)
   assert found['chat_held_out_n'] == 4 * 24 * 3
