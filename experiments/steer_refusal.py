@@ -39,10 +39,11 @@ from experiments import inputs, model_and_text, outputs
 from experiments.entities import (
   MODES,
   Entity,
+  People,
   classify,
   read_entities,
   read_records,
-  split,
+  split_classes,
 )
 from experiments.latents import CLASSES
 from experiments.report import steering_figures
@@ -50,13 +51,12 @@ from experiments.report.page import Section, Table, write_report
 from experiments.steering import (
   POSITIONS,
   WAYS,
-  Amount,
   Rules,
   Settings,
   make_questions,
-  published_alpha,
   steer,
 )
+from experiments.steering.amounts import amount, doses
 from experiments.steering.targets import RecognitionRun, find_targets
 
 
@@ -168,54 +168,17 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
 
 def known_and_unknown(
   entities: Mapping[str, Sequence[Entity]], labels: str
-) -> dict[str, dict[str, dict[str, list[Entity]]]]:
-  """Part -> class -> type -> entities, by answers of the base model.
+) -> People:
+  """The entities, split, by answers of the base model.
 
   Raises:
     ValueError, OSError: answers are missing or malformed, or a class is small.
   """
   classes = classify(read_records(labels))
-  parts = {part: {c: {} for c in CLASSES} for part in ('validation', 'test')}
-  for kind, found in entities.items():
-    by_name = {entity.name: entity for entity in found}
+  for kind in entities:
     if kind not in classes:
       raise ValueError(f'{labels} has no answers about entities of {kind!r}.')
-    for label in CLASSES:
-      names = getattr(classes[kind], label)
-      cut = split(
-        [by_name[name] for name in names if name in by_name],
-        what=f'{label} entities of type {kind!r}',
-      )
-      for part, of_class in parts.items():
-        of_class[label][kind] = getattr(cut, part)
-  return parts
-
-
-def amount(values: flags.FlagValues, label: str) -> Amount:
-  """How much of a latent to add, as flags say it.
-
-  Raises:
-    ValueError: they do not, and nothing was published for the model.
-  """
-  alpha = getattr(values, f'alpha_{label}')
-  if alpha is not None:
-    return Amount(alpha=alpha)
-  if values.dose is not None:
-    return Amount(dose=values.dose)
-  if values.goal is not None:
-    return Amount(goal=values.goal, source='chosen on validation')
-  return Amount(
-    alpha=published_alpha(values.chat_model, label), source='published'
-  )
-
-
-def _doses(given: Sequence[str]) -> list[float]:
-  try:
-    return [float(dose) for dose in given]
-  except ValueError as error:
-    raise ValueError(
-      f'--sweep={",".join(given)} must be numbers with commas between them.'
-    ) from error
+  return split_classes(entities, classes)
 
 
 def run(values: flags.FlagValues, names: Sequence[str]) -> int:
@@ -237,14 +200,14 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
         'What does the base model know? Give --labels, a folder of its '
         'answers (experiments.label_entities makes them), or --run.'
       )
-    parts = known_and_unknown(
+    people = known_and_unknown(
       read_entities(inputs.place(values.entities, inputs.ENTITIES)),
       labels or str(before.folder / 'labels' / 'records'),
     )
     ask = lambda part: make_questions(
       tokenizer,
-      parts[part]['known'],
-      parts[part]['unknown'],
+      people.of(part, 'known'),
+      people.of(part, 'unknown'),
       per_class=values.questions,
     )
     questions = ask('test')
@@ -256,7 +219,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       max_new_tokens=values.max_new_tokens,
       rows_per_batch=values.rows_per_batch,
       num_random_directions=values.num_random,
-      sweep=_doses(values.sweep),
+      sweep=doses(values.sweep),
       orthogonalise=values.orthogonalise,
       seed=values.seed,
     )

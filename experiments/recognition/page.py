@@ -30,6 +30,7 @@ def write_page(
   Raises:
     ImportError: kaleido is not installed, or finds no Chrome.
   """
+  first, *more = answer(results)
   sections = [
     *latent_figures.sections(results['latents'], arrays),
     *steering_figures.sections(results['steering'], answers),
@@ -40,8 +41,8 @@ def write_page(
     'Which latents know what the model knows?',
     [
       'Does the model know whether it knows an entity, and does it act on it? '
-      + answer(results)[0],
-      *answer(results)[1:],
+      + first,
+      *more,
     ],
     sections,
   )

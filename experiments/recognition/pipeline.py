@@ -15,20 +15,16 @@ import functools
 import gc
 import hashlib
 import json
-import os
-from typing import NamedTuple
 
 from absl import flags
 import numpy as np
 
 from experiments import outputs
 from experiments.entities import (
-  Classes,
-  Entity,
-  Split,
+  People,
   activation_prompt,
   classify,
-  split,
+  split_classes,
 )
 from experiments.entities.labelling import (
   LabelConfig,
@@ -64,49 +60,38 @@ from experiments.recognition.kept_sums import read_sums, write_sums
 from experiments.recognition.plan import Plan, fingerprints
 from experiments.stages import stage
 from experiments.steering import (
-  PUBLISHED,
-  Amount,
   Rules,
   Target,
   make_questions,
   steer,
 )
 from experiments.steering import Settings as SteeringSettings
+from experiments.steering.amounts import amount, doses
 from experiments.steering.doses import GRID
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE
 
 SUMS, ARRAYS = 'sums.safetensors', 'arrays.safetensors'
-
-
-class People(NamedTuple):
-  """Entities by what the base model knows of them.
-
-  Attributes:
-    classes: Type -> names of known, unknown and discarded entities.
-    splits: (type, 'known' or 'unknown') -> its entities in three parts.
-  """
-
-  classes: dict[str, Classes]
-  splits: dict[tuple[str, str], Split[Entity]]
-
-  @property
-  def types(self) -> tuple[str, ...]:
-    return tuple(sorted({kind for kind, _ in self.splits}))
-
-  def of(self, part: str, label: str) -> dict[str, list[Entity]]:
-    """Type -> the entities of a part and a class."""
-    return {
-      kind: getattr(self.splits[kind, label], part) for kind in self.types
-    }
+# Beyond that norm random latents do as much, and answers fall apart.
+_DOSES = [dose for dose in GRID if dose <= 2]
+# Of models without published coefficients.
+_GOAL = 0.8
 
 
 class Run:
   """A run: what it works on, and where it leaves things."""
 
   def __init__(self, plan: Plan, values: flags.FlagValues):
-    """Takes a checked plan; nothing has run."""
+    """Takes a checked plan; nothing has run.
+
+    Raises:
+      ValueError: flags of steering are malformed.
+    """
     self.plan, self.values = plan, values
+    self._amounts = {
+      label: amount(values, label, grid=_DOSES, goal=_GOAL) for label in CLASSES
+    }
+    self._sweep = doses(values.sweep)
     self.about = self._models = fingerprints(plan)
 
   @functools.cached_property
@@ -141,24 +126,7 @@ class Run:
       )
       classes, results = labelled.classes, labelled.results
       results['source'] = 'generated'
-    by_name = {
-      (entity.type, entity.name): entity
-      for of_type in plan.entities.values()
-      for entity in of_type
-    }
-    splits = {
-      (kind, label): split(
-        [
-          by_name[kind, name]
-          for name in getattr(classes[kind], label)
-          if (kind, name) in by_name
-        ],
-        what=f'{label} entities of type {kind!r}',
-      )
-      for kind in plan.entities
-      for label in CLASSES
-    }
-    return People(classes, splits), results
+    return split_classes(plan.entities, classes), results
 
   def harvest(self, people: People) -> tuple[list[GroupSums], dict]:
     """Sums of every SAE over all parts, types and classes, and plain text."""
@@ -317,12 +285,12 @@ class Run:
       plan.chat_tokenizer,
       ask('test', values.questions),
       targets,
-      {label: amount(values, label) for label in CLASSES},
+      self._amounts,
       SteeringSettings(
         rules=Rules.of_mode(values.mode),
         positions=values.positions,
         rows_per_batch=values.rows_per_batch,
-        sweep=list(map(float, values.sweep)),
+        sweep=self._sweep,
         seed=values.seed,
       ),
       validation=ask('validation', values.questions),
@@ -334,22 +302,6 @@ class Run:
   def _identity(self, model: str, **more) -> dict:
     saes = [dataclasses.asdict(one) for one in self.plan.saes]
     return {'model': self._models[model], 'saes': saes, **more}
-
-
-def amount(values: flags.FlagValues, label: str) -> Amount:
-  """How much of a latent to add, as flags say it."""
-  alpha = getattr(values, f'alpha_{label}')
-  if alpha is not None:
-    return Amount(alpha=alpha, source='given')
-  if values.dose is not None:
-    return Amount(dose=values.dose, source='given')
-  name = os.path.basename(os.path.normpath(values.chat_model))
-  if values.goal is None and name in PUBLISHED:
-    return Amount(alpha=PUBLISHED[name][label], source='published')
-  goal = 0.8 if values.goal is None else values.goal
-  # Beyond that norm random latents do as much, and answers fall apart.
-  grid = [dose for dose in GRID if dose <= 2]
-  return Amount(goal=goal, grid=grid, source='chosen on validation')
 
 
 def digest(*arrays) -> str:
