@@ -7,6 +7,7 @@ from absl import flags
 import numpy as np
 
 from experiments import inputs, outputs
+from experiments.harvesting import GroupSums
 from experiments.latents import (
   CLASSES,
   Groups,
@@ -46,6 +47,22 @@ class RecognitionRun:
       if 'latents' not in results:
         raise ValueError(f'{file} is not of experiments.entity_recognition.')
       self.latents = results['latents']
+      self._labels = results['labels']['source']
+
+  @property
+  def labels(self) -> str | None:
+    """Folder of the base model's answers, which label the entities."""
+    if self.folder is None:
+      return None
+    if self._labels == 'generated':
+      return str(self.folder / 'labels' / 'records')
+    return self._labels
+
+  def sums(self) -> list[GroupSums]:
+    """What it summed over entities, one per SAE; [] for no run."""
+    if self.folder is None:
+      return []
+    return read_sums(self.folder / 'harvest' / 'sums.safetensors')
 
   def chosen(self, label: str) -> LatentId | None:
     """The latent that it chose."""
@@ -65,7 +82,7 @@ class RecognitionRun:
     if not self.latents:
       return None
     groups = Groups(tuple(self.latents['types']))
-    for sums in read_sums(self.folder / 'harvest' / 'sums.safetensors'):
+    for sums in self.sums():
       if (sums.site, sums.layer) == id[:2]:
         return difference_of_means(class_sums(sums, groups, ('train',)), label)
     return None

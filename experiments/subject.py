@@ -1,0 +1,375 @@
+"""What an experiment on known and unknown entities works on.
+
+A model, entities split by what the base model knows of them, and latents that
+were found to tell them apart, with controls. The entities' classes and the
+latents come from a finished run of `experiments.entity_recognition` (--run),
+or from flags.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import os
+import pathlib
+
+from absl import flags
+import numpy as np
+
+from experiments import inputs, model_and_text, outputs
+from experiments.entities import (
+  MODES,
+  Entity,
+  People,
+  classify,
+  read_entities,
+  read_records,
+  split_classes,
+)
+from experiments.latents import (
+  CLASSES,
+  Groups,
+  class_sums,
+  matched_random,
+)
+from experiments.report.page import Section, Table, write_report
+from experiments.steering import Target
+from experiments.steering.targets import RecognitionRun, find_targets
+import gemma_jax as gj
+from sae.jumprelu import JumpReLUSAE
+
+# Where `make demo` leaves its run.
+DEMO = 'out/demo'
+
+
+def define_flags(
+  values: flags.FlagValues,
+  *,
+  model: str = 'base',
+  latents: bool = True,
+  num_random: int = 20,
+):
+  """Defines the flags that `open_subject` reads.
+
+  Args:
+    values: Where they are defined.
+    model: 'base' or 'chat', the one that is run.
+    latents: Whether the experiment is about chosen latents.
+    num_random: Default of --num_random.
+  """
+  common = {'flag_values': values}
+  flags.DEFINE_string(
+    'out', None, 'Folder for everything that is written.', **common
+  )
+  if model == 'chat':
+    inputs.define_chat_model(values)
+    flags.DEFINE_enum(
+      'dtype',
+      None,
+      ['float32', 'bfloat16'],
+      'Of the model and its activations. Default: that of the checkpoint.',
+      **common,
+    )
+  else:
+    inputs.define_model(values)
+  inputs.define_saes(values)
+  inputs.define_entities(values)
+  flags.DEFINE_enum(
+    'mode',
+    'default',
+    MODES,
+    "'reference' does what the published code did, its defects included.",
+    **common,
+  )
+  flags.DEFINE_integer('seed', 0, 'Of all draws.', **common)
+  flags.DEFINE_string(
+    'run',
+    DEMO,
+    'Folder of an entity_recognition run of the same SAEs and entities: its '
+    'labels, latents and controls are used. `make demo` makes the default.',
+    **common,
+  )
+  flags.DEFINE_string(
+    'labels',
+    None,
+    'Folder of answers of the base model, which say what it knows. Default: '
+    "the run's.",
+    **common,
+  )
+  if latents:
+    for label in CLASSES:
+      flags.DEFINE_string(
+        f'{label}_latent',
+        None,
+        f'Latent that fires on {label} entities, such as resid_post.12/7957. '
+        "Default: the run's.",
+        **common,
+      )
+    flags.DEFINE_integer(
+      'num_random',
+      num_random,
+      'Random latents per latent, matched to it where a run is given.',
+      lower_bound=0,
+      **common,
+    )
+
+
+def finish_flags(values: flags.FlagValues, before: set[str]) -> list[str]:
+  """Names of the flags defined since; --help of the binary lists them."""
+  names = sorted(set(values) - before)
+  outputs.show_in_help(values, names)
+  return names
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+  """Checked input; no weight of the model is read yet.
+
+  Attributes:
+    values: Parsed flags.
+    names: Of those that flags.txt keeps.
+    out: Folder of the run.
+    reader: Of the model.
+    tokenizer: Its.
+    people: Known and unknown entities, split.
+    targets: Label -> the latent, with its controls; {} if none is asked for.
+    drawn: Label -> how its controls were drawn.
+    latents: What the recognition run found, as its results.json has it.
+    about: What tells the model apart, for results.json and for identities.
+  """
+
+  values: flags.FlagValues
+  names: Sequence[str]
+  out: pathlib.Path
+  reader: gj.CheckpointReader
+  tokenizer: gj.Tokenizer
+  people: People
+  targets: Mapping[str, Target]
+  drawn: Mapping[str, str]
+  latents: Mapping
+  about: Mapping[str, str]
+
+  def load(self) -> gj.Gemma2:
+    """The model, stacked."""
+    return self.reader.load()
+
+  @functools.cached_property
+  def sae_choices(self) -> dict[int, inputs.NamedSAE]:
+    """Layer -> its SAE by name, of the layers that --layers names."""
+    return {one.layer: one for one in _choices(self.values, self.reader)}
+
+  def sae(self, layer: int) -> JumpReLUSAE:
+    """The SAE of a layer.
+
+    Raises:
+      KeyError: there is none.
+    """
+    if layer not in self.sae_choices:
+      raise KeyError(
+        f'{self.values.sae} has no SAE of layer {layer} among those chosen: '
+        f'{", ".join(map(str, self.sae_choices))}.'
+      )
+    return self.sae_choices[layer].load(self.reader)
+
+  def write(
+    self,
+    experiment: str,
+    results: Mapping,
+    title: str,
+    summary: Sequence[str],
+    sections: Sequence[Section],
+  ):
+    """Writes flags.txt, results.json and report.html; prints the summary.
+
+    Args:
+      experiment: Name of the binary.
+      results: Its numbers.
+      title: The question, as the title of the page.
+      summary: Sentences that answer it.
+      sections: Of the page; what it was computed with is added.
+    """
+    values = self.values
+    results = {
+      'experiment': experiment,
+      'mode': values.mode,
+      'seed': values.seed,
+      'model': self.about,
+      'sae': values.sae,
+      'run': values.run,
+      'latents': {
+        label: {
+          'id': str(target.id),
+          'num_controls': len(target.controls),
+          'controls': self.drawn[label],
+        }
+        for label, target in self.targets.items()
+      },
+      **results,
+      'summary': list(summary),
+      'versions': outputs.versions(),
+    }
+    outputs.write_flags(self.out, values, self.names)
+    outputs.write_results(self.out, results)
+    write_report(
+      self.out / outputs.REPORT_FILE,
+      title,
+      list(summary),
+      [*sections, _footer(results)],
+    )
+    print('\n'.join(summary))
+    print(f'Written: {self.out / outputs.REPORT_FILE}')
+
+
+def open_subject(
+  values: flags.FlagValues, names: Sequence[str], *, model: str = 'base'
+) -> Subject:
+  """Opens and checks what flags name.
+
+  Args:
+    values: Parsed flags, of `define_flags`.
+    names: Of all flags of the binary.
+    model: As `define_flags` got it.
+
+  Raises:
+    ValueError, KeyError, OSError, ImportError: something does not exist or
+      does not fit; the error names it and the remedy.
+  """
+  if values.out is None:
+    raise ValueError('Say where results go: --out=DIR.')
+  place = (
+    inputs.place(values.chat_model, inputs.CHAT)
+    if model == 'chat'
+    else inputs.place(values.model, inputs.BASE)
+  )
+  reader = inputs.open_model(place, values.dtype)
+  given = values.labels is not None and not values['run'].present
+  results = pathlib.Path(DEMO, outputs.RESULTS_FILE)
+  if values.run == DEMO and not results.exists() and not given:
+    raise FileNotFoundError(
+      f'--run={DEMO} does not exist: `make demo` makes it, for the bundled '
+      'world. For another model give the folder of a run of '
+      'experiments.entity_recognition.'
+    )
+  run = RecognitionRun(None if given else values.run or None)
+  targets, drawn = {}, {}
+  if 'num_random' in values:
+    found, drawn = find_targets(values, run, reader)
+    for one in found:
+      targets[one.label], more = _enough(values, run, reader, one)
+      drawn[one.label] = more or drawn[one.label]
+  labels = values.labels or run.labels
+  if labels is None:
+    raise ValueError(
+      'What does the base model know? Give --labels, a folder of its answers '
+      '(experiments.label_entities makes them), or --run.'
+    )
+  return Subject(
+    values=values,
+    names=names,
+    out=pathlib.Path(values.out),
+    reader=reader,
+    tokenizer=inputs.read_tokenizer(reader),
+    people=known_and_unknown(
+      read_entities(inputs.place(values.entities, inputs.ENTITIES)),
+      labels,
+      types=run.latents.get('types'),
+    ),
+    targets=targets,
+    drawn=drawn,
+    latents=run.latents,
+    about={
+      'folder': os.fspath(reader.folder),
+      'dtype': str(reader.dtype),
+      'fingerprint': model_and_text.fingerprint(reader),
+    },
+  )
+
+
+def known_and_unknown(
+  entities: Mapping[str, Sequence[Entity]],
+  labels: str | os.PathLike,
+  types: Sequence[str] | None = None,
+) -> People:
+  """The entities, split, by answers of the base model.
+
+  Args:
+    entities: Type -> entities.
+    labels: Folder of answers.
+    types: Those to keep; all by default.
+
+  Raises:
+    ValueError, OSError: answers are missing or malformed, or a class is small.
+  """
+  classes = classify(read_records(labels))
+  kept = {
+    kind: found
+    for kind, found in entities.items()
+    if types is None or kind in types
+  }
+  for kind in kept:
+    if kind not in classes:
+      raise ValueError(f'{labels} has no answers about entities of {kind!r}.')
+  return split_classes(kept, classes)
+
+
+def _choices(values, reader) -> list[inputs.NamedSAE]:
+  return inputs.choose_saes(
+    inputs.place(values.sae, inputs.SAES),
+    reader.config,
+    layers=values.layers,
+    width=values.width,
+    l0=values.l0,
+  )
+
+
+def _enough(
+  values, run: RecognitionRun, reader, target: Target
+) -> tuple[Target, str]:
+  """The target with as many controls as are asked for; how they were drawn.
+
+  A run keeps a few; more are drawn from the sums that it kept. '' if the
+  target had enough, or no run says which latents are like it.
+  """
+  id = target.id
+  if run.controls(target.label, id) is None:
+    return target, ''
+  if len(target.controls) >= values.num_random:
+    return target, ''
+  (one,) = (sums for sums in run.sums() if (sums.site, sums.layer) == id[:2])
+  (choice,) = (x for x in _choices(values, reader) if x.layer == id.layer)
+  rows = np.asarray(choice.load(reader).W_dec[...], np.float32)
+  drawn = matched_random(
+    id,
+    class_sums(one, Groups(tuple(run.latents['types'])), ('train',)),
+    count=values.num_random,
+    seed=values.seed,
+    norms=np.linalg.norm(rows, axis=1),
+  )
+  controls = {each: rows[each.latent] for each in drawn.ids}
+  how = (
+    f'{drawn.rule}; {drawn.pool} latents are like it in layer, norm and '
+    'firing frequency'
+  )
+  return dataclasses.replace(target, controls=controls), how
+
+
+def _footer(results: Mapping) -> Section:
+  rows = [
+    ['model', f'{results["model"]["folder"]}, {results["model"]["dtype"]}'],
+    ['SAEs', results['sae']],
+    ['entity recognition', results['run']],
+    *(
+      [
+        f'{label} latent',
+        f'{one["id"]}; {one["num_controls"]} random latents, {one["controls"]}',
+      ]
+      for label, one in results['latents'].items()
+    ),
+    ['mode', results['mode']],
+    ['seed', str(results['seed'])],
+    *map(list, results['versions'].items()),
+  ]
+  return Section(
+    title='What this was computed with',
+    text=['flags.txt repeats the run; results.json has every number.'],
+    tables=[Table(columns=['', ''], rows=rows)],
+  )
