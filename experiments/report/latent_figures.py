@@ -19,6 +19,7 @@ from experiments.report.latent_tables import (
   meaning_table,
   token,
 )
+from experiments.report.latent_types import type_heatmap
 from experiments.report.page import Section
 
 
@@ -177,10 +178,12 @@ def sections(
         f'Latents were chosen on the {selection["split"]} entities, by the '
         'lowest separation over entity types; the figure and the table show '
         f'those of test. {selection["text_filter"]["note"]}',
+        'In the second figure blue latents fire on known entities, red ones on '
+        'unknown; a dot is where the interval of the difference leaves out 0.',
         *(f'Warning: {warning}' for warning in results['warnings']),
         *(f'Left out: {skipped}' for skipped in results['skipped']),
       ],
-      figures=[scatter(results, arrays)],
+      figures=[scatter(results, arrays), type_heatmap(results)],
       tables=[chosen_table(results)],
     ),
     Section(

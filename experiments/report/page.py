@@ -1,18 +1,35 @@
 """A report as one HTML file.
 
 plotly.js is inlined, once; the page asks for nothing from anywhere, and opens
-from a disk. Text is escaped by jinja2, and in figures by `figures.text`.
+from a disk. Text is escaped by jinja2, and in figures by `figures.text`; the
+page's policy has browsers run its own scripts only, whatever is in it. Figures
+are drawn when they come into view.
+
+Sections and figures have addresses, such as report.html#dose-and-response,
+made from titles; `read_contents` gives them, and what the page says on top.
 """
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import hashlib
+import html
+import json
 import os
+import pathlib
+import re
 
 import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from experiments.outputs import write_text
+
+_MANY = 4  # sections from which on a page lists them
+_LONGEST_ID = 60
+_CONTENTS = re.compile(
+  r'<script type="application/json" id="contents">(.*?)</script>', re.DOTALL
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +78,62 @@ def write_report(
     summary: Paragraphs at its top.
     sections: In order.
   """
+  taken = {'contents'}
+  parts = [_part(section, taken) for section in sections]
+  contents = {
+    'title': title,
+    'summary': list(summary),
+    'sections': [
+      {
+        'id': part['id'],
+        'title': part['title'],
+        'figures': [figure['id'] for figure in part['figures']],
+      }
+      for part in parts
+    ],
+  }
+  write_page(
+    path,
+    'page.html.j2',
+    scripts={'plotlyjs': get_plotlyjs()},
+    contents=contents,
+    sections=parts,
+    many=_MANY,
+  )
+
+
+def read_contents(path: str | os.PathLike) -> dict:
+  """What a page says on top, and where its sections are.
+
+  Returns:
+    {'title', 'summary': [paragraphs], 'sections': [{'id', 'title', 'figures':
+    [ids]}]}.
+
+  Raises:
+    OSError: there is no such file.
+    ValueError: it is not a page, or one of an older version.
+  """
+  page = pathlib.Path(path).read_text(encoding='utf-8')
+  found = _CONTENTS.search(page)
+  if found is None:
+    raise ValueError(
+      f'{path} does not say what is in it: it is cut off, no report, or one '
+      'of an older version, which a run with its flags.txt would write anew.'
+    )
+  return json.loads(found[1])
+
+
+def write_page(
+  path: str | os.PathLike, template: str, scripts: Mapping[str, str], **given
+):
+  """Writes a template of this folder as a page that may ask for nothing.
+
+  Args:
+    path: Of the file.
+    template: Name of the file.
+    scripts: What the page runs besides page.js.j2, by the template's names.
+    **given: What else the template shows.
+  """
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('experiments.report', '.'),
     autoescape=True,
@@ -68,35 +141,70 @@ def write_report(
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  write_text(
-    path,
-    environment.get_template('page.html.j2').render(
-      title=title,
-      summary=summary,
-      sections=[
-        {
-          'title': section.title,
-          'text': section.text,
-          'figures': [
-            _figure(figure, f'figure-{i}-{j}')
-            for j, figure in enumerate(section.figures)
-          ],
-          'tables': section.tables,
-          'code': section.code,
-        }
-        for i, section in enumerate(sections)
-      ],
-      plotlyjs=get_plotlyjs(),
-    ),
+  scripts = {
+    'script': environment.get_template('page.js.j2').render(),
+    **scripts,
+  }
+  page = environment.get_template(template).render(
+    policy=_policy(scripts.values()),
+    **scripts,
+    **given,
   )
+  # Half of a surrogate pair, which JSON may hold and UTF-8 not, is spelled out.
+  write_text(path, page.encode('utf-8', 'backslashreplace').decode('utf-8'))
 
 
-def _figure(figure: go.Figure, name: str) -> str:
-  """A <div> and the script that fills it; its JSON has no '<'."""
-  return figure.to_html(
-    full_html=False,
-    include_plotlyjs=False,
-    div_id=name,
-    default_height=f'{figure.layout.height or 420}px',
-    config={'displaylogo': False, 'responsive': True},
+def _part(section: Section, taken: set[str]) -> dict:
+  """A section for the template."""
+  id = _unique(_words(section.title) or 'section', taken)
+  return {
+    'id': id,
+    'title': section.title,
+    'text': section.text,
+    'figures': [
+      _figure(figure, f'{id}-figure-{number}', id, taken)
+      for number, figure in enumerate(section.figures, 1)
+    ],
+    'tables': section.tables,
+    'code': section.code,
+  }
+
+
+def _figure(figure: go.Figure, numbered: str, section: str, taken) -> dict:
+  title = _words(html.unescape(figure.layout.title.text or ''))
+  return {
+    'id': _unique(f'{section}-{title}' if title else numbered, taken),
+    'height': figure.layout.height or 420,
+    'json': figure.to_json(engine='json'),  # which has no '<'
+  }
+
+
+def _words(title: str) -> str:
+  """A title as a part of an address."""
+  words = re.sub(r'\W+', '-', title.lower()).strip('-')
+  return words[:_LONGEST_ID].strip('-')
+
+
+def _unique(id: str, taken: set[str]) -> str:
+  """The id, numbered if the page has it already."""
+  unique, number = id, 1
+  while unique in taken:
+    number += 1
+    unique = f'{id}-{number}'
+  taken.add(unique)
+  return unique
+
+
+def _policy(scripts: Iterable[str]) -> str:
+  """Only these scripts run, and nothing is asked for.
+
+  plotly.js makes styles, pictures for downloads, and functions for WebGL.
+  """
+  hashes = ' '.join(
+    f"'sha256-{base64.b64encode(digest).decode()}'"
+    for digest in (hashlib.sha256(s.encode()).digest() for s in scripts)
+  )
+  return (
+    f"default-src 'none'; script-src 'unsafe-eval' {hashes}; "
+    "style-src 'unsafe-inline'; img-src data: blob:"
   )

@@ -23,7 +23,7 @@ from experiments.latents import (
 )
 from experiments.latents.analysis import Findings
 from experiments.latents.detectors import latent_detectors
-from experiments.report import latent_figures, latent_tables
+from experiments.report import latent_figures, latent_tables, latent_types
 from tests.experiments.latents import planted
 from tests.experiments.test_report import HOSTILE, Parser
 
@@ -125,10 +125,12 @@ def test_page(kept, tmp_path):
   report.write_report(tmp_path / 'page.html', 'Latents', [], sections)
   parser = Parser()
   parser.feed((tmp_path / 'page.html').read_text(encoding='utf-8'))
-  assert len(parser.scripts) == 1 + 5
+  # Data of six figures, and what every page has.
+  assert len(parser.scripts) == 6 + 3
   assert not any('alert(1)</' in script for script in parser.scripts)
   for tag, attrs in parser.tags:
-    assert not {'src', 'href'} & attrs.keys(), (tag, attrs)
+    assert 'src' not in attrs, (tag, attrs)
+    assert attrs.get('href', '#').startswith('#'), (tag, attrs)
   shown = ' '.join(parser.text)
   assert HOSTILE in shown and '▁%{z}▁' in shown and '\\n' in shown
   for figure in (f for section in sections for f in section.figures):
@@ -177,6 +179,34 @@ def test_scatter_shows_chosen_latents_on_test(kept, world):
       assert len(trace.x) == len(results['chosen'][label])
   titles = [axis.title.text for axis in figure.select_xaxes()]
   assert all('resid_post, layers 2 to 4' in title for title in titles)
+
+
+def test_types(kept, world):
+  results, _ = kept
+  (cells, dots) = latent_types.type_heatmap(results).data
+  entities = world.entities['test']
+  chosen = [
+    one
+    for label in ('unknown', 'known')
+    for one in results['chosen'][label][::-1]
+  ]
+  for row, one in enumerate(chosen):
+    fires = world.latents['test'][one['layer']][:, one['latent']] > 0
+    for column in range(len(TYPES)):
+      mine = entities.type_of == column
+      known, unknown = (
+        fires[mine & (entities.known == k)].mean() for k in (True, False)
+      )
+      assert cells.z[row][column] == pytest.approx(known - unknown)
+      assert f'known: {100 * known:.1f} %' in cells.hovertext[row][column]
+  # The planted latents are told apart by far, and the best of each label.
+  found = set(zip(dots.y, dots.x, strict=True))
+  for id in (planted.KNOWN, planted.UNKNOWN):
+    (row,) = (i for i, one in enumerate(chosen) if one['id'] == str(id))
+    assert {(row, 0), (row, 1)} <= found
+    assert HOSTILE in cells.customdata[row][0]
+  assert len(found) < 2 * len(chosen)
+  assert (cells.customdata[0][0] == '') == (chosen[0]['meaning'] is None)
 
 
 def test_bars_reach_from_the_lowest_to_the_highest(kept, world):
