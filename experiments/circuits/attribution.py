@@ -1,0 +1,225 @@
+"""Direct logit attribution: whose output the metric is made of, exactly.
+
+The last stream is a sum: the embedding, every head's and every MLP's output,
+and what an edit adds. A head's output passes W_O, and then the post-norm, which
+divides by the root mean square of all heads' sum: held at its value in that
+run, the norm is linear, and heads add up to attn_out. So is the final norm. The
+parts of a run add up to its metric, before the soft cap, to rounding; the
+differences of two runs' parts to the difference of their metrics.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.circuits.metric import Pairs, difference, readout, rms
+from experiments.circuits.tracing import Cause, reaches_last
+from experiments.steering.arms import steered_positions
+from experiments.steering.questions import Question
+import gemma_jax as gj
+
+_SITES = (
+  'resid_pre',
+  'z',
+  'attn_out_raw',
+  'attn_out',
+  'resid_mid',
+  'mlp_out',
+  'resid_post',
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class LastToken:
+  """Parts of the stream at the last token of questions, float64.
+
+  Attributes:
+    embedding: [Q, D].
+    heads: [Q, L, N, D], what each head adds to the stream.
+    raw_heads: [Q, L, N, D], its output before the post-norm.
+    mlps: [Q, L, D].
+    edit: [Q, D], what the edit adds here; 0 if it is elsewhere.
+    stream: [Q, D], the last resid_post.
+  """
+
+  embedding: np.ndarray
+  heads: np.ndarray
+  raw_heads: np.ndarray
+  mlps: np.ndarray
+  edit: np.ndarray
+  stream: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Attribution:
+  """Parts of the metric, float64.
+
+  Attributes:
+    embedding: [Q].
+    heads: [Q, L, N].
+    mlps: [Q, L].
+    edit: [Q].
+    metric: [Q], of the stream itself.
+  """
+
+  embedding: np.ndarray
+  heads: np.ndarray
+  mlps: np.ndarray
+  edit: np.ndarray
+  metric: np.ndarray
+
+  @property
+  def sum(self) -> np.ndarray:
+    """[Q], of all parts: `metric`, to the rounding of the activations."""
+    return (
+      self.embedding
+      + self.heads.sum(axis=(1, 2))
+      + self.mlps.sum(axis=1)
+      + self.edit
+    )
+
+
+def last_token(
+  model: gj.Gemma2,
+  questions: Sequence[Question],
+  cause: Cause,
+  *,
+  edited: bool,
+  rows_per_batch: int = 64,
+) -> LastToken:
+  """Runs questions and takes their last token's stream apart.
+
+  Args:
+    model: The weights, stacked.
+    questions: Q of them.
+    cause: The edit.
+    edited: Whether it is made.
+    rows_per_batch: Bounds memory.
+  """
+  config = model.config
+  T = max(question.length for question in questions)
+  parts = []
+  for start in range(0, len(questions), rows_per_batch):
+    some = questions[start : start + rows_per_batch]
+    count = len(some)
+    some = [*some, *[some[-1]] * (min(rows_per_batch, len(questions)) - count)]
+    tokens, positions = gj.pad_rows(
+      [question.ids for question in some],
+      config.pad_id,
+      side='right',
+      buckets=T,
+    )
+    gates = np.zeros((len(some), T), np.float32)
+    for gate, question in zip(gates, some, strict=True):
+      gate[slice(*steered_positions(cause.positions, question))] = edited
+    edit = dataclasses.replace(cause.edit, tokens=jnp.asarray(gates))
+    out = gj.run(
+      model,
+      tokens,
+      positions,
+      interventions={cause.id.site: (edit,)},
+      capture=gj.capture(*_SITES, positions=gj.last_position(positions)),
+    )
+    parts.append(
+      {
+        site: np.asarray(x, np.float64)[:, :count, 0]  # [L, b, W]
+        for site, x in out.activations.items()
+      }
+    )
+  found = {
+    site: np.concatenate([part[site] for part in parts], axis=1).swapaxes(0, 1)
+    for site in _SITES
+  }
+  here = [reaches_last(cause.positions, question) for question in questions]
+  return _taken_apart(model, found, cause, np.array(here) & edited)
+
+
+def _taken_apart(model, x, cause, edited) -> LastToken:
+  """Parts of the stream, of activations [Q, L, W] of all sites.
+
+  Args:
+    model: The weights.
+    x: Site -> activations.
+    cause: The edit.
+    edited: bool [Q], whether it adds to the last token.
+  """
+  config = model.config
+  weights = model.weights()
+  gain = 1 + np.asarray(weights['post_attn_norm'], np.float64)  # [L, D]
+  z = x['z'].reshape(*x['z'].shape[:2], config.num_heads, config.head_dim)
+  raw = np.stack(
+    [
+      np.einsum('QNH,DNH->QND', z[:, layer], np.asarray(wo, np.float64))
+      for layer, wo in enumerate(weights['wo'])
+    ],
+    axis=1,
+  )
+  size = rms(x['attn_out_raw'], config)[..., None, None]  # [Q, L, 1, 1]
+  layer = cause.id.layer
+  before = {
+    'resid_pre': x['resid_post'][:, layer - 1]
+    if layer
+    else x['resid_pre'][:, 0],  # an edit of the embedding is part of it
+    'resid_mid': x['resid_pre'][:, layer] + x['attn_out'][:, layer],
+    'resid_post': x['resid_mid'][:, layer] + x['mlp_out'][:, layer],
+  }
+  added = x[cause.id.site][:, layer] - before[cause.id.site]
+  return LastToken(
+    embedding=x['resid_pre'][:, 0],
+    heads=raw / size * gain[:, None],
+    raw_heads=raw,
+    mlps=x['mlp_out'],
+    edit=np.where(edited[:, None], added, 0),
+    stream=x['resid_post'][:, -1],
+  )
+
+
+def attribute(model: gj.Gemma2, parts: LastToken, pairs: Pairs) -> Attribution:
+  """Each part's share of the metric."""
+  config = model.config
+  directions = readout(model, pairs)  # [Q, D]
+  scaled = directions / rms(parts.stream, config)[:, None]
+  return Attribution(
+    embedding=np.einsum('QD,QD->Q', parts.embedding, scaled),
+    heads=np.einsum('QLND,QD->QLN', parts.heads, scaled),
+    mlps=np.einsum('QLD,QD->QL', parts.mlps, scaled),
+    edit=np.einsum('QD,QD->Q', parts.edit, scaled),
+    metric=difference(parts.stream, directions, config),
+  )
+
+
+def project(
+  model: gj.Gemma2, parts: LastToken, layer: int, head: int, mode: str
+) -> np.ndarray:
+  """A head's output as logits float32 [Q, V] (paper.md, 6.4; Table 7).
+
+  Args:
+    model: The weights.
+    parts: Of a run.
+    layer, head: Which.
+    mode: 'default' is what the head adds to the logits before the soft cap:
+      behind its post-norm, divided by the final norm's root mean square.
+      'reference', as published, is its output before the post-norm, times the
+      final norm's gain, not divided.
+  """
+  if mode == 'reference':
+    x = parts.raw_heads[:, layer, head]
+  else:
+    size = rms(parts.stream, model.config)[:, None]
+    x = parts.heads[:, layer, head] / size
+  x = jnp.asarray(
+    x * (1 + np.asarray(model.final_norm[...], np.float64)), jnp.float32
+  )
+  table = model.embed[...].astype(jnp.float32)
+  return np.asarray(jnp.einsum('QD,VD->QV', x, table, precision='highest'))
+
+
+def top_tokens(
+  tokenizer: gj.Tokenizer, logits: np.ndarray, k: int
+) -> list[tuple[str, float]]:
+  """The k tokens with the largest of logits [V], as text."""
+  best = np.argsort(-logits, kind='stable')[:k]
+  names = tokenizer.token_strings(best)
+  return [(name, float(logits[t])) for name, t in zip(names, best, strict=True)]

@@ -1,0 +1,157 @@
+"""Parts of the model that can carry an effect, and holding them in place.
+
+A component is a head (its z) or an MLP (its mlp_out) of one layer, at one group
+of a prompt's tokens:
+
+  before   up to the entity
+  entity   the entity's own
+  after    after the entity, but the last
+  last     the last, whose logits are read
+
+Each is in a *state*: FREE, what the pass itself computes; CLEAN, its value in
+the unedited run; GIVEN, another value, such as that of the edited run. Path
+patching is a choice of states. Those of a row are an array int8 [L, N + 1, G]:
+heads, then the MLP.
+"""
+
+from collections.abc import Iterable, Sequence
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.steering.questions import Question
+import gemma_jax as gj
+
+GROUPS = ('before', 'entity', 'after', 'last')
+FREE, CLEAN, GIVEN = range(3)
+# Sites of the components; what blocks add to the stream follows from them.
+SITES = ('z', 'mlp_out')
+
+
+class Component(NamedTuple):
+  """A head or an MLP, at some tokens.
+
+  Attributes:
+    layer: From 0.
+    head: From 0; None is the layer's MLP.
+    group: One of GROUPS.
+  """
+
+  layer: int
+  head: int | None
+  group: str
+
+  @property
+  def site(self) -> str:
+    """Where its value is."""
+    return 'mlp_out' if self.head is None else 'z'
+
+  def __str__(self):
+    place = '' if self.head is None else f'/{self.head}'
+    return f'{self.site}.{self.layer}{place} {self.group}'
+
+  def index(self, config: gj.Gemma2Config) -> tuple[int, int, int]:
+    """Its place in an array of states."""
+    unit = config.num_heads if self.head is None else self.head
+    return self.layer, unit, GROUPS.index(self.group)
+
+
+def components_where(mask: np.ndarray) -> list[Component]:
+  """The components at the True entries of bool [L, N + 1, G]."""
+  mlp = mask.shape[1] - 1
+  return [
+    Component(int(layer), None if unit == mlp else int(unit), GROUPS[group])
+    for layer, unit, group in np.argwhere(mask)
+  ]
+
+
+def states_of(
+  config: gj.Gemma2Config,
+  components: Iterable[Component],
+  state: int,
+  others: int = FREE,
+) -> np.ndarray:
+  """int8 [L, N + 1, G]: components in one state, all others in another."""
+  shape = (config.num_layers, config.num_heads + 1, len(GROUPS))
+  states = np.full(shape, others, np.int8)
+  for component in components:
+    states[component.index(config)] = state
+  return states
+
+
+def token_groups(questions: Sequence[Question], length: int) -> np.ndarray:
+  """float32 [Q, S, G], 1 where a position is of a group."""
+  groups = np.zeros((len(questions), length, len(GROUPS)), np.float32)
+  for group, question in zip(groups, questions, strict=True):
+    start, stop = question.span
+    end = question.length - 1
+    for i, span in enumerate(
+      ((0, start), (start, stop), (stop, end), (end, end + 1))
+    ):
+      group[slice(*span), i] = 1
+  return groups
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Held(gj.Patch):
+  """A Patch of any set of components, which no product of gates could say.
+
+  Of rows that are padded on the right, so that a column is a position; the
+  gates of `Patch` are not used.
+
+  Attributes:
+    cells: float32 [R, L, n, G], gates of the n components of a layer, which
+      are equal parts of the site's features.
+    groups: float32 [R, S, G], the tokens of each group.
+  """
+
+  cells: jax.Array
+  groups: jax.Array
+
+  def apply(self, x: jax.Array, layer: jax.Array, positions: jax.Array):
+    """x [B, T, W] with the chosen parts replaced by those of the source."""
+    gate = jnp.einsum('BTG,BnG->BTn', self.groups, self.cells[:, layer])
+    gate = jnp.repeat(gate, x.shape[2] // gate.shape[2], axis=2)
+    source = self.source[:, layer].astype(jnp.float32)
+    # Written so that gates 0 and 1 are exact.
+    held = gate * source + (1 - gate) * x.astype(jnp.float32)
+    return held.astype(x.dtype)
+
+
+def hold(
+  config: gj.Gemma2Config,
+  states: np.ndarray,
+  groups: jax.Array,
+  clean: dict[str, jax.Array],
+  given: dict[str, jax.Array],
+) -> gj.Interventions:
+  """Interventions that put components in their states.
+
+  Args:
+    config: Of the model.
+    states: int8 [R, L, N + 1, G].
+    groups: float32 [R, S, G], of `token_groups`.
+    clean: Site -> [R, L, S, W], what CLEAN components are.
+    given: Site -> [R, L, S, W], what GIVEN ones are.
+  """
+  N, S = config.num_heads, groups.shape[1]
+  parts = {'z': states[:, :, :N], 'mlp_out': states[:, :, N:]}
+  return {
+    site: tuple(
+      Held(
+        layers=jnp.ones((1, config.num_layers)),
+        tokens=jnp.ones((1, 1)),
+        features=jnp.ones((1, 1)),
+        source=source[site],
+        slots=jnp.arange(S, dtype=jnp.int32)[None],
+        cells=jnp.asarray(part == state, jnp.float32),
+        groups=groups,
+      )
+      for state, source in ((CLEAN, clean), (GIVEN, given))
+    )
+    for site, part in parts.items()
+  }

@@ -1,0 +1,104 @@
+"""What effects are measured by: a refusal's logit against an answer's.
+
+For each question two tokens are fixed before anything is changed: of those that
+the model's own refusals begin with, and of those that its own other answers
+begin with, the ones with the largest logit in the unedited run. The metric is
+the difference of their logits *before the soft cap*, at the prompt's last
+token: there it is linear in the stream but for one norm. The cap is monotonic,
+so that it never changes which of the two is larger.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+import gemma_jax as gj
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beginnings:
+  """First tokens of a model's own answers.
+
+  Attributes:
+    refusals: Token -> how many refusals begin with it, if more than answers do.
+    answers: Token -> how many other answers do, if more than refusals.
+  """
+
+  refusals: dict[int, int]
+  answers: dict[int, int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Pairs:
+  """The two tokens of each question.
+
+  Attributes:
+    refusal: int [Q].
+    answer: int [Q].
+  """
+
+  refusal: np.ndarray
+  answer: np.ndarray
+
+
+def find_beginnings(
+  answers: Sequence[Sequence[int]], refused: Sequence[bool]
+) -> Beginnings:
+  """Sorts first tokens by what they begin more often.
+
+  Args:
+    answers: Token ids of each answer.
+    refused: Which of them are refusals.
+
+  Raises:
+    ValueError: there is no refusal, or nothing else.
+  """
+  counts = {True: Counter(), False: Counter()}
+  for ids, refusal in zip(answers, refused, strict=True):
+    if ids:
+      counts[bool(refusal)][int(ids[0])] += 1
+  mine = {
+    kind: {t: n for t, n in counter.items() if n > counts[not kind][t]}
+    for kind, counter in counts.items()
+  }
+  for kind, what in ((True, 'a refusal'), (False, 'an answer')):
+    if not mine[kind]:
+      raise ValueError(
+        f'No token tells {what} of this model by how it begins: of '
+        f'{len(answers)} answers {sum(map(bool, refused))} are refusals. Ask '
+        'more questions (--questions), about entities it knows and others.'
+      )
+  return Beginnings(refusals=mine[True], answers=mine[False])
+
+
+def choose_pairs(logits: np.ndarray, beginnings: Beginnings) -> Pairs:
+  """The likeliest token of either kind, of unedited logits [Q, V]."""
+  best = lambda tokens: np.array(sorted(tokens))[
+    logits[:, sorted(tokens)].argmax(axis=1)
+  ]
+  return Pairs(
+    refusal=best(beginnings.refusals), answer=best(beginnings.answers)
+  )
+
+
+def readout(model: gj.Gemma2, pairs: Pairs) -> np.ndarray:
+  """float64 [Q, D]: what a normed stream is multiplied with for the metric."""
+  rows = lambda tokens: np.asarray(model.embed[...][tokens], np.float64)
+  gain = 1 + np.asarray(model.final_norm[...], np.float64)
+  return gain * (rows(pairs.refusal) - rows(pairs.answer))
+
+
+def rms(x: np.ndarray, config: gj.Gemma2Config) -> np.ndarray:
+  """float64 [...]: what RMSNorm divides x [..., D] by."""
+  x = np.asarray(x, np.float64)
+  return np.sqrt((x * x).mean(axis=-1) + config.rms_norm_eps)
+
+
+def difference(
+  x: np.ndarray, directions: np.ndarray, config: gj.Gemma2Config
+) -> np.ndarray:
+  """The metric float64 [R] of last streams x [R, D] and readouts [R, D]."""
+  x = np.asarray(x, np.float64)
+  return (x * directions).sum(axis=-1) / rms(x, config)

@@ -1,0 +1,16 @@
+"""Models without a direction, as checkpoints, and what they still write."""
+
+from experiments.orthogonalised.arms import (
+  among_random,
+  choose_direction,
+  make_arms,
+)
+from experiments.orthogonalised.checkpoint import (
+  Untied,
+  read_untied,
+  save_untied,
+  without_direction,
+)
+from experiments.orthogonalised.directions import read_direction
+from experiments.orthogonalised.text import compare_on_text
+from experiments.orthogonalised.written import SITES, largest_cosines

@@ -1,0 +1,111 @@
+"""How far two models are apart on plain text."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from experiments.stats.intervals import bootstrap_mean
+import gemma_jax as gj
+
+
+def compare_on_text(
+  original: gj.Gemma2,
+  others: Mapping[str, tuple[gj.Gemma2, gj.Interventions | None]],
+  rows: Sequence[Sequence[int]],
+  *,
+  rows_per_batch: int = 16,
+  seed: int = 0,
+) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+  """Divergence from the original, and loss, per token of each document.
+
+  Args:
+    original: A model.
+    others: Name -> model and its interventions.
+    rows: Token ids of documents, BOS first, of two tokens or more.
+    rows_per_batch: Bounds memory.
+    seed: Of intervals, which resample documents.
+
+  Returns:
+    Name -> {'kl': KL(original || other) in nats per token, 'loss', 'more_loss':
+    than the original's}; the mean over documents of their means over tokens.
+    And 'NAME/kl', 'NAME/loss' of every document, 'original/loss' too.
+  """
+  length = max(map(len, rows))
+  B = min(rows_per_batch, len(rows))
+  models = {'original': (original, None), **others}
+  found = {name: ([], []) for name in models}
+  with tqdm.tqdm(total=len(rows), desc='Plain text', unit='text') as progress:
+    for start in range(0, len(rows), B):
+      count = min(B, len(rows) - start)
+      at = np.minimum(np.arange(start, start + B), len(rows) - 1)
+      tokens, positions = gj.pad_rows(
+        [rows[i] for i in at],
+        original.config.pad_id,
+        side='right',
+        buckets=length,
+      )
+      streams = {
+        name: _last_stream(model, tokens, positions, interventions)
+        for name, (model, interventions) in models.items()
+      }
+      predicted = (positions >= 0)[:, 1:]  # tokens, by those before them
+      for name, (model, _) in models.items():
+        both = _compared(
+          original, model, streams['original'], streams[name], tokens
+        )
+        for parts, values in zip(found[name], both, strict=True):
+          values = np.where(predicted, np.asarray(values, np.float64), 0)
+          parts.append((values.sum(1) / predicted.sum(1))[:count])
+      progress.update(count)
+  arrays = {
+    f'{name}/{what}': np.concatenate(parts)
+    for name, both in found.items()
+    for what, parts in zip(('kl', 'loss'), both, strict=True)
+  }
+  del arrays['original/kl']
+  mean = lambda x: bootstrap_mean(x.tolist(), seed).to_dict()
+  base = arrays['original/loss']
+  results = {
+    name: {
+      'kl': mean(arrays[f'{name}/kl']),
+      'loss': mean(arrays[f'{name}/loss']),
+      'more_loss': mean(arrays[f'{name}/loss'] - base),
+    }
+    for name in others
+  }
+  return results, arrays
+
+
+def _last_stream(model, tokens, positions, interventions):
+  """[B, T, D], what is unembedded."""
+  out = gj.run(
+    model,
+    tokens,
+    positions,
+    interventions=interventions,
+    capture=gj.capture('resid_post', layers=model.config.num_layers - 1),
+  )
+  return out.activations['resid_post'][0]
+
+
+@jax.jit
+def _compared(original, other, before, after, tokens):
+  """KL(original || other) and the other's loss, [B, T - 1] each.
+
+  One token after the other: logits of all of them could be too much.
+  """
+
+  def at(args):
+    x, y, target = args  # [B, D], [B, D], [B]
+    p = jax.nn.log_softmax(gj.unembed(original, x))
+    q = jax.nn.log_softmax(gj.unembed(other, y))
+    kl = jnp.maximum((jnp.exp(p) * (p - q)).sum(-1), 0)
+    return kl, -jnp.take_along_axis(q, target[:, None], axis=1)[:, 0]
+
+  swapped = [x.swapaxes(0, 1) for x in (before[:, :-1], after[:, :-1])]
+  kl, loss = lax.map(at, (*swapped, tokens[:, 1:].swapaxes(0, 1)))
+  return kl.T, loss.T

@@ -1,0 +1,189 @@
+"""The circuit of the planted model is found, whole and alone."""
+
+import numpy as np
+import pytest
+
+from experiments import circuits
+from experiments.circuits import polarity
+from experiments.circuits.described import Asked
+from experiments.circuits.study import Settings
+from experiments.circuits.verification import random_sets, share_interval, sizes
+from experiments.latents import LatentId
+from experiments.steering.arms import Target
+from experiments.steering.questions import make_questions
+from tests.experiments.circuits import world
+from tests.experiments.steering import planted
+
+HEAD = circuits.Component(planted.LAYER, 0, 'last')
+
+
+def pairs_for(count):
+  tok = planted.tokenizer()
+  one = lambda text: np.full(count, tok.encode(text, bos=False)[0])
+  return circuits.Pairs(refusal=one('sorry'), answer=one('Paris'))
+
+
+@pytest.fixture(scope='module')
+def asked():
+  questions = make_questions(
+    planted.tokenizer(),
+    planted.entities(planted.KNOWN),
+    planted.entities(planted.UNKNOWN),
+  )
+  found = {}
+  for label in ('known', 'unknown'):
+    mine = [q for q in questions if q.entity_class == label]
+    found[label] = Asked(questions=mine, pairs=pairs_for(len(mine)))
+  return found
+
+
+def add(direction):
+  target = Target(
+    label='unknown',
+    id=LatentId('resid_post', world.LAYER, 0),
+    direction=direction,
+    controls={},
+  )
+  return circuits.steered(planted.model().config, target, 2.0, 'entity_last')
+
+
+def trace(cause, asked, **given):
+  return circuits.trace(
+    planted.model(),
+    planted.tokenizer(),
+    cause,
+    asked,
+    asked,
+    Settings(num_random=3, rows_per_batch=16),
+    **given,
+  )
+
+
+@pytest.fixture(scope='module')
+def traced(asked):
+  controls = [add(row) for row in planted.NOTHING]
+  return trace(add(world.N), asked['known'], controls=controls)
+
+
+def test_the_planted_head_is_the_circuit(traced):
+  results, arrays = traced
+  assert results['traced'] and results['total']['value'] > 1
+  # Both heads read the feature at all later tokens; one writes it, one counts.
+  check = results['verification']
+  assert check['candidates'] == 6 and check['size'] == 1
+  first, *others = results['components']
+  assert first['name'] == str(HEAD) and first['in_circuit']
+  for key in ('carried', 'lost', 'direct'):
+    assert first[key]['value'] == pytest.approx(results['total']['value'])
+  for other in others:
+    assert other['carried']['value'] == other['lost']['value'] == 0
+    assert other['p'] == 1
+  assert check['share_kept']['value'] == pytest.approx(1)
+  assert check['share_left']['value'] == pytest.approx(0, abs=1e-6)
+  assert arrays['carried'].shape == (6, len(arrays['total']))
+
+
+def test_its_edges_and_logits(traced):
+  results, _ = traced
+  edges = {(e['sender'], e['receiver']): e for e in results['edges']}
+  assert edges.keys() == {('latent', str(HEAD)), (str(HEAD), 'logits')}
+  for edge in edges.values():
+    assert edge['effect']['value'] == pytest.approx(results['total']['value'])
+    assert edge['verified']
+  found = results['attribution']
+  assert found['largest_gap'] < 1e-5
+  changes = {part['name']: part['change']['value'] for part in found['parts']}
+  assert sum(changes.values()) == pytest.approx(results['total']['value'])
+  # It writes S, which 'sorry' is made of.
+  head = results['projections'][0]
+  assert head['name'] == str(HEAD)
+  assert head['promoted'][0][0] == 'sorry'
+
+
+def test_nothing_is_nothing(traced, asked):
+  assert max(map(abs, traced[0]['random_latents']['means'])) < 1e-6
+  results, arrays = trace(add(planted.NOTHING[0]), asked['known'])
+  assert not results['traced'] and 'components' not in results
+  assert set(arrays) == {'clean', 'total'}
+
+
+def test_ablating_the_latent_goes_the_same_way_back(asked):
+  cause = circuits.ablated(
+    planted.model().config,
+    'unknown',
+    LatentId('resid_post', world.LAYER, 0),
+    world.sae(),
+    'entity_last',
+  )
+  results, _ = trace(cause, asked['unknown'])
+  assert results['total']['value'] < -1
+  circuit = [c['name'] for c in results['components'] if c['in_circuit']]
+  assert circuit == [str(HEAD)]
+
+
+def test_this_model_answers_by_default(asked):
+  """Without sight of an unknown entity it answers, and without the latent."""
+  config = planted.model().config
+  ablate = circuits.ablated(
+    config,
+    'unknown',
+    LatentId('resid_post', world.LAYER, 0),
+    world.sae(),
+    'entity_to_end',
+  )
+  questions = [*asked['known'].questions, *asked['unknown'].questions]
+  pairs = pairs_for(len(questions))
+  beginnings = circuits.Beginnings(
+    refusals={int(pairs.refusal[0]): 1}, answers={int(pairs.answer[0]): 1}
+  )
+  ablations = {'unknown': ablate}
+  conditions = polarity.conditions(
+    config, ablations, {'unknown': [ablate.edit]}, [HEAD]
+  )
+  readings = polarity.read_conditions(
+    planted.model(),
+    questions,
+    beginnings,
+    pairs,
+    ablations,
+    conditions,
+    rows_per_batch=8,
+  )
+  unknown = np.array([q.entity_class == 'unknown' for q in questions])
+  refused = {name: reading.refused for name, reading in readings.items()}
+  np.testing.assert_array_equal(refused[polarity.ORIGINAL], unknown)
+  np.testing.assert_array_equal(refused[polarity.OTHER_CUT], unknown)
+  assert not refused[polarity.CUT].any()
+  assert not refused['unknown ablated'].any()
+  # The planted head alone reads the entity.
+  assert not refused[polarity.CIRCUIT_CUT].any()
+  np.testing.assert_array_equal(refused[polarity.REST_CUT], unknown)
+  found = polarity.summarise(questions, conditions, readings)
+  assert found['default']['verdict'] == 'answer'
+  by_name = {entry['name']: entry for entry in found['conditions']}
+  flips = by_name['entity cut']['classes']['unknown']['flips']
+  assert flips['lost'] == unknown.sum() and flips['gained'] == 0
+
+
+def test_random_sets_are_like_the_circuit():
+  heads = [circuits.Component(0, i, 'last') for i in range(6)]
+  mlps = [circuits.Component(i, None, 'last') for i in range(4)]
+  found = [*heads[:2], mlps[0]]
+  for some in random_sets(found, [*heads, *mlps], 20, seed=0):
+    assert len(set(some)) == 3
+    assert sum(c.head is None for c in some) == 1
+
+
+def test_sizes_reach_all():
+  assert sizes(0) == [0]
+  assert sizes(7) == [0, 1, 2, 3, 4, 5, 6, 7]
+  tried = sizes(200)
+  assert tried[-1] == 200 and len(tried) < 30 and tried == sorted(set(tried))
+
+
+def test_a_share_is_of_sums_over_clusters():
+  part, total = np.array([1.0, 1, 0, 4]), np.array([2.0, 2, 2, 4])
+  found = share_interval(part, total, 'aabb', seed=0)
+  assert found.value == pytest.approx(0.6)
+  # Two clusters: 2 of 4, and 4 of 6.
+  assert found.low == pytest.approx(0.5) and found.high == pytest.approx(2 / 3)
