@@ -1,0 +1,279 @@
+r"""Runs all of it, and prints the paper's table beside ours.
+
+  python -m experiments.reproduce_paper --out=out/paper           # MiniWorld
+
+  python -m experiments.reproduce_paper --out=out/paper_2b \
+    --family=gemma-2-2b --entities=wikidata --text=pile_10k.jsonl
+
+Does the system of arXiv 2411.14257 give what was published? The binaries of
+`experiments` run one after the other, each in a folder of its name in --out;
+then every published number stands beside ours: value, interval, and whether
+they agree.
+
+For gemma-2-2b and gemma-2-9b the published numbers are those of the paper, of
+its figures and of its code (experiments/paper/claims/, with sources), and the
+mode is `reference`, which has the published code's defects. For MiniWorld they
+are what must hold there: its ground truth, and goals that were set before
+anything was measured.
+
+A number of ours is `inside` if the published one is in its 95 % interval, or,
+where the claim has bounds, if ours is within these.
+
+--out gets results.json and report.html with the table, and index.html, a page
+that links all reports. The same command again skips what is finished and goes
+on where it was killed; a program whose flags changed runs again. --only runs
+some of them.
+"""
+
+from collections.abc import Sequence
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+from absl import flags
+
+from experiments import outputs
+from experiments.entities import MODES
+from experiments.paper import (
+  FAMILIES,
+  INSIDE,
+  MISSING,
+  OUTSIDE,
+  UNJUDGED,
+  Compared,
+  compare,
+  programs,
+  read_claims,
+)
+from experiments.paper.programs import PROGRAMS, Program
+from experiments.report.figures import number
+from experiments.report.index import (
+  INDEX_FILE,
+  find_runs,
+  read_run,
+  write_index,
+)
+from experiments.report.page import Section, Table, write_report
+
+_DONE = '.finished.json'
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
+  """Defines this program's flags; returns their names."""
+  before = set(values)
+  common = {'flag_values': values}
+  flags.DEFINE_string(
+    'out', None, 'Folder for everything that is written.', **common
+  )
+  flags.DEFINE_enum(
+    'family', 'miniworld', FAMILIES, 'Which models, and whose claims.', **common
+  )
+  flags.DEFINE_string(
+    'entities', None, 'Folder of entity files; not for MiniWorld.', **common
+  )
+  flags.DEFINE_string(
+    'text',
+    None,
+    'Plain text (.txt or .jsonl) for the frequency filter; the paper has '
+    'pile-10k. Not for MiniWorld.',
+    **common,
+  )
+  flags.DEFINE_enum(
+    'mode',
+    None,
+    MODES,
+    "Default: 'reference' for published models, 'default' for MiniWorld.",
+    **common,
+  )
+  flags.DEFINE_integer('seed', 0, 'Of all draws.', **common)
+  flags.DEFINE_integer(
+    'questions',
+    None,
+    'Steered per entity type and class. Default: 100.',
+    lower_bound=1,
+    **common,
+  )
+  flags.DEFINE_list(
+    'only', list(PROGRAMS), 'Programs to run; all stay in the table.', **common
+  )
+  names = sorted(set(values) - before)
+  outputs.show_in_help(values, names)
+  return names
+
+
+def run(values: flags.FlagValues, names: Sequence[str]) -> int:
+  """Does what parsed flags say; returns the exit code."""
+  try:
+    if values.out is None:
+      raise ValueError('Say where results go: --out=DIR.')
+    out = pathlib.Path(values.out)
+    claims = read_claims(values.family)
+    todo = programs(
+      values.family,
+      values.out,
+      entities=values.entities,
+      text=values.text,
+      mode=values.mode,
+      seed=values.seed,
+      questions=values.questions,
+      only=values.only,
+    )
+    outputs.write_flags(out, values, names)
+    failed = _run_all(todo, out)
+    rows = [compare(claim, _results(out)) for claim in claims]
+    outputs.write_results(
+      out,
+      {
+        'experiment': 'reproduce_paper',
+        'family': values.family,
+        'mode': todo[0].flags['mode'] if todo else values.mode,
+        'seed': values.seed,
+        'failed': failed,
+        'claims': [row.to_dict() for row in rows],
+        'versions': outputs.versions(),
+      },
+    )
+    _write_page(out, values.family, rows, failed)
+    write_index(out / INDEX_FILE, [read_run(each) for each in find_runs([out])])
+  except (OSError, ValueError, KeyError, ImportError) as error:
+    return outputs.failed(error)
+  print('\n'.join(_lines(rows)))
+  for name, code in failed.items():
+    print(f'{name} failed with exit code {code}: its output is above.')
+  print(f'Written: {out / outputs.REPORT_FILE}, {out / INDEX_FILE}')
+  return 1 if failed else 0
+
+
+def _run_all(todo: Sequence[Program], out: pathlib.Path) -> dict[str, int]:
+  """Runs what is not finished; returns the exit codes of those that failed."""
+  failed = {}
+  start = time.monotonic()
+  for i, program in enumerate(todo, 1):
+    folder = out / program.name
+    mark = folder / _DONE
+    flags_now = dict(program.flags)
+    if _finished(mark, flags_now) and (folder / outputs.RESULTS_FILE).is_file():
+      print(f'[{i}/{len(todo)}] {program.name}: finished before')
+      continue
+    lost = [name for name in program.needs if name in failed]
+    if lost:
+      print(f'[{i}/{len(todo)}] {program.name}: left out, needs {lost[0]}')
+      failed[program.name] = failed[lost[0]]
+      continue
+    spent = time.monotonic() - start
+    print(f'[{i}/{len(todo)}] {program.name} (after {spent:.0f} s)', flush=True)
+    mark.unlink(missing_ok=True)
+    code = subprocess.run(
+      [sys.executable, *program.command(str(folder))], check=False
+    ).returncode
+    if code:
+      failed[program.name] = code
+    else:
+      outputs.write_text(mark, json.dumps(flags_now, indent=2) + '\n')
+  return failed
+
+
+def _finished(mark: pathlib.Path, flags_now: dict) -> bool:
+  if not mark.is_file():
+    return False
+  return json.loads(mark.read_text(encoding='utf-8')) == flags_now
+
+
+def _results(out: pathlib.Path) -> dict[str, dict]:
+  """Program -> its results, of those that have finished."""
+  return {
+    name: json.loads(
+      (out / name / outputs.RESULTS_FILE).read_text(encoding='utf-8')
+    )
+    for name in PROGRAMS
+    if (out / name / _DONE).is_file()
+  }
+
+
+def _cells(row: Compared) -> list[str]:
+  claim = row.claim
+  bounds = ''
+  if (claim.low, claim.high) != (None, None):
+    low = '' if claim.low is None else number(claim.low)
+    high = '' if claim.high is None else number(claim.high)
+    bounds = f'[{low}, {high}]'
+  published = '' if claim.published is None else _shown(claim.published)
+  interval = ''
+  if row.low is not None and row.high is not None:
+    interval = f'[{number(row.low)}, {number(row.high)}]'
+  return [
+    claim.what,
+    ' '.join(filter(None, [published, bounds])),
+    '' if row.value is None else _shown(row.value),
+    interval,
+    '' if row.n is None else str(row.n),
+    row.verdict,
+  ]
+
+
+_COLUMNS = ['', 'published', 'ours', '95 % interval', 'n', 'verdict']
+
+
+def _lines(rows: Sequence[Compared]) -> list[str]:
+  """The table as text, and how many rows are what."""
+  cells = [_COLUMNS, *map(_cells, rows)]
+  widths = [max(len(row[i]) for row in cells) for i in range(len(_COLUMNS))]
+  lines, section = [], None
+  for row, shown in zip([None, *rows], cells, strict=True):
+    if row is not None and row.claim.section != section:
+      section = row.claim.section
+      lines.append(section)
+    padded = [
+      cell.ljust(width) for cell, width in zip(shown, widths, strict=True)
+    ]
+    lines.append('  ' + '  '.join(padded).rstrip())
+  return [*lines, _counts(rows)]
+
+
+def _counts(rows: Sequence[Compared]) -> str:
+  verdicts = [row.verdict for row in rows]
+  return f'{len(rows)} claims: ' + ', '.join(
+    f'{verdicts.count(each)} {each}'
+    for each in (INSIDE, OUTSIDE, UNJUDGED, MISSING)
+  )
+
+
+def _write_page(out, family, rows, failed):
+  sections = []
+  for title in dict.fromkeys(row.claim.section for row in rows):
+    of = [row for row in rows if row.claim.section == title]
+    sections.append(
+      Section(
+        title=title,
+        tables=[
+          Table(
+            columns=[*_COLUMNS, 'source', 'note'],
+            rows=[
+              [*_cells(row), row.claim.source, row.why or row.claim.note]
+              for row in of
+            ],
+          )
+        ],
+      )
+    )
+  summary = [
+    f'{_counts(rows)}. Inside: the published number is in our 95 % interval, '
+    'or ours is within the bounds given with it.',
+    *(f'{name} failed with exit code {code}.' for name, code in failed.items()),
+  ]
+  write_report(
+    out / outputs.REPORT_FILE,
+    f'Does {family} give what was published?',
+    summary,
+    sections,
+  )
+
+
+def _shown(value: float | str) -> str:
+  return value if isinstance(value, str) else number(value)
+
+
+if __name__ == '__main__':
+  outputs.start(define_flags, run)

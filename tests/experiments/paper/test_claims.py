@@ -1,0 +1,68 @@
+"""The numbers that are carried along."""
+
+import importlib
+import json
+import pathlib
+
+from absl import flags
+import pytest
+
+from experiments.paper import FAMILIES, programs, read_claims
+from experiments.paper.programs import PROGRAMS
+
+PUBLISHED = pathlib.Path(__file__).parents[4] / 'shared' / 'data' / 'paper'
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_claims_name_programs_and_sources(family):
+  claims = read_claims(family)
+  assert claims
+  assert {claim.experiment for claim in claims} <= {*PROGRAMS, ''}
+  assert all(claim.source for claim in claims)
+  said = [(claim.section, claim.what) for claim in claims]
+  assert len(set(said)) == len(said)
+
+
+def test_unknown_family():
+  with pytest.raises(ValueError, match='gemma-2-9b'):
+    read_claims('gemma-7')
+
+
+@pytest.mark.parametrize('family', ['gemma-2-2b', 'gemma-2-9b'])
+@pytest.mark.parametrize('label', ['known', 'unknown'])
+def test_layer_curves_are_the_published_ones(family, label):
+  if not PUBLISHED.is_dir():
+    pytest.skip('the published numbers are not here')
+  scores = json.loads((PUBLISHED / 'layerwise_scores.json').read_text())
+  claims = {
+    claim.at: claim.published
+    for claim in read_claims(family)
+    if f'layers/{label}/' in claim.at
+  }
+  want = {
+    f'latents/layers/{label}/[layer={int(layer) - 1}]/maxmin': score
+    for layer, score in scores[f'{family}_{label}']['MaxMin'].items()
+  }
+  assert claims == want
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_programs_take_their_flags(family, tmp_path):
+  """Every flag exists in its binary, with a value that it accepts."""
+  found = programs(family, str(tmp_path), entities='e', text='t', questions=5)
+  assert [each.name for each in found] == list(PROGRAMS)
+  for program in found:
+    module = importlib.import_module(f'experiments.{program.name}')
+    values = flags.FlagValues()
+    module.define_flags(values)
+    values(['x', *program.command('o')[2:]])
+    assert values.out == 'o'
+
+
+def test_published_models_need_entities_and_text():
+  with pytest.raises(ValueError, match='--entities'):
+    programs('gemma-2-2b', 'out', text='t')
+  with pytest.raises(ValueError, match='--text'):
+    programs('gemma-2-2b', 'out', entities='e')
+  with pytest.raises(ValueError, match='no program x'):
+    programs('miniworld', 'out', only=['x'])

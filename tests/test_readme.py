@@ -1,0 +1,65 @@
+"""The README's commands are ones that its binaries accept."""
+
+import importlib
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+from absl import flags
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+_BLOCK = re.compile(r'```\w*\n(.*?)```', re.DOTALL)
+
+
+def _commands() -> list[list[str]]:
+  """[module, flag, ...] of every `python -m` command of the project."""
+  found = []
+  for block in _BLOCK.findall((ROOT / 'README.md').read_text('utf-8')):
+    for line in block.replace('\\\n', ' ').splitlines():
+      if line.startswith('python -m '):
+        found.append(shlex.split(line, comments=True)[2:])
+  return found
+
+
+COMMANDS = _commands()
+
+
+def test_there_are_commands():
+  binaries = {
+    f'{folder}.{file.stem}'
+    for folder in ('experiments', 'tools')
+    for file in (ROOT / folder).glob('*.py')
+    if "__name__ == '__main__'" in file.read_text('utf-8')
+  }
+  assert binaries <= {module for module, *_ in COMMANDS} | {
+    'tools.check_demo',  # `make` calls it
+  }
+
+
+@pytest.mark.parametrize(
+  'command', COMMANDS, ids=[' '.join(words)[:60] for words in COMMANDS]
+)
+def test_flags_exist(command):
+  """Every flag is one of the binary's, with a value that it accepts."""
+  module, *given = command
+  if _defines_flags(module):
+    values = flags.FlagValues()
+    importlib.import_module(module).define_flags(values)
+    values([module, *given])
+    return
+  # Its flags are global, which one process can have only once.
+  subprocess.run(
+    [sys.executable, '-m', module, *given, '--only_check_args'],
+    check=True,
+    cwd=ROOT,
+    capture_output=True,
+  )
+
+
+def _defines_flags(module: str) -> bool:
+  """Whether its flags can be defined apart from the global ones."""
+  text = (ROOT / (module.replace('.', '/') + '.py')).read_text('utf-8')
+  return bool(re.search(r'^def define_flags\(\s*values', text, re.MULTILINE))
