@@ -18,17 +18,20 @@ The experiment of arXiv 2411.14257, sections 2 to 5:
                latents, probes, and the same search with shuffled labels
   4 steering   the latent's direction is added to the chat model while it reads
                a question: does it decline, does it make something up? Beside
-               it random latents and directions of the same norm
+               it random latents and directions of the same norm, and over
+               doses, where they move the model equally far (KL divergence)
 
 --out gets
 
   report.html      question, answer, figures: one file, for any browser
   results.json     every number, with n, intervals, seeds and versions
-  answers.jsonl    every question, arm and answer, with its outcome
+  answers.jsonl    every question, arm and answer, with its outcome and the
+                   divergence of the arm from the original
   flags.txt        a flagfile that repeats the run
   labels/, harvest/, latents/, steering/   what stages keep
 
-The same command again finds finished stages, and goes on where it was killed.
+The same command again finds finished stages, and goes on where it was killed;
+stages that other flags change are done again.
 
 How much of a latent is added: --alpha_known and --alpha_unknown are
 coefficients of decoder rows; without them --dose is a norm in units of the
@@ -42,14 +45,13 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments import documents, inputs, outputs
+from experiments.entities import MODES
 from experiments.recognition.estimate import estimate
 from experiments.recognition.page import write_page
 from experiments.recognition.pipeline import Run
 from experiments.recognition.plan import prepare
 from experiments.recognition.summary import lines
-from experiments.steering import POSITIONS
-
-MODES = ('default', 'reference')
+from experiments.steering import amounts
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -117,7 +119,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   flags.DEFINE_integer(
     'num_random',
     20,
-    'Random latents, matched in layer and frequency, per chosen latent.',
+    'Per chosen latent, random latents matched in layer and frequency, and '
+    'random directions.',
     lower_bound=2,
     **common,
   )
@@ -128,56 +131,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     lower_bound=0,
     **common,
   )
-  flags.DEFINE_integer(
-    'questions',
-    100,
-    'Steered per entity type and class; the paper has 100.',
-    lower_bound=1,
-    **common,
-  )
-  flags.DEFINE_enum(
-    'positions',
-    'entity_last_to_end',
-    list(POSITIONS),
-    'Which tokens of a question are steered.',
-    **common,
-  )
-  for label in ('known', 'unknown'):
-    flags.DEFINE_float(
-      f'alpha_{label}',
-      None,
-      f"Coefficient of the {label} latent's decoder row.",
-      **common,
-    )
-  flags.DEFINE_float(
-    'dose', None, "Norm of what is added, in units of the stream's.", **common
-  )
-  flags.DEFINE_float(
-    'goal',
-    None,
-    'Change of the refusal rate that the dose is chosen for. Default: 0.8 '
-    'where no coefficient was published.',
-    lower_bound=0.0,
-    upper_bound=1.0,
-    **common,
-  )
-  flags.DEFINE_list(
-    'sweep',
-    ['0.1', '0.2', '0.3', '0.4', '0.6', '1', '2'],
-    'Doses of the dose-response curves.',
-    **common,
-  )
+  amounts.define_flags(values)
   flags.DEFINE_integer(
     'harvest_batch',
     128,
     'Prompts per run of the model.',
-    lower_bound=1,
-    **common,
-  )
-  flags.DEFINE_integer(
-    'rows_per_batch',
-    256,
-    'Answers generated at once.',
     lower_bound=1,
     **common,
   )

@@ -47,9 +47,9 @@ from experiments.harvesting import (
   rows_done,
   stream_scores,
   write_store,
+  write_sums,
 )
 from experiments.harvesting.plan import STORE, Plan, prepare
-from experiments.recognition.kept_sums import write_sums
 from experiments.sae_training import load
 
 SUMS = 'sums.safetensors'

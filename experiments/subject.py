@@ -31,7 +31,8 @@ from experiments.latents import (
   class_sums,
   matched_random,
 )
-from experiments.report.page import Section, Table, write_report
+from experiments.report.footer import footer
+from experiments.report.page import Section, write_report
 from experiments.steering import Target
 from experiments.steering.targets import RecognitionRun, find_targets
 import gemma_jax as gj
@@ -353,23 +354,19 @@ def _enough(
 
 
 def _footer(results: Mapping) -> Section:
-  rows = [
-    ['model', f'{results["model"]["folder"]}, {results["model"]["dtype"]}'],
-    ['SAEs', results['sae']],
-    ['entity recognition', results['run']],
-    *(
-      [
-        f'{label} latent',
-        f'{one["id"]}; {one["num_controls"]} random latents, {one["controls"]}',
-      ]
-      for label, one in results['latents'].items()
-    ),
-    ['mode', results['mode']],
-    ['seed', str(results['seed'])],
-    *map(list, results['versions'].items()),
-  ]
-  return Section(
-    title='What this was computed with',
-    text=['flags.txt repeats the run; results.json has every number.'],
-    tables=[Table(columns=['', ''], rows=rows)],
+  return footer(
+    results,
+    [
+      ['model', f'{results["model"]["folder"]}, {results["model"]["dtype"]}'],
+      ['SAEs', results['sae']],
+      ['entity recognition', results['run'] or 'none'],
+      *(
+        [
+          f'{label} latent',
+          f'{one["id"]}; {one["num_controls"]} random latents, '
+          f'{one["controls"]}',
+        ]
+        for label, one in results['latents'].items()
+      ),
+    ],
   )

@@ -14,6 +14,7 @@ from experiments.harvesting.gathering import (
   latent_activations,
   latents_at_positions,
 )
+from experiments.harvesting.kept_sums import read_sums, write_sums
 from experiments.harvesting.prompt_files import FilePrompt, read_prompt_file
 from experiments.harvesting.rows import Dropped, HarvestRows, join, make_rows
 from experiments.harvesting.store import (

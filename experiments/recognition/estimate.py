@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from experiments import memory
 from experiments.entities import prompt_types_of
 from experiments.recognition.plan import Plan
+from experiments.steering.arms import SWEEP_SIZE
 import gemma_jax as gj
 from sae.releases import parse_width_label
 
@@ -32,10 +33,13 @@ def estimate(plan: Plan, values: flags.FlagValues) -> str:
   )
   answers = 0 if plan.records else questions * (1 + values.num_samples)
   entities = sum(map(len, plan.entities.values()))
-  # Per latent: itself, its controls, the sweep of it and of some controls.
-  arms = 1 + 2 * (5 + values.num_random + 20 + 7 * len(values.sweep))
+  # Per latent: it, its opposite, the mean difference and controls, at its
+  # dose and over the sweep; and out of the weights.
+  swept = (3 + 2 * SWEEP_SIZE) * len(values.sweep)
+  arms = 1 + 2 * (3 + 2 * values.num_random + swept + len(values.orthogonalise))
   steered = 2 * len(plan.entities) * values.questions * arms
-  tokens = (answers + steered) * (_PROMPT + _ANSWER) + entities * _PROMPT
+  # Steered answers are generated, and the original's is read: divergence.
+  tokens = (answers + 2 * steered) * (_PROMPT + _ANSWER) + entities * _PROMPT
   flops = 2 * _matmul_weights(config) * tokens
   seconds = flops / (_EFFICIENCY * _rate(plan.base.dtype))
   needed = _bytes(plan, values)

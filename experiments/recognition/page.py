@@ -1,6 +1,6 @@
 """The report of an entity-recognition run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import pathlib
 
 import numpy as np
@@ -8,7 +8,8 @@ import numpy as np
 from experiments import outputs
 from experiments.recognition.summary import answer
 from experiments.report import latent_figures, steering_figures
-from experiments.report.page import Section, Table, write_report
+from experiments.report.footer import footer
+from experiments.report.page import Section, write_report
 
 
 def write_page(
@@ -34,7 +35,7 @@ def write_page(
   sections = [
     *latent_figures.sections(results['latents'], arrays),
     *steering_figures.sections(results['steering'], answers),
-    _footer(results),
+    footer(results, _given(results)),
   ]
   write_report(
     out / outputs.REPORT_FILE,
@@ -74,40 +75,20 @@ def export(
         ) from error
 
 
-def _footer(results: Mapping) -> Section:
-  """What the numbers were computed with, and from."""
-  models, harvest = results['models'], results['harvest']
-  rows = [
-    ['mode', results['mode']],
-    ['seed', str(results['seed'])],
-    *(
-      [f'{name} model', f'{one["folder"]}, {one["dtype"]}']
-      for name, one in models.items()
-    ),
-    ['SAEs', ', '.join(results['saes'])],
-  ]
+def _given(results: Mapping) -> Iterator[tuple[str, str]]:
+  """What the numbers were computed from, for the footer."""
+  for name, one in results['models'].items():
+    yield f'{name} model', f'{one["folder"]}, {one["dtype"]}'
+  yield 'SAEs', ', '.join(results['saes'])
   for kind, row in results['labels']['types'].items():
-    rows.append(
-      [f'{kind}: labelled', ', '.join(f'{k} {v}' for k, v in row.items())]
-    )
+    yield f'{kind}: labelled', ', '.join(f'{k} {v}' for k, v in row.items())
   for part, count in results['latents']['entities'].items():
-    rows.append(
-      [
-        f'{part} entities, known/unknown',
-        ', '.join(
-          f'{kind} {row["known"]}/{row["unknown"]}'
-          for kind, row in count.items()
-        ),
-      ]
+    yield (
+      f'{part} entities, known/unknown',
+      ', '.join(
+        f'{kind} {row["known"]}/{row["unknown"]}' for kind, row in count.items()
+      ),
     )
-  for name, about in harvest.items():
+  for name, about in results['harvest'].items():
     dropped = sum(about['dropped'].values())
-    rows.append(
-      [f'{name}: prompts read', f'{about["read"]:,}, {dropped:,} dropped']
-    )
-  rows += [[name, version] for name, version in results['versions'].items()]
-  return Section(
-    title='What this was computed with',
-    text=['flags.txt repeats the run; results.json has every number.'],
-    tables=[Table(columns=['', ''], rows=rows)],
-  )
+    yield f'{name}: prompts read', f'{about["read"]:,}, {dropped:,} dropped'

@@ -36,19 +36,18 @@ from experiments.harvesting import (
   GroupSums,
   join,
   make_rows,
+  read_sums,
   stream_scores,
+  write_sums,
 )
 from experiments.latents import (
   CLASSES,
   SPLITS,
   Groups,
   LabelledEntities,
-  LatentId,
   Settings,
   SplitData,
   analyse,
-  class_sums,
-  difference_of_means,
   name_tokens,
   read_arrays,
   to_arrays,
@@ -56,26 +55,16 @@ from experiments.latents import (
   write_arrays,
 )
 from experiments.latents.meaning import sae_of
-from experiments.recognition.kept_sums import read_sums, write_sums
 from experiments.recognition.plan import Plan, fingerprints
 from experiments.stages import stage
-from experiments.steering import (
-  Rules,
-  Target,
-  make_questions,
-  steer,
-)
-from experiments.steering import Settings as SteeringSettings
-from experiments.steering.amounts import amount, doses
-from experiments.steering.doses import GRID
+from experiments.steering import make_questions, steer
+from experiments.steering.amounts import amount
+from experiments.steering.amounts import settings as steering_settings
+from experiments.steering.targets import Findings
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE
 
 SUMS, ARRAYS = 'sums.safetensors', 'arrays.safetensors'
-# Beyond that norm random latents do as much, and answers fall apart.
-_DOSES = [dose for dose in GRID if dose <= 2]
-# Of models without published coefficients.
-_GOAL = 0.8
 
 
 class Run:
@@ -88,10 +77,8 @@ class Run:
       ValueError: flags of steering are malformed.
     """
     self.plan, self.values = plan, values
-    self._amounts = {
-      label: amount(values, label, grid=_DOSES, goal=_GOAL) for label in CLASSES
-    }
-    self._sweep = doses(values.sweep)
+    self._amounts = {label: amount(values, label) for label in CLASSES}
+    self._steering = steering_settings(values)
     self.about = self._models = fingerprints(plan)
 
   @functools.cached_property
@@ -249,27 +236,17 @@ class Run:
   def steer(
     self, people: People, latents: Mapping, sums: Sequence[GroupSums]
   ) -> tuple[dict, list[dict]]:
-    """Numbers for results.json, and a record per answer."""
+    """Numbers for results.json, and a record per answer.
+
+    Answers of other latents, questions or settings are thrown away.
+    """
     plan, values = self.plan, self.values
-    groups = Groups(people.types)
-    targets = []
+    findings, targets = Findings(latents, sums), []
     for label in CLASSES:
-      best = LatentId.parse(latents['chosen'][label][0]['id'])
+      best = findings.chosen(label)
+      controls = findings.controls(label, best)
       sae = sae_of(best, self.saes)
-      row = lambda id, sae=sae: np.asarray(sae.W_dec[...][id.latent])
-      controls = map(LatentId.parse, latents['random'][label]['ids'])
-      (one,) = (x for x in sums if (x.site, x.layer) == best[:2])
-      targets.append(
-        Target(
-          label=label,
-          id=best,
-          direction=row(best),
-          controls={id: row(id) for id in controls},
-          mean_difference=difference_of_means(
-            class_sums(one, groups, ('train',)), label
-          ),
-        )
-      )
+      targets.append(findings.target(label, best, sae, controls))
     # Both are in the way of the chat model.
     for name in ('base', 'saes'):
       self.__dict__.pop(name, None)
@@ -286,16 +263,11 @@ class Run:
       ask('test', values.questions),
       targets,
       self._amounts,
-      SteeringSettings(
-        rules=Rules.of_mode(values.mode),
-        positions=values.positions,
-        rows_per_batch=values.rows_per_batch,
-        sweep=self._sweep,
-        seed=values.seed,
-      ),
+      self._steering,
       validation=ask('validation', values.questions),
       folder=plan.out / 'steering',
       identity=self._models['chat'],
+      redo=True,
     )
     return results, examples
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
-_OTHER = {'known': 'unknown', 'unknown': 'known'}
+from experiments.steering.doses import OPPOSITE
+
+_LEVEL = 0.1  # nats per token, one of those at which directions are compared
 
 
 def answer(results: Mapping) -> list[str]:
   """The question's answer in three sentences."""
-  known, unknown = (results['latents']['chosen'][c][0] for c in _OTHER)
+  known, unknown = (results['latents']['chosen'][c][0] for c in OPPOSITE)
   return [_separates(known), _separates(unknown), _steers(results)]
 
 
@@ -15,13 +17,15 @@ def lines(results: Mapping) -> list[str]:
   """Fifteen lines or fewer for the end of a run."""
   latents, steering = results['latents'], results['steering']
   test = latents['entities']['test']
-  counts = {label: sum(row[label] for row in test.values()) for label in _OTHER}
+  counts = {
+    label: sum(row[label] for row in test.values()) for label in OPPOSITE
+  }
   found = [
     f'Does it know what it knows? {counts["known"]} known and '
     f'{counts["unknown"]} unknown entities of {len(test)} types, not used in '
     'the search:'
   ]
-  for label in _OTHER:
+  for label in OPPOSITE:
     best = latents['chosen'][label][0]
     found.append(f'  {_separates(best)}')
     found.append(
@@ -30,7 +34,7 @@ def lines(results: Mapping) -> list[str]:
     )
   found.append('Added to the chat model while it reads the question:')
   for label in ('unknown', 'known'):
-    other = _OTHER[label]
+    other = OPPOSITE[label]
     before = _refusals(steering, 'original', '', other)
     after = _refusals(steering, 'steered', label, other)
     found.append(
@@ -42,7 +46,7 @@ def lines(results: Mapping) -> list[str]:
 
 
 def _other_arms(steering) -> list[str]:
-  """Two more ways to take refusals of unknown entities away."""
+  """Two more ways to take refusals away, and all beside equal divergence."""
   before = _share(_refusals(steering, 'original', '', 'unknown'))
   after = _refusals(steering, 'wrong sign', 'unknown', 'unknown')
   found = [f'  - unknown latent, likewise: {before} -> {_share(after)}']
@@ -54,12 +58,47 @@ def _other_arms(steering) -> list[str]:
           "  + difference of means to known, at the stream's norm, likewise: "
           f'{before} -> {_share(after)}'
         )
-  return found
+  return [
+    *found,
+    '  Where they move the model equally far, by '
+    f'{_LEVEL:g} nats per token of KL divergence:',
+    f'    + unknown latent, known entities: '
+    f'{_matched(steering, "known", "latent")}',
+    f'    - unknown latent, unknown entities: '
+    f'{_matched(steering, "unknown", "wrong sign")}',
+  ]
+
+
+def _matched(steering, entity_class, line) -> str:
+  """A line of the unknown latent beside random latents, at _LEVEL."""
+  (found,) = (
+    each
+    for each in steering['matched_kl']
+    if (each['target'], each['class'], each['matched_on'])
+    == ('unknown', entity_class, entity_class)
+  )
+  said = []
+  for name in (line, 'random latents'):
+    for each in found['lines']:
+      if each['line'] == name:
+        level = next(x for x in each['levels'] if x['kl'] == _LEVEL)
+        said.append(_points(level['change']))
+  return 'refusals change by ' + ', random latents by '.join(said)
+
+
+def _points(change) -> str:
+  """A change in percentage points."""
+  if change['value'] is None:
+    return 'an unknown amount (not reached)'
+  said = f'{100 * change["value"]:+.0f}'
+  if change['low'] is not None:
+    said += f' [{100 * change["low"]:+.0f}, {100 * change["high"]:+.0f}]'
+  return f'{said} points'
 
 
 def _separates(best) -> str:
   rates = best['test']['types'].values()
-  own, other = best['label'], _OTHER[best['label']]
+  own, other = best['label'], OPPOSITE[best['label']]
   mean = lambda label: sum(r[label]['value'] for r in rates) / len(rates)
   return (
     f'Latent {best["latent"]} of {best["site"]} {best["layer"]} fires on '
@@ -82,7 +121,7 @@ def _steers(results) -> str:
   steering = results['steering']
   parts = []
   for label in ('unknown', 'known'):
-    other = _OTHER[label]
+    other = OPPOSITE[label]
     before = _refusals(steering, 'original', '', other)
     after = _refusals(steering, 'steered', label, other)
     parts.append(

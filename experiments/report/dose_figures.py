@@ -1,6 +1,7 @@
-"""Refusals against dose, from the results of `experiments.steering`."""
+"""Refusals and divergence against dose, as `experiments.steering` has them."""
 
 from collections.abc import Iterator, Mapping
+import math
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -17,45 +18,112 @@ from experiments.report.steering_look import (
 from experiments.steering.outcomes import REFUSAL
 from experiments.steering.summary import ALL
 
+_KL = 'KL'  # what traces of divergence are marked with
+_DASHES = {'latent': 'solid', 'mean difference': 'dash'}
+
 
 def dose_response(results: Mapping) -> go.Figure:
-  """Refusals against dose; a column per target, a row per class."""
+  """Refusals against dose, and under them divergence.
+
+  A column per target; per class of entities a row of refusals and one of KL.
+  """
   responses, classes = results['dose_response'], classes_of(results)
+  rows = 2 * len(classes)
   figure = make_subplots(
-    rows=len(classes),
+    rows=rows,
     cols=len(responses),
     shared_xaxes=True,
     shared_yaxes=True,
     horizontal_spacing=0.06,
-    vertical_spacing=0.1,
+    vertical_spacing=0.06,
+    row_heights=[0.62, 0.38] * len(classes),
     subplot_titles=[
-      f'{r["target"]} latent, {TITLES[name]}'
+      title
       for name in classes
-      for r in responses
+      for title in (
+        *(f'{r["target"]} latent, {TITLES[name]}' for r in responses),
+        *[''] * len(responses),
+      )
     ],
   )
   for column, response in enumerate(responses, start=1):
-    for row, name in enumerate(classes, start=1):
-      place = {'row': row, 'col': column}
-      first = row == column == 1
-      for trace in _response_traces(response, name, first):
-        figure.add_trace(trace, **place)
-      figure.add_vline(
-        x=response['dose'], line={'dash': 'dot', 'color': '#888'}, **place
-      )
-    figure.update_xaxes(
-      title_text='dose, in mean norms of the stream',
-      row=len(classes),
-      col=column,
+    for i, name in enumerate(classes):
+      first = column == 1 and i == 0
+      for row, traces in (
+        (2 * i + 1, _response_traces(response, name, first)),
+        (2 * i + 2, _divergence_traces(response, name)),
+      ):
+        for trace in traces:
+          figure.add_trace(trace, row=row, col=column)
+        figure.add_vline(
+          x=response['dose'],
+          line={'dash': 'dot', 'color': '#888'},
+          row=row,
+          col=column,
+        )
+  figure = figures.styled(figure, x='', y='', height=420 * len(classes) + 60)
+  figure.update_xaxes(title_text='dose, in mean norms of the stream', row=rows)
+  shown = _range([t.y for t in figure.select_traces() if t.meta == _KL])
+  for row in range(1, rows + 1, 2):
+    figure.update_yaxes(range=[-0.02, 1.04], tickformat='.0%', row=row)
+    figure.update_yaxes(title_text='refused', row=row, col=1)
+    figure.update_yaxes(
+      type='log', dtick=1, exponentformat='power', range=shown, row=row + 1
     )
-  height = 300 * len(classes) + 60
-  titles = [axis.title.text for axis in figure.select_xaxes()]
-  figure = figures.styled(figure, x='', y='', height=height)
-  for axis, title in zip(figure.select_xaxes(), titles, strict=True):
-    axis.title.text = title
-  figure.update_yaxes(range=[-0.02, 1.04], tickformat='.0%')
-  figure.update_yaxes(title_text='refused', col=1)
+    figure.update_yaxes(title_text='KL, nats/token', row=row + 1, col=1)
   return headed(figure)
+
+
+def _range(values) -> list[float]:
+  """Of a logarithmic axis on which all values are shown, one for all panels."""
+  every = [each for some in values for each in some]
+  if not every:
+    return [-3, 1]
+  return [math.log10(min(every)) - 0.3, math.log10(max(every)) + 0.3]
+
+
+def _divergence_traces(response, name) -> Iterator[go.Scatter]:
+  """KL against dose; 0 at dose 0, which a logarithm does not show."""
+  colour = LABEL_COLOURS[response['target']]
+  common = {'showlegend': False, 'mode': 'lines+markers', 'meta': _KL}
+  random = [r for r in response['random'] if r['kl'][name] > 0]
+  if random:
+    yield go.Scatter(
+      **common,
+      x=[r['dose'] for r in random],
+      y=[r['kl'][name] for r in random],
+      line={'color': '#888', 'width': 1.5},
+      marker={'size': 4, 'color': '#888'},
+      legendgroup='random',
+      hovertemplate='random, dose %{x:.2f}<br>KL %{y:.3g}<extra></extra>',
+    )
+  for line, dash in _DASHES.items():
+    of_line = [p for p in response['points'] if p['line'] == line]
+    # One line per side: they do not meet.
+    for side in (-1, 1):
+      points = [
+        p
+        for p in of_line
+        if p['dose'] * side > 0 and p['kl'][name]['value'] > 0
+      ]
+      if not points:
+        continue
+      e = [p['kl'][name] for p in points]
+      yield go.Scatter(
+        **common,
+        x=[p['dose'] for p in points],
+        y=[each['value'] for each in e],
+        error_y=error_bars(e),
+        line={'color': colour, 'dash': dash},
+        marker={'color': colour, 'size': 6},
+        legendgroup=line,
+        hovertext=[
+          f'{line}, dose {p["dose"]:.2f}<br>KL {each["value"]:.3g} nats/token '
+          f'(n = {each["n"]})'
+          for p, each in zip(points, e, strict=True)
+        ],
+        hoverinfo='text',
+      )
 
 
 def _response_traces(response, name, first) -> Iterator[go.Scatter]:
@@ -93,7 +161,7 @@ def _response_traces(response, name, first) -> Iterator[go.Scatter]:
       showlegend=first,
       hovertemplate='random, dose %{x:.2f}<br>%{y:.1%}<extra></extra>',
     )
-  for line, dash in (('latent', 'solid'), ('mean difference', 'dash')):
+  for line, dash in _DASHES.items():
     points = [p for p in response['points'] if p['line'] == line]
     if not points:
       continue

@@ -19,6 +19,7 @@ from experiments.report.steering_look import (
   error_bars,
   headed,
 )
+from experiments.report.steering_matched import matched_figure, matched_table
 from experiments.report.steering_tables import percent
 from experiments.steering import arms as arms_lib
 from experiments.steering.outcomes import OUTCOMES, REFUSAL
@@ -38,6 +39,7 @@ def sections(
     examples: The records that it returns.
     per_class: How many questions of each class to show answers to.
   """
+  both = len(classes_of(results)) > 1
   return [
     Section(
       title='Refusals when latents are added',
@@ -57,7 +59,16 @@ def sections(
           title='Dose and response',
           text=[_DOSE_WORDS],
           figures=[dose_response(results)],
-        )
+        ),
+        Section(
+          title='At matched divergence',
+          text=[_MATCHED_WORDS],
+          figures=[
+            matched_figure(results),
+            *([matched_figure(results, off_target=True)] if both else []),
+          ],
+          tables=[matched_table(results)],
+        ),
       ]
       if results['dose_response']
       else []
@@ -88,7 +99,22 @@ _DOSE_WORDS = (
   'The dose is the norm of what is added over the mean norm of the stream it '
   'is added to; negative is the opposite direction, 0 the original. Bands are '
   'the range of random latents. The dotted vertical line is the dose used '
-  "above; the thin dotted curve is the share of answers that are 'other'."
+  "above; the thin dotted curve is the share of answers that are 'other'. "
+  'Below, how far each moves the model: the KL divergence of the steered model '
+  "from the original along the original's answer, KL(original || steered) in "
+  'nats per token, with 95 % intervals from resampling entities.'
+)
+_MATCHED_WORDS = (
+  'The same norm is much along one direction and little along another. Here '
+  'directions are compared where they move the model equally far: the change '
+  'of refusals against KL divergence, each point one dose; of random latents '
+  'and random directions it is the mean of a few. The first figure has the '
+  'divergence on the same questions, of which the change of answers is itself '
+  'a part; the second that on questions about the other class, off target. In '
+  'the table, changes are read between the measured points at common levels '
+  'of divergence, and nothing is read beyond a line; the last column is the '
+  'range of single random arms, and how many reach the level. Intervals '
+  'resample entities.'
 )
 _EXAMPLE_WORDS = (
   'Questions whose answer changes come first. The random arm is the first one.'

@@ -31,12 +31,16 @@ def classes_of(results: Mapping) -> list[str]:
 
 
 def error_bars(estimates: Sequence[Mapping]) -> dict:
-  """Intervals of estimates, for plotly."""
+  """Intervals of estimates, for plotly; none where there are no bounds."""
+  above, below = (
+    [0 if e[to] is None else sign * (e[to] - e['value']) for e in estimates]
+    for to, sign in (('high', 1), ('low', -1))
+  )
   return {
     'type': 'data',
     'symmetric': False,
-    'array': [e['high'] - e['value'] for e in estimates],
-    'arrayminus': [e['value'] - e['low'] for e in estimates],
+    'array': above,
+    'arrayminus': below,
     'thickness': 1,
     'width': 2,
   }

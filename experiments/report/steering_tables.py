@@ -27,13 +27,13 @@ def effect_table(results: Mapping) -> Table:
             scope,
             str(effect['n']),
             percent(counts[REFUSAL]['value']),
-            _signed(effect['differences'][REFUSAL]),
-            _signed(effect['by_entity'], value=False),
+            signed(effect['differences'][REFUSAL]),
+            signed(effect['by_entity'], value=False),
             f'+{effect["gained"]} / -{effect["lost"]}',
             f'{effect["p"]:.2g}',
             f'{effect["q"]:.2g}' if 'q' in effect else '',
-            _signed(effect['differences']['correct'], bounds=False),
-            _signed(effect['differences']['wrong'], bounds=False),
+            signed(effect['differences']['correct'], bounds=False),
+            signed(effect['differences']['wrong'], bounds=False),
           ]
         )
   columns = 'arm|entities|type|n|refused|change in points|by entity|flips|p|q'
@@ -51,7 +51,7 @@ def control_table(results: Mapping) -> Table:
       percent(cell['mean']),
       '' if cell['sd'] is None else percent(cell['sd']),
       f'{percent(cell["low"])} to {percent(cell["high"])}',
-      _signed(cell['excess']),
+      signed(cell['excess']),
       f'{cell["rank"]} of {cell["arms"] + 1}',
       f'{cell["p"]:.2g}',
     ]
@@ -133,7 +133,7 @@ def percent(share: float) -> str:
   return f'{100 * share:.1f} %'
 
 
-def _signed(
+def signed(
   estimate: Mapping, *, value: bool = True, bounds: bool = True
 ) -> str:
   """A difference in percentage points."""

@@ -7,7 +7,8 @@
   )
 
 `arms.py` says what is compared with what, `outcomes.py` how answers are read,
-`summary.py` what is computed from them.
+`divergence.py` how far an arm moves the model, `summary.py` what is computed
+from both.
 """
 
 from experiments.steering.arms import (
@@ -17,6 +18,7 @@ from experiments.steering.arms import (
   standard_arms,
   steered_positions,
 )
+from experiments.steering.divergence import measure_divergences
 from experiments.steering.doses import (
   PUBLISHED,
   published_alpha,

@@ -11,8 +11,7 @@ are compared follows section 5 of arXiv 2411.14257, with stronger controls:
   random direction  isotropic, at the same norm
   mean difference   between the classes' means, at the same norm
   orthogonalised    the decoder row taken out of everything the model writes
-  sweep             the steered, mean-difference and a few random arms at other
-                    norms
+  sweep             all but the last, of the random ones a few, at other norms
 
 A *dose* is a norm in units of the mean norm of the stream where it is added,
 so that it means the same in every layer and model.
@@ -44,8 +43,10 @@ _END_OF_INSTRUCTION = 6
 ORIGINAL, STEERED, WRONG_SIGN = 'original', 'steered', 'wrong sign'
 RANDOM_LATENT, RANDOM_DIRECTION = 'random latent', 'random direction'
 MEAN_DIFFERENCE, ORTHOGONALISED = 'mean difference', 'orthogonalised'
-SWEEP, SWEEP_RANDOM = 'sweep', 'sweep of random latents'
+SWEEP, SWEEP_WRONG = 'sweep', 'sweep of wrong sign'
 SWEEP_MEANS = 'sweep of mean difference'
+SWEEP_RANDOM = 'sweep of random latents'
+SWEEP_DIRECTIONS = 'sweep of random directions'
 KINDS = (
   ORIGINAL,
   STEERED,
@@ -55,11 +56,23 @@ KINDS = (
   MEAN_DIFFERENCE,
   ORTHOGONALISED,
   SWEEP,
-  SWEEP_RANDOM,
+  SWEEP_WRONG,
   SWEEP_MEANS,
+  SWEEP_RANDOM,
+  SWEEP_DIRECTIONS,
 )
+# What is compared over doses -> its kinds of arms: at the dose, in the sweep.
+LINES = {
+  'latent': (STEERED, SWEEP),
+  'wrong sign': (WRONG_SIGN, SWEEP_WRONG),
+  'mean difference': (MEAN_DIFFERENCE, SWEEP_MEANS),
+  'random latents': (RANDOM_LATENT, SWEEP_RANDOM),
+  'random directions': (RANDOM_DIRECTION, SWEEP_DIRECTIONS),
+}
+SWEEP_KINDS = tuple(swept for _, swept in LINES.values())
 RANDOM_KINDS = (RANDOM_LATENT, RANDOM_DIRECTION)
-SWEEP_KINDS = (SWEEP, SWEEP_RANDOM, SWEEP_MEANS)
+RANDOM_SWEEPS = (SWEEP_RANDOM, SWEEP_DIRECTIONS)
+SWEEP_SIZE = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,7 +174,7 @@ def standard_arms(
   generated: bool = False,
   num_random_directions: int = 20,
   sweep: Sequence[float] = (),
-  sweep_random: int = 5,
+  sweep_random: int = SWEEP_SIZE,
   orthogonalise: Sequence[str] = ('exact', 'reference'),
   seed: int = 0,
 ) -> list[Arm]:
@@ -173,8 +186,9 @@ def standard_arms(
     stream_norms: Label -> mean norm of the stream where it is added.
     positions, generated: Of every arm that adds something.
     num_random_directions: Per target.
-    sweep: Doses at which the targets and their mean differences are added too.
-    sweep_random: How many of each target's controls are added at those doses.
+    sweep: Doses at which everything is added too.
+    sweep_random: At those doses, how many of each target's random latents and
+      how many of its random directions.
     orthogonalise: Ways to take each target's direction out of the weights.
     seed: Of the random directions.
   """
@@ -210,11 +224,12 @@ def standard_arms(
       name = f'random latent {latent} for {label}'
       arms.append(arm(name, RANDOM_LATENT, row, norm))
     rng = np.random.default_rng([seed, zlib.crc32(label.encode())])
+    isotropic = {}
     for i in range(num_random_directions):
-      name = f'random direction {i} for {label}'
       direction = rng.standard_normal(len(target.direction))
-      unit = direction / np.linalg.norm(direction)
-      arms.append(arm(name, RANDOM_DIRECTION, unit, norm))
+      name = f'random direction {i} for {label}'
+      isotropic[name] = direction / np.linalg.norm(direction)
+      arms.append(arm(name, RANDOM_DIRECTION, isotropic[name], norm))
     for way in orthogonalise:
       arms.append(
         Arm(
@@ -225,16 +240,22 @@ def standard_arms(
           weights=way,
         )
       )
-    few = list(target.controls.items())[:sweep_random]
+    latents = list(target.controls.items())[:sweep_random]
+    directions = list(isotropic.items())[:sweep_random]
     for dose in sweep:
       at, added = f'at dose {dose:g}', dose * stream
       if math.isclose(added, norm, rel_tol=1e-6):
         continue  # the arms above
-      arms.append(arm(f'+ {label} {at}', SWEEP, target.direction, added))
+      arms += [
+        arm(f'+ {label} {at}', SWEEP, target.direction, added),
+        arm(f'- {label} {at}', SWEEP_WRONG, target.direction, -added),
+      ]
       if target.mean_difference is not None:
         name = f'mean difference to {label} {at}'
         arms.append(arm(name, SWEEP_MEANS, target.mean_difference, added))
-      for latent, row in few:
+      for latent, row in latents:
         name = f'random latent {latent} for {label} {at}'
         arms.append(arm(name, SWEEP_RANDOM, row, added))
+      for name, unit in directions:
+        arms.append(arm(f'{name} {at}', SWEEP_DIRECTIONS, unit, added))
   return arms

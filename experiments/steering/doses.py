@@ -30,7 +30,8 @@ PUBLISHED = {
   'gemma-2-2b-it': {'known': 400.0, 'unknown': 400.0},
   'gemma-2-9b-it': {'known': 400.0, 'unknown': 550.0},
 }
-GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 4.0)
+# Beyond the last, random latents do as much, and answers fall apart.
+GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0)
 # The class that a target's latent is silent on, and steering is to change.
 OPPOSITE = dict(zip(CLASSES, reversed(CLASSES), strict=True))
 
@@ -49,9 +50,9 @@ def published_alpha(model_name: str, label: str) -> float:
   if name not in PUBLISHED:
     raise ValueError(
       f'There is no coefficient for {model_name!r}; published ones are for '
-      f'{", ".join(PUBLISHED)}. Say how much to add: a coefficient (--alpha), '
-      "a norm in units of the stream's (--dose), or --choose_alpha to have it "
-      'chosen on the validation split.'
+      f'{", ".join(PUBLISHED)}. Say how much to add: coefficients '
+      "(--alpha_known, --alpha_unknown), a norm in units of the stream's "
+      '(--dose), or what it is to bring about (--goal).'
     )
   return PUBLISHED[name][label]
 

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import re
 
+import numpy as np
+
 from experiments import entities
 from experiments.entities.answers import Number, NumberInList, Place
 from experiments.steering.arms import Arm
@@ -64,6 +66,7 @@ def make_examples(
   arms: Sequence[Arm],
   answers: Sequence[Sequence[Sequence[int]]],
   rules: Rules,
+  divergences: np.ndarray | None = None,
 ) -> list[dict]:
   """Answers as text, with their outcomes.
 
@@ -73,6 +76,8 @@ def make_examples(
     arms: A of them.
     answers: Token ids [A][Q] of what was generated.
     rules: How to read them.
+    divergences: float [A, Q, 2]: kl and kl_first (divergence.py), which then
+      are in the records.
 
   Returns:
     A x Q records, all questions of an arm after each other. 'text' ends where
@@ -81,8 +86,8 @@ def make_examples(
   """
   stops = set(tokenizer.stop_ids)
   examples = []
-  for arm, row in zip(arms, answers, strict=True):
-    for question, ids in zip(questions, row, strict=True):
+  for a, (arm, row) in enumerate(zip(arms, answers, strict=True)):
+    for q, (question, ids) in enumerate(zip(questions, row, strict=True)):
       ends = [i for i, token in enumerate(ids) if token in stops]
       end = ends[0] if ends else len(ids)
       text = tokenizer.decode(ids[:end]).strip()
@@ -103,6 +108,9 @@ def make_examples(
           'reference_refusal': entities.is_refusal(whole, 'reference'),
         }
       )
+      if divergences is not None:
+        kl, first = divergences[a, q].tolist()
+        examples[-1] |= {'kl': kl, 'kl_first': first}
   return examples
 
 

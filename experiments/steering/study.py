@@ -6,7 +6,13 @@ import os
 import pathlib
 
 from experiments.stats.intervals import Estimate
-from experiments.steering.arms import POSITIONS, Target, standard_arms
+from experiments.steering.arms import (
+  POSITIONS,
+  SWEEP_SIZE,
+  Target,
+  standard_arms,
+)
+from experiments.steering.divergence import measure_divergences
 from experiments.steering.doses import (
   GRID,
   OPPOSITE,
@@ -72,7 +78,7 @@ class Settings:
   rows_per_batch: int = 256
   num_random_directions: int = 20
   sweep: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0)
-  sweep_random: int = 5
+  sweep_random: int = SWEEP_SIZE
   orthogonalise: Sequence[str] = WAYS
   seed: int = 0
 
@@ -107,6 +113,7 @@ def steer(
   validation: Sequence[Question] = (),
   folder: str | os.PathLike | None = None,
   identity: Mapping | None = None,
+  redo: bool = False,
 ) -> tuple[dict, list[dict]]:
   """Steers a chat model with latents and their controls.
 
@@ -120,16 +127,18 @@ def steer(
     validation: Questions of another split, where an amount has a goal.
     folder: Where answers are kept as they come, to resume from.
     identity: Of the model, so that another one's answers are not taken for its.
+    redo: Whether answers that are there from other arguments are thrown away;
+      else they are an error.
 
   Returns:
     Numbers for results.json; and a record per answer, from which they were
-    computed (`outcomes.make_examples`).
+    computed (`outcomes.make_examples`), with its divergence.
 
   Raises:
     ValueError: arms, questions or folder do not fit; nothing has run by then,
       or what has run is kept.
   """
-  ask = _Asker(model, tokenizer, settings, folder, identity or {})
+  ask = _Asker(model, tokenizer, settings, folder, identity or {}, redo)
   places = {}
   for target in targets:
     places.setdefault(target.id.site, []).append(target.id.layer)
@@ -159,7 +168,7 @@ def steer(
     orthogonalise=settings.orthogonalise,
     seed=settings.seed,
   )
-  examples = ask(questions, arms, 'answers', 'Answering under all arms')
+  examples = ask.and_measure(questions, arms)
   described = {
     target.label: _describe(
       target, decided[target.label], amounts[target.label]
@@ -177,26 +186,61 @@ def steer(
 class _Asker:
   """Puts questions to the model, and reads the answers."""
 
-  def __init__(self, model, tokenizer, settings, folder, identity):
+  def __init__(self, model, tokenizer, settings, folder, identity, redo):
     self._model, self.settings = model, settings
-    self._tokenizer, self._identity = tokenizer, identity
+    self._tokenizer = tokenizer
     self._folder = None if folder is None else pathlib.Path(folder)
+    self._common = {
+      'rows_per_batch': settings.rows_per_batch,
+      'identity': identity,
+      'redo': redo,
+    }
 
   def __call__(self, questions, arms, name, description) -> list[dict]:
+    """What every arm answers."""
+    answers = self._answers(questions, arms, name, description)
+    return self._read(questions, arms, answers)
+
+  def and_measure(self, questions, arms) -> list[dict]:
+    """Likewise; and how far it is from the original, the first arm."""
+    answers = self._answers(
+      questions, arms, 'answers', 'Answering under all arms'
+    )
+    divergences = measure_divergences(
+      self._model,
+      questions,
+      arms,
+      answers[0],
+      stop_ids=self._tokenizer.stop_ids,
+      folder=self._place('divergence'),
+      **self._common,
+    )
+    return self._read(questions, arms, answers, divergences)
+
+  def _answers(self, questions, arms, name, description):
     settings = self.settings
-    answers = generate_answers(
+    return generate_answers(
       self._model,
       questions,
       arms,
       stop_ids=self._tokenizer.stop_ids if settings.rules.stop else (),
       max_new_tokens=settings.max_new_tokens,
-      rows_per_batch=settings.rows_per_batch,
-      folder=None if self._folder is None else self._folder / name,
-      identity=self._identity,
+      folder=self._place(name),
       description=description,
+      **self._common,
     )
+
+  def _place(self, name):
+    return None if self._folder is None else self._folder / name
+
+  def _read(self, questions, arms, answers, divergences=None):
     return make_examples(
-      self._tokenizer, questions, arms, answers, settings.rules
+      self._tokenizer,
+      questions,
+      arms,
+      answers,
+      self.settings.rules,
+      divergences,
     )
 
 

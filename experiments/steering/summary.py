@@ -5,7 +5,8 @@ class of entities, and in it for each type and for 'all' types.
 
 The original is compared question by question: McNemar's test and Newcombe's
 interval for exactly these questions, and an interval from resampling entities,
-whose questions stand or fall together.
+whose questions stand or fall together. `matched.py` compares directions where
+they move the model equally far.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from experiments.stats.paired import (
 )
 from experiments.steering import arms as arms_lib
 from experiments.steering.arms import Arm
+from experiments.steering.matched import Resamples, compare
 from experiments.steering.outcomes import OUTCOMES, REFUSAL, by_arm
 
 ALL = 'all'
@@ -35,11 +37,14 @@ class _Answers:
     outcomes: Q names.
     refused: bool [Q].
     reference: bool [Q], refusals by the published lists.
+    kl, kl_first: float [Q], divergence from the original (divergence.py).
   """
 
   outcomes: np.ndarray
   refused: np.ndarray
   reference: np.ndarray
+  kl: np.ndarray
+  kl_first: np.ndarray
 
 
 def summarise(arms: Sequence[Arm], examples: Sequence[Mapping]) -> dict:
@@ -47,11 +52,11 @@ def summarise(arms: Sequence[Arm], examples: Sequence[Mapping]) -> dict:
 
   Args:
     arms: Of the run, the original first.
-    examples: What `make_examples` made of their answers.
+    examples: What `make_examples` made of their answers and divergences.
 
   Returns:
-    'types'; 'arms', each with its 'counts' and, unless it is random, its
-    'effects'; 'controls'; and 'dose_response'.
+    'types'; 'arms', each with its 'counts', its 'kl' and 'kl_first' and, unless
+    it is random, its 'effects'; 'controls'; 'dose_response'; and 'matched_kl'.
   """
   records = by_arm(examples)
   asked = records[arms[0].name]
@@ -59,13 +64,27 @@ def summarise(arms: Sequence[Arm], examples: Sequence[Mapping]) -> dict:
   cells = dict(_cells(asked))
   entities = np.array([f'{e["type"]}/{e["entity"]}' for e in asked])
   original = answers[arms[0].name]
+  resamples = Resamples([e['class'] for e in asked], entities)
+  in_order = [answers[arm.name] for arm in arms]
+  measured = {
+    name: np.stack([getattr(each, name) for each in in_order])
+    for name in ('refused', 'kl', 'kl_first')
+  }  # [A, Q]
+  divergences = {
+    (name, entity_class): resamples.estimates(measured[name], entity_class)
+    for name in ('kl', 'kl_first')
+    for entity_class in resamples.classes
+  }
   described = []
-  for arm in arms:
+  for number, arm in enumerate(arms):
     entry = arm.to_dict() | {'counts': {}, 'effects': {}}
+    for (name, entity_class), estimates in divergences.items():
+      found = estimates[number].to_dict()
+      entry.setdefault(name, {})[entity_class] = found
     compared = arm.kind not in (
       arms_lib.ORIGINAL,
-      arms_lib.SWEEP_RANDOM,
       *arms_lib.RANDOM_KINDS,
+      *arms_lib.RANDOM_SWEEPS,
     )
     for (name, scope), at in cells.items():
       mine = answers[arm.name]
@@ -88,13 +107,18 @@ def summarise(arms: Sequence[Arm], examples: Sequence[Mapping]) -> dict:
     'dose_response': [
       _dose_response(arms, described, target) for target in _targets(arms)
     ],
+    'matched_kl': compare(arms, measured['refused'], measured['kl'], resamples),
   }
 
 
 def _answers(records) -> _Answers:
   outcomes = np.array([record['outcome'] for record in records])
   reference = np.array([record['reference_refusal'] for record in records])
-  return _Answers(outcomes, outcomes == REFUSAL, reference)
+  kl, kl_first = (
+    np.array([record[name] for record in records])
+    for name in ('kl', 'kl_first')
+  )
+  return _Answers(outcomes, outcomes == REFUSAL, reference, kl, kl_first)
 
 
 def _cells(asked) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
@@ -196,25 +220,31 @@ def _controls(arms, answers, cells, entities, target, kind) -> dict | None:
 
 def _dose_response(arms, described, target) -> dict:
   """Outcomes against dose, of the target and of what is swept beside it."""
-  counts = {entry['name']: entry['counts'] for entry in described}
+  entries = {entry['name']: entry for entry in described}
   original = arms[0].name
-  lines = {
-    'latent': (arms_lib.STEERED, arms_lib.WRONG_SIGN, arms_lib.SWEEP),
-    'mean difference': (arms_lib.MEAN_DIFFERENCE, arms_lib.SWEEP_MEANS),
-  }
+  lines = arms_lib.LINES
   points = []
-  for line, kinds in lines.items():
+  for line, kinds in (
+    ('latent', lines['latent'] + lines['wrong sign']),
+    ('mean difference', lines['mean difference']),
+  ):
     swept = [a for a in arms if a.target == target and a.kind in kinds]
     if not swept:
       continue
     at = [(0.0, 0.0, original)]
     at += [(a.dose, a.coefficient, a.name) for a in swept]
     points += [
-      {'line': line, 'dose': dose, 'alpha': alpha, 'counts': counts[name]}
+      {
+        'line': line,
+        'dose': dose,
+        'alpha': alpha,
+        'counts': entries[name]['counts'],
+        'kl': entries[name]['kl'],
+      }
       for dose, alpha, name in sorted(at)
     ]
   # The same latents at every dose, so that points differ by dose alone.
-  kinds = (arms_lib.RANDOM_LATENT, arms_lib.SWEEP_RANDOM)
+  kinds = lines['random latents']
   mine = [a for a in arms if a.target == target and a.kind in kinds]
   swept = {
     a.direction.tobytes() for a in mine if a.kind == arms_lib.SWEEP_RANDOM
@@ -222,7 +252,7 @@ def _dose_response(arms, described, target) -> dict:
   random = {}
   for arm in mine:
     if not swept or arm.direction.tobytes() in swept:
-      random.setdefault(arm.dose, []).append(counts[arm.name])
+      random.setdefault(arm.dose, []).append(entries[arm.name])
   steered = _one(arms, target, arms_lib.STEERED)
   return {
     'target': target,
@@ -234,10 +264,14 @@ def _dose_response(arms, described, target) -> dict:
         'arms': len(many),
         'classes': {
           name: {
-            scope: _spread([each[name][scope] for each in many])
+            scope: _spread([each['counts'][name][scope] for each in many])
             for scope in scopes
           }
-          for name, scopes in many[0].items()
+          for name, scopes in many[0]['counts'].items()
+        },
+        'kl': {
+          name: float(np.mean([each['kl'][name]['value'] for each in many]))
+          for name in many[0]['kl']
         },
       }
       for dose, many in sorted(random.items())

@@ -1,5 +1,6 @@
 """Latents to steer with, from a run that chose them or named by flags."""
 
+from collections.abc import Mapping, Sequence
 import json
 import pathlib
 
@@ -7,7 +8,7 @@ from absl import flags
 import numpy as np
 
 from experiments import inputs, outputs
-from experiments.harvesting import GroupSums
+from experiments.harvesting import GroupSums, read_sums
 from experiments.latents import (
   CLASSES,
   Groups,
@@ -15,13 +16,87 @@ from experiments.latents import (
   class_sums,
   difference_of_means,
 )
-from experiments.recognition.kept_sums import read_sums
 from experiments.steering.arms import Target
 import gemma_jax as gj
+from sae.jumprelu import JumpReLUSAE
 
 
-class RecognitionRun:
-  """What a finished run of `experiments.entity_recognition` has to steer with.
+class Findings:
+  """What entity recognition found that one can steer with.
+
+  Attributes:
+    latents: Its results about latents; {} if there are none.
+  """
+
+  def __init__(self, latents: Mapping, sums: Sequence[GroupSums] = ()):
+    """Takes the results, and what was summed over entities, one per SAE."""
+    self.latents, self._sums = latents, sums
+
+  def sums(self) -> Sequence[GroupSums]:
+    """What was summed over entities, one per SAE."""
+    return self._sums
+
+  def chosen(self, label: str) -> LatentId | None:
+    """The latent that was chosen."""
+    if not self.latents:
+      return None
+    return LatentId.parse(self.latents['chosen'][label][0]['id'])
+
+  def controls(self, label: str, id: LatentId) -> list[LatentId] | None:
+    """The random latents, if they are controls of this one."""
+    random = self.latents.get('random', {}).get(label)
+    if random is None or random['of'] != str(id):
+      return None
+    return list(map(LatentId.parse, random['ids']))
+
+  def mean_difference(self, label: str, id: LatentId) -> np.ndarray | None:
+    """Between the means of training entities, if the site was harvested."""
+    if not self.latents:
+      return None
+    groups = Groups(tuple(self.latents['types']))
+    for sums in self.sums():
+      if (sums.site, sums.layer) == id[:2]:
+        return difference_of_means(class_sums(sums, groups, ('train',)), label)
+    return None
+
+  def target(
+    self,
+    label: str,
+    id: LatentId,
+    sae: JumpReLUSAE,
+    controls: Sequence[LatentId],
+  ) -> Target:
+    """A latent to steer with, beside its controls and the mean difference.
+
+    Args:
+      label: 'known' or 'unknown'.
+      id: Of the latent.
+      sae: Whose decoder rows are the directions.
+      controls: Latents of the same SAE.
+
+    Raises:
+      ValueError: the SAE is of another site or layer, or has no such latent.
+    """
+    sae.check_reads(id.site, id.layer)
+    for each in (id, *controls):
+      if each.latent >= sae.width:
+        raise ValueError(
+          f'{each} does not exist: the SAE of layer {id.layer} has '
+          f'{sae.width} latents.'
+        )
+    chosen = np.array([each.latent for each in (id, *controls)])
+    rows = np.asarray(sae.W_dec[...][chosen], np.float32)  # [1 + controls, D]
+    return Target(
+      label=label,
+      id=id,
+      direction=rows[0],
+      controls=dict(zip(controls, rows[1:], strict=True)),
+      mean_difference=self.mean_difference(label, id),
+    )
+
+
+class RecognitionRun(Findings):
+  """A finished run of `experiments.entity_recognition`.
 
   Attributes:
     folder: Of the run; None for no run, which has nothing.
@@ -35,7 +110,7 @@ class RecognitionRun:
       ValueError, OSError: the folder has none, or those of something else.
     """
     self.folder = None if folder is None else pathlib.Path(folder)
-    self.latents = {}
+    super().__init__({})
     if self.folder is not None:
       file = self.folder / outputs.RESULTS_FILE
       if not file.is_file():
@@ -63,29 +138,6 @@ class RecognitionRun:
     if self.folder is None:
       return []
     return read_sums(self.folder / 'harvest' / 'sums.safetensors')
-
-  def chosen(self, label: str) -> LatentId | None:
-    """The latent that it chose."""
-    if not self.latents:
-      return None
-    return LatentId.parse(self.latents['chosen'][label][0]['id'])
-
-  def controls(self, label: str, id: LatentId) -> list[LatentId] | None:
-    """Its random latents, if they are controls of this one."""
-    random = self.latents.get('random', {}).get(label)
-    if random is None or random['of'] != str(id):
-      return None
-    return list(map(LatentId.parse, random['ids']))
-
-  def mean_difference(self, label: str, id: LatentId) -> np.ndarray | None:
-    """Between the means of its training entities, if it harvested the site."""
-    if not self.latents:
-      return None
-    groups = Groups(tuple(self.latents['types']))
-    for sums in self.sums():
-      if (sums.site, sums.layer) == id[:2]:
-        return difference_of_means(class_sums(sums, groups, ('train',)), label)
-    return None
 
 
 def find_targets(
@@ -120,28 +172,12 @@ def find_targets(
   targets, drawn = [], {}
   for label, id in named.items():
     sae = saes[id.layer]
-    sae.check_reads(id.site, id.layer)
-    rows = np.asarray(sae.W_dec[...], np.float32)  # [F, D]
-    if id.latent >= len(rows):
-      raise ValueError(
-        f'{id} does not exist: the SAE of layer {id.layer} has {len(rows)} '
-        'latents.'
-      )
     controls, drawn[label] = run.controls(label, id), 'as the run chose them'
     if controls is None:
       rng = np.random.default_rng([values.seed, id.layer, id.latent])
-      order = rng.permutation(len(rows))
+      order = rng.permutation(sae.width)
       controls = [id._replace(latent=int(i)) for i in order if i != id.latent]
       drawn[label] = 'uniform among all latents of the SAE'
-    targets.append(
-      Target(
-        label=label,
-        id=id,
-        direction=rows[id.latent],
-        controls={
-          each: rows[each.latent] for each in controls[: values.num_random]
-        },
-        mean_difference=run.mean_difference(label, id),
-      )
-    )
+    controls = controls[: values.num_random]
+    targets.append(run.target(label, id, sae, controls))
   return targets, drawn

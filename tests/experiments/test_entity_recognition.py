@@ -179,6 +179,37 @@ def test_a_stage_that_was_cut_short_is_made_again(world, tmp_path):
 
 
 @needs_shared
+def test_other_settings_do_the_steering_again(world, tmp_path):
+  """And nothing before it; a run that was killed since goes on."""
+  out = tmp_path / 'out'
+  assert run(world, out) == 0
+  before = json.loads((out / 'results.json').read_text())
+  written = lambda stage: {
+    file: file.stat().st_mtime_ns
+    for file in (out / stage).rglob('*')
+    if file.is_file()
+  }
+  stages = ('harvest', 'latents')
+  kept = {stage: written(stage) for stage in stages}
+  assert run(world, out, '--dose=0.7') == 0
+  after = json.loads((out / 'results.json').read_text())
+  assert {stage: written(stage) for stage in stages} == kept
+  assert after['steering']['targets']['known']['dose'] == pytest.approx(0.7)
+  assert before['steering']['targets']['known']['dose'] == pytest.approx(1.0)
+
+  # As if killed before the last answers and divergences.
+  for name in ('answers', 'divergence'):
+    max((out / 'steering' / name).glob('0*.json')).unlink()
+  kept = written('steering')
+  assert run(world, out, '--dose=0.7') == 0
+  assert json.loads((out / 'results.json').read_text()) == after
+  there = written('steering')
+  assert len(there) == len(kept) + 2
+  now = {file for file, time in kept.items() if there[file] != time}
+  assert {file.name for file in now} <= {'run.json'}
+
+
+@needs_shared
 @pytest.mark.parametrize(
   'replaced, expected',
   [

@@ -13,9 +13,8 @@ from experiments.entities import (
   write_entities,
   write_records,
 )
-from experiments.harvesting import GroupSums
+from experiments.harvesting import GroupSums, write_sums
 from experiments.latents import Groups
-from experiments.recognition.kept_sums import write_sums
 import gemma_jax as gj
 from sae.gemma_scope import save_gemma_scope
 from sae.jumprelu import JumpReLUSAE, Origin, Weights
@@ -111,7 +110,8 @@ def _write_run(run):
       'unknown': {'of': latent(0), 'ids': [latent(5), latent(2)]},
     },
   }
-  (run / 'results.json').write_text(json.dumps({'latents': found}))
+  results = {'latents': found, 'labels': {'source': 'generated'}}
+  (run / 'results.json').write_text(json.dumps(results))
 
 
 def steer(world, out, *arguments):
@@ -145,6 +145,23 @@ def test_a_runs_latents(world, tmp_path, capsys):
   assert len(arms_of(results, 'mean difference')) == 2
   lines = (out / 'answers.jsonl').read_text().splitlines()
   assert len(lines) == len(results['steering']['arms']) * 12
+  records = [json.loads(line) for line in lines]
+  for arm in results['steering']['arms']:
+    for name in ('known', 'unknown'):
+      of = [
+        record['kl']
+        for record in records
+        if (record['arm'], record['class']) == (arm['name'], name)
+      ]
+      assert arm['kl'][name]['value'] == pytest.approx(np.mean(of))
+      if arm['kind'] == 'original':
+        assert set(of) == {0}
+  # Where it would decline, it is far from itself.
+  answers = [r for r in records if r['arm'] == '- unknown']
+  first = [r['kl_first'] for r in answers if r['class'] == 'unknown']
+  assert min(first) > max(
+    r['kl_first'] for r in answers if r['class'] == 'known'
+  )
   assert (out / 'report.html').stat().st_size > 1e6
   # Again: nothing is answered anew, and flags.txt is the same run.
   before = (out / 'results.json').read_bytes()
@@ -181,14 +198,14 @@ def test_named_latents(world, tmp_path):
 @pytest.mark.parametrize(
   'arguments, said',
   [
-    (['--dose=1'], '--run'),
-    (['--unknown_latent=resid_post.1/0'], 'no coefficient for'),
-    (['--unknown_latent=resid_post.1/0', '--dose=1'], '--labels'),
-    (['--unknown_latent=resid_post.1/99', '--dose=1'], 'has 6 latents'),
-    (['--unknown_latent=resid_post.0/1', '--dose=1'], 'no SAE of layer 0'),
-    (['--unknown_latent=mlp_out.1/1', '--dose=1'], 'mlp_out'),
-    (['--unknown_latent=15', '--dose=1'], 'SITE.LAYER/LATENT'),
+    (['--run='], '--run'),
+    (['--run=', '--unknown_latent=resid_post.1/0'], '--labels'),
+    (['--run=', '--unknown_latent=resid_post.1/99'], 'has 6 latents'),
+    (['--run=', '--unknown_latent=resid_post.0/1'], 'no SAE of layer 0'),
+    (['--run=', '--unknown_latent=mlp_out.1/1'], 'mlp_out'),
+    (['--run=', '--unknown_latent=15'], 'SITE.LAYER/LATENT'),
     (['--run=nowhere', '--dose=1'], 'nowhere'),
+    (['--run=RUN', '--dose=1', '--sweep=0.5,-1'], '--sweep=0.5,-1'),
     (['--run=RUN', '--dose=1', '--layers=1'], '--layers'),
     (['--run=RUN', '--dose=1', '--sweep=a'], '--sweep=a'),
     (['--run=RUN', '--dose=1', '--orthogonalise=all'], 'orthogonalise'),

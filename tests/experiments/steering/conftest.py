@@ -16,7 +16,7 @@ def questions():
   )
 
 
-def run_study(questions, folder, **changes):
+def run_study(questions, folder, redo=False, **changes):
   """Added norms: 5 along S refuses, above 2; 5 against it leaves -1."""
   options = {
     'num_random_directions': 2,
@@ -35,6 +35,7 @@ def run_study(questions, folder, **changes):
     validation=questions,
     folder=folder,
     identity={'model': 'planted'},
+    redo=redo,
   )
 
 

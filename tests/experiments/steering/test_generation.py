@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from experiments.steering.arms import POSITIONS, Arm, steered_positions
-from experiments.steering.generation import generate_answers, shared_tokens
+from experiments.steering.batches import shared_tokens
+from experiments.steering.generation import generate_answers
 from experiments.steering.questions import Question
 from tests import tiny
 
@@ -78,9 +79,10 @@ def together(model):
   return answer(model, QUESTIONS, ARMS, rows_per_batch=9)
 
 
-def by_hf(hf, arm, question):
-  """Greedy tokens, one whole forward pass each, with a hook on one layer."""
-  ids = list(question.ids)
+def steering_hook(hf, arm, question) -> list:
+  """Has an HF model steer one layer; what is to be removed after."""
+  if not arm.steers:
+    return []
   start, stop = steered_positions(arm.positions, question)
 
   def hook(module, inputs, output):
@@ -91,14 +93,18 @@ def by_hf(hf, arm, question):
       output[:, question.length :] += added
     return output
 
-  handles = []
-  if arm.steers:
-    layer = hf.model.layers[arm.layer]
-    module = {
-      'resid_post': layer,
-      'mlp_out': layer.post_feedforward_layernorm,
-    }[arm.site]
-    handles.append(module.register_forward_hook(hook))
+  layer = hf.model.layers[arm.layer]
+  module = {
+    'resid_post': layer,
+    'mlp_out': layer.post_feedforward_layernorm,
+  }[arm.site]
+  return [module.register_forward_hook(hook)]
+
+
+def by_hf(hf, arm, question):
+  """Greedy tokens, one whole forward pass each, with a hook on one layer."""
+  ids = list(question.ids)
+  handles = steering_hook(hf, arm, question)
   with torch.no_grad():
     for _ in range(NEW):
       logits = hf(torch.tensor([ids]), use_cache=False).logits

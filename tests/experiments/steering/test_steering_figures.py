@@ -46,16 +46,66 @@ def test_stacks_add_up(sections):
       assert sum(column) == pytest.approx(1)
 
 
-def test_dose_response(sections):
+def test_dose_response(study, sections):
   (figure,) = sections['Dose and response'].figures
-  # Columns are targets, known first; rows are classes, known first.
+  # Columns are targets, known first; rows are classes, known first, of each
+  # refusals and then divergence.
   (line,) = (
     t for t in figure.data if t.name == 'latent' and (t.xaxis or 'x') == 'x2'
   )
-  assert list(line.x) == pytest.approx([-1, 0, 0.1, 1])
-  assert list(line.y) == [0, 0, 0, 1]
+  assert list(line.x) == pytest.approx([-1, -0.1, 0, 0.1, 1])
+  assert list(line.y) == [0, 0, 0, 0, 1]
+  below = [
+    t for t in figure.data if t.xaxis == 'x4' and t.legendgroup == 'latent'
+  ]
+  kl = {
+    a['dose']: a['kl']['known']
+    for a in study[0]['arms']
+    if a['target'] == 'unknown' and a['name'][0] in '+-'
+  }
+  assert [x for t in below for x in t.x] == pytest.approx([-1, -0.1, 0.1, 1])
+  for each in below:
+    assert list(each.y) == [kl[x]['value'] for x in each.x]
+    assert list(each.error_y.array) == [
+      kl[x]['high'] - kl[x]['value'] for x in each.x
+    ]
+  assert figure.layout.yaxis4.type == 'log'
+  low, high = figure.layout.yaxis4.range
+  assert all(10**low < y < 10**high for t in below for y in t.y)
   titles = [a.text for a in figure.layout.annotations if a.text]
   assert 'unknown latent, known entities' in titles
+
+
+def test_matched(study, sections):
+  section = sections['At matched divergence']
+  figure, off_target = section.figures
+  (line,) = (
+    t for t in figure.data if t.name == 'latent' and (t.xaxis or 'x') == 'x2'
+  )
+  arms = {a['name']: a for a in study[0]['arms']}
+  names = ('+ unknown at dose 0.1', '+ unknown')
+  assert list(line.x) == [arms[n]['kl']['known']['value'] for n in names]
+  assert list(line.y) == [0, 1]
+  assert len({t.name for t in figure.data}) == 5
+  (other,) = (
+    t
+    for t in off_target.data
+    if t.name == 'latent' and (t.xaxis or 'x') == 'x2'
+  )
+  assert list(other.y) == [0, 1]
+  assert list(other.x) == [arms[n]['kl']['unknown']['value'] for n in names]
+  (table,) = section.tables
+  rows = [r for r in table.rows if r[:3] == ['unknown', 'known', 'the same']]
+  assert {r[4] for r in rows} == {t.name for t in figure.data}
+  low, high = line.x
+  mine = {float(r[3]): r[5] for r in rows if r[4] == 'latent'}
+  assert min(mine) < high < max(mine)
+  for level, said in mine.items():
+    if level > high:
+      assert said == f'not reached: KL is at most {high:.2g}'
+    else:
+      change = 100 * max(0, (level - low) / (high - low))
+      assert said.startswith(f'{change:+.1f} [')
 
 
 def test_tables(sections):

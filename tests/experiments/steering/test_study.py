@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.steering import arms as arms_lib
+from experiments.steering import divergence
 from experiments.steering.arms import standard_arms
 from experiments.steering.doses import (
   published_alpha,
@@ -124,9 +125,9 @@ def test_doses_are_in_units_of_the_stream(study, questions):
   }
   response = results['dose_response'][1]
   latent = [p for p in response['points'] if p['line'] == 'latent']
-  assert [p['dose'] for p in latent] == pytest.approx([-1, 0, 0.1, 1])
+  assert [p['dose'] for p in latent] == pytest.approx([-1, -0.1, 0, 0.1, 1])
   rates = [p['counts']['known']['all']['refusal']['value'] for p in latent]
-  assert rates == [0, 0, 0, 1]
+  assert rates == [0, 0, 0, 0, 1]
   # The same two controls at every dose.
   assert [(r['arms'], r['dose']) for r in response['random']] == [
     (2, pytest.approx(0.1)),
@@ -144,6 +145,12 @@ def test_every_number_can_be_recomputed(study):
       mine = [r for r in records if r['class'] == entity_class]
       share = np.mean([r['outcome'] == 'refusal' for r in mine])
       assert share == rate(results, name, entity_class)
+      for key in ('kl', 'kl_first'):
+        found = arm_of(results, name)[key][entity_class]
+        mean = np.mean([r[key] for r in mine])
+        assert found['value'] == pytest.approx(mean, abs=1e-12)
+        assert found['n'] == len(mine)
+        assert found['low'] <= found['value'] <= found['high']
 
 
 def test_arms_have_one_norm_and_their_own_names():
@@ -176,7 +183,9 @@ def test_arms_have_one_norm_and_their_own_names():
     'steered': 1,
     'sweep': 1,
     'sweep of mean difference': 1,
+    'sweep of random directions': 4,
     'sweep of random latents': 4,
+    'sweep of wrong sign': 1,
     'wrong sign': 1,
   }
 
@@ -220,17 +229,95 @@ def test_resumes_and_refuses_other_work(
   shutil.copytree(study_folder, folder)
   files = sorted((folder / 'answers').glob('0*.json'))
   assert len(files) == len(study[0]['arms'])  # 20 rows each
-  for file in [*files[1:4], files[-1]]:
+  measured = sorted((folder / 'divergence').glob('0*.json'))
+  assert len(measured) == len(files) - 1  # not the original
+  for file in [*files[1:4], files[-1], measured[2]]:
     file.unlink()  # as if killed, and later ones done
   ran = []
-  generate = gj.generate
+  generate, steering = gj.generate, divergence.steering
   monkeypatch.setattr(
-    gj, 'generate', lambda *a, **k: ran.append(1) or generate(*a, **k)
+    gj, 'generate', lambda *a, **k: ran.append('answers') or generate(*a, **k)
+  )
+  monkeypatch.setattr(
+    divergence,
+    'steering',
+    lambda *a, **k: ran.append('divergence') or steering(*a, **k),
   )
   assert run_study(questions, folder) == study
-  assert len(ran) == 4
+  assert ran == ['answers'] * 4 + ['divergence']
   assert run_study(questions, folder) == study
-  assert len(ran) == 4, 'nothing is answered twice'
+  assert len(ran) == 5, 'nothing is done twice'
   with pytest.raises(ValueError, match='another run.*max_new_tokens=8'):
     run_study(questions, folder, max_new_tokens=9)
-  assert len(ran) == 4
+  assert len(ran) == 5
+  assert run_study(questions, folder) == study and len(ran) == 5
+
+
+def test_does_other_work_again_if_told_to(
+  study, study_folder, questions, tmp_path, monkeypatch
+):
+  """Only what depends on what changed; and then resumes that."""
+  folder = tmp_path / 'copy'
+  shutil.copytree(study_folder, folder)
+  (folder / '.answers.before').mkdir()  # left by a kill
+  ran = []
+  generate = gj.generate
+
+  def counted(*args, **kwargs):
+    ran.append(1)
+    if len(ran) == 3:
+      raise KeyboardInterrupt
+    return generate(*args, **kwargs)
+
+  monkeypatch.setattr(gj, 'generate', counted)
+  fewer = {'orthogonalise': (), 'redo': True}
+  with pytest.raises(KeyboardInterrupt):
+    run_study(questions, folder, **fewer)
+  kept = sorted((folder / 'answers').glob('0*.json'))
+  assert len(kept) == 2, 'the old ones are gone, two new ones are there'
+  results, _ = run_study(questions, folder, **fewer)
+  # The dose was chosen without what was left out: it is not chosen again.
+  assert len(ran) == 1 + len(results['arms'])
+  assert len(results['arms']) == len(study[0]['arms']) - 4
+  assert rate(results, '+ unknown', 'known') == 1
+  assert not (folder / '.answers.before').exists()
+
+
+def test_refusals_at_matched_divergence(study):
+  """Recomputed from the records, by a loop over doses."""
+  results, examples = study
+  records = by_arm(examples)
+  mean = lambda name, of: np.mean(
+    [of(r) for r in records[name] if r['class'] == 'known']
+  )
+  kl, change = [0.0], [0.0]
+  for name in ('+ unknown at dose 0.1', '+ unknown'):
+    kl.append(mean(name, lambda r: r['kl']))
+    change.append(mean(name, lambda r: r['outcome'] == 'refusal'))
+  assert 0 < kl[1] < kl[2]
+  (found,) = (
+    one
+    for one in results['matched_kl']
+    if (one['target'], one['class'], one['matched_on'])
+    == ('unknown', 'known', 'known')
+  )
+  lines = {line['line']: line for line in found['lines']}
+  assert list(lines) == [
+    'latent',
+    'wrong sign',
+    'mean difference',
+    'random latents',
+    'random directions',
+  ]
+  points = lines['latent']['points']
+  assert [p['kl']['value'] for p in points] == pytest.approx(kl[1:])
+  assert lines['latent']['largest_kl'] == pytest.approx(kl[2])
+  for level in lines['latent']['levels']:
+    if level['kl'] > kl[2]:
+      assert level['change']['value'] is None
+    else:
+      expected = np.interp(level['kl'], kl, change)
+      assert level['change']['value'] == pytest.approx(expected)
+  # Nothing but S makes it decline, at any divergence.
+  for level in lines['random latents']['levels']:
+    assert not level['change']['value']

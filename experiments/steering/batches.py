@@ -1,0 +1,281 @@
+"""Rows of a study, put together in batches, and what is kept of them.
+
+A row is one question under one arm. Direction, layer, coefficient and
+positions are data of the row, so one compiled program serves all arms that
+steer the same site; only where weights are changed do rows run apart. What all
+questions begin with, the template's opening, is run once.
+
+Rows are put together by length and run in batches of a fixed size. What comes
+out of a row depends on neither.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from experiments import outputs
+from experiments.steering.arms import Arm, steered_positions
+from experiments.steering.orthogonalise import orthogonalise
+from experiments.steering.questions import Question
+import gemma_jax as gj
+
+_IDENTITY_FILE = 'run.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """Rows that run together.
+
+  Attributes:
+    name: Of the file that keeps what comes out of them.
+    rows: (arm, question) by number.
+    size: B; a smaller batch is filled up.
+    length: T, tokens per row after the shared ones.
+    shared: How many tokens all rows share.
+  """
+
+  name: str
+  rows: list[tuple[int, int]]
+  size: int
+  length: int
+  shared: int
+
+  @property
+  def filled(self) -> list[tuple[int, int]]:
+    """B rows: the last one again, where there are fewer."""
+    return self.rows + self.rows[-1:] * (self.size - len(self.rows))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Ready:
+  """What the batches of a group run with.
+
+  Attributes:
+    model: With the group's weights.
+    everywhere: Interventions of all rows, in place of what is added to single
+      ones; {} for none.
+    prefix: What all rows begin with, run already; None for nothing.
+  """
+
+  model: gj.Gemma2
+  everywhere: gj.Interventions
+  prefix: object | None
+
+
+class Kept:
+  """Where results of batches are kept, to be found by the same run again."""
+
+  def __init__(
+    self,
+    folder: str | os.PathLike | None,
+    identity: Mapping,
+    *,
+    redo: bool = False,
+  ):
+    """Opens the folder.
+
+    Args:
+      folder: Its path; None keeps nothing.
+      identity: What results depend on.
+      redo: Whether results of another identity are thrown away.
+
+    Raises:
+      ValueError: there are such results, and they are not thrown away.
+    """
+    self._folder = None if folder is None else pathlib.Path(folder)
+    if self._folder is None:
+      return
+    path = self._folder / _IDENTITY_FILE
+    identity = json.loads(json.dumps(identity))
+    if redo and path.is_file() and json.loads(path.read_text()) != identity:
+      # In one step, so that a kill leaves all of the old results or none.
+      gone = self._folder.with_name(f'.{self._folder.name}.before')
+      shutil.rmtree(gone, ignore_errors=True)
+      os.rename(self._folder, gone)
+      shutil.rmtree(gone)
+    there = any(f != path for f in self._folder.glob('*.json'))
+    outputs.check_same_run(path, identity, resumes=there)
+
+  def read(self, batch: Batch) -> list | None:
+    """What came out of the batch's rows, if it is there."""
+    if self._folder is None:
+      return None
+    file = self._folder / f'{batch.name}.json'
+    if not file.is_file():
+      return None
+    return json.loads(file.read_text(encoding='utf-8'))
+
+  def write(self, batch: Batch, found: list):
+    """Keeps it."""
+    if self._folder is not None:
+      outputs.write_text(self._folder / f'{batch.name}.json', json.dumps(found))
+
+
+def run_rows(
+  model: gj.Gemma2,
+  questions: Sequence[Question],
+  arms: Sequence[Arm],
+  lengths: Sequence[int],
+  run: Callable[[Ready, Batch], list],
+  *,
+  rows_per_batch: int,
+  kept: Kept,
+  description: str,
+  unit: str,
+) -> Iterator[tuple[int, int, object]]:
+  """Runs every question under every arm, except for what is kept.
+
+  Args:
+    model: The chat model, stacked.
+    questions: Q of them.
+    arms: A of them.
+    lengths: Tokens of a row of each question.
+    run: What comes out of the rows of a batch, for JSON.
+    rows_per_batch: B.
+    kept: Where that is kept.
+    description, unit: Of the progress bar.
+
+  Yields:
+    Arm and question by number, and what came out.
+  """
+  total = len(arms) * len(questions)
+  with tqdm.tqdm(total=total, desc=description, unit=unit) as progress:
+    for group in _plan(questions, arms, lengths, rows_per_batch):
+      ready = None  # made where there is something left to run
+      for batch in group:
+        found = kept.read(batch)
+        if found is None:
+          ready = ready or _prepare(model, arms, questions, batch)
+          found = run(ready, batch)
+          kept.write(batch, found)
+        for (arm, question), each in zip(batch.rows, found, strict=True):
+          yield arm, question, each
+        progress.update(len(batch.rows))
+
+
+def shared_tokens(questions: Sequence[Question], arms: Sequence[Arm]) -> int:
+  """How many first tokens are the same in all questions, and not steered."""
+  first, modes = questions[0].ids, {a.positions for a in arms if a.steers}
+  shared = min(question.length for question in questions) - 1
+  for question in questions:
+    starts = [steered_positions(mode, question)[0] for mode in modes]
+    shared = min(shared, *starts) if starts else shared
+    while question.ids[:shared] != first[:shared]:
+      shared -= 1
+  return shared
+
+
+def pad(
+  model: gj.Gemma2, rows: Sequence[Sequence[int]], batch: Batch
+) -> gj.TokenBatch:
+  """What follows the shared tokens of rows, and where it stands."""
+  padded = gj.pad_rows(
+    [ids[batch.shared :] for ids in rows],
+    model.config.pad_id,
+    buckets=batch.length,
+  )
+  positions = np.where(
+    padded.positions < 0, -1, padded.positions + batch.shared
+  )
+  return gj.TokenBatch(padded.tokens, positions)
+
+
+def steering(
+  config: gj.Gemma2Config,
+  questions: Sequence[Question],
+  arms: Sequence[Arm],
+  batch: Batch,
+  capacity: int,
+) -> gj.Interventions:
+  """One edit per site that any arm steers: what each row adds there.
+
+  Rows of other sites, and of the original, add 0.
+
+  Args:
+    config: Of the model.
+    questions, arms: All of them.
+    batch: Whose rows are steered.
+    capacity: S, positions of a row, what follows the question included.
+  """
+  rows = [(arms[arm], questions[question]) for arm, question in batch.filled]
+  gates = np.zeros((len(rows), capacity), np.float32)  # [B, S]
+  for gate, (arm, question) in zip(gates, rows, strict=True):
+    if arm.steers:
+      gate[slice(*steered_positions(arm.positions, question))] = 1
+      gate[question.length :] = arm.generated
+  interventions = {}
+  for site in sorted({arm.site for arm in arms if arm.steers}):
+    nothing = np.zeros(gj.site_width(config, site))
+    here = [arm if arm.steers and arm.site == site else None for arm, _ in rows]
+    directions = [nothing if arm is None else arm.direction for arm in here]
+    edit = gj.steer(
+      config,
+      site,
+      jnp.asarray(np.stack(directions)),
+      layers=[0 if arm is None else arm.layer for arm in here],
+      coefficient=np.array([0 if a is None else a.coefficient for a in here]),
+      positions=gates,
+      num_positions=capacity,
+    )
+    interventions[site] = (edit,)
+  return interventions
+
+
+def identity_of(questions: Sequence[Question], arms: Sequence[Arm]) -> dict:
+  """What tells questions and arms from others, in hashes."""
+  asked = [(question.ids, question.span) for question in questions]
+  done = [json.dumps(arm.to_dict()).encode() for arm in arms]
+  done += [arm.direction.tobytes() for arm in arms if arm.direction is not None]
+  return {
+    'questions': hashlib.sha256(repr(asked).encode()).hexdigest(),
+    'arms': hashlib.sha256(b'\0'.join(done)).hexdigest(),
+  }
+
+
+def _plan(questions, arms, lengths, rows_per_batch) -> list[list[Batch]]:
+  """Batches, in groups that run with the same weights."""
+  apart = [[i] for i, arm in enumerate(arms) if arm.weights]
+  together = [i for i, arm in enumerate(arms) if not arm.weights]
+  by_length = sorted(range(len(questions)), key=lambda q: lengths[q])
+  groups = []
+  for number, members in enumerate([together, *apart]):
+    if not members:
+      continue
+    # What interventions do, a shared prefix is not subject to.
+    chosen = [arms[i] for i in members]
+    changed = any(arm.weights for arm in chosen)
+    shared = 0 if changed else shared_tokens(questions, chosen)
+    rows = [(arm, q) for q in by_length for arm in members]
+    longest = lengths[by_length[-1]] - shared
+    size = min(rows_per_batch, len(rows))
+    group = []
+    for start in range(0, len(rows), size):
+      some = rows[start : start + size]
+      # Halves of the longest: few programs, and at most half is padding.
+      needed, length = lengths[some[-1][1]] - shared, longest
+      while (length + 1) // 2 >= needed and length > 1:
+        length = (length + 1) // 2
+      name = f'{number:03d}-{len(group):05d}'
+      group.append(Batch(name, some, size, length, shared))
+    groups.append(group)
+  return groups
+
+
+def _prepare(model, arms, questions, batch) -> Ready:
+  """Model, interventions of all rows, and prefix of a batch's group."""
+  arm = arms[batch.rows[0][0]]
+  everywhere = {}
+  if arm.weights:
+    model, everywhere = orthogonalise(model, arm.direction, arm.weights)
+  prefix = None
+  if batch.shared:
+    prefix = gj.share_prefix(model, questions[0].ids[: batch.shared])
+  return Ready(model=model, everywhere=everywhere, prefix=prefix)
