@@ -1,0 +1,163 @@
+"""What the chat model is run for; kept in the run's folder like `stages`.
+
+chat      readers on its stream
+answers   what it answers about changed names
+"""
+
+from collections.abc import Mapping, Sequence
+import functools
+import json
+
+import numpy as np
+
+from experiments import outputs
+from experiments.confounds.people import Shown
+from experiments.confounds.readers import Reader, read_rows
+from experiments.confounds.stages import ARRAYS, all_read, identity_of
+from experiments.entities import (
+  PROMPT_TYPES,
+  Prompt,
+  PromptType,
+  is_refusal,
+  refusal_question,
+  tokenize_prompt,
+)
+from experiments.harvesting import make_rows
+from experiments.latents import read_arrays, write_arrays
+from experiments.recognition.pipeline import digest
+from experiments.stages import stage
+from experiments.steering import Arm, Question, generate_answers
+from experiments.subject import Subject
+import gemma_jax as gj
+
+_ANSWERS = 'answers.json'
+
+
+class ChatStages:
+  """The same for the chat model."""
+
+  def __init__(self, subject: Subject, reader: gj.CheckpointReader, tokenizer):
+    """Nothing has run."""
+    self.subject, self.reader, self.tokenizer = subject, reader, tokenizer
+
+  @functools.cached_property
+  def model(self) -> gj.Gemma2:
+    """The chat model."""
+    return self.reader.load()
+
+  def values(
+    self,
+    readers: Sequence[Reader],
+    contexts: Mapping[str, tuple[Sequence[Prompt], bool]],
+    identity: Mapping,
+  ) -> dict[str, np.ndarray]:
+    """Context -> readers [R, n]; a context's prompts are said by a user or not.
+
+    Args:
+      readers: Of the base model.
+      contexts: Name -> prompts, and whether they go into the chat template.
+      identity: Of the chat model.
+    """
+    rows = {
+      name: all_read(make_rows(self.tokenizer, prompts, chat=chat))
+      for name, (prompts, chat) in contexts.items()
+    }
+
+    def make(folder):
+      arrays = {}
+      for name, one in rows.items():
+        values, _ = read_rows(self.model, readers, one, f'Chat model, {name}')
+        arrays[name] = values[:, one.prompt_rows]
+      write_arrays(folder / ARRAYS, arrays)
+
+    folder = self.subject.out / 'work' / 'chat'
+    stage(
+      folder,
+      {
+        'model': dict(identity),
+        'readers': identity_of(readers),
+        'rows': {name: digest(one.tokens) for name, one in rows.items()},
+      },
+      make,
+    )
+    return read_arrays(folder / ARRAYS)
+
+  def refusals(
+    self,
+    shown: Sequence[Shown],
+    *,
+    max_new_tokens: int,
+    rows_per_batch: int,
+    mode: str,
+    identity: Mapping,
+  ) -> list[dict]:
+    """One question about each entity: the answer, and whether it declines."""
+    questions = [self._question(one) for one in shown]
+    work = self.subject.out / 'work'
+
+    def make(folder):
+      (answers,) = generate_answers(
+        self.model,
+        questions,
+        [Arm(name='original', kind='original')],
+        stop_ids=self.tokenizer.stop_ids,
+        max_new_tokens=max_new_tokens,
+        rows_per_batch=rows_per_batch,
+        folder=work / 'answering',
+        identity=identity,
+      )
+      outputs.write_text(folder / _ANSWERS, json.dumps(answers))
+
+    about = {
+      'model': dict(identity),
+      'questions': digest(*(np.array(one.ids) for one in questions)),
+      'max_new_tokens': max_new_tokens,
+    }
+    stage(work / 'answers', about, make)
+    answers = json.loads((work / 'answers' / _ANSWERS).read_text())
+    stops = set(self.tokenizer.stop_ids)
+    found = []
+    for question, ids in zip(questions, answers, strict=True):
+      text = self.tokenizer.decode([i for i in ids if i not in stops]).strip()
+      found.append(
+        {
+          'question': question.text,
+          'answer': text,
+          'refused': is_refusal(text, mode),
+        }
+      )
+    return found
+
+  def _question(self, shown: Shown) -> Question:
+    entity, prompt_type = shown.entity, _asked(shown.entity.type)
+    prompt = refusal_question(prompt_type, entity)
+    tokens = tokenize_prompt(self.tokenizer, prompt, chat=True)
+    return Question(
+      entity=entity.name,
+      type=entity.type,
+      entity_class=shown.label,
+      prompt_type=prompt_type.name,
+      answer='',
+      text=prompt.text,
+      ids=tuple(tokens.ids),
+      span=tokens.entity,
+    )
+
+
+def question_prompts(shown: Sequence[Shown]) -> list[Prompt]:
+  """What a user asks about each entity."""
+  return [
+    refusal_question(_asked(one.entity.type), one.entity) for one in shown
+  ]
+
+
+def _asked(kind: str) -> PromptType:
+  """The first thing that is asked about a type, so that it is always the same.
+
+  Raises:
+    ValueError: nothing is.
+  """
+  for one in PROMPT_TYPES.values():
+    if one.entity_type == kind and one.relation and one.counts:
+      return one
+  raise ValueError(f'There is no question about entities of type {kind!r}.')

@@ -1,0 +1,172 @@
+"""What names are like, besides being known: the usual suspects.
+
+  tokens            how many the name has
+  surprisal         mean of -ln p of its tokens, in nats: the logarithm of its
+                    perplexity under the model
+  token frequency   mean of ln(1 + count) of its tokens in text
+  name frequency    ln(1 + count) of the whole name: in text, or as a file says
+
+The last one is special. Models know what text has often, so that it may tell
+known from unknown by itself: then there is nobody to compare with, and no
+adjustment can take it away (`strata.py` says how many can be compared).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+import csv
+import dataclasses
+import json
+import math
+import pathlib
+
+import numpy as np
+
+from experiments.confounds.readers import read_tokens
+from experiments.entities import Prompt, tokenize_prompt
+from experiments.harvesting import make_rows
+import gemma_jax as gj
+
+NAME_FREQUENCY = 'name frequency'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Covariates:
+  """C numbers about each of n names.
+
+  Attributes:
+    names: C of them; see the top of this file.
+    values: float64 [n, C].
+    sources: Name -> where it comes from, in words.
+  """
+
+  names: tuple[str, ...]
+  values: np.ndarray
+  sources: Mapping[str, str]
+
+  def column(self, name: str) -> np.ndarray:
+    """float64 [n]. Raises KeyError if there is none."""
+    if name not in self.names:
+      raise KeyError(f'There is no {name!r} among {self.names}.')
+    return self.values[:, self.names.index(name)]
+
+  def without(self, *names: str) -> 'Covariates':
+    """The others."""
+    kept = [i for i, name in enumerate(self.names) if name not in names]
+    return Covariates(
+      names=tuple(self.names[i] for i in kept),
+      values=self.values[:, kept],
+      sources=self.sources,
+    )
+
+
+def describe_names(
+  model: gj.Gemma2,
+  tokenizer: gj.Tokenizer,
+  prompts: Sequence[Prompt],
+  *,
+  texts: Sequence[str] = (),
+  frequencies: Mapping[str, float] | None = None,
+) -> Covariates:
+  """Covariates of the names in prompts.
+
+  Args:
+    model: Whose perplexity is meant.
+    tokenizer: Its.
+    prompts: n of them.
+    texts: Plain text to count in; none leaves out what it would give.
+    frequencies: Name -> count, instead of those in `texts`.
+
+  Raises:
+    ValueError: two prompts read alike.
+  """
+  rows = make_rows(tokenizer, prompts, tokens='entity')
+  if len(rows) != len(prompts):
+    raise ValueError(f'{len(prompts)} prompts have {len(rows)} distinct texts.')
+  found = [tokenize_prompt(tokenizer, prompt) for prompt in prompts]
+  logp, _ = read_tokens(model, (), rows, description='How likely names are')
+  columns = {
+    'tokens': [one.entity[1] - one.entity[0] for one in found],
+    'surprisal': [
+      # Token i is predicted at place i - 1.
+      -float(mine[one.entity[0] - 1 : one.entity[1] - 1].mean())
+      for one, mine in zip(found, logp, strict=True)
+    ],
+  }
+  sources = {
+    'tokens': 'tokens that spell the name in its prompt',
+    'surprisal': 'mean of -ln p of these tokens in the prompt, base model',
+  }
+  if texts:
+    counts = Counter()
+    for text in texts:
+      counts.update(tokenizer.encode(text, bos=False, parse_special=False))
+    columns['token frequency'] = [
+      np.mean([math.log1p(counts[i]) for i in one.ids[slice(*one.entity)]])
+      for one in found
+    ]
+    sources['token frequency'] = (
+      f'mean of ln(1 + count) of its tokens in {len(texts):,} documents'
+    )
+  if frequencies is not None:
+    columns[NAME_FREQUENCY] = [
+      math.log1p(frequencies.get(prompt.name, 0)) for prompt in prompts
+    ]
+    missing = sum(prompt.name not in frequencies for prompt in prompts)
+    sources[NAME_FREQUENCY] = (
+      f'ln(1 + count) in the file of frequencies, which lacks {missing:,} of '
+      f'{len(prompts):,} names: 0'
+    )
+  elif texts:
+    whole = '\n'.join(texts)
+    columns[NAME_FREQUENCY] = [
+      math.log1p(whole.count(prompt.name)) for prompt in prompts
+    ]
+    sources[NAME_FREQUENCY] = (
+      f'ln(1 + count) of the whole name in {len(texts):,} documents'
+    )
+  return Covariates(
+    names=tuple(columns),
+    values=np.array(list(columns.values()), np.float64).T,
+    sources=sources,
+  )
+
+
+def read_frequencies(path: str) -> dict[str, float]:
+  """Name -> count, of a .json object, or of a .tsv with two columns.
+
+  Raises:
+    ValueError, OSError: the file is malformed; the error names the line.
+  """
+  file = pathlib.Path(path).expanduser()
+  if file.suffix == '.json':
+    found = json.loads(file.read_text(encoding='utf-8'))
+    if not isinstance(found, dict):
+      raise ValueError(f'{file} must hold one object, of names and counts.')
+    return {name: _count(file, name, found[name]) for name in found}
+  if file.suffix != '.tsv':
+    raise ValueError(
+      f'{file} ends in {file.suffix!r}; expected .json, {{name: count}}, or '
+      '.tsv with a name and a count per line.'
+    )
+  with open(file, encoding='utf-8', newline='') as opened:
+    return dict(_lines(file, csv.reader(opened, delimiter='\t')))
+
+
+def _lines(file, rows: Iterable[list[str]]):
+  for number, row in enumerate(rows, 1):
+    if len(row) != 2:
+      raise ValueError(
+        f'{file}, line {number}: expected a name, a tab and a count, got '
+        f'{row!r}.'
+      )
+    yield row[0], _count(f'{file}, line {number}', *row)
+
+
+def _count(where, name, value) -> float:
+  try:
+    count = float(value)
+  except (TypeError, ValueError):
+    count = math.nan
+  if not (math.isfinite(count) and count >= 0):
+    raise ValueError(f'{where}: {name!r} has the count {value!r}.')
+  return count

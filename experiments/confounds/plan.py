@@ -1,0 +1,295 @@
+"""What a check works on besides its subject, opened before any model runs."""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import itertools
+import json
+
+from absl import flags
+import numpy as np
+
+from experiments import inputs, model_and_text
+from experiments.confounds.covariates import read_frequencies
+from experiments.documents import DocumentFile
+from experiments.entities import Entity, read_entities
+from experiments.latents import ClassSums, Groups, class_sums
+from experiments.miniworld.world import (
+  KNOWN,
+  TYPES,
+  World,
+  WorldConfig,
+  make_world,
+)
+from experiments.steering.targets import RecognitionRun
+from experiments.subject import Subject
+import gemma_jax as gj
+
+TEXT = inputs.BUNDLE / 'text.txt'
+# Of MiniWorld's tail, for each type.
+_FAMILIAR_PER_TYPE = 48
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Chat:
+  """The chat model.
+
+  Attributes:
+    reader: Of its checkpoint.
+    tokenizer: Its.
+    about: What tells it apart.
+  """
+
+  reader: gj.CheckpointReader
+  tokenizer: gj.Tokenizer
+  about: dict
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+  """Checked input.
+
+  Attributes:
+    texts: Documents to count words in.
+    read: The first of them, on which likelihoods are read.
+    frequencies: Name -> count, if given.
+    familiar: Entities whose names text has.
+    taken: Names that no changed name may be.
+    others: Name -> SAEs by name, to compare with.
+    chat: None to leave it out.
+    bundled: Whether entities are those of MiniWorld.
+    text_sums: Of the recognition run, which say how often latents fire on
+      plain text; [] without.
+    skipped: What is left out and why, in sentences.
+  """
+
+  texts: Sequence[str]
+  read: Sequence[str]
+  frequencies: dict[str, float] | None
+  familiar: Sequence[Entity]
+  taken: set[str]
+  others: dict[str, list[inputs.NamedSAE]]
+  chat: Chat | None
+  bundled: bool
+  text_sums: Sequence[ClassSums]
+  skipped: list[str]
+
+
+def define_flags(values: flags.FlagValues):
+  """Flags of the checks, beside those of the subject."""
+  common = {'flag_values': values}
+  inputs.define_chat_model(values)
+  flags.DEFINE_string(
+    'text',
+    None,
+    'Plain text, .txt or .jsonl, for likelihoods and frequencies. Default: '
+    "MiniWorld's with its model, else none.",
+    **common,
+  )
+  flags.DEFINE_string(
+    'text_field', 'text', 'Of the objects of a .jsonl file.', **common
+  )
+  flags.DEFINE_integer(
+    'text_documents',
+    2000,
+    'Documents whose tokens are read.',
+    lower_bound=2,
+    **common,
+  )
+  flags.DEFINE_integer(
+    'count_documents',
+    50_000,
+    'Documents in which names and their tokens are counted.',
+    lower_bound=1,
+    **common,
+  )
+  flags.DEFINE_integer(
+    'text_window', 128, 'Most tokens of a document.', lower_bound=4, **common
+  )
+  flags.DEFINE_integer(
+    'text_batch',
+    32,
+    'Documents at once; logits of all their tokens are in memory.',
+    lower_bound=1,
+    **common,
+  )
+  flags.DEFINE_string(
+    'frequencies',
+    None,
+    'How often names are met: .tsv of name and count, or .json. Default: '
+    'counted in the text.',
+    **common,
+  )
+  flags.DEFINE_string(
+    'familiar',
+    None,
+    'Folder of entity files: names that the training text has, of which the '
+    "model can know nothing. Default: MiniWorld's tail with its entities, "
+    'else none.',
+    **common,
+  )
+  flags.DEFINE_list(
+    'other_saes',
+    [],
+    'Other SAEs of the same model: folders or releases, SOURCE or '
+    'SOURCE@WIDTH: retrained ones, other widths.',
+    **common,
+  )
+  flags.DEFINE_integer(
+    'bins', 4, 'Per covariate, to match names by.', lower_bound=1, **common
+  )
+  flags.DEFINE_integer(
+    'num_permutations',
+    200,
+    'Shuffles of the p-value of the selection.',
+    lower_bound=1,
+    **common,
+  )
+  flags.DEFINE_integer(
+    'num_shuffles',
+    50,
+    'Whole runs with shuffled labels, measured on test.',
+    lower_bound=1,
+    **common,
+  )
+  flags.DEFINE_integer(
+    'num_splits', 20, 'Other random halves.', lower_bound=2, **common
+  )
+  flags.DEFINE_integer(
+    'refusals',
+    12,
+    'Entities per type and kind of name that the chat model is asked about; 0 '
+    'asks nothing.',
+    lower_bound=0,
+    **common,
+  )
+  flags.DEFINE_integer(
+    'max_new_tokens', 30, 'Most tokens of an answer.', lower_bound=1, **common
+  )
+  flags.DEFINE_integer(
+    'rows_per_batch', 128, 'Answers at once.', lower_bound=1, **common
+  )
+
+
+def prepare(values: flags.FlagValues, subject: Subject) -> Plan:
+  """Opens and checks it.
+
+  Raises:
+    ValueError, KeyError, OSError: something does not exist or does not fit.
+  """
+  if not subject.targets:
+    raise ValueError('There is no latent to check: give --run.')
+  skipped = []
+  bundled = values.entities == inputs.BUNDLED
+  text = values.text
+  if text is None and values.model == inputs.BUNDLED:
+    text = str(TEXT)
+  texts = []
+  if text is None:
+    skipped.append(
+      'Likelihood and frequency in text: no --text was given, so that words '
+      'were not counted and nothing was read there.'
+    )
+  else:
+    found = DocumentFile(text, field=values.text_field).read(
+      0, values.count_documents
+    )
+    texts = [document for _, document in found]
+  frequencies = values.frequencies and read_frequencies(values.frequencies)
+  familiar, taken = [], set()
+  for of_type in read_entities(
+    inputs.place(values.entities, inputs.ENTITIES)
+  ).values():
+    taken |= {entity.name for entity in of_type}
+  if bundled:
+    world = _world()
+    taken |= {e.name for group in KNOWN for e in world.entities(group)}
+  if values.familiar is not None:
+    familiar = list(itertools.chain(*read_entities(values.familiar).values()))
+  elif bundled:
+    familiar = _tail(world, values.seed)
+  else:
+    skipped.append(
+      'Familiar names of which nothing is known: --familiar was not given.'
+    )
+  others = {
+    name: _others(name, subject.reader.config) for name in values.other_saes
+  }
+  if not others:
+    skipped.append(
+      'Other SAEs: --other_saes were not given, so that stability is over '
+      'splits of the entities alone.'
+    )
+  return Plan(
+    texts=texts,
+    read=texts[: values.text_documents],
+    frequencies=frequencies or None,
+    familiar=familiar,
+    taken=taken,
+    others=others,
+    chat=_chat(values, subject, skipped),
+    bundled=bundled,
+    text_sums=_text_sums(values, subject, skipped),
+    skipped=skipped,
+  )
+
+
+def _chat(values, subject, skipped) -> Chat | None:
+  if not values.chat_model:
+    skipped.append('The chat model: --chat_model is empty.')
+    return None
+  reader = inputs.open_chat_model(
+    inputs.place(values.chat_model, inputs.CHAT), subject.reader, values.dtype
+  )
+  return Chat(
+    reader=reader,
+    tokenizer=inputs.read_tokenizer(reader),
+    about={
+      'folder': str(reader.folder),
+      'dtype': str(reader.dtype),
+      'fingerprint': model_and_text.fingerprint(reader),
+    },
+  )
+
+
+def _others(name: str, config) -> list[inputs.NamedSAE]:
+  """SAEs of SOURCE or SOURCE@WIDTH."""
+  source, _, width = name.partition('@')
+  return inputs.choose_saes(source, config, width=width or None)
+
+
+def _text_sums(values, subject, skipped) -> list[ClassSums]:
+  """Of each SAE that the subject has, from the run that chose the latents."""
+  run = RecognitionRun(values.run if subject.latents else None)
+  sums = {one.layer: one for one in run.sums()}
+  found = []
+  if set(subject.sae_choices) <= set(sums):
+    groups = Groups(tuple(run.latents['types']))
+    found = [class_sums(sums[layer], groups) for layer in subject.sae_choices]
+  if not found or not all(one.text_n for one in found):
+    skipped.append(
+      'The filter of plain text: the run has not harvested any, so that all '
+      'latents are candidates in the searches here.'
+    )
+    return []
+  return found
+
+
+@functools.cache
+def _world() -> World:
+  """The bundled one."""
+  about = json.loads((inputs.BUNDLE / 'run.json').read_text(encoding='utf-8'))
+  return make_world(WorldConfig(**about['world']))
+
+
+def _tail(world: World, seed: int) -> list[Entity]:
+  """Pairs that MiniWorld's text says something else of each time."""
+  pairs = world.pairs['tail']
+  rng = np.random.default_rng([seed, 7])
+  drawn = rng.choice(
+    len(pairs), min(len(pairs), _FAMILIAR_PER_TYPE * len(TYPES)), replace=False
+  )
+  return [
+    Entity(world.lexicon.name(*pairs[i]), TYPES[number % len(TYPES)], {})
+    for number, i in enumerate(drawn)
+  ]

@@ -1,0 +1,279 @@
+"""What the base model is run for; each stage is kept in the run's folder.
+
+readers   differences of means, from the entities of train
+names     readers, norms and covariates at all prompts
+text      readers and likelihoods at the tokens of plain text
+firing    where all latents of all SAEs fire, on the entities of all splits
+chat      readers on the chat model's stream
+answers   what the chat model answers about changed names
+"""
+
+from collections.abc import Mapping, Sequence
+import functools
+import json
+import pathlib
+
+import numpy as np
+from scipy import sparse
+
+from experiments import outputs
+from experiments.confounds.covariates import Covariates, describe_names
+from experiments.confounds.people import Shown
+from experiments.confounds.readers import (
+  Reader,
+  make_readers,
+  read_rows,
+  read_tokens,
+)
+from experiments.entities import Prompt
+from experiments.harvesting import HarvestRows, make_rows
+from experiments.latents import (
+  Firing,
+  LabelledEntities,
+  LatentId,
+  read_arrays,
+  stream_firing,
+  write_arrays,
+)
+from experiments.recognition.pipeline import digest
+from experiments.stages import stage
+from experiments.subject import Subject
+import gemma_jax as gj
+from sae.jumprelu import JumpReLUSAE
+
+ARRAYS, _ABOUT = 'arrays.safetensors', 'about.json'
+
+
+class Stages:
+  """Runs the base model where a stage is not there yet.
+
+  Attributes:
+    subject: What is checked.
+  """
+
+  def __init__(self, subject: Subject):
+    """Nothing has run; the model is loaded when a stage first needs it."""
+    self.subject = subject
+
+  @functools.cached_property
+  def base(self) -> gj.Gemma2:
+    """The base model."""
+    return self.subject.load()
+
+  def release(self):
+    """Lets go of the base model."""
+    self.__dict__.pop('base', None)
+
+  def readers(
+    self, train: LabelledEntities, prompts: Sequence[Prompt]
+  ) -> list[Reader]:
+    """The latents in question, and differences of means beside them."""
+    subject = self.subject
+    latents = {label: t.id for label, t in subject.targets.items()}
+    rows = _unique(subject.tokenizer, prompts)
+
+    def make(folder):
+      found = make_readers(
+        self.base,
+        latents,
+        {id.layer: subject.sae(id.layer) for id in latents.values()},
+        train,
+        rows,
+      )
+      write_arrays(
+        folder / ARRAYS, {str(r): one.weight for r, one in enumerate(found)}
+      )
+      about = [
+        one.about() | {'bias': one.bias, 'threshold': one.threshold}
+        for one in found
+      ]
+      outputs.write_text(folder / _ABOUT, json.dumps(about))
+
+    folder = self._stage(
+      'readers',
+      make,
+      latents=list(map(str, latents.values())),
+      rows=digest(rows.tokens, train.known),
+    )
+    arrays = read_arrays(folder / ARRAYS)
+    return [
+      Reader(
+        **one
+        | {'id': latent and LatentId.parse(latent), 'weight': arrays[str(r)]}
+      )
+      for r, one in enumerate(json.loads((folder / _ABOUT).read_text()))
+      for latent in [one.pop('latent')]
+    ]
+
+  def names(
+    self,
+    readers: Sequence[Reader],
+    shown: Sequence[Shown],
+    num_test: int,
+    texts: Sequence[str],
+    frequencies: Mapping[str, float] | None,
+  ) -> tuple[np.ndarray, np.ndarray, Covariates]:
+    """Readers [R, n] and norms [L, n] at prompts; covariates of the first."""
+    subject = self.subject
+    prompts = [one.prompt for one in shown]
+    rows = all_read(make_rows(subject.tokenizer, prompts))
+
+    def make(folder):
+      values, norms = read_rows(self.base, readers, rows)
+      covariates = describe_names(
+        self.base,
+        subject.tokenizer,
+        prompts[:num_test],
+        texts=texts,
+        frequencies=frequencies,
+      )
+      write_arrays(
+        folder / ARRAYS,
+        {
+          'values': values[:, rows.prompt_rows],
+          'norms': norms[:, rows.prompt_rows],
+          'covariates': covariates.values,
+        },
+      )
+      about = {'names': covariates.names, 'sources': dict(covariates.sources)}
+      outputs.write_text(folder / _ABOUT, json.dumps(about))
+
+    folder = self._stage(
+      'names',
+      make,
+      readers=identity_of(readers),
+      rows=digest(rows.tokens, rows.prompt_rows),
+      texts=digest(np.frombuffer('\n'.join(texts).encode(), np.uint8)),
+      frequencies=frequencies and sorted(frequencies.items()),
+    )
+    arrays = read_arrays(folder / ARRAYS)
+    about = json.loads((folder / _ABOUT).read_text())
+    return (
+      arrays['values'],
+      arrays['norms'],
+      Covariates(
+        names=tuple(about['names']),
+        values=arrays['covariates'],
+        sources=about['sources'],
+      ),
+    )
+
+  def text(
+    self,
+    readers: Sequence[Reader],
+    texts: Sequence[str],
+    window: int,
+    batch_size: int,
+  ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Per document ln p of its tokens [T - 1], and readers [R, T - 1]."""
+    # Whole documents are read; which word is drawn does not matter.
+    rows = make_rows(
+      self.subject.tokenizer, texts, tokens='random', window=window
+    )
+
+    def make(folder):
+      logp, values = read_tokens(
+        self.base, readers, rows, batch_size=batch_size
+      )
+      write_arrays(
+        folder / ARRAYS,
+        {
+          'lengths': np.array([len(one) for one in logp]),
+          'logp': np.concatenate(logp),
+          'values': np.concatenate(values, axis=1),
+        },
+      )
+
+    folder = self._stage(
+      'text', make, readers=identity_of(readers), rows=digest(rows.tokens)
+    )
+    arrays = read_arrays(folder / ARRAYS)
+    cuts = np.cumsum(arrays['lengths'])[:-1]
+    return (
+      np.split(arrays['logp'], cuts),
+      np.split(arrays['values'], cuts, axis=1),
+    )
+
+  def firing(
+    self, name: str, saes: Sequence[JumpReLUSAE], prompts: Sequence[Prompt]
+  ) -> list[Firing]:
+    """Where latents fire on entities, [n, F] of each SAE.
+
+    Args:
+      name: Of the SAEs, for the folder.
+      saes: Of any layers.
+      prompts: n of them.
+    """
+    rows = _unique(self.subject.tokenizer, prompts)
+
+    def make(folder):
+      arrays = {}
+      for one in stream_firing(self.base, saes, rows):
+        place = f'{one.site}.{one.layer}'
+        arrays[f'{place}/indices'] = one.matrix.indices.astype(np.int32)
+        arrays[f'{place}/indptr'] = one.matrix.indptr.astype(np.int64)
+      write_arrays(folder / ARRAYS, arrays)
+
+    folder = self._stage(
+      name,
+      make,
+      rows=digest(rows.tokens),
+      saes=[
+        (str(sae.origin), digest(np.asarray(sae.threshold[...])))
+        for sae in saes
+      ],
+    )
+    arrays = read_arrays(folder / ARRAYS)
+    found = []
+    for sae in saes:
+      place = f'{sae.origin.site}.{sae.origin.layer}'
+      indices = arrays[f'{place}/indices']
+      found.append(
+        Firing(
+          site=sae.origin.site,
+          layer=sae.origin.layer,
+          matrix=sparse.csr_array(
+            (np.ones(len(indices), bool), indices, arrays[f'{place}/indptr']),
+            shape=(len(rows), sae.width),
+          ),
+        )
+      )
+    return found
+
+  def _stage(self, name: str, make, **identity) -> pathlib.Path:
+    folder = self.subject.out / 'work' / name
+    stage(folder, {'model': dict(self.subject.about), **identity}, make)
+    return folder
+
+
+def all_read(rows: HarvestRows) -> HarvestRows:
+  """The rows; raises ValueError if a prompt could not be read."""
+  if rows.dropped:
+    first = rows.dropped[0]
+    raise ValueError(
+      f'{len(rows.dropped)} prompts cannot be read, the first number '
+      f'{first.prompt}: {first.reason}.'
+    )
+  return rows
+
+
+def _unique(tokenizer, prompts) -> HarvestRows:
+  """Rows in the order of the prompts.
+
+  Raises:
+    ValueError: two prompts read alike, or one cannot be read.
+  """
+  rows = make_rows(tokenizer, prompts)
+  if len(rows) != len(prompts):
+    raise ValueError(
+      f'{len(prompts)} prompts about entities have {len(rows)} distinct texts '
+      'that can be read. Take entities of distinct names.'
+    )
+  return rows
+
+
+def identity_of(readers: Sequence[Reader]) -> str:
+  return digest(
+    *(np.asarray(one.weight) for one in readers),
+    np.array([[one.bias, one.threshold or 0.0] for one in readers]),
+  )
