@@ -1,0 +1,178 @@
+"""Prompts about entities, with the places of their parts.
+
+A base model gets statements, "The player X was born in the year"; a chat model
+gets questions, "When was born the player X?". As many known as unknown entities
+of a type are taken, and every entity once before any a second time: prompts of
+one entity are not independent.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import zlib
+
+import numpy as np
+
+from experiments import entities as entities_lib
+from experiments.entities import Entity, Prompt, tokenize_prompt
+from experiments.latents import CLASSES
+import gemma_jax as gj
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+  """One prompt, as the model gets it.
+
+  Attributes:
+    entity: Name.
+    type: Of the entity.
+    entity_class: 'known' or 'unknown', by the base model's answers.
+    prompt_type: Name of what is asked.
+    answer: The correct one.
+    text: Of the prompt; of a chat, what the user says.
+    ids: Token ids, BOS first.
+    span: The entity's tokens [start, stop).
+    relation: The tokens [start, stop) that say what is asked.
+    answer_tokens: With which of these a correct answer may begin.
+  """
+
+  entity: str
+  type: str
+  entity_class: str
+  prompt_type: str
+  answer: str
+  text: str
+  ids: tuple[int, ...]
+  span: tuple[int, int]
+  relation: tuple[int, int]
+  answer_tokens: tuple[int, ...]
+
+  @property
+  def length(self) -> int:
+    """Number of tokens."""
+    return len(self.ids)
+
+  @property
+  def unit(self) -> str:
+    """The entity, by type and name: what observations are independent over."""
+    return f'{self.type}/{self.entity}'
+
+  def to_dict(self) -> dict:
+    """For JSON, without token ids."""
+    names = ('entity', 'type', 'entity_class', 'prompt_type', 'answer', 'text')
+    return {name: getattr(self, name) for name in names}
+
+
+def make_cases(
+  tokenizer: gj.Tokenizer,
+  known: Mapping[str, Sequence[Entity]],
+  unknown: Mapping[str, Sequence[Entity]],
+  *,
+  chat: bool = False,
+  per_class: int = 100,
+  swapped: bool = False,
+  seed: int = 0,
+) -> list[Case]:
+  """At most `per_class` prompts per type and class, the known ones first.
+
+  Args:
+    tokenizer: Of the model.
+    known: Type -> entities of one split.
+    unknown: Likewise.
+    chat: Questions in the chat template, instead of statements.
+    per_class: How many.
+    swapped: Statements of players' births as published; see
+      `entities.statement_prompt`.
+    seed: Of the draw.
+
+  Raises:
+    ValueError: a type has no known or no unknown entity, or nothing that can
+      be asked about it.
+  """
+  found = {name: [] for name in CLASSES}
+  for kind in sorted(known.keys() | unknown.keys()):
+    groups = dict(
+      zip(CLASSES, (known.get(kind, ()), unknown.get(kind, ())), strict=True)
+    )
+    n = min(map(len, groups.values()))
+    for name, group in groups.items():
+      rng = np.random.default_rng([seed, zlib.crc32(f'{kind}/{name}'.encode())])
+      pairs = _spread(group[:n], chat, rng)
+      if not pairs:
+        raise ValueError(
+          f'There is nothing to ask about {name} entities of type {kind!r}: '
+          f'there are {len(groups["known"])} known and '
+          f'{len(groups["unknown"])} unknown ones, and both classes need some '
+          'that have an attribute of experiments/entities/prompt_types.py. '
+          'Label more entities, or leave the type out.'
+        )
+      found[name] += [
+        _case(tokenizer, *pair, name, chat, swapped)
+        for pair in pairs[:per_class]
+      ]
+  return [case for name in CLASSES for case in found[name]]
+
+
+def pad_cases(cases: Sequence[Case], pad_id: int, length: int) -> gj.TokenBatch:
+  """Their tokens, padded on the right to one length."""
+  return gj.pad_rows(
+    [case.ids for case in cases], pad_id, side='right', buckets=length
+  )
+
+
+def _spread(group, chat, rng) -> list:
+  """(Entity, prompt type) pairs: every entity once, then a second time, ..."""
+  part = 'relation' if chat else 'statement'
+  asked = []
+  for i in rng.permutation(len(group)):
+    able = [
+      p for p in entities_lib.prompt_types_of(group[i]) if getattr(p, part)
+    ]
+    asked.append([(group[i], able[j]) for j in rng.permutation(len(able))])
+  longest = max(map(len, asked), default=0)
+  return [each[r] for r in range(longest) for each in asked if r < len(each)]
+
+
+def _case(tokenizer, entity, prompt_type, entity_class, chat, swapped) -> Case:
+  if chat:
+    prompt = entities_lib.refusal_question(prompt_type, entity)
+    relation = (0, len(prompt_type.relation))
+  else:
+    prompt = entities_lib.statement_prompt(prompt_type, entity, swapped)
+    relation = (prompt.entity[1] + 1, len(prompt.text))
+  tokens = tokenize_prompt(tokenizer, prompt, chat=chat)
+  place = tokenize_prompt(tokenizer, Prompt(prompt.text, relation), chat=chat)
+  start, stop = place.entity
+  answer = entity.attributes[prompt_type.attribute]
+  lead, answer_tokens = _answer_tokens(tokenizer, answer, chat)
+  return Case(
+    entity=entity.name,
+    type=entity.type,
+    entity_class=entity_class,
+    prompt_type=prompt_type.name,
+    answer=answer,
+    text=prompt.text,
+    ids=(*tokens.ids, *lead),
+    span=tokens.entity,
+    relation=(start, stop + len(lead)),
+    answer_tokens=answer_tokens,
+  )
+
+
+def _answer_tokens(tokenizer, answer, chat):
+  """What belongs to the prompt, and first tokens of the answer's items.
+
+  A number has its first digit after a token of its own for the space, which
+  says nothing; a statement then ends with that token.
+  """
+  if chat:
+    return (), ()
+  items = [item.strip() for item in answer.split(',') if item.strip()]
+  encoded = [
+    tokenizer.encode(f' {item}', bos=False, parse_special=False)
+    for item in items or [answer]
+  ]
+  lead = ()
+  if all(len(e) > 1 and not tokenizer.decode(e[:1]).strip() for e in encoded):
+    lead = (encoded[0][0],)
+  first = len(lead)
+  return lead, tuple(dict.fromkeys(e[first] for e in encoded if len(e) > first))

@@ -1,0 +1,155 @@
+"""How much a prompt's last token attends to the entity, per head.
+
+Three measures of one edge: the attention a itself; |a v|, the length of what
+the key's value adds to the head's output; and |a v W_O|, the length of what
+that adds to the layer's output before its post-norm. Each is summed over the
+entity's last token alone, or over all of its tokens.
+
+Nothing but these sums leaves the device: no attention pattern does.
+"""
+
+from collections.abc import Sequence
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.attention.reruns import PROMPT_AXES, Kept, rerun
+import gemma_jax as gj
+from gemma_jax import layers
+
+MEASURES = ('attention', 'value_weighted', 'output_weighted')
+KEYS = ('entity_last', 'entity')
+
+
+@functools.partial(jax.jit, static_argnames='site')
+def attention_to_entity(
+  model: gj.Gemma2,
+  kept: Kept,
+  keys: jax.Array,
+  steered: jax.Array,
+  start: jax.Array,
+  directions: jax.Array,
+  coefficients: jax.Array,
+  *,
+  site: str = 'resid_post',
+) -> jax.Array:
+  """Attention of the last token with directions added, from a layer on.
+
+  Directions are rows of one program; their layer, and the tokens where they are
+  added, are data. A coefficient of 0 leaves the model as it is.
+
+  Args:
+    model: Stacked.
+    kept: Of P prompts, from the first steered token on.
+    keys: bool [A, P, S], sets of keys whose sums are taken, by position.
+    steered: bool [P, S], where directions are added.
+    start: int32 scalar, the layer where they are added.
+    directions: float32 [R, W].
+    coefficients: float32 [R].
+    site: Where they are added.
+
+  Returns:
+    float32 [P, R, L, M, A, N], M being MEASURES; 0 in layers before `start`.
+  """
+  config = model.config
+  L, N, R = config.num_layers, config.num_heads, len(directions)
+  A, _, S = keys.shape
+
+  def one(kept, keys, steered):
+    edit = gj.steer(
+      config,
+      site,
+      directions,
+      layers=(jnp.arange(L) == start)[None],
+      coefficient=coefficients,
+      positions=steered[None],
+      num_positions=S,
+    )
+    slots = jnp.concatenate([kept.slots, kept.positions])
+    masks = keys[:, jnp.clip(slots, 0)] & (slots >= 0)  # [A, slots]
+
+    def read(weights, layer, seen, found):
+      row = seen['pattern'][:, :, -1]  # [R, N, slots]
+      lengths = _lengths(config, weights, kept.v[layer], seen['resid_pre'])
+      weighted = jnp.stack([row, *(row * each for each in lengths)], axis=1)
+      sums = jnp.einsum(
+        'RMNs,As->RMAN',
+        weighted,
+        masks.astype(jnp.float32),
+        precision=jax.lax.Precision.HIGHEST,
+      )
+      return found.at[:, layer].set(sums)
+
+    nothing = jnp.zeros((R, L, len(MEASURES), A, N))
+    return rerun(
+      model,
+      kept,
+      start,
+      rows=R,
+      interventions={site: (edit,)},
+      sites=('resid_pre', 'pattern'),
+      read=read,
+      found=nothing,
+    )[1]
+
+  return jax.vmap(one, in_axes=(PROMPT_AXES, 1, 0))(kept, keys, steered)
+
+
+def unsteered_attention(model, kept, keys) -> jax.Array:
+  """float32 [P, L, M, A, N]: the same of all layers, nothing being added."""
+  nothing = jnp.zeros((1, model.config.d_model))
+  P, S = keys.shape[1:]
+  everywhere = attention_to_entity(
+    model,
+    kept,
+    keys,
+    np.zeros((P, S), bool),
+    jnp.int32(0),
+    nothing,
+    jnp.zeros(1),
+  )
+  return everywhere[:, 0]
+
+
+def key_masks(spans: Sequence[tuple[int, int]], size: int) -> np.ndarray:
+  """bool [A, P, S] of KEYS, for entities at tokens [start, stop)."""
+  masks = np.zeros((len(KEYS), len(spans), size), bool)
+  for row, (start, stop) in enumerate(spans):
+    masks[0, row, stop - 1] = True
+    masks[1, row, start:stop] = True
+  return masks
+
+
+def _lengths(config, weights, kept_values, stream):
+  """|v| and |v W_O| of each key, by query head: 2 of [R or 1, N, slots].
+
+  Args:
+    config: Of the model.
+    weights: Of the layer.
+    kept_values: [K, S, H], of the tokens that are not run again.
+    stream: [R, T, D], where the others enter the layer.
+  """
+  group = config.num_heads // config.num_kv_heads
+  y = layers.rms_norm(stream, weights.pre_attn_norm[...], config.rms_norm_eps)
+  new = jnp.einsum('RTD,KHD->RKTH', y, weights.wv[...])
+  wo = weights.wo[...].astype(jnp.float32)  # [D, N, H]
+  grams = jnp.einsum('DNH,DNI->NHI', wo, wo)  # |v W_O|^2 = v gram v
+
+  def lengths(values):
+    values = jnp.repeat(values.astype(jnp.float32), group, axis=1)
+    squares = jnp.einsum('RNTH,NHI,RNTI->RNT', values, grams, values)
+    return (
+      jnp.linalg.norm(values, axis=-1),
+      jnp.sqrt(jnp.maximum(squares, 0)),
+    )
+
+  def joined(old, new):
+    old = jnp.broadcast_to(old, (len(new), *old.shape[1:]))
+    return jnp.concatenate([old, new], axis=2)
+
+  return [
+    joined(*pair)
+    for pair in zip(lengths(kept_values[None]), lengths(new), strict=True)
+  ]

@@ -1,0 +1,236 @@
+"""All sweeps of a study, in batches that are kept as files."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import hashlib
+import itertools
+import pathlib
+import time
+
+import jax
+import numpy as np
+from safetensors.numpy import load_file, save_file
+import tqdm
+
+from experiments.attention.cases import Case, pad_cases
+from experiments.attention.edges import Edges, edge_masks
+from experiments.attention.knockouts import (
+  Sweep,
+  Watched,
+  cut_heads,
+  knock_out,
+  knockouts_of,
+  rows_of,
+  sweep_flops,
+  tokens_again,
+)
+from experiments.attention.windows import HeadSet, Window
+from experiments.stages import stage
+import gemma_jax as gj
+
+_FILE = 'sweep.safetensors'
+_ARRAYS = ('log_prob', 'says', 'latents')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Study:
+  """Sweeps over C prompts, all edges together.
+
+  Attributes:
+    cases: C of them.
+    rows: R pairs of edges and heads.
+    windows: W of them.
+    sweep: Of all rows.
+    cost: Operations and seconds, of the sweeps and of running rows whole.
+  """
+
+  cases: Sequence[Case]
+  rows: Sequence[tuple[Edges, HeadSet]]
+  windows: Sequence[Window]
+  sweep: Sweep
+  cost: Mapping
+
+
+def run_study(
+  model: gj.Gemma2,
+  cases: Sequence[Case],
+  edges: Sequence[Edges],
+  windows: Sequence[Window],
+  heads: Sequence[HeadSet],
+  wanted: Sequence[Sequence[int]],
+  watched: Sequence[Watched],
+  *,
+  rows_per_batch: int = 1024,
+  folder: pathlib.Path,
+  identity: Mapping,
+  description: str = 'Cutting attention',
+) -> Study:
+  """Runs every sweep, one program per set of queries.
+
+  Args:
+    model: Stacked.
+    cases: C prompts.
+    edges: All of them; those with the same queries run together.
+    windows, heads, wanted, watched: As for `knock_out`; wanted of each prompt.
+    rows_per_batch: Prompts times rows that run at once.
+    folder: Keeps batches.
+    identity: What results depend on besides the other arguments.
+    description: Of the progress bar.
+  """
+  by_queries = sorted(edges, key=lambda edge: edge.queries)
+  groups = [
+    list(group)
+    for _, group in itertools.groupby(by_queries, lambda edge: edge.queries)
+  ]
+  length = max(case.length for case in cases)
+  identity = {
+    **identity,
+    'cases': _digest([(c.ids, c.span, c.relation) for c in cases]),
+    'wanted': _digest([list(map(int, each)) for each in wanted]),
+    'windows': _digest([window.layers.tolist() for window in windows]),
+    'heads': _digest([each.heads.tolist() for each in heads]),
+    'rows_per_batch': rows_per_batch,
+  }
+
+  def run(group, count, some, theirs, size) -> dict[str, np.ndarray]:
+    """A batch, filled up to `size` prompts."""
+    missing = size - len(some)
+    began = time.perf_counter()
+    sweep = knock_out(
+      model,
+      [*some, *some[-1:] * missing],
+      group,
+      windows,
+      heads,
+      [*theirs, *theirs[-1:] * missing],
+      watched,
+      length=length,
+      count=count,
+    )
+    seconds = np.array(time.perf_counter() - began)
+    arrays = {
+      name: np.ascontiguousarray(getattr(sweep, name)[:, : len(some)])
+      for name in _ARRAYS
+    }
+    return {**arrays, 'seconds': seconds}
+
+  sweeps, costs, rows = [], [], []
+  total = len(groups) * len(cases)
+  with tqdm.tqdm(total=total, desc=description, unit='prompt') as progress:
+    for group in groups:
+      R = len(group) * len(heads)
+      P = min(len(cases), max(1, rows_per_batch // R))
+      count = tokens_again(cases, group)
+      known = identity | {'edges': list(map(str, group))}
+      parts = []
+      for start in range(0, len(cases), P):
+        batch = (list(x[start : start + P]) for x in (cases, wanted))
+        work = functools.partial(run, group, count, *batch, P)
+        place = folder / f'{group[0].queries}-{start // P:05d}'
+        stage(place, known, lambda at, w=work: save_file(w(), at / _FILE))
+        parts.append(load_file(place / _FILE))
+        progress.update(len(parts[-1]['says'][0]))
+      sweeps.append(
+        {
+          key: np.concatenate([part[key] for part in parts], axis=1)
+          for key in _ARRAYS
+        }
+      )
+      # The first batch compiles; where there are others they tell the time.
+      seconds = [float(part['seconds']) for part in parts]
+      costs.append(
+        sweep_flops(model.config, cases, group, windows, heads)
+        | {
+          'edges': list(map(str, group)),
+          'prompts': len(cases),
+          'rows': R,
+          'windows': len(windows),
+          'tokens_again': count,
+          'batches': len(parts),
+          'first_batch_seconds': seconds[0],
+          'later_batch_seconds': float(np.mean(seconds[1:]))
+          if seconds[1:]
+          else None,
+        }
+      )
+      rows += rows_of(group, heads)
+  joined = {
+    key: np.concatenate([sweep[key] for sweep in sweeps], axis=2)
+    for key in _ARRAYS
+  }
+  cost = {
+    'flops': sum(each['flops'] for each in costs),
+    'naive_flops': sum(each['naive_flops'] for each in costs),
+    'groups': costs,
+  }
+  return Study(
+    cases=cases, rows=rows, windows=windows, sweep=Sweep(**joined), cost=cost
+  )
+
+
+def time_both_ways(
+  model: gj.Gemma2,
+  cases: Sequence[Case],
+  edges: Sequence[Edges],
+  windows: Sequence[Window],
+  heads: Sequence[HeadSet],
+  wanted: Sequence[Sequence[int]],
+  watched: Sequence[Watched],
+) -> dict:
+  """Seconds of a sweep, and of its rows run whole, compilation left out.
+
+  Whole runs of one row are timed, a few of them, and multiplied.
+
+  Args:
+    model: Stacked.
+    cases: Few prompts.
+    edges: With the same queries.
+    windows, heads, wanted, watched: As for `knock_out`.
+  """
+  config = model.config
+  sweep = lambda: knock_out(
+    model, cases, edges, windows, heads, wanted, watched
+  )
+  length = max(case.length for case in cases)
+  batch = pad_cases(cases, config.pad_id, length)
+  queries, keys = edge_masks(edges[:1], cases, length)
+  cuts = cut_heads(windows, heads)
+  last = gj.last_position(batch.positions)
+
+  def whole():
+    changes = knockouts_of(config, queries[:, 0], keys[:, 0], cuts[-1:, 0])
+    out = gj.run(
+      model,
+      *batch,
+      interventions={'attn_logits': changes},
+      capture=gj.capture(*{w.site for w in watched}, positions=last)
+      if watched
+      else None,
+      logits_at=last,
+    )
+    jax.block_until_ready(out.logits)
+
+  rows = len(edges) * len(heads) * len(windows)
+  return {
+    'edges': list(map(str, edges)),
+    'prompts': len(cases),
+    'rows': rows,
+    'seconds': _best(sweep),
+    'naive_seconds': _best(whole) * rows,
+  }
+
+
+def _best(run) -> float:
+  """Seconds of the fastest of three runs, after one that compiles."""
+  run()
+  times = []
+  for _ in range(3):
+    start = time.perf_counter()
+    run()
+    times.append(time.perf_counter() - start)
+  return min(times)
+
+
+def _digest(values) -> str:
+  return hashlib.sha256(repr(values).encode()).hexdigest()

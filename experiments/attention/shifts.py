@@ -1,0 +1,154 @@
+"""Runs of the study of attention: all prompts as they are, and steered.
+
+Prompts of one class are steered with the latent of the other, and with its
+random controls at the same norm: what a direction of no meaning does. Batches
+are kept as files, so that a killed run goes on.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+import pathlib
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+import tqdm
+
+from experiments.attention.cases import Case, pad_cases
+from experiments.attention.entity_attention import (
+  attention_to_entity,
+  key_masks,
+  unsteered_attention,
+)
+from experiments.attention.reruns import keep
+from experiments.stages import stage
+from experiments.steering import Target, steered_positions
+import gemma_jax as gj
+
+_FILE = 'attention.safetensors'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Shift:
+  """Attention of C prompts of one class, as they are and steered.
+
+  Attributes:
+    cases: C of them.
+    before: float32 [C, L, M, A, N] (entity_attention.MEASURES, KEYS).
+    target: What was added; None: nothing was.
+    after: float32 [C, 1 + R, L', M, A, N], of the latent and of its controls,
+      in the layers whose attention it can change; None without a target.
+  """
+
+  cases: Sequence[Case]
+  before: np.ndarray
+  target: Target | None = None
+  after: np.ndarray | None = None
+
+  @property
+  def first(self) -> int:
+    """The first of those layers."""
+    return first_changed(self.target)
+
+  @property
+  def changes(self) -> np.ndarray:
+    """[C, 1 + R, L', M, A, N]: after less before."""
+    return self.after - self.before[:, None, self.first :]
+
+
+def first_changed(target: Target) -> int:
+  """The first layer whose attention adding the target can change."""
+  return target.id.layer + (target.id.site != 'resid_pre')
+
+
+def measure_shift(
+  model: gj.Gemma2,
+  cases: Sequence[Case],
+  target: Target | None,
+  *,
+  alpha: float = 0.0,
+  positions: str = 'entity_last',
+  rows_per_batch: int = 2048,
+  folder: pathlib.Path,
+  identity: Mapping,
+  description: str = 'Attention',
+) -> Shift:
+  """Runs prompts, and runs them steered.
+
+  Args:
+    model: Stacked.
+    cases: Prompts of one class.
+    target: The latent to add, with its controls; None adds nothing.
+    alpha: Coefficient of its direction. Controls are added at the same norm.
+    positions: Of `steering.POSITIONS`.
+    rows_per_batch: Prompts times directions that run at once.
+    folder: Keeps batches.
+    identity: What results depend on besides the other arguments.
+    description: Of the progress bar.
+  """
+  length = max(case.length for case in cases)
+  firsts = [steered_positions(positions, case)[0] for case in cases]
+  count = max(
+    case.length - first for case, first in zip(cases, firsts, strict=True)
+  )
+  directions = coefficients = None
+  rows = 1
+  if target is not None:
+    directions = np.stack([target.direction, *target.controls.values()])
+    norms = np.linalg.norm(directions, axis=1)
+    coefficients = (alpha * target.norm / norms).astype(np.float32)
+    rows = len(directions)
+  P = min(len(cases), max(1, rows_per_batch // rows))
+  identity = {
+    **identity,
+    'cases': _digest([(case.ids, case.span) for case in cases]),
+    'target': None if target is None else str(target.id),
+    'directions': None if target is None else _digest(directions.tolist()),
+    'alpha': alpha,
+    'positions': positions,
+    'batch': P,
+  }
+
+  def run(some: Sequence[Case]) -> dict[str, np.ndarray]:
+    filled = [*some, *[some[-1]] * (P - len(some))]
+    batch = pad_cases(filled, model.config.pad_id, length)
+    first = np.array([steered_positions(positions, c)[0] for c in filled])
+    kept = keep(model, *batch, first.astype(np.int32), count=count)
+    keys = key_masks([case.span for case in filled], length)
+    found = {'before': unsteered_attention(model, kept, keys)}
+    if target is not None:
+      steered = np.zeros((P, length), bool)
+      for row, case in enumerate(filled):
+        steered[row, slice(*steered_positions(positions, case))] = True
+      after = attention_to_entity(
+        model,
+        kept,
+        keys,
+        steered,
+        np.int32(target.id.layer),
+        directions,
+        coefficients,
+        site=target.id.site,
+      )
+      found['after'] = after[:, :, first_changed(target) :]
+    return {k: np.asarray(v)[: len(some)] for k, v in found.items()}
+
+  parts = []
+  for number in tqdm.trange(0, len(cases), P, desc=description, unit='batch'):
+    place = folder / f'{number // P:05d}'
+    some = cases[number : number + P]
+    stage(place, identity, lambda at, s=some: save_file(run(s), at / _FILE))
+    parts.append(load_file(place / _FILE))
+  joined = {
+    name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+  }
+  return Shift(
+    cases=cases,
+    before=joined['before'],
+    target=target,
+    after=joined.get('after'),
+  )
+
+
+def _digest(values) -> str:
+  return hashlib.sha256(repr(values).encode()).hexdigest()

@@ -1,0 +1,60 @@
+"""Knockouts in the bundled world, whose models are known to read names early.
+
+A name says nothing unless both of its words are seen, and nothing after the
+name says whether it is known. So without the entity a fact is lost, and the
+chat model, which declines only when it sees an unknown name, answers.
+"""
+
+import numpy as np
+import pytest
+
+from experiments import inputs
+from experiments.attention import make_cases, parse_heads, parse_windows
+from experiments.attention.edges import Edges
+from experiments.attention.knockouts import knock_out
+from experiments.entities import read_entities
+
+
+@pytest.fixture(scope='module')
+def people():
+  """Some entities of every type; which are known the models must say."""
+  entities = read_entities(inputs.ENTITIES)
+  return {kind: found[:12] for kind, found in entities.items()}
+
+
+def swept(reader, people, edge, wanted=None):
+  """Probability [1 + L, P] of what is wanted, cut from each layer on."""
+  tokenizer = inputs.read_tokenizer(reader)
+  cases = make_cases(
+    tokenizer, people, people, chat=wanted is not None, per_class=12
+  )
+  tokens = tokenizer.encode(wanted, bos=False)[:1] if wanted else None
+  sweep = knock_out(
+    reader.load(),
+    cases,
+    [Edges.parse(edge)],
+    parse_windows(['from'], reader.config),
+    parse_heads(['all'], reader.config),
+    [tokens or case.answer_tokens for case in cases],
+  )
+  return np.exp(sweep.log_prob[:, :, 0])
+
+
+def test_recall_needs_the_entity_in_early_layers(people):
+  p = swept(inputs.open_model(str(inputs.BASE)), people, 'last:entity')
+  knows = p[0] > 0.5
+  assert knows.mean() > 0.2
+  uncut, cut = p[0, knows].mean(), p[1:, knows].mean(axis=1)  # by layer
+  assert uncut > 0.8 and cut[0] < 0.1
+  # Read by then: what is lost is little, though not nothing.
+  assert np.abs(uncut - cut[6:]).max() < 0.1 * (uncut - cut[0])
+
+
+def test_declining_needs_to_see_an_unknown_name(people):
+  chat = inputs.open_model(str(inputs.CHAT))
+  p = swept(chat, people, 'after:entity', 'Sorry')
+  declines = p[0] > 0.5
+  assert declines.mean() > 0.2
+  uncut, cut = p[0, declines].mean(), p[1:, declines].mean(axis=1)
+  assert uncut > 0.8 and p[1, declines].max() < 0.1
+  assert np.abs(uncut - cut[6:]).max() < 0.1 * (uncut - cut[0])

@@ -1,0 +1,152 @@
+"""Tests of changes: nulls are null, what is planted is found."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.attention.resampling import (
+  cluster_bootstrap_means,
+  differences_of_means,
+  mean_by_unit,
+)
+from experiments.attention.shift_summary import (
+  among_random,
+  compare_classes,
+  summarise_shift,
+  welch_flattened,
+)
+from experiments.attention.shifts import Shift
+from experiments.latents import LatentId
+from experiments.stats.intervals import cluster_bootstrap_mean
+from experiments.steering import Target
+from tests.experiments.attention import small
+
+L, N, R, CASES = 3, 4, 99, 40
+RNG = np.random.default_rng(0)
+
+
+def cases(label):
+  """Two prompts of each entity."""
+  made = []
+  for i in range(CASES // 2):
+    for case in small.cases()[:2]:
+      made.append(
+        type(case)(
+          **{
+            **vars(case),
+            'entity': f'{label} {i}',
+            'entity_class': label,
+          }
+        )
+      )
+  return made
+
+
+def shift(planted=0.0, head=(2, 1), label='known') -> Shift:
+  """All directions act alike, but that the latent moves one head further."""
+  rng = np.random.default_rng(1)
+  one = Target(
+    label=label,
+    id=LatentId('resid_post', 0, 7),
+    direction=np.ones(2, np.float32),
+    controls={LatentId('resid_post', 0, 10 + i): np.ones(2) for i in range(R)},
+  )
+  before = rng.uniform(0, 1, (CASES, L, 3, 2, N)).astype(np.float32)
+  effect = rng.standard_normal((1, 1 + R, L - 1, 3, 2, N))
+  noise = rng.standard_normal((CASES, 1 + R, L - 1, 3, 2, N))
+  changes = effect + 0.5 * noise
+  layer, n = head
+  changes[:, 0, layer - 1, :, :, n] += planted
+  other = {'known': 'unknown', 'unknown': 'known'}[label]
+  return Shift(
+    cases=cases(other),
+    before=before,
+    target=one,
+    after=(before[:, None, 1:] + changes).astype(np.float32),
+  )
+
+
+def test_a_planted_head_is_found_and_no_other():
+  entry = summarise_shift(shift(planted=8.0))[0]
+  found = [h['name'] for h in entry['heads'] if h['p_random_max'] <= 0.05]
+  assert found == ['L2H1']
+  (head,) = (h for h in entry['heads'] if h['name'] == 'L2H1')
+  assert head['p_random'] == pytest.approx(1 / (1 + R))
+  assert head['change']['value'] == pytest.approx(8, abs=3)
+  assert head['change']['n'] == CASES
+  assert entry['prompts_test']['n'] == CASES // 2  # entities
+  assert len(entry['heads']) == (L - 1) * N  # those after the layer
+  assert entry['expected'] == 1 and entry['prompts'] == 'unknown'
+
+
+def test_a_latent_like_the_random_ones_is_not_marked():
+  """Though its change is far from 0 over prompts, as any direction's is."""
+  entry = summarise_shift(shift())[0]
+  assert not [h for h in entry['heads'] if h['p_random_max'] <= 0.05]
+  assert entry['prompts_test']['significant'] > 0
+
+
+def test_random_latents_in_its_place_reach_the_level_of_the_test():
+  """Over many draws without an effect, 5 % have any head marked."""
+  rng = np.random.default_rng(2)
+  hits = 0
+  for _ in range(400):
+    x = rng.standard_normal((20, 6)) @ rng.standard_normal((6, 6))
+    p, adjusted = among_random(x[0], x[1:])
+    assert (adjusted >= p).all()
+    hits += adjusted.min() <= 0.05
+  assert stats.binomtest(hits, 400, 0.05).pvalue > 0.01
+  same = among_random(np.zeros(2), np.zeros((5, 2)))
+  assert np.isnan(same[0]).all() and np.isnan(same[1]).all()
+
+
+def test_the_published_test_is_welchs():
+  changes = RNG.standard_normal((8, 3, 4))
+  changes[:, 0] += 1
+  found = welch_flattened(changes, 1)
+  expected = [
+    stats.ttest_ind(
+      changes[:, 0].ravel(),
+      changes[:, r].ravel(),
+      equal_var=False,
+      alternative='greater',
+    ).pvalue
+    for r in (1, 2)
+  ]
+  assert found['p_values'] == pytest.approx(expected)
+  assert found['of'] == 2 and found['samples'] == 32
+  assert welch_flattened(changes, -1)['rejections'] == 0
+
+
+def test_classes_differ_where_planted():
+  known, unknown = shift(label='unknown'), shift(label='known')
+  known.before[:, 1, 0, 0, 2] += 1.5
+  entries = compare_classes(known, unknown)
+  first = entries[0]
+  assert (first['measure'], first['keys']) == ('attention', 'entity_last')
+  found = [h['name'] for h in first['heads'] if h['p_max_t'] <= 0.05]
+  assert found == ['L1H2'] and first['significant'] == 1
+  (head,) = (h for h in first['heads'] if h['name'] == 'L1H2')
+  assert head['difference']['low'] > 1
+  # Labels at random: nothing.
+  mixed = compare_classes(unknown, unknown)
+  assert all(entry['significant'] == 0 for entry in mixed)
+
+
+def test_intervals_of_columns_are_those_of_each_column():
+  units = [f'e{i // 2}' for i in range(30)]
+  values = RNG.standard_normal((30, 3)) + np.arange(3)
+  for i, found in enumerate(cluster_bootstrap_means(values, units)):
+    expected = cluster_bootstrap_mean(values[:, i], units)
+    assert found.value == pytest.approx(expected.value)
+    assert found.low == pytest.approx(expected.low, abs=0.06)
+    assert found.high == pytest.approx(expected.high, abs=0.06)
+  means, names = mean_by_unit(values, units)
+  assert names == [f'e{i}' for i in range(15)]
+  np.testing.assert_allclose(means[3], values[6:8].mean(0))
+  a, b = RNG.normal(1, 1, (50, 1)), RNG.normal(0, 2, (80, 1))
+  (found,) = differences_of_means(a, b)
+  half = 1.96 * np.sqrt(a.var() / 50 + b.var() / 80)
+  assert found.value == pytest.approx(float(a.mean() - b.mean()))
+  assert found.high - found.low == pytest.approx(2 * half, rel=0.1)
+  assert found.n == 130
