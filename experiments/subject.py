@@ -84,9 +84,10 @@ def define_flags(
   flags.DEFINE_integer('seed', 0, 'Of all draws.', **common)
   flags.DEFINE_string(
     'run',
-    DEMO,
+    None,
     'Folder of an entity_recognition run of the same SAEs and entities: its '
-    'labels, latents and controls are used. `make demo` makes the default.',
+    f'labels, latents and controls are used. Default: {DEMO}, which `make '
+    "demo` makes; with --labels, none, which '' is too.",
     **common,
   )
   flags.DEFINE_string(
@@ -134,7 +135,8 @@ class Subject:
     people: Known and unknown entities, split.
     targets: Label -> the latent, with its controls; {} if none is asked for.
     drawn: Label -> how its controls were drawn.
-    latents: What the recognition run found, as its results.json has it.
+    run: Folder of the recognition run; None for none.
+    latents: What it found, as its results.json has it.
     about: What tells the model apart, for results.json and for identities.
   """
 
@@ -146,6 +148,7 @@ class Subject:
   people: People
   targets: Mapping[str, Target]
   drawn: Mapping[str, str]
+  run: str | None
   latents: Mapping
   about: Mapping[str, str]
 
@@ -195,7 +198,7 @@ class Subject:
       'seed': values.seed,
       'model': self.about,
       'sae': values.sae,
-      'run': values.run,
+      'run': self.run,
       'latents': {
         label: {
           'id': str(target.id),
@@ -242,15 +245,16 @@ def open_subject(
     else inputs.place(values.model, inputs.BASE)
   )
   reader = inputs.open_model(place, values.dtype)
-  given = values.labels is not None and not values['run'].present
-  results = pathlib.Path(DEMO, outputs.RESULTS_FILE)
-  if values.run == DEMO and not results.exists() and not given:
-    raise FileNotFoundError(
-      f'--run={DEMO} does not exist: `make demo` makes it, for the bundled '
-      'world. For another model give the folder of a run of '
-      'experiments.entity_recognition.'
-    )
-  run = RecognitionRun(None if given else values.run or None)
+  folder = values.run
+  if folder is None and values.labels is None:
+    folder = DEMO
+    if not pathlib.Path(DEMO, outputs.RESULTS_FILE).exists():
+      raise FileNotFoundError(
+        f'--run={DEMO} does not exist: `make demo` makes it, for the bundled '
+        'world. For another model give the folder of a run of '
+        'experiments.entity_recognition.'
+      )
+  run = RecognitionRun(folder or None)
   targets, drawn = {}, {}
   if 'num_random' in values:
     found, drawn = find_targets(values, run, reader)
@@ -276,6 +280,7 @@ def open_subject(
     ),
     targets=targets,
     drawn=drawn,
+    run=folder or None,
     latents=run.latents,
     about={
       'folder': os.fspath(reader.folder),

@@ -260,7 +260,7 @@ def _others(name: str, config) -> list[inputs.NamedSAE]:
 
 def _text_sums(values, subject, skipped) -> list[ClassSums]:
   """Of each SAE that the subject has, from the run that chose the latents."""
-  run = RecognitionRun(values.run if subject.latents else None)
+  run = RecognitionRun(subject.run)
   sums = {one.layer: one for one in run.sums()}
   found = []
   if set(subject.sae_choices) <= set(sums):
