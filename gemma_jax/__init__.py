@@ -34,6 +34,7 @@ from gemma_jax.model import Output, embed, forward, unembed
 from gemma_jax.orbax_checkpoint import load_orbax, save_orbax
 from gemma_jax.padding import BUCKETS, TokenBatch, pad_rows
 from gemma_jax.patching import ablate_heads, knock_out_attention, patch
+from gemma_jax.resuming import Recording, record, resume
 from gemma_jax.running import last_position, run
 from gemma_jax.sharding import initialize_distributed, make_mesh
 from gemma_jax.sites import SITES, VECTOR_SITES, parse_site, site_width

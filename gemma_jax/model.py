@@ -156,16 +156,24 @@ def embed(model: Gemma2, tokens: jax.Array) -> jax.Array:
   return constrain(x * scale, 'BT.')
 
 
-def unembed(model: Gemma2, x: jax.Array) -> jax.Array:
+def unembed(
+  model: Gemma2, x: jax.Array, tokens: jax.Array | None = None
+) -> jax.Array:
   """Final norm, unembedding and soft cap: [..., D] to float32 [..., V].
 
   Applied to another layer's resid_post, this is the logit lens.
+
+  Args:
+    model: The weights.
+    x: The stream, [..., D].
+    tokens: int32 [..., k], to have the logits of these alone, [..., k].
   """
   x = layers.rms_norm(x, model.final_norm[...], model.config.rms_norm_eps)
+  rows = model.embed[...]
   logits = jnp.einsum(
-    '...D,VD->...V',
+    '...D,VD->...V' if tokens is None else '...D,...kD->...k',
     x,
-    model.embed[...],
+    rows if tokens is None else rows[tokens],
     preferred_element_type=jnp.float32,
   )
   return layers.soft_cap(logits, model.config.final_softcap)
@@ -181,15 +189,29 @@ def run_blocks(
   cache: Cache | None = None,
   cache_is_empty: bool = False,
   prefix: Cache | None = None,
+  first_layer: int | jax.Array | None = None,
   num_layers: int,
   query_chunk: int = QUERY_CHUNK,
   remat: bool | Callable[..., bool] = False,
 ):
-  """The layers: x [B, T, D] at layer 0 to the stream after `num_layers`.
+  """The layers: x [B, T, D] at the first one to the stream after the last.
 
-  Arguments are those of `forward`. Returns x, the activations, the cache.
+  Arguments are those of `forward`, whose prefix may have B rows here, a row's
+  own each; and `first_layer`, an int32 scalar: x enters this layer, and those
+  below are not run. It is data: one program serves every first layer.
+
+  Returns x, the activations, the cache.
   """
   config = model.config
+  if first_layer is not None and not model.is_stacked:
+    raise ValueError(
+      'Layers are run from a given one on in a stack; keep the model that '
+      '`unstack_layers` was given.'
+    )
+  if first_layer is not None and capture.sites and capture.layers is None:
+    raise ValueError(
+      'From a given layer on, say which layers to capture: Capture.layers.'
+    )
   B, T, _ = x.shape
   if cache is not None:
     key_positions = lax.dynamic_update_slice(
@@ -252,7 +274,7 @@ def run_blocks(
     }
 
   carry = (x, keys_values, buffers)
-  carry, seen = _over_layers(body, carry, model, num_layers)
+  carry, seen = _over_layers(body, carry, model, num_layers, first_layer)
   x, keys_values, buffers = carry
   if cache is not None:
     cache = Cache(
@@ -264,9 +286,19 @@ def run_blocks(
   return x, (seen if slots is None else buffers), cache
 
 
-def _over_layers(body, carry, model: Gemma2, num_layers: int):
-  """`lax.scan` of body over the first layers; a loop if they are unstacked."""
+def _over_layers(body, carry, model: Gemma2, num_layers: int, first_layer):
+  """`lax.scan` of body over the first layers; a loop if they are unstacked.
+
+  With a `first_layer`, a loop from there on, which collects nothing.
+  """
   windows = jnp.asarray(model.config.windows)[:num_layers]
+  if first_layer is not None:
+
+    def step(layer, carry):
+      weights = _layer_weights(model.blocks, layer)
+      return body(carry, (weights, layer, windows[layer]))[0]
+
+    return lax.fori_loop(first_layer, num_layers, step, carry), {}
   if not model.is_stacked:
     collected = []
     for layer in range(num_layers):

@@ -1,0 +1,31 @@
+"""Activation patching between known and unknown entities.
+
+Two prompts of equal length and the same relation, one about a known and one
+about an unknown entity; an activation of one run is put into the other, and the
+question is how far the answer moves:
+
+  pairs, dropped = make_pairs(model, tokenizer, known, unknown, count=32)
+  base, donor = record_pairs(model, pairs, 'denoising')
+  patched = sweep(model, base, donor)
+
+`cells.py` says what is patched, `sweeps.py` computes it with the work shared,
+`naive.py` without, `attribution.py` guesses it from one backward pass,
+`costs.py` counts operations, `metrics.py` makes numbers of it, and `study.py`
+does all of it for one type of entities.
+"""
+
+from experiments.patching.attribution import attribute
+from experiments.patching.cells import (
+  DIRECTIONS,
+  HEAD_MAPS,
+  MAPS,
+  TOKEN_MAPS,
+  map_shape,
+)
+from experiments.patching.comparison import compare
+from experiments.patching.naive import naive_sweep
+from experiments.patching.pairs import Pair, Statement, make_pairs
+from experiments.patching.runs import PairRun, record_pairs
+from experiments.patching.study import Settings, study_pairs
+from experiments.patching.summary import summarise
+from experiments.patching.sweeps import sweep

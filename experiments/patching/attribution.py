@@ -1,0 +1,91 @@
+"""Attribution patching: every patch at once, to first order.
+
+A patch x + g (donor - x) with gate g = 0 changes nothing, and the derivative of
+the answer with respect to g is (donor - x) times the gradient at x: what the
+whole patch would do, were the model linear. All gates of all maps are
+differentiated in one backward pass (Nanda 2023; Syed et al., arXiv 2310.10348),
+for about four forward passes. It guesses; `sweeps.py` knows.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.patching.cells import HEAD_MAPS, MAPS, TOKEN_MAPS, map_shape
+from experiments.patching.runs import PairRun
+from experiments.patching.sweeps import first_difference
+import gemma_jax as gj
+
+
+def attribute(
+  model: gj.Gemma2, base: PairRun, donor: PairRun
+) -> dict[str, np.ndarray]:
+  """First-order changes of the difference of logits, of all cells.
+
+  Args:
+    model: Stacked.
+    base: The run that is patched.
+    donor: The run that activations come from.
+
+  Returns:
+    Map -> float32 [L, X, n]; 0 before the first token in which pairs differ.
+  """
+  differ = first_difference(base, donor)
+  slopes = jax.device_get(
+    _slopes(model, base.tokens, base.answers, donor.sources, differ=differ)
+  )
+  n, T = base.tokens.shape
+  found = {}
+  for name, slope in slopes.items():  # [n, columns, L]
+    shape = map_shape(model.config, name, T)
+    found[name] = np.zeros((*shape, n), np.float32)
+    found[name][:, shape[1] - slope.shape[1] :] = slope.transpose(2, 1, 0)
+  return found
+
+
+@functools.partial(jax.jit, static_argnames=('differ',))
+def _slopes(model, tokens, answers, sources, *, differ):
+  """Map -> [n, columns, L]: columns are tokens from `differ` on, or heads."""
+  config, (n, T) = model.config, tokens.shape
+  L, N, H = config.num_layers, config.num_heads, config.head_dim
+  gates = {
+    name: jnp.zeros((n, T - differ if name in TOKEN_MAPS else N, L))
+    for name in MAPS
+  }
+
+  def moved(gates):
+    changes = {site: () for site in MAPS.values()}
+    for name, site in MAPS.items():
+      for i in range(gates[name].shape[1]):
+        at = differ + i if name in TOKEN_MAPS else T - 1
+        where = {'positions': at, 'num_positions': T}
+        source = sources[site][:, :, at : at + 1]
+        if name == 'z_all':
+          positions = np.broadcast_to(np.arange(T), (n, T))
+          source = sources[site]
+          where = {'source_positions': positions}
+        features = None
+        if name in HEAD_MAPS:
+          features = jnp.repeat(jax.nn.one_hot(i, N), H)[None]
+        change = gj.patch(
+          config,
+          site,
+          source,
+          layers=gates[name][:, i],
+          features=features,
+          **where,
+        )
+        changes[site] += (change,)
+    logits = gj.forward(
+      model,
+      tokens,
+      interventions=changes,
+      logits_at=jnp.full((1, 1), T - 1),
+      remat=True,
+    ).logits[:, 0]
+    chosen = jnp.take_along_axis(logits, answers, axis=1)
+    return (chosen[:, 0] - chosen[:, 1]).sum()  # rows do not see each other
+
+  return jax.grad(moved)(gates)

@@ -1,0 +1,118 @@
+"""The sweep that shares work against the one that does not: numbers, time."""
+
+from collections.abc import Sequence
+import time
+
+import numpy as np
+
+from experiments.patching import costs
+from experiments.patching.cells import MAPS, every_cell
+from experiments.patching.metrics import moved
+from experiments.patching.naive import naive_sweep
+from experiments.patching.pairs import Pair
+from experiments.patching.runs import record_pairs
+from experiments.patching.sweeps import first_difference, sweep
+import gemma_jax as gj
+
+
+def compare(
+  model: gj.Gemma2, pairs: Sequence[Pair], names: Sequence[str] = tuple(MAPS)
+) -> dict:
+  """Denoising sweeps of the same pairs both ways, programs compiled before.
+
+  Args:
+    model: Stacked.
+    pairs: As many as are run at once.
+    names: The maps.
+
+  Returns:
+    Per map and in total: operations by the formula of a naive sweep, by the
+    formula of the minimum and as executed (the two recordings, which all maps
+    share, are a line of their own), seconds of both, and the largest absolute
+    difference of what they found. And `ends`, two patches whose effect is known
+    without running them: the stream entering layer 0 at the last token, which
+    both runs have in common, moves nothing; the one leaving the last layer
+    there, which is all that the answer is read from, moves everything.
+  """
+  config = model.config
+  base, donor = record_pairs(model, pairs, 'denoising')
+  n, T = base.tokens.shape
+  differ = first_difference(base, donor)
+  rows = []
+  for name in names:
+    cells = every_cell(config, T, [name])
+    one = {name: np.arange(cells[name].size).reshape(cells[name].shape) == 0}
+    sweep(model, base, donor, cells)
+    fast, seconds = _timed(sweep, model, base, donor, cells)
+    whole = (model, base.tokens, donor.tokens, base.answers)
+    naive_sweep(*whole, one)
+    slow, naive_seconds = _timed(naive_sweep, *whole, cells)
+    rows.append(
+      {
+        'map': name,
+        'cells': int(cells[name].sum()),
+        'naive_operations': costs.naive_cost(config, n, T, cells[name].size),
+        'minimal_operations': costs.minimal_cost(config, n, T, name),
+        'operations': costs.sweep_cost(config, n, T, differ, cells),
+        'seconds': seconds,
+        'naive_seconds': naive_seconds,
+        'largest_difference': float(np.abs(fast[name] - slow[name]).max()),
+      }
+    )
+  _, seconds = _timed(record_pairs, model, pairs, 'denoising')
+  return {
+    'pairs': n,
+    'tokens': T,
+    'first_difference': differ,
+    'recording': {
+      'operations': costs.recording_cost(config, n, T),
+      'seconds': seconds,
+    },
+    'maps': rows,
+    'ends': _ends(model, base, donor),
+  }
+
+
+def _ends(model, base, donor) -> list[dict]:
+  config, T = model.config, base.tokens.shape[1]
+  given = gj.run(
+    model, donor.tokens, capture=gj.capture('resid_pre', 'resid_post')
+  ).activations
+  found = []
+  for site, layer, run in (
+    ('resid_pre', 0, base),
+    ('resid_post', config.num_layers - 1, donor),
+  ):
+    change = gj.patch(
+      config,
+      site,
+      given[site][:, :, -1:],
+      layers=layer,
+      positions=T - 1,
+      num_positions=T,
+    )
+    logits = gj.run(
+      model,
+      base.tokens,
+      interventions={site: (change,)},
+      logits_at=np.full((1, 1), T - 1),
+    ).logits[:, 0]
+    chosen = np.take_along_axis(np.asarray(logits), base.answers, axis=1)
+    patched = chosen[:, 0] - chosen[:, 1]
+    shares = moved(patched, base.difference, donor.difference)
+    found.append(
+      {
+        'where': f'{site}.{layer}, last token',
+        'expected': float(run is donor),
+        'moved': float(shares.mean()),
+        'largest_difference': float(np.abs(patched - run.difference).max()),
+      }
+    )
+  return found
+
+
+def _timed(function, *args):
+  """What it returns, and how long that took."""
+  start = time.perf_counter()
+  result = function(*args)
+  return result, time.perf_counter() - start

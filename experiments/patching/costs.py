@@ -1,0 +1,88 @@
+"""Operations of sweeps: what formulas say, and what is executed.
+
+A multiply-add is 2. One block costs `block_cost` per token: its matrix
+products. Norms, gates and softmax are left out, and attention's products too
+where a formula is quoted, as they are below 1 % for short prompts; what is
+executed counts them.
+
+Letters: n pairs, T tokens, L layers, N heads; X columns of a map.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from experiments.patching.cells import TOKEN_MAPS, first_slot, moving_cells
+import gemma_jax as gj
+
+
+def block_cost(config: gj.Gemma2Config) -> int:
+  """Operations of one block for one token, attention's products left out."""
+  heads = config.num_heads * config.head_dim
+  kv = config.num_kv_heads * config.head_dim
+  return 2 * config.d_model * (2 * heads + 2 * kv + 3 * config.d_ff)
+
+
+def attention_cost(config: gj.Gemma2Config, keys: int) -> int:
+  """Operations of scores and values for one token that is given `keys`."""
+  return 4 * config.num_heads * config.head_dim * keys
+
+
+def unembedding_cost(config: gj.Gemma2Config, tokens: int) -> int:
+  """Operations of the logits of so many tokens at one place."""
+  return 2 * config.d_model * tokens
+
+
+def naive_cost(config: gj.Gemma2Config, n: int, T: int, cells: int) -> int:
+  """Every cell a whole run with all logits, as TransformerLens does it."""
+  logits = unembedding_cost(config, config.vocab_size)
+  return cells * n * T * (config.num_layers * block_cost(config) + logits)
+
+
+def minimal_cost(config: gj.Gemma2Config, n: int, T: int, name: str) -> int:
+  """Of all cells of a map: only layers and tokens that a patch can reach.
+
+  n c L(L+1)/2 T(T+1)/2 for a map over tokens. A head at the last token has one
+  token to run, a head at all tokens T of them.
+  """
+  layers = config.num_layers * (config.num_layers + 1) // 2
+  if name in TOKEN_MAPS:
+    tokens = T * (T + 1) // 2
+  else:
+    tokens = config.num_heads * (1 if name == 'z_last' else T)
+  return n * block_cost(config) * layers * tokens
+
+
+def sweep_cost(
+  config: gj.Gemma2Config,
+  n: int,
+  T: int,
+  differ: int,
+  cells: Mapping[str, np.ndarray],
+) -> int:
+  """What `sweeps.sweep` executes for these cells, without the two recordings.
+
+  Args:
+    config: Of the model.
+    n: Pairs.
+    T: Tokens of each side.
+    differ: First token in which pairs differ.
+    cells: Map -> bool [L, X].
+  """
+  per_token = block_cost(config) + attention_cost(config, T)
+  total = 0
+  for name, wanted in cells.items():
+    moving = wanted & moving_cells(name, wanted.shape, differ)
+    for layer, column in np.argwhere(moving).tolist():
+      tokens = T - first_slot(name, column, T, differ)
+      total += n * tokens * (config.num_layers - layer) * per_token
+      total += n * unembedding_cost(config, 2)
+  return total
+
+
+def recording_cost(config: gj.Gemma2Config, n: int, T: int) -> int:
+  """What the two runs cost that all sweeps of these pairs start from."""
+  per_token = block_cost(config) + attention_cost(config, T)
+  return (
+    2 * n * (T * config.num_layers * per_token + unembedding_cost(config, 2))
+  )

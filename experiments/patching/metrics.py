@@ -1,0 +1,128 @@
+"""What a patch does, as numbers with intervals.
+
+Everything is in differences of logits (known answer minus unknown answer) of
+the pairs. `moved` is the share of the way from the patched run to the donor's:
+
+  (patched - base) / (donor - base)
+
+with means over pairs below the line, and also above it where maps are reported.
+For denoising that is the metric of the paper's code, (LD_patched - LD_unknown)
+/ (LD_known - LD_unknown); for noising it is 1 minus that. Eq. 13 of the paper
+is LD_patched / LD_known.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy import stats
+
+from experiments.stats.intervals import CONFIDENCE, RESAMPLES, Estimate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grid:
+  """Estimates of many cells from the same n pairs.
+
+  Attributes:
+    value, low, high: float64 [L, X]; NaN where nothing was measured.
+    n: Pairs.
+  """
+
+  value: np.ndarray
+  low: np.ndarray
+  high: np.ndarray
+  n: int
+
+  def to_dict(self) -> dict:
+    """For JSON: three tables and n; what is NaN becomes null."""
+    return dataclasses.asdict(self)
+
+  def at(self, *cell: int) -> Estimate:
+    """One cell."""
+    value, low, high = (
+      float(part[cell]) for part in (self.value, self.low, self.high)
+    )
+    return Estimate(value=value, low=low, high=high, n=self.n)
+
+
+def resamples(n: int, seed: int) -> np.ndarray:
+  """How often each of n pairs is in each resample, float64 [RESAMPLES, n]."""
+  rng = np.random.default_rng(seed)
+  return rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(float)
+
+
+def moved(
+  patched: np.ndarray, base: np.ndarray, donor: np.ndarray
+) -> np.ndarray:
+  """Shares of the way of each pair, [..., n]; their mean is the map's value.
+
+  The way is the mean one: a pair whose two runs hardly differ would have a
+  share of anything.
+  """
+  way = donor.astype(float).mean() - base.astype(float).mean()
+  return (patched.astype(float) - base) / way
+
+
+def moved_grid(patched, base, donor, seed: int) -> Grid:
+  """`moved` of each cell; both means are resampled together.
+
+  Args:
+    patched: float [L, X, n].
+    base: float [n].
+    donor: float [n].
+    seed: Of the bootstrap.
+  """
+  patched = patched.astype(float)
+  return _ratio(patched - base, donor.astype(float) - base, seed)
+
+
+def eq13_grid(patched, known, seed: int) -> Grid:
+  """Eq. 13 of the paper: mean patched difference over mean known difference."""
+  return _ratio(patched.astype(float), known.astype(float), seed)
+
+
+def rank_correlation(
+  exact: np.ndarray, guessed: np.ndarray, seed: int
+) -> Estimate:
+  """Spearman's, of the cells' means over pairs; n counts pairs.
+
+  Args:
+    exact: float [cells, n].
+    guessed: Likewise.
+    seed: Of the bootstrap over pairs.
+  """
+  n = exact.shape[1]
+  if len(exact) < 3:
+    return Estimate(value=np.nan, low=np.nan, high=np.nan, n=n)
+  value = _spearman(exact.mean(1)[None], guessed.mean(1)[None])[0]
+  counts = resamples(n, seed)
+  found = _spearman(counts @ exact.T, counts @ guessed.T)
+  low, high = _bounds(found)
+  return Estimate(value=float(value), low=float(low), high=float(high), n=n)
+
+
+def _ratio(top, bottom, seed) -> Grid:
+  """Means of top [L, X, n] over the mean of bottom [n]."""
+  counts = resamples(len(bottom), seed)
+  ratios = np.einsum('Rn,LXn->RLX', counts, top)
+  ratios /= (counts @ bottom)[:, None, None]
+  low, high = _bounds(ratios)
+  return Grid(
+    value=top.mean(-1) / bottom.mean(), low=low, high=high, n=len(bottom)
+  )
+
+
+def _bounds(values) -> np.ndarray:
+  """Percentiles over the first axis."""
+  tail = (1 - CONFIDENCE) / 2
+  return np.quantile(values, [tail, 1 - tail], axis=0)
+
+
+def _spearman(a, b) -> np.ndarray:
+  """Of the rows of [R, cells]."""
+  a, b = stats.rankdata(a, axis=1), stats.rankdata(b, axis=1)
+  a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+  size = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+  return np.divide(
+    (a * b).sum(1), size, out=np.full(len(a), np.nan), where=size > 0
+  )

@@ -1,0 +1,99 @@
+"""All sweeps of the pairs of one type of entities."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+
+import numpy as np
+
+from experiments.patching.attribution import attribute
+from experiments.patching.cells import (
+  DIRECTIONS,
+  MAPS,
+  every_cell,
+  moving_cells,
+  top_cells,
+)
+from experiments.patching.pairs import Pair
+from experiments.patching.runs import record_pairs
+from experiments.patching.sweeps import first_difference, sweep
+import gemma_jax as gj
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """How sweeps are run.
+
+  Attributes:
+    verify: How many cells of each map are run exactly, those of the largest
+      mean attribution; None is all.
+    pairs_per_batch: Bounds memory.
+  """
+
+  verify: int | None = None
+  pairs_per_batch: int = 32
+
+
+def study_pairs(
+  model: gj.Gemma2,
+  pairs: Sequence[Pair],
+  settings: Settings = Settings(),
+  *,
+  progress: Callable[[int], None] = lambda count: None,
+) -> dict[str, np.ndarray]:
+  """Attribution and exact sweeps in both directions.
+
+  Args:
+    model: Stacked.
+    pairs: Of equal length.
+    settings: See there.
+    progress: Called with the number of cells that were run.
+
+  Returns:
+    '<direction>/<map>' and '<direction>/<map>/attribution' -> float32
+    [L, X, n], the differences of logits after each patch (NaN where it was
+    not run) and the changes attributed to it; '<direction>/base' and
+    '<direction>/donor' -> float32 [n]; 'differ' [1], the first token in which
+    pairs differ.
+  """
+  n, size = len(pairs), min(settings.pairs_per_batch, len(pairs))
+  arrays = {}
+  for direction in DIRECTIONS:
+    batches = [
+      record_pairs(model, _filled(pairs[i : i + size], size), direction)
+      for i in range(0, n, size)
+    ]
+    differ = min(first_difference(*batch) for batch in batches)
+    guessed = _joined([attribute(model, *batch) for batch in batches], n)
+    cells = every_cell(model.config, len(pairs[0].known.ids))
+    if settings.verify is not None:
+      means = {
+        name: np.where(
+          moving_cells(name, guess.shape[:2], differ), guess.mean(-1), 0
+        )
+        for name, guess in guessed.items()
+      }
+      cells = top_cells(means, settings.verify)
+    patched = _joined(
+      [sweep(model, *batch, cells, progress=progress) for batch in batches], n
+    )
+    for name in MAPS:
+      arrays[f'{direction}/{name}'] = patched[name]
+      arrays[f'{direction}/{name}/attribution'] = guessed[name]
+    for i, side in enumerate(('base', 'donor')):
+      rows = np.concatenate([batch[i].difference for batch in batches])
+      arrays[f'{direction}/{side}'] = rows[:n]
+    arrays['differ'] = np.asarray([differ])
+  return arrays
+
+
+def _filled(batch: Sequence[Pair], size: int) -> list[Pair]:
+  """The batch with its last pair repeated: one program serves all batches."""
+  return [*batch, *[batch[-1]] * (size - len(batch))]
+
+
+def _joined(parts, n) -> dict[str, np.ndarray]:
+  """Map -> [L, X, n] of batches, without what filled the last one."""
+  return {
+    name: np.concatenate([part[name] for part in parts], axis=-1)[..., :n]
+    for name in parts[0]
+  }

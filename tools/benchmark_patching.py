@@ -1,0 +1,248 @@
+r"""Times our patch sweep against TransformerLens on the same weights.
+
+In one run and on one machine, the candidates taking turns: the stream entering
+every layer at every token, from clean into corrupted prompts, and how far the
+difference of two logits moves.
+
+  ours             experiments.patching.sweep: layers below a patch and tokens
+                   before it are run once, two logits are read
+  ours, naive      every cell a whole run of gemma_jax with one patch
+  TransformerLens  get_act_patch_resid_pre on a HookedTransformer with the
+                   weights exported to HF
+
+Each time includes what the sweep starts from: recordings of both runs, or
+run_with_cache. Figures are medians over --repeats; both must find the same
+numbers. Operations are those of the formulas in experiments/patching/costs.py.
+
+  python -m tools.benchmark_patching
+  python -m tools.benchmark_patching --pairs=4,32 --torch_threads=2
+
+TransformerLens comes with `pip install -e '.[peers]'`.
+"""
+
+import functools
+import importlib.util
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+import warnings
+
+from absl import app, flags
+import jax
+import numpy as np
+import torch
+from tqdm import tqdm
+import transformers
+
+from experiments import inputs
+from experiments.patching import costs, naive_sweep, sweep
+from experiments.patching.cells import every_cell
+from experiments.patching.runs import record_run
+from experiments.patching.sweeps import first_difference
+import gemma_jax as gj
+from tools.timing import CompileLog, alternate
+
+SITE = 'resid_pre'
+
+_MODEL = flags.DEFINE_string(
+  'model', inputs.BUNDLED, 'Folder of a Gemma 2 checkpoint.'
+)
+_PAIRS = flags.DEFINE_list('pairs', ['4', '32'], 'Rows of each case.')
+_TOKENS = flags.DEFINE_integer('tokens', 8, 'Tokens of a row.')
+_NAME = flags.DEFINE_list(
+  'name', ['3', '5'], 'Tokens [start, stop) in which the two sides differ.'
+)
+_REPEATS = flags.DEFINE_integer('repeats', 3, 'Timed runs of each candidate.')
+_THREADS = flags.DEFINE_integer(
+  'torch_threads', 1, "PyTorch's; small products are fastest on one."
+)
+_PEER = flags.DEFINE_boolean('peer', True, 'Time TransformerLens too.')
+_JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
+
+
+class TransformerLens:
+  """A HookedTransformer with our weights, by way of HF."""
+
+  def __init__(self, model: gj.Gemma2):
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions.gemma import (
+      convert_gemma_weights,
+    )
+
+    config = model.config
+    settings = HookedTransformerConfig(
+      n_layers=config.num_layers,
+      d_model=config.d_model,
+      d_head=config.head_dim,
+      n_heads=config.num_heads,
+      n_key_value_heads=config.num_kv_heads,
+      d_mlp=config.d_ff,
+      d_vocab=config.vocab_size,
+      n_ctx=64,
+      eps=config.rms_norm_eps,
+      act_fn='gelu_pytorch_tanh',
+      normalization_type='RMS',
+      positional_embedding_type='rotary',
+      rotary_base=config.rope_theta,
+      rotary_dim=config.head_dim,
+      attn_scale=config.query_pre_attn_scalar**0.5,
+      use_local_attn=True,
+      window_size=config.window,
+      attn_types=[
+        'local' if local else 'global' for local in config.local_layers
+      ],
+      attn_scores_soft_cap=config.attn_softcap,
+      output_logits_soft_cap=config.final_softcap,
+      gated_mlp=True,
+      final_rms=True,
+      use_normalization_before_and_after=True,
+      original_architecture='Gemma2ForCausalLM',
+      device='cpu',
+    )
+    with tempfile.TemporaryDirectory() as folder:
+      gj.save_checkpoint(model, folder)
+      hf = transformers.Gemma2ForCausalLM.from_pretrained(folder)
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore', DeprecationWarning)
+      self.model = HookedTransformer(settings).eval()
+    # What it makes itself, masks and rotations, is not in the checkpoint.
+    left = self.model.load_state_dict(
+      convert_gemma_weights(hf, settings), strict=False
+    )
+    made = ('mask', 'IGNORE', 'rotary_sin', 'rotary_cos')
+    missing = [k for k in left.missing_keys if not k.endswith(made)]
+    if missing or left.unexpected_keys:
+      raise ValueError(f'Weights do not fit TransformerLens: {left}.')
+
+  @torch.no_grad()
+  def __call__(self, base, donor, answers) -> np.ndarray:
+    """Mean differences of logits after each patch, [L, T]."""
+    from transformer_lens import patching
+
+    answers = torch.from_numpy(answers).long()
+
+    def metric(logits):
+      chosen = logits[:, -1].gather(1, answers)
+      return (chosen[:, 0] - chosen[:, 1]).mean()
+
+    _, cache = self.model.run_with_cache(torch.from_numpy(donor).long())
+    found = patching.get_act_patch_resid_pre(
+      self.model, torch.from_numpy(base).long(), cache, metric
+    )
+    return found.numpy()
+
+
+def rows(config: gj.Gemma2Config, n: int):
+  """Random base and donor tokens, which differ in the name, and answers."""
+  rng = np.random.default_rng(0)
+  start, stop = map(int, _NAME.value)
+  ids = functools.partial(rng.integers, 5, config.vocab_size, dtype=np.int32)
+  base = ids((n, _TOKENS.value))
+  base[:, 0] = config.bos_id
+  donor = base.copy()
+  donor[:, start:stop] = ids((n, stop - start))
+  return base, donor, ids((n, 2))
+
+
+def time_case(model, peer, n):
+  """Seconds of each candidate, operations, and how far results differ."""
+  config, T = model.config, _TOKENS.value
+  tokens = rows(config, n)
+  base, donor, answers = tokens
+  cells = every_cell(config, T, [SITE])
+  found = {}
+
+  def ours():
+    runs = (record_run(model, side, answers) for side in (base, donor))
+    found['ours'] = sweep(model, *runs, cells)[SITE].mean(-1)
+
+  def naive():
+    swept = naive_sweep(model, *tokens, cells)
+    found['ours, naive'] = swept[SITE].mean(-1)
+
+  def theirs():
+    found['TransformerLens'] = peer(*tokens)
+
+  candidates = {'ours': ours, 'ours, naive': naive}
+  if peer is not None:
+    candidates['TransformerLens'] = theirs
+  with tqdm(total=len(candidates) * _REPEATS.value, leave=False) as bar:
+    seconds = alternate(candidates, _REPEATS.value, bar)
+  differ = first_difference(
+    *(record_run(model, side, answers) for side in (base, donor))
+  )
+  return {
+    'pairs': n,
+    'seconds': seconds,
+    'operations': {
+      'formula of the naive sweep': costs.naive_cost(
+        config, n, T, cells[SITE].size
+      ),
+      'formula of the minimum': costs.minimal_cost(config, n, T, SITE),
+      'ours, executed': costs.sweep_cost(config, n, T, differ, cells)
+      + costs.recording_cost(config, n, T),
+    },
+    'largest difference': {
+      name: float(np.abs(each - found['ours']).max())
+      for name, each in found.items()
+      if name != 'ours'
+    },
+  }
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments {argv[1:]}.')
+  peer = _PEER.value and importlib.util.find_spec('transformer_lens')
+  if _PEER.value and not peer:
+    print(
+      "TransformerLens is not installed (pip install -e '.[peers]'); "
+      '--peer=false times ours alone.',
+      file=sys.stderr,
+    )
+    sys.exit(1)
+  torch.set_num_threads(_THREADS.value)
+  place = inputs.place(_MODEL.value, inputs.BASE)
+  model = inputs.open_model(place, 'float32').load()
+  compiled = CompileLog()
+  about = {
+    'date': time.strftime('%Y-%m-%d'),
+    'device': jax.devices()[0].device_kind,
+    'cpu': platform.processor() or platform.machine(),
+    'threads': os.cpu_count(),
+    'torch_threads': torch.get_num_threads(),
+    'jax': jax.__version__,
+    'torch': torch.__version__,
+    'model': place,
+    'tokens': _TOKENS.value,
+    'repeats': _REPEATS.value,
+  }
+  print('\n'.join(f'{name}: {value}' for name, value in about.items()))
+  theirs = TransformerLens(model) if peer else None
+  records = []
+  for n in map(int, _PAIRS.value):
+    record = time_case(model, theirs, n)
+    records.append(record)
+    seconds, operations = record['seconds'], record['operations']
+    print(f'{n} pairs, {SITE}, {model.config.num_layers} x {_TOKENS.value}')
+    for name, each in operations.items():
+      ratio = each / operations['formula of the minimum']
+      print(f'  {name:28} {each:10.3g} operations  {ratio:5.2f}x the minimum')
+    for name, each in seconds.items():
+      line = f'  {name:28} {each * 1e3:10.1f} ms'
+      if name != 'ours':
+        off = record['largest difference'][name]
+        line += f'  {each / seconds["ours"]:5.1f}x the time of ours'
+        line += f', differs by {off:.1e} at most'
+      print(line, flush=True)
+  print(f'{compiled.programs} programs compiled in {compiled.seconds:.0f} s')
+  if _JSON.value:
+    with open(_JSON.value, 'w', encoding='utf-8') as file:
+      json.dump({'about': about, 'records': records}, file, indent=2)
+
+
+if __name__ == '__main__':
+  app.run(main)
