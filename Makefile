@@ -3,22 +3,27 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Two modules at a time: what takes long is compiling, which uses one core.
+PARALLEL ?= -n 2 --dist loadfile
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo parity test test-all lint format clean
+.PHONY: demo paper parity test test-all lint format clean
 
 demo: $(INSTALLED)  ## The main experiment on the bundled world, with a report.
 	$(BIN)/python -m experiments.entity_recognition --out=out/demo --questions=25
+
+paper: $(INSTALLED)  ## All experiments on the bundled world, beside its claims.
+	$(BIN)/python -m experiments.reproduce_paper --out=out/paper
 
 parity: $(INSTALLED)  ## The bundled models against PyTorch.
 	$(BIN)/python -m tools.check_parity --checkpoint=experiments/miniworld/bundle/base
 	$(BIN)/python -m tools.check_parity --checkpoint=experiments/miniworld/bundle/chat
 
 test: $(INSTALLED)  ## The tests, under ten minutes on two cores.
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' $(PARALLEL)
 
 test-all: $(INSTALLED)  ## The slow ones too.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -256,7 +256,7 @@ def open_subject(
       )
   run = RecognitionRun(folder or None)
   targets, drawn = {}, {}
-  if 'num_random' in values:
+  if 'known_latent' in values:
     found, drawn = find_targets(values, run, reader)
     for one in found:
       targets[one.label], more = _enough(values, run, reader, one)

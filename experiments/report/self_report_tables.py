@@ -1,0 +1,74 @@
+"""Tables of what `ask_self` found."""
+
+from experiments.report import figures
+from experiments.report.page import Table
+from experiments.report.steering_look import TITLES
+from experiments.steering import arms as arms_lib
+
+ALL = 'all'
+# Compared with the original, in this order.
+SHOWN = (
+  arms_lib.STEERED,
+  arms_lib.MEAN_DIFFERENCE,
+  arms_lib.WRONG_SIGN,
+)
+# The class of entities that a latent is silent on.
+OTHER = {'known': 'unknown', 'unknown': 'known'}
+
+
+def effect_table(results) -> Table:
+  metric, rows = results['metric'], []
+  for arm in results['arms']:
+    if arm['kind'] not in SHOWN:
+      continue
+    for name, scopes in arm['classes'].items():
+      for scope, cell in scopes.items():
+        effect = cell[metric]['effect']
+        rows.append(
+          [
+            arm['name'],
+            name,
+            scope,
+            figures.number(cell[metric]['mean']['value']),
+            figures.number(effect['value']),
+            f'[{figures.number(effect["low"])}, '
+            f'{figures.number(effect["high"])}]',
+            str(effect['n']),
+            figures.number(effect['q']) if 'q' in effect else '',
+          ]
+        )
+  return Table(
+    columns=['arm', 'entities', 'type', 'mean', 'change', '95 %', 'n', 'q'],
+    rows=rows,
+  )
+
+
+def example_table(results, examples, per_class) -> Table:
+  metric = results['metric']
+  steered = {
+    arm['target']: arm['name']
+    for arm in results['arms']
+    if arm['kind'] == arms_lib.STEERED
+  }
+  original, rows = results['arms'][0]['name'], []
+  for name in TITLES:
+    arm = steered.get(OTHER[name], original)
+
+    def moved(example, arm=arm):
+      values = example['arms']
+      return abs(values[arm][metric] - values[original][metric])
+
+    mine = [e for e in examples if e['class'] == name]
+    for each in sorted(mine, key=moved, reverse=True)[:per_class]:
+      rows.append(
+        [
+          name,
+          each['question'],
+          figures.number(each['arms'][original][metric]),
+          arm if arm != original else '',
+          figures.number(each['arms'][arm][metric]),
+        ]
+      )
+  return Table(
+    columns=['entities', 'question', 'original', 'arm', 'steered'], rows=rows
+  )

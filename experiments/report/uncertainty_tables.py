@@ -1,0 +1,120 @@
+"""Tables of what `find_uncertainty` found."""
+
+from collections.abc import Mapping
+
+from experiments.report import figures
+from experiments.report.page import Table
+from experiments.uncertainty.labels import GROUPS
+
+PLACES = {'test': 'test', 'transfer': 'other questions'}
+
+
+def detector_table(results, place) -> Table:
+  columns = {
+    'AUROC': 'auroc',
+    'AP': 'average_precision',
+    'F1': 'f1_f1',
+    'precision': 'precision_f1',
+    'recall': 'recall_f1',
+    "F1 at Youden's": 'f1_youden',
+    'AURC': 'aurc',
+    'ECE': 'ece',
+    'Brier': 'brier',
+    'difference': 'difference',
+  }
+  within = 'AUROC, known entities'
+  rows = [
+    [
+      each['name'],
+      *(interval(each[place][key]) for key in columns.values()),
+      *([interval(each['known'])] if place == 'test' else []),
+    ]
+    for each in results['detectors']
+    if place in each
+  ]
+  if place == 'test':
+    columns[within] = ''
+  return Table(columns=[PLACES[place], *columns], rows=rows)
+
+
+def chosen_table(results) -> Table:
+  types = results['types']
+  return Table(
+    columns=['fires on', 'latent', 'lowest t', *types],
+    rows=[
+      [
+        {'error': 'errors', 'correct': 'correct answers'}[label],
+        found['id'],
+        figures.number(found['score']),
+        *(figures.number(found['scores'].get(name)) for name in types),
+      ]
+      for label, each in results['chosen'].items()
+      for found in each
+    ],
+  )
+
+
+def count_table(results) -> Table:
+  groups = GROUPS
+  rows = []
+  for counts in (results['counts'], results['transfer_counts'] or {}):
+    transfer = counts is results['transfer_counts']
+    for split, kinds in counts.items():
+      for kind, cells in kinds.items():
+        rows.append(
+          [
+            PLACES['transfer'] if transfer else split,
+            kind,
+            *(str(cells.get(group, 0)) for group in groups),
+          ]
+        )
+  return Table(columns=['split', 'type', *groups], rows=rows)
+
+
+def answer_table(records, listed) -> Table:
+  groups = {}
+  for each in records:
+    if each['split'] == 'test':
+      groups.setdefault(each['group'], []).append(each)
+  few = max(1, listed // max(1, len(groups)))
+  return Table(
+    columns=['label', 'question', 'answer', 'correct', 'right samples'],
+    rows=[
+      [
+        group,
+        each['question'],
+        each['text'],
+        each['answers'][0],
+        str(each['right_samples']),
+      ]
+      for group in sorted(groups)
+      for each in groups[group][:few]
+    ],
+  )
+
+
+def cross_means(results) -> dict[str, dict]:
+  """Detector -> mean AUROC over left-out types; its range for an interval."""
+  found = {}
+  for mine in results['cross'].values():
+    for name, estimate in mine.items():
+      if estimate is not None:
+        found.setdefault(name, []).append(estimate)
+  names = [each['name'] for each in results['detectors']]
+  return {
+    names[0] if name == 'error latent' else name: {
+      'value': sum(e['value'] for e in many) / len(many),
+      'low': min(e['value'] for e in many),
+      'high': max(e['value'] for e in many),
+      'n': sum(e['n'] for e in many),
+    }
+    for name, many in found.items()
+  }
+
+
+def interval(found: Mapping | None) -> str:
+  if found is None:
+    return ''
+  if found['low'] is None:
+    return f'{found["value"]:.3f}'
+  return f'{found["value"]:.3f} [{found["low"]:.3f}, {found["high"]:.3f}]'

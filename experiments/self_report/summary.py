@@ -1,0 +1,275 @@
+"""From replies to numbers: what each arm does to the model's self-report.
+
+For each class of entities, and in it for each type and for 'all' types. The
+unit is a question; by default every entity is asked about once, so that
+questions are independent of each other. Effects are paired: the same question
+under an arm and under the original.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import math
+
+import numpy as np
+from scipy import special
+
+from experiments.latents import CLASSES
+from experiments.self_report.replies import Replies
+from experiments.stats.curves import auroc
+from experiments.stats.intervals import CONFIDENCE, Estimate, wilson
+from experiments.stats.paired import benjamini_hochberg
+from experiments.steering import arms as arms_lib
+from experiments.steering.arms import Arm
+from experiments.steering.questions import Question
+
+ALL = 'all'
+# What is reported, each yes less no.
+METRICS = {
+  'logit': 'logit of yes less that of no, which is also the difference of '
+  'their log-probabilities',
+  'prob': 'probability of yes less that of no',
+}
+
+
+def expected(target: str) -> int:
+  """Where adding a latent is to move the self-report: 'known' up."""
+  return -arms_lib.EXPECTED[target]
+
+
+def summarise(
+  questions: Sequence[Question], arms: Sequence[Arm], replies: Replies
+) -> dict:
+  """All numbers.
+
+  Args:
+    questions: Q of them.
+    arms: A of them, the original first.
+    replies: Theirs.
+
+  Returns:
+    'types'; 'asked': class -> scope -> n; 'mass': class -> the probability of
+    yes and no together, of the original; 'says_yes': class -> scope -> the
+    share of questions with yes above no, of the original; 'knows': metric ->
+    scope -> the AUROC of the original's self-report for known against unknown;
+    'arms', each with 'classes': class -> scope -> metric -> 'mean', 'sd' and,
+    but for the original, 'effect' with p and q; 'controls': each target among
+    its random arms.
+  """
+  cells = dict(_cells(questions))
+  values = {name: replies.metric(name) for name in METRICS}  # [A, Q] each
+  mass = replies.probabilities[0].sum(axis=-1)
+  described = [
+    arm.to_dict() | {'classes': _describe(number, arm, values, cells)}
+    for number, arm in enumerate(arms)
+  ]
+  _adjust(described)
+  asked, says_yes = {}, {}
+  for (name, scope), at in cells.items():
+    asked.setdefault(name, {})[scope] = len(at)
+    yes = int((values['logit'][0, at] > 0).sum())
+    says_yes.setdefault(name, {})[scope] = wilson(yes, len(at)).to_dict()
+  return {
+    'types': sorted({q.type for q in questions}),
+    'metrics': METRICS,
+    'asked': asked,
+    'mass': {
+      name: mean(mass[cells[name, ALL]])[0].to_dict()
+      for name in CLASSES
+      if (name, ALL) in cells
+    },
+    'says_yes': says_yes,
+    'knows': {name: _knows(each[0], cells) for name, each in values.items()},
+    'arms': described,
+    'controls': [
+      entry
+      for target in dict.fromkeys(a.target for a in arms if a.target)
+      for kind in arms_lib.RANDOM_KINDS
+      if (entry := _controls(arms, values, cells, target, kind))
+    ],
+  }
+
+
+def mean(values: np.ndarray) -> tuple[Estimate, float]:
+  """The mean with Student's interval, and the p-value of its being 0."""
+  value = float(np.mean(values))
+  low = high = p = math.nan
+  if len(values) > 1:
+    degrees = len(values) - 1
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    margin = special.stdtrit(degrees, (1 + CONFIDENCE) / 2) * error
+    low, high = float(value - margin), float(value + margin)
+    if error:
+      p = float(2 * special.stdtr(degrees, -abs(value) / error))
+    else:
+      p = float(value == 0)
+  return Estimate(value=value, low=low, high=high, n=len(values)), p
+
+
+def _cells(questions) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+  """(class, type or 'all') and the numbers of its questions."""
+  classes = np.array([q.entity_class for q in questions])
+  types = np.array([q.type for q in questions])
+  for name in CLASSES:
+    for scope in (*sorted(set(types)), ALL):
+      chosen = (classes == name) & ((types == scope) | (scope == ALL))
+      if chosen.any():
+        yield (name, scope), np.flatnonzero(chosen)
+
+
+def _describe(number, arm, values, cells) -> dict:
+  found = {}
+  for (name, scope), at in cells.items():
+    entry = found.setdefault(name, {}).setdefault(scope, {})
+    for metric, all_arms in values.items():
+      mine = all_arms[number, at]
+      entry[metric] = {
+        'mean': mean(mine)[0].to_dict(),
+        'sd': float(mine.std(ddof=1)) if len(mine) > 1 else None,
+      }
+      if arm.kind != arms_lib.ORIGINAL:
+        effect, p = mean(mine - all_arms[0, at])
+        entry[metric]['effect'] = effect.to_dict() | {
+          'p': p if math.isfinite(p) else None
+        }
+  return found
+
+
+def _adjust(described):
+  """Adds 'q' to effects: p-values of single types, of arms not random."""
+  left_out = (*arms_lib.RANDOM_KINDS, *arms_lib.SWEEP_KINDS)
+  for metric in METRICS:
+    effects = [
+      cell[metric]['effect']
+      for arm in described
+      if arm['kind'] not in left_out
+      for scopes in arm['classes'].values()
+      for scope, cell in scopes.items()
+      if scope != ALL and 'effect' in cell[metric]
+    ]
+    adjusted = benjamini_hochberg([effect['p'] for effect in effects])
+    for effect, q in zip(effects, adjusted, strict=True):
+      effect['q'] = q
+
+
+def _knows(values, cells) -> dict:
+  """Scope -> AUROC of the self-report, for known entities."""
+  found = {}
+  known, unknown = CLASSES
+  for scope in dict.fromkeys(scope for _, scope in cells):
+    if (known, scope) in cells and (unknown, scope) in cells:
+      x, y = values[cells[known, scope]], values[cells[unknown, scope]]
+      positive = np.arange(len(x) + len(y)) < len(x)
+      found[scope] = auroc(positive, np.concatenate([x, y])).to_dict()
+  return found
+
+
+def _controls(arms, values, cells, target, kind) -> dict | None:
+  """The latent among its random controls of a kind.
+
+  p is the share of arms, the latent's own among them, that move the
+  self-report at least as far in the expected direction.
+  """
+  random = [
+    i for i, a in enumerate(arms) if a.target == target and a.kind == kind
+  ]
+  steered = [
+    i
+    for i, a in enumerate(arms)
+    if a.target == target and a.kind == arms_lib.STEERED
+  ]
+  if not random or not steered:
+    return None
+  sign, (mine,) = expected(target), steered
+  found = {'target': target, 'kind': kind, 'expected': sign, 'classes': {}}
+  for (name, scope), at in cells.items():
+    entry = found['classes'].setdefault(name, {}).setdefault(scope, {})
+    for metric, all_arms in values.items():
+      change = all_arms[:, at] - all_arms[0, at]  # [A, n]
+      effects = change[random].mean(axis=1)
+      effect = change[mine].mean()
+      as_far = int((sign * effects >= sign * effect).sum())
+      entry[metric] = {
+        'n': len(at),
+        'arms': len(random),
+        'mean': float(effects.mean()),
+        'sd': float(effects.std(ddof=1)) if len(random) > 1 else None,
+        'low': float(effects.min()),
+        'high': float(effects.max()),
+        'effects': {
+          arms[i].name: float(e) for i, e in zip(random, effects, strict=True)
+        },
+        'steered': float(effect),
+        'rank': as_far + 1,
+        'p': (as_far + 1) / (len(random) + 1),
+        'excess': mean(change[mine] - change[random].mean(axis=0))[0].to_dict(),
+      }
+  return found
+
+
+def sentences(results: Mapping, wording, metric: str) -> list[str]:
+  """What was found, for people."""
+  yes, no = repr(wording.yes), repr(wording.no)
+  what = {
+    'logit': f'logit({yes}) - logit({no})',
+    'prob': f'p({yes}) - p({no})',
+  }[metric]
+  lines = []
+  for name, scopes in results['arms'][0]['classes'].items():
+    found = scopes[ALL][metric]['mean']
+    says = results['says_yes'][name][ALL]
+    lines.append(
+      f'Asked about {name} entities: {what} = {_interval(found)}, n = '
+      f'{found["n"]}; {yes} above {no} for {says["value"]:.0%} '
+      f'[{says["low"]:.0%}, {says["high"]:.0%}].'
+    )
+  if ALL in results['knows'][metric]:
+    found = results['knows'][metric][ALL]
+    lines.append(
+      'Self-report tells known from unknown entities with AUROC '
+      f'{_interval(found, 3)}.'
+    )
+  for name, mass in results['mass'].items():
+    lines.append(
+      f'The two words have {mass["value"]:.2g} of the probability, asked about '
+      f'{name} entities.'
+    )
+  if all(mass['value'] < 0.01 for mass in results['mass'].values()):
+    lines.append(
+      'That is next to nothing: this model would say neither word, and what '
+      'follows is about words that it never chooses.'
+    )
+  controls = {
+    entry['target']: entry
+    for entry in results['controls']
+    if entry['kind'] == arms_lib.RANDOM_LATENT
+  }
+  for arm in results['arms']:
+    if arm['kind'] != arms_lib.STEERED:
+      continue
+    target = arm['target']
+    other = CLASSES[1 - CLASSES.index(target)]
+    if other not in arm['classes']:
+      continue
+    effect = arm['classes'][other][ALL][metric]['effect']
+    way = 'up' if expected(target) > 0 else 'down'
+    line = (
+      f'+ {target} latent, asked about {other} entities: change '
+      f'{_interval(effect)} (expected {way})'
+    )
+    if target in controls:
+      random = controls[target]['classes'][other][ALL][metric]
+      line += (
+        f'; {random["arms"]} random latents of the same norm: '
+        f'{random["mean"]:.2f} ({random["low"]:.2f} to {random["high"]:.2f}), '
+        f'p = {random["p"]:.3f}'
+      )
+    lines.append(line + '.')
+  return lines
+
+
+def _interval(found: Mapping, digits: int = 2) -> str:
+  if found['low'] is None:
+    return f'{found["value"]:.{digits}f}'
+  return (
+    f'{found["value"]:.{digits}f} [{found["low"]:.{digits}f}, '
+    f'{found["high"]:.{digits}f}]'
+  )

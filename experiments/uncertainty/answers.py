@@ -1,0 +1,287 @@
+"""The model's own answers: one greedy, some sampled, with their probabilities.
+
+Batches go from the longest prompts to the shortest and are kept one by one, so
+that a killed run loses one at most. A sample's seed is made of the run's seed,
+the question's id and the sample's number.
+
+Letters: n questions, R answers to each, B rows, T tokens.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from experiments import outputs
+from experiments.self_report import next_tokens, single_token
+from experiments.uncertainty.questions import Asked
+import gemma_jax as gj
+
+# Lengths of prompts are rounded up to these.
+_BUCKETS = (16, 24, 32, 48, 64, 96, *gj.BUCKETS[3:])
+_WHOSE = 'run.json'
+
+# Asked about the greedy answer (Kadavath et al. 2022, P(True)), zero-shot.
+P_TRUE = (
+  '{question}\nPossible answer: {answer}\n'
+  'Is the possible answer right? Answer yes or no.'
+)
+P_TRUE_PREFIX = 'Answer:'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """How answers are made. Defaults are those of arXiv 2411.14257.
+
+  Attributes:
+    prefix: Beginning of every answer, put into the model's mouth: a model that
+      declines what it does not know makes few errors unless it has to answer.
+    num_samples: Besides the greedy answer.
+    temperature: Of the samples.
+    max_new_tokens: Most tokens of an answer.
+    seed: Of the samples.
+  """
+
+  prefix: str = ''
+  num_samples: int = 10
+  temperature: float = 1.0
+  max_new_tokens: int = 32
+  seed: int = 0
+
+  def __post_init__(self):
+    if self.num_samples < 1 or self.max_new_tokens < 1 or self.temperature < 0:
+      raise ValueError(
+        'num_samples and max_new_tokens must be at least 1, temperature at '
+        f'least 0; got {self.num_samples}, {self.max_new_tokens}, '
+        f'{self.temperature}.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+  """To one question.
+
+  Attributes:
+    text: The greedy answer, without the prefix.
+    logprob: Of the greedy answer, its end included.
+    num_tokens: Of the greedy answer, likewise.
+    samples: Sampled answers.
+    sample_logprobs: Of each, the mean over its tokens.
+    entropy: Of the first token, in nats.
+  """
+
+  text: str
+  logprob: float
+  num_tokens: int
+  samples: Sequence[str]
+  sample_logprobs: Sequence[float]
+  entropy: float
+
+
+def answer(
+  model: gj.Gemma2,
+  tokenizer: gj.Tokenizer,
+  asked: Sequence[Asked],
+  config: Config,
+  *,
+  folder: str | os.PathLike | None = None,
+  identity: Mapping | None = None,
+  rows_per_batch: int = 512,
+  description: str = 'Answering',
+) -> list[Answer]:
+  """Answers in the order of the questions.
+
+  Args:
+    model: The chat model, stacked.
+    tokenizer: Its.
+    asked: n questions.
+    config: How.
+    folder: Where answers are kept as they come, to go on from.
+    identity: Of the model, so that another one's answers are not taken for its.
+    rows_per_batch: Answers at once, at least R.
+    description: Of the progress bar.
+
+  Raises:
+    ValueError: the folder has answers of another model, to other questions or
+      of another config; or a prompt leaves no room for an answer.
+  """
+  prompts = [_ids(tokenizer, each.text, config.prefix) for each in asked]
+  longest = max(map(len, prompts), default=0) + config.max_new_tokens
+  if longest >= model.config.max_positions:
+    raise ValueError(
+      f'A question and its answer need {longest} positions; the model has '
+      f'{model.config.max_positions}. Lower max_new_tokens.'
+    )
+  R = 1 + config.num_samples
+  size = min(len(prompts), max(1, rows_per_batch // R))
+  order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+  folder = None if folder is None else pathlib.Path(folder)
+  if folder is not None:
+    digest = hashlib.sha256(
+      json.dumps([[each.id for each in asked], prompts]).encode()
+    )
+    outputs.check_same_run(
+      folder / _WHOSE,
+      {
+        **(identity or {}),
+        **dataclasses.asdict(config),
+        'rows_per_batch': rows_per_batch,
+        'questions': digest.hexdigest(),
+      },
+      resumes=any(folder.glob('0*.json')),
+    )
+  runner = _Answering(model, tokenizer, config)
+  found: list = [None] * len(asked)
+  with tqdm.tqdm(total=len(asked), desc=description, unit='question') as bar:
+    for start in range(0, len(order), size):
+      batch = order[start : start + size]
+      file = folder and folder / f'{start:08d}.json'
+      if file is not None and file.is_file():
+        made = json.loads(file.read_text(encoding='utf-8'))
+      else:
+        made = runner(batch, prompts, asked, size)
+        if file is not None:
+          outputs.write_text(file, json.dumps(made, ensure_ascii=False))
+      for i, one in zip(batch, made, strict=True):
+        found[i] = Answer(**one)
+      bar.update(len(batch))
+  return found
+
+
+def p_true(
+  model: gj.Gemma2,
+  tokenizer: gj.Tokenizer,
+  asked: Sequence[Asked],
+  answers: Sequence[Answer],
+  *,
+  yes: str = ' Yes',
+  no: str = ' No',
+  rows_per_batch: int = 64,
+) -> np.ndarray:
+  """What the model says when asked whether its greedy answers are right.
+
+  Returns:
+    float64 [n, 2]: the probability of yes among yes and no, and that of both
+    words among all tokens.
+
+  Raises:
+    ValueError: a word is not one token.
+  """
+  ids = jnp.asarray([single_token(tokenizer, word) for word in (yes, no)])
+  prompts = [
+    _ids(
+      tokenizer,
+      P_TRUE.format(question=each.text, answer=one.text.strip()),
+      P_TRUE_PREFIX,
+    )
+    for each, one in zip(asked, answers, strict=True)
+  ]
+  found = np.zeros((len(prompts), 2))
+  order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+  with tqdm.tqdm(total=len(order), desc='P(True)', unit='answer') as bar:
+    for batch, rows in _batches(order, min(rows_per_batch, len(order))):
+      padded = tokenizer.pad([prompts[i] for i in rows], buckets=_BUCKETS)
+      out = _after(model, padded, ids)
+      logp = np.asarray(out['logits'], np.float64) - np.asarray(
+        out['log_sum'], np.float64
+      ).reshape(-1, 1)
+      p = np.exp(logp)
+      share = 1 / (1 + np.exp(logp[:, 1] - logp[:, 0]))
+      found[batch] = np.stack([share, p.sum(1)], axis=1)[: len(batch)]
+      bar.update(len(batch))
+  return found
+
+
+class _Answering:
+  """Generates the answers of a batch."""
+
+  def __init__(self, model, tokenizer, config):
+    self._tokenizer, self._config = tokenizer, config
+    self._model, self._fast = model, None
+    self._ends = {*model.config.eos_ids, *tokenizer.stop_ids}
+
+  def __call__(self, batch, prompts, asked, size) -> list[dict]:
+    """Fields of `Answer`, for the questions of a batch."""
+    config, tokenizer = self._config, self._tokenizer
+    if self._fast is None:
+      on_cpu = jax.default_backend() == 'cpu' and self._model.is_stacked
+      self._fast = gj.unstack_layers(self._model) if on_cpu else self._model
+    R = 1 + config.num_samples
+    rows = batch + batch[-1:] * (size - len(batch))  # filled up
+    padded = tokenizer.pad([prompts[i] for i in rows], buckets=_BUCKETS)
+    first = _after(self._fast, padded, jnp.zeros(1, jnp.int32))
+    entropy = np.asarray(first['entropy'])
+    temperatures = [0.0] + [config.temperature] * config.num_samples
+    made = gj.generate(
+      self._fast,
+      *padded,
+      max_new_tokens=config.max_new_tokens,
+      samples=R,
+      sampling=gj.Sampling(
+        temperature=np.tile(np.asarray(temperatures, np.float32), size)
+      ),
+      seeds=np.array(
+        [_seed(config.seed, asked[i].id, r) for i in rows for r in range(R)]
+      ),
+      stop_ids=sorted(self._ends),
+    )
+    tokens, lengths = np.asarray(made.tokens), np.asarray(made.lengths)
+    totals = np.asarray(made.logprobs, np.float64).sum(axis=1)
+    texts = [
+      self._text(row[:length].tolist())
+      for row, length in zip(tokens, lengths, strict=True)
+    ]
+    found = []
+    for k in range(len(batch)):
+      mine = slice(k * R + 1, (k + 1) * R)
+      found.append(
+        {
+          'text': texts[k * R],
+          'logprob': float(totals[k * R]),
+          'num_tokens': int(lengths[k * R]),
+          'samples': texts[mine],
+          'sample_logprobs': (totals[mine] / lengths[mine]).tolist(),
+          'entropy': float(entropy[k]),
+        }
+      )
+    return found
+
+  def _text(self, ids) -> str:
+    """What ids, an end perhaps the last of them, say."""
+    ids = ids[:-1] if ids[-1] in self._ends else ids
+    known = [i for i in ids if i < self._tokenizer.vocab_size]
+    return self._tokenizer.decode(known, skip_special=True)
+
+
+def _ids(tokenizer, said, prefix) -> list[int]:
+  """A chat up to where the model goes on."""
+  ids = list(tokenizer.tokenize_chat(said, parse_special=False).ids)
+  if prefix:
+    ids += tokenizer.encode(prefix, bos=False, parse_special=False)
+  return ids
+
+
+def _after(model, padded, ids) -> dict[str, jax.Array]:
+  """`next_tokens` after padded prompts."""
+  out = gj.run(model, *padded, logits_at=gj.last_position(padded.positions))
+  return next_tokens(out.logits[:, 0], ids)
+
+
+def _batches(order, size) -> Iterator[tuple[list[int], list[int]]]:
+  """Numbers of a batch; and the same, filled up to `size`."""
+  for start in range(0, len(order), size):
+    batch = order[start : start + size]
+    yield batch, batch + batch[-1:] * (size - len(batch))
+
+
+def _seed(*parts) -> int:
+  """32 bits of a hash."""
+  digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+  return int.from_bytes(digest[:4], 'big')

@@ -1,0 +1,93 @@
+"""Which answers are right, which are errors, and which are none.
+
+As in arXiv 2411.14257: a question whose greedy answer declines is left out; of
+the others the answer is correct if at least 3 of 10 samples are, else it is an
+error. Errors about entities that the base model knows have a group of their
+own; the published code left them out where latents are chosen, here they are
+errors like others (paper.md, 10.1 no. 13).
+"""
+
+from collections.abc import Collection, Sequence
+import dataclasses
+
+import numpy as np
+
+from experiments.entities import is_refusal
+from experiments.entities.modes import is_reference
+from experiments.uncertainty.answers import Answer
+from experiments.uncertainty.questions import Asked
+
+MIN_CORRECT = 3
+REFUSAL, CORRECT = 'refusal', 'correct'
+KNOWN_ERROR, UNKNOWN_ERROR = 'error (known)', 'error (unknown)'
+ERROR = 'error'  # without an entity
+GROUPS = (CORRECT, KNOWN_ERROR, UNKNOWN_ERROR, ERROR, REFUSAL)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Judged:
+  """n answers.
+
+  Attributes:
+    group: [n] of GROUPS.
+    used: bool [n], which ones count; the others were declined, or are errors
+      that the published code leaves out.
+    error: bool [n], of those that count: is it an error?
+    right_samples: int [n], how many samples are right.
+  """
+
+  group: np.ndarray
+  used: np.ndarray
+  error: np.ndarray
+  right_samples: np.ndarray
+
+
+def judge(
+  asked: Sequence[Asked],
+  answers: Sequence[Answer],
+  mode: str = 'default',
+  *,
+  min_correct: int = MIN_CORRECT,
+  known_names: Collection[str] = (),
+) -> Judged:
+  """Labels answers.
+
+  Args:
+    asked: n questions.
+    answers: To them.
+    mode: How answers are read. 'reference' also leaves errors out whose
+      question has the name of a known entity in it, wherever it stands.
+    min_correct: Right samples that make a question correct.
+    known_names: Of the entities that the base model knows; for 'reference'.
+
+  Raises:
+    ValueError: fewer samples than `min_correct`, or unknown mode.
+  """
+  published = is_reference(mode)
+  groups, right = [], []
+  for each, one in zip(asked, answers, strict=True):
+    if len(one.samples) < min_correct:
+      raise ValueError(
+        f'{len(one.samples)} samples cannot have min_correct={min_correct} '
+        'right ones. Draw more, or lower it.'
+      )
+    right.append(sum(each.label(text, mode) == CORRECT for text in one.samples))
+    if is_refusal(one.text, mode):
+      groups.append(REFUSAL)
+    elif right[-1] >= min_correct:
+      groups.append(CORRECT)
+    elif not each.prompt_type:
+      groups.append(ERROR)
+    else:
+      known = each.entity_class == 'known'
+      if published:
+        known = any(name in each.text for name in known_names)
+      groups.append(KNOWN_ERROR if known else UNKNOWN_ERROR)
+  group = np.array(groups, dtype=object)
+  left_out = [REFUSAL, KNOWN_ERROR] if published else [REFUSAL]
+  return Judged(
+    group=group,
+    used=~np.isin(group, left_out),
+    error=np.isin(group, [KNOWN_ERROR, UNKNOWN_ERROR, ERROR]),
+    right_samples=np.array(right),
+  )

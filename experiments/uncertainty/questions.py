@@ -1,0 +1,83 @@
+"""What is asked: attributes of entities, or questions of a file."""
+
+from collections.abc import Sequence
+import dataclasses
+
+from experiments.entities import (
+  PROMPT_TYPES,
+  People,
+  Prompt,
+  label_completion,
+  label_trivia,
+  prompt_types_of,
+  question_prompt,
+)
+from experiments.latents import CLASSES, SPLITS
+
+TRIVIA = 'trivia'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+  """A question with its answers.
+
+  Attributes:
+    id: Of its own.
+    cluster: Questions of one cluster stand or fall together: the entity.
+    type: Of the entity, or TRIVIA.
+    split: 'train', 'validation' or 'test'.
+    entity_class: 'known' or 'unknown' to the base model; '' without an entity.
+    prompt_type: What is asked about the entity; '' without one.
+    prompt: What the user says; a text, or with an entity marked in it.
+    answers: Right ones: the entity's attribute, or all aliases.
+  """
+
+  id: str
+  cluster: str
+  type: str
+  split: str
+  entity_class: str
+  prompt_type: str
+  prompt: Prompt | str
+  answers: Sequence[str]
+
+  @property
+  def text(self) -> str:
+    """What the user says."""
+    return self.prompt if isinstance(self.prompt, str) else self.prompt.text
+
+  def label(self, completion: str, mode: str) -> str:
+    """'correct', 'error' or 'refusal'; see `entities.labels`."""
+    if not self.prompt_type:
+      return label_trivia(completion, self.answers, mode)
+    return label_completion(
+      PROMPT_TYPES[self.prompt_type], completion, self.answers[0], mode
+    )
+
+
+def about_entities(
+  people: People, max_entities: int | None = None
+) -> list[Asked]:
+  """Everything about all entities, split by entity.
+
+  Args:
+    people: Known and unknown entities.
+    max_entities: Of each type, class and split, the first ones; to try things.
+  """
+  return [
+    Asked(
+      id=f'{prompt_type.name}/{entity.name}',
+      cluster=f'{kind}/{entity.name}',
+      type=kind,
+      split=split,
+      entity_class=label,
+      prompt_type=prompt_type.name,
+      prompt=question_prompt(prompt_type, entity),
+      answers=(entity.attributes[prompt_type.attribute],),
+    )
+    for split in SPLITS
+    for label in CLASSES
+    for kind, entities in people.of(split, label).items()
+    for entity in entities[:max_entities]
+    for prompt_type in prompt_types_of(entity)
+  ]

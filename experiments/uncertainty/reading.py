@@ -1,0 +1,140 @@
+"""What the study takes from the model and from its answers.
+
+Letters: n questions, D width of the site.
+"""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+
+from experiments.harvesting import (
+  HarvestRows,
+  read_sums,
+  stream_scores,
+  write_sums,
+)
+from experiments.latents import Groups, LatentId, class_sums, promoted_tokens
+from experiments.stages import stage
+from experiments.uncertainty import detectors as lib
+from experiments.uncertainty.questions import TRIVIA
+from experiments.uncertainty.selection import CLASS_OF
+from experiments.uncertainty.signals import answer_signals, error_rates
+
+
+def sums_of_train(
+  model, saes, rows: HarvestRows, table, types, settings, folder, whose
+):
+  """Sums of every SAE over the answers of train."""
+  groups = Groups(types, ('train',))
+  of_prompts = [
+    groups.number(kind, CLASS_OF['error' if error else 'correct'])
+    if split == 'train'
+    else -1
+    for kind, split, error in zip(
+      table.types, table.splits, table.error, strict=True
+    )
+  ]
+  of_rows = rows.groups(of_prompts)
+  stream = lambda: stream_scores(
+    model,
+    saes,
+    rows,
+    of_rows,
+    groups.count,
+    batch_size=settings.batch_size,
+    description='Reading latents of train',
+  )
+  if folder is None:
+    sums = stream()
+  else:
+    place = pathlib.Path(folder)
+    read = [rows.texts, rows.positions.tolist(), of_rows.tolist()]
+    digest = hashlib.sha256(json.dumps(read).encode()).hexdigest()
+    stage(
+      place,
+      {**(whose or {}), 'rows': digest, 'tokens': settings.tokens},
+      lambda to: write_sums(to / 'sums.safetensors', stream()),
+    )
+    sums = read_sums(place / 'sums.safetensors')
+  return [class_sums(one, groups) for one in sums]
+
+
+def stream_detectors(x, where, table, skipped):
+  """Detectors that read the stream where the best latent does."""
+  train, validation = table.splits == 'train', table.splits == 'validation'
+  yield lib.Detector(
+    name=f'difference of means at {where}',
+    kind=lib.MEANS,
+    scores=lib.difference_of_means(x, table.error, train, table.types),
+    where=where,
+  )
+  try:
+    scores, about = lib.probe(x, table.error, train, validation, table.types)
+  except ValueError as error:
+    skipped.append(f'linear probe: {error}')
+    return
+  yield lib.Detector(
+    name=f'linear probe at {where}',
+    kind=lib.PROBE,
+    scores=scores,
+    where=where,
+    about=about,
+  )
+
+
+def answer_detectors(kept, table, settings):
+  """Detectors that read answers, or nothing of the model."""
+  answers = [part.answers[i] for part, i in kept]
+  signals = answer_signals(table.asked, answers, settings.mode)
+  no_model = ('length of the question',)
+  for name, scores in signals.items():
+    kind = lib.NO_MODEL if name in no_model else lib.ANSWER
+    yield lib.Detector(name=name, kind=kind, scores=scores)
+  train = table.splits == 'train'
+  if len({each.prompt_type for each in table.asked}) > 1:
+    scores = error_rates(table.asked, table.error, train)
+    scores[table.splits == TRIVIA] = np.nan  # it has no such types
+    yield lib.Detector(
+      name='error rate of what is asked', kind=lib.NO_MODEL, scores=scores
+    )
+  if all(part.p_true is not None for part, _ in kept):
+    found = np.array([part.p_true[i] for part, i in kept])
+    yield lib.Detector(
+      name='P(True)',
+      kind=lib.P_TRUE,
+      scores=1 - found[:, 0],
+      probabilities=1 - found[:, 0],
+      about={'mass_of_both_words': float(found[:, 1].mean())},
+    )
+
+
+def across_types(x, where, table, cross, activation, skipped) -> dict:
+  """Type -> detector -> scores, of what was chosen and fitted on the others."""
+  found = {}
+  for name, latent in cross.items():
+    others = (table.splits == 'train') & (table.types != name)
+    validation = (table.splits == 'validation') & (table.types != name)
+    mine = {
+      'error latent': activation[latent.id].astype(np.float64),
+      f'difference of means at {where}': lib.difference_of_means(
+        x, table.error, others, table.types
+      ),
+    }
+    try:
+      mine[f'linear probe at {where}'] = lib.probe(
+        x, table.error, others, validation, table.types
+      )[0]
+    except ValueError as error:
+      skipped.append(f'linear probe without {name}: {error}')
+    found[name] = mine
+  return found
+
+
+def promoted_by(model, tokenizer, sae_of, best: LatentId) -> dict | None:
+  """Tokens that the best latent's decoder row raises; of the stream only."""
+  row = np.asarray(sae_of[best[:2]].W_dec[...][best.latent], np.float32)
+  if len(row) != model.config.d_model:
+    return None
+  return promoted_tokens(model, tokenizer, row)

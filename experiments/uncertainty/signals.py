@@ -1,0 +1,103 @@
+"""Detectors that read the model's answers, not the model. Higher: less sure.
+
+Semantic entropy (Kuhn et al. 2023, Farquhar et al. 2024) is over clusters of
+sampled answers that mean the same. Here they mean the same if they are equal
+after normalisation, or if both decline: right for short answers, too many
+clusters for sentences.
+"""
+
+from collections.abc import Mapping, Sequence
+import re
+import unicodedata
+
+import numpy as np
+from scipy import special
+
+from experiments.entities import is_refusal
+from experiments.uncertainty.answers import Answer
+from experiments.uncertainty.questions import Asked
+
+_ARTICLES = re.compile(r'\b(a|an|the)\b')
+_DECLINES = object()
+
+
+def normalised(text: str) -> str:
+  """The first line, without case, accents, punctuation and articles.
+
+  '1,990' is '1990'.
+  """
+  line = text.strip().split('\n')[0]
+  folded = unicodedata.normalize('NFKD', line)
+  folded = ''.join(c for c in folded if not unicodedata.combining(c)).lower()
+  folded = re.sub(r'(?<=\d),(?=\d{3})', '', folded)
+  folded = re.sub(r'[^\w\s]|_', ' ', folded)
+  return ' '.join(_ARTICLES.sub(' ', folded).split())
+
+
+def semantic_entropy(
+  samples: Sequence[str], logprobs: Sequence[float], mode: str = 'default'
+) -> tuple[float, float]:
+  """Entropies in nats over clusters of samples.
+
+  Args:
+    samples: Texts.
+    logprobs: Of each, the mean over its tokens.
+    mode: How refusals are told.
+
+  Returns:
+    With clusters weighted by the samples' probabilities; and by how many
+    samples they have ('discrete').
+  """
+  keys = [
+    _DECLINES if is_refusal(text, mode) else normalised(text)
+    for text in samples
+  ]
+  numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+  which = np.array([numbers[key] for key in keys])
+  weights = special.softmax(np.asarray(logprobs, np.float64))
+  shares = (
+    np.bincount(which, weights=weights),
+    np.bincount(which) / len(which),
+  )
+  weighted, discrete = (float(special.entr(p).sum()) for p in shares)
+  return weighted, discrete
+
+
+def answer_signals(
+  asked: Sequence[Asked],
+  answers: Sequence[Answer],
+  mode: str = 'default',
+) -> dict[str, np.ndarray]:
+  """Name -> float64 [n], higher where the answer says that it may be wrong."""
+  entropies = np.array(
+    [semantic_entropy(a.samples, a.sample_logprobs, mode) for a in answers]
+  ).reshape(-1, 2)
+  of = lambda value: np.array([value(each) for each in answers], np.float64)
+  return {
+    'answer log-probability': of(lambda a: -a.logprob),
+    'answer log-probability per token': of(lambda a: -a.logprob / a.num_tokens),
+    'first-token entropy': of(lambda a: a.entropy),
+    'semantic entropy': entropies[:, 0],
+    'discrete semantic entropy': entropies[:, 1],
+    'length of the question': np.array(
+      [float(len(each.text.split())) for each in asked]
+    ),
+  }
+
+
+def error_rates(
+  asked: Sequence[Asked], error: np.ndarray, train: np.ndarray
+) -> np.ndarray:
+  """Each question's rate of errors on train among those of its prompt type.
+
+  What can be told without any model; float64 [n]. A prompt type that train
+  lacks has the rate of all.
+  """
+  kinds = [each.prompt_type for each in asked]
+  seen: Mapping[str, list] = {}
+  for i in np.flatnonzero(train):
+    seen.setdefault(kinds[i], []).append(error[i])
+  overall = float(error[train].mean())
+  return np.array(
+    [float(np.mean(seen[k])) if k in seen else overall for k in kinds]
+  )

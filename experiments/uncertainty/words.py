@@ -1,0 +1,83 @@
+"""What was found, in sentences."""
+
+from collections.abc import Mapping
+
+
+def sentences(results: Mapping) -> list[str]:
+  """What was found, for people."""
+  n = results['n']['test']
+  prefix = results['answering']['prefix']
+  lines = [
+    f'Test: {n["errors"]} errors and {n["correct"]} correct answers, about '
+    f'{n["clusters"]} entities'
+    + (f', every answer begun with {prefix!r}.' if prefix else '.')
+  ]
+  groups = [
+    group
+    for kinds in results['counts'].values()
+    for group_counts in kinds.values()
+    for group in group_counts.items()
+  ]
+  totals = {}
+  for group, count in groups:
+    totals[group] = totals.get(group, 0) + count
+  lines.append(
+    'All splits: '
+    + ', '.join(f'{count} {group}' for group, count in totals.items())
+    + '.'
+  )
+  if min(n['errors'], n['correct']) < 30:
+    lines.append(
+      'One class is small: intervals are wide, and thresholds little more than '
+      'guesses.'
+    )
+  lines += [f'Left out: {each}.' for each in results['left_out']]
+  for one in results['detectors']:
+    lines.append(f'{one["name"]}: {_said(one, "test")}')
+    if 'transfer' in one:
+      lines[-1] += f' On the other questions: {_said(one, "transfer")}'
+  others = results['n'].get('transfer')
+  if others and not (others['errors'] and others['correct']):
+    lines.append(
+      f'The other questions have {others["errors"]} errors and '
+      f'{others["correct"]} correct answers; without both there is nothing to '
+      'tell apart.'
+    )
+  random = results['random']
+  if random:
+    found = random['test']
+    lines.append(
+      f'{found["n"]} random latents like the best error latent: AUROC '
+      f'{found["mean"]:.3f} ({found["low"]:.3f} to {found["high"]:.3f}), '
+      f'p = {found["p"]:.3f}.'
+    )
+  best = results['detectors'][0]
+  if best['known']:
+    lines.append(
+      'Among questions about known entities alone, where not knowing the name '
+      f'cannot give an error away, {best["name"]} has AUROC '
+      f'{_bounds(best["known"])}, n = {best["known"]["n"]}.'
+    )
+  for one in results['detectors']:
+    mass = one['about'].get('mass_of_both_words', 1.0)
+    if mass < 0.01:
+      lines.append(
+        f'{one["name"]}: both words together have {mass:.2g} of the '
+        'probability; the model would say neither, and it means nothing.'
+      )
+  return lines
+
+
+def _said(one, place) -> str:
+  area, f1 = one[place]['auroc'], one[place]['f1_f1']
+  precision = one[place]['average_precision']
+  return (
+    f'AUROC {_bounds(area)}, AP {precision["value"]:.3f}, '
+    f'F1 {f1["value"]:.3f}, AURC {one[place]["aurc"]["value"]:.3f}.'
+  )
+
+
+def _bounds(found) -> str:
+  if found['low'] is None:
+    return f'{found["value"]:.3f}'
+  return f'{found["value"]:.3f} [{found["low"]:.3f}, {found["high"]:.3f}]'

@@ -1,0 +1,85 @@
+"""Question files, and the published labels of TriviaQA answers."""
+
+import collections
+import json
+
+import pytest
+
+from experiments.uncertainty import Answer, judge, read_trivia
+from tests.experiments.entities.shared_data import SHARED, needs_shared
+
+GOOD = {'question': 'Who?', 'question_id': 'a', 'correct_answer': ['X', 'Y']}
+
+
+def write(folder, rows):
+  path = folder / 'questions.json'
+  path.write_text(json.dumps(rows))
+  return path
+
+
+def test_a_file(tmp_path):
+  rows = [
+    GOOD,
+    {'question': 'What?', 'correct_answer': ['Z']},
+    GOOD | {'question_id': 'again'},
+    GOOD | {'question': 'Where?', 'question_id': 'b', 'label': 'error'},
+  ]
+  asked, again = read_trivia(write(tmp_path, rows))
+  assert again == 1
+  assert [each.text for each in asked] == ['Who?', 'What?', 'Where?']
+  assert [each.id for each in asked] == ['a', '1', 'b']
+  assert asked[0].answers == ('X', 'Y') and asked[0].prompt_type == ''
+  assert len(read_trivia(write(tmp_path, rows), limit=2)[0]) == 2
+
+
+@pytest.mark.parametrize(
+  'row, said',
+  [
+    ({'correct_answer': ['X']}, "no 'question'"),
+    (GOOD | {'correct_answer': 'X'}, 'a list of texts'),
+    (GOOD | {'correct_answer': []}, 'a list of texts'),
+    (GOOD | {'correct_answer': [' ']}, 'a list of texts'),
+    (GOOD | {'question': 'Else?'}, "'a' belongs to another"),
+    (GOOD | {'question_id': 3}, 'expected a text'),
+  ],
+)
+def test_malformed_records(tmp_path, row, said):
+  with pytest.raises(ValueError, match=said) as error:
+    read_trivia(write(tmp_path, [GOOD, row]))
+  assert 'record 1' in str(error.value)
+
+
+@needs_shared
+def test_published_labels():
+  """Of both files 257 are declined, and by the rule of 3, 322 are correct.
+
+  A few labels of samples are of an older list of refusals.
+  """
+  same = 0
+  folder = SHARED / 'triviaqa'
+  counts = collections.Counter()
+  for number in (0, 1):
+    path = folder / f'batch_{number}.json'
+    asked, again = read_trivia(path)
+    assert (len(asked), again) == (512, 0)
+    rows = json.loads(path.read_text())
+    answers = [
+      Answer(
+        text=row['greedy_completion'],
+        logprob=0.0,
+        num_tokens=1,
+        samples=row['sampled_completions'],
+        sample_logprobs=[0.0] * 10,
+        entropy=0.0,
+      )
+      for row in rows
+    ]
+    judged = judge(asked, answers, 'reference')
+    counts.update(judged.group)
+    for i, row in enumerate(rows):
+      labels = row['string_matching_sampled_labels']
+      same += judged.right_samples[i] == labels.count('correct')
+    assert (judged.used == (judged.group != 'refusal')).all()
+    assert (judged.error == (judged.group == 'error')).all()
+  assert same >= 1020
+  assert counts == {'correct': 322, 'error': 445, 'refusal': 257}
