@@ -13,7 +13,6 @@ from experiments.steering.batches import (
   run_rows,
   steering,
 )
-from experiments.steering.batches import shared_tokens as shared_tokens
 from experiments.steering.questions import Question
 import gemma_jax as gj
 
