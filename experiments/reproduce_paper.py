@@ -213,7 +213,7 @@ def _cells(row: Compared) -> list[str]:
   ]
 
 
-_COLUMNS = ['', 'published', 'ours', '95 % interval', 'n', 'verdict']
+_COLUMNS = ['', 'claimed', 'ours', '95 % interval', 'n', 'verdict']
 
 
 def _lines(rows: Sequence[Compared]) -> list[str]:
@@ -259,13 +259,15 @@ def _write_page(out, family, rows, failed):
       )
     )
   summary = [
-    f'{_counts(rows)}. Inside: the published number is in our 95 % interval, '
-    'or ours is within the bounds given with it.',
+    f'{_counts(rows)}. Inside: the claimed number is in our 95 % interval, or '
+    'ours is within the [bounds] of the claim.',
     *(f'{name} failed with exit code {code}.' for name, code in failed.items()),
   ]
   write_report(
     out / outputs.REPORT_FILE,
-    f'Does {family} give what was published?',
+    'Does the bundled world show what it must?'
+    if family == 'miniworld'
+    else f'Does {family} give what was published?',
     summary,
     sections,
   )
