@@ -129,7 +129,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
 
 
 def summary(results: Mapping) -> list[str]:
-  """Pairs, where the answer is by layer, the top heads, and what it cost."""
+  """Pairs, where the answer is by layer, top heads, what one map cost."""
   lines = []
   for kind, found in results['types'].items():
     one = found['denoising']
@@ -146,28 +146,18 @@ def summary(results: Mapping) -> list[str]:
       )
     for direction in DIRECTIONS:
       one = found[direction]
-      lines.append(
-        f'{kind}, {direction}: the stream moves the answer most at '
-        f'{_path(one["flow"], found["tokens"])}.'
-      )
       heads = [
         f'{head["name"]} {head["moved"]["value"]:+.2f}'
-        for head in one['top_heads']['z_last']
+        for head in one['top_heads']['z_last'][:3]
         if head['p_adjusted'] <= ALPHA
       ]
       lines.append(
-        f'{kind}, {direction}: heads at the last token with an effect (max-T, '
-        f'{ALPHA:.0%}): {", ".join(heads[:5]) or "none"}.'
+        f'{kind}, {direction}: the stream moves the answer most at '
+        f'{_path(one["flow"], found["tokens"])}; heads at the last token '
+        f'(max-T, {ALPHA:.0%}): {", ".join(heads) or "none"}.'
       )
-    ranks = ', '.join(
-      f'{name} {_estimate(m["attribution"]["spearman"])}'
-      for name, m in found['denoising']['maps'].items()
-    )
-    lines.append(
-      f'{kind}, denoising: rank correlation of attribution: {ranks}.'
-    )
   costs = results['costs'] or {'maps': ()}
-  for row in costs['maps']:
+  for row in costs['maps'][:1]:
     share = row['operations'] / row['minimal_operations']
     lines.append(
       f'{row["map"]}: {row["operations"]:.3g} operations in '
@@ -175,7 +165,8 @@ def summary(results: Mapping) -> list[str]:
       f'without sharing {row["naive_operations"]:.3g} in '
       f'{row["naive_seconds"]:.3f} s '
       f'({row["naive_seconds"] / row["seconds"]:.1f} times as long); they '
-      f'differ by {row["largest_difference"]:.1e} at most.'
+      f'differ by {row["largest_difference"]:.1e} at most. The report has the '
+      'other maps.'
     )
   return lines
 
