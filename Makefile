@@ -4,7 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Two modules at a time: what takes long is compiling, which uses one core.
-PARALLEL ?= -n 2 --dist loadfile
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
+# Programs that run once are compiled faster without LLVM's passes. The model is
+# compared with PyTorch as users run it.
+QUICK := XLA_FLAGS='$(XLA_FLAGS) --xla_backend_optimization_level=0'
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo paper parity test test-all lint format clean
@@ -20,10 +23,11 @@ parity: $(INSTALLED)  ## The bundled models against PyTorch.
 	$(BIN)/python -m tools.check_parity --checkpoint=experiments/miniworld/bundle/chat
 
 test: $(INSTALLED)  ## The tests, under ten minutes on two cores.
-	$(BIN)/python -m pytest -m 'not slow' $(PARALLEL)
+	$(PYTEST) -m 'not slow' tests/gemma_jax tests/tools
+	$(QUICK) $(PYTEST) -m 'not slow' --ignore=tests/gemma_jax --ignore=tests/tools
 
 test-all: $(INSTALLED)  ## The slow ones too.
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(PYTEST)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

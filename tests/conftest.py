@@ -8,11 +8,6 @@ os.environ['HF_HUB_DISABLE_PROGRESS_BARS'] = '1'
 os.environ['TRANSFORMERS_VERBOSITY'] = 'error'
 # Of transformers too, when it loads and writes weights.
 os.environ['TQDM_DISABLE'] = '1'
-# Most of the time goes into compiling programs that run once: LLVM's passes
-# would cost a third of it. `make demo` and `make parity` run what users run.
-os.environ['XLA_FLAGS'] = (
-  os.environ.get('XLA_FLAGS', '') + ' --xla_backend_optimization_level=0'
-)
 
 import jax
 import pytest

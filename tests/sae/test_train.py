@@ -82,6 +82,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, row):
   assert again.metrics is None
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(tmp_path):
   """kill -9 at random moments; the result is that of a run left alone."""
   command = [sys.executable, '-m', 'tests.sae.train_forever']
