@@ -22,7 +22,7 @@ parity: $(INSTALLED)  ## The bundled models against PyTorch.
 	$(BIN)/python -m tools.check_parity --checkpoint=experiments/miniworld/bundle/base
 	$(BIN)/python -m tools.check_parity --checkpoint=experiments/miniworld/bundle/chat
 
-test: $(INSTALLED)  ## The tests, under ten minutes on two cores.
+test: $(INSTALLED)  ## The tests, about thirteen minutes on two cores.
 	$(PYTEST) -m 'not slow' tests/gemma_jax tests/tools
 	$(QUICK) $(PYTEST) -m 'not slow' --ignore=tests/gemma_jax --ignore=tests/tools
 

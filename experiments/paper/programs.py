@@ -43,6 +43,7 @@ _AFTER = {
   'patch_activations': (('model',), {}),
   'shift_attention': (('model',), {}),
   'knock_out_attention': (('model', 'chat_model'), {}),
+  'steer_layers': (('chat_model',), {}),
   'trace_circuit': (('chat_model',), {}),
   'ask_self': (('chat_model',), {}),
   'find_uncertainty': (('chat_model',), {}),
