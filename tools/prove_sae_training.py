@@ -133,7 +133,7 @@ def show_frontier(steps: int, sparsity: list[float]) -> list[dict]:
       'trainer': name,
       'coefficient': coefficient,
       'l0': l0 / len(test),
-      'fvu': error / variance,
+      'fvu': float(error / variance),
       'seconds': seconds,
       'steps': steps,
     }
