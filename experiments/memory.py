@@ -18,6 +18,7 @@ from experiments.host_memory import available_memory
 from experiments.splicing import LOGITS_BYTES
 import gemma_jax as gj
 from gemma_jax.model import QUERY_CHUNK
+from gemma_jax.sharding import WEIGHT_RULES
 from gemma_jax.weights import WEIGHTS, weight_shape
 from sae.recipe import TrainConfig
 
@@ -127,17 +128,18 @@ def estimate_training(
   """
   S, R, F, B = len(layers), len(config.runs), config.width, config.batch_size
   W, size = gj.site_width(model, site), jnp.dtype(dtype).itemsize
-  parameters = 4 * S * R * (2 * W * F + 2 * F + W) // model_parallel
+  f = _part(F, model_parallel)
+  parameters = 4 * S * R * (2 * W * f + 2 * f + W)
   moments = (1 if config.adam_b1 == 0 else 2) * parameters
   truncated = model.truncated(max(layers) + 1)
   tokens = -(-harvest_batch // data) * context
   forward = _forward_bytes(truncated, tokens, context, size, model_parallel)
   at_once = config.runs_at_once or (1 if jax.default_backend() == 'cpu' else R)
-  latents = 4 * S * min(R, at_once) * -(-B // data) * F // model_parallel
+  latents = 4 * S * min(R, at_once) * _part(B, data) * f
   items = [
     (
       f'weights of {truncated.num_layers} layers',
-      _weight_bytes(truncated, size) // (data * model_parallel),
+      _weight_bytes(truncated, size, data, model_parallel),
       '--dtype=bfloat16, a lower --layer, --model_parallel',
     ),
     ('runs of the model', forward, '--harvest_batch, --context'),
@@ -148,7 +150,7 @@ def estimate_training(
     ),
     (
       'bucket',
-      S * config.bucket_size * W * size // data,
+      S * _part(config.bucket_size, data) * W * size,
       '--bucket_size, fewer --layer, --dtype=bfloat16',
     ),
     (
@@ -234,7 +236,7 @@ def _evaluation_items(
   items = [
     (
       f'weights of {model.num_layers} layers',
-      _weight_bytes(model, size) // (data * model_parallel),
+      _weight_bytes(model, size, data, model_parallel),
       '--dtype=bfloat16, --model_parallel',
     ),
     ('runs of the model', forward, '--harvest_batch, --context'),
@@ -246,7 +248,7 @@ def _evaluation_items(
     ('SAE weights', parameters, '--width, fewer --sparsity, --seed or --layer'),
     (
       'latents of a batch',
-      5 * 4 * tokens * width // model_parallel,
+      5 * 4 * tokens * _part(width, model_parallel),
       '--harvest_batch, --context, --width',
     ),
     (
@@ -265,19 +267,36 @@ def _items(stage, items) -> tuple[Item, ...]:
   )
 
 
-def _weight_bytes(config: gj.Gemma2Config, size: int) -> int:
-  shapes = (weight_shape(config, name) for name in WEIGHTS)
-  return size * sum(map(math.prod, shapes))
+def _part(size: int, devices: int) -> int:
+  """Of a dimension, on each of so many devices.
+
+  What they do not divide is whole on each, see `gemma_jax/sharding.py`.
+  """
+  return size if size % devices else size // devices
+
+
+def _weight_bytes(config, size, data, model_parallel) -> int:
+  devices = {'data': data, 'model': model_parallel, None: 1}
+  return size * sum(
+    math.prod(
+      _part(count, devices[WEIGHT_RULES.get(letter)])
+      for letter, count in zip(letters, weight_shape(config, name), strict=True)
+    )
+    for name, letters in WEIGHTS.items()
+  )
 
 
 def _forward_bytes(config, tokens, context, size, model_parallel) -> int:
   """Temporaries of one block: two sets of scores, the MLP, the stream."""
-  scores = 2 * 4 * config.num_heads * tokens * min(context, QUERY_CHUNK)
-  mlp = 3 * size * config.d_ff * tokens
-  heads = size * tokens * config.head_dim
-  heads *= 2 * (config.num_heads + config.num_kv_heads)
+  N, K, F = (
+    _part(count, model_parallel)
+    for count in (config.num_heads, config.num_kv_heads, config.d_ff)
+  )
+  scores = 2 * 4 * N * tokens * min(context, QUERY_CHUNK)
+  mlp = 3 * size * F * tokens
+  heads = size * tokens * config.head_dim * 2 * (N + K)
   stream = 4 * 4 * config.d_model * tokens
-  return (scores + mlp + heads) // model_parallel + stream
+  return scores + mlp + heads + stream
 
 
 def available_bytes() -> int | None:

@@ -1,5 +1,8 @@
 """Estimates hold against what arrays and XLA really take."""
 
+import math
+import types
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,6 +10,8 @@ import pytest
 from experiments import memory
 from experiments.memory import Estimate, Item, OutOfMemory
 import gemma_jax as gj
+from gemma_jax.sharding import partition_spec
+from gemma_jax.weights import WEIGHTS, weight_shape
 from sae import update
 from sae.recipe import TrainConfig
 from tests.experiments import worlds
@@ -83,9 +88,32 @@ def test_published_sizes():
     model_parallel=4,
   )
   assert items(halved)['bucket'] == found['bucket'] // 2
-  assert (
-    items(halved)['weights of 13 layers'] == found['weights of 13 layers'] // 8
+  # Norms are split over 'data' only.
+  assert items(halved)['weights of 13 layers'] == pytest.approx(
+    found['weights of 13 layers'] / 8, rel=1e-3
   )
+
+
+def test_what_devices_do_not_divide_is_on_each():
+  config = TrainConfig.short(1024, 99, batch_size=255, bucket_size=1275)
+  model = worlds.model().config
+
+  def found(**devices):
+    return items(memory.estimate_training(config, model, **SHAPE, **devices))
+
+  one, odd = found(), found(data=2, model_parallel=3)
+  for name in ('bucket', 'SAE weights and moments', 'latents of a batch'):
+    assert odd[name] == one[name]
+  # Weights by the rules that place them: 2 key/value heads are not split by 4.
+  mesh = types.SimpleNamespace(shape={'data': 2, 'model': 4})
+  expected = 0
+  for name, letters in WEIGHTS.items():
+    shape = weight_shape(model.truncated(4), name)
+    axes = partition_spec(letters, shape, mesh)
+    splits = math.prod(mesh.shape[axis] for axis in axes if axis)
+    expected += 4 * math.prod(shape) // splits
+  assert model.num_kv_heads % 4 and expected < one['weights of 4 layers'] / 2
+  assert found(data=2, model_parallel=4)['weights of 4 layers'] == expected
 
 
 ESTIMATE = Estimate(
