@@ -11,15 +11,15 @@ import numpy as np
 from scipy import stats
 
 from experiments.attention.knockout_runs import Study
-from experiments.attention.resampling import (
-  cluster_bootstrap_means,
-  mean_by_unit,
-)
 from experiments.attention.windows import ALL, FROM
 from experiments.latents import CLASSES
 from experiments.stats.intervals import wilson
 from experiments.stats.multiplicity import max_t_permutation
 from experiments.stats.paired import benjamini_hochberg, paired_difference
+from experiments.stats.resampling import (
+  cluster_bootstrap_means,
+  mean_by_unit,
+)
 
 # Where latents are measured, in the order of Sweep.latents.
 PLACES = ('entity_last', 'last')

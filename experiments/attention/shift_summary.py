@@ -22,11 +22,6 @@ import numpy as np
 from scipy import stats
 
 from experiments.attention.entity_attention import KEYS, MEASURES
-from experiments.attention.resampling import (
-  cluster_bootstrap_means,
-  differences_of_means,
-  mean_by_unit,
-)
 from experiments.attention.shifts import Shift
 from experiments.stats.multiplicity import (
   ALPHA,
@@ -35,6 +30,11 @@ from experiments.stats.multiplicity import (
   max_t_two_samples,
 )
 from experiments.stats.paired import benjamini_hochberg
+from experiments.stats.resampling import (
+  cluster_bootstrap_means,
+  differences_of_means,
+  mean_by_unit,
+)
 
 # Adding a latent of a label is to move attention this way.
 EXPECTED = {'known': 1, 'unknown': -1}

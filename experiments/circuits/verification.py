@@ -9,16 +9,13 @@ from collections.abc import Hashable, Sequence
 import dataclasses
 
 import numpy as np
-from scipy import stats
 
 from experiments.circuits.components import CLEAN, FREE, Component
 from experiments.circuits.effects import set_effects
 from experiments.circuits.tracing import Tracer
 from experiments.stats.intervals import (
-  CONFIDENCE,
-  RESAMPLES,
-  Estimate,
   cluster_bootstrap_mean,
+  cluster_bootstrap_ratio,
 )
 
 
@@ -134,7 +131,9 @@ def verify(
   left = set_effects(tracer, [found, *random], FREE, 'Verifying, held')
   kept = set_effects(tracer, [found, *random], CLEAN, 'Verifying, kept')
   estimate = lambda x: cluster_bootstrap_mean(x, clusters, seed).to_dict()
-  ratio = lambda x: share_interval(x, tracer.total, clusters, seed).to_dict()
+  ratio = lambda x: cluster_bootstrap_ratio(
+    x, tracer.total, clusters, seed
+  ).to_dict()
   others = {
     'left': share(left[1:], tracer.total),
     'kept': share(kept[1:], tracer.total),
@@ -172,30 +171,3 @@ def verify(
     'random_left': left[1:],
     'random_kept': kept[1:],
   }
-
-
-def share_interval(
-  part: np.ndarray, total: np.ndarray, clusters: Sequence[Hashable], seed: int
-) -> Estimate:
-  """sum(part) / sum(total), resampling clusters; percentile bounds."""
-  numbers = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
-  which = [numbers[name] for name in clusters]
-  sums = [np.bincount(which, weights=x) for x in (part, total)]
-  low = high = np.nan
-  if len(numbers) > 1:
-    low, high = stats.bootstrap(
-      sums,
-      lambda a, b, axis: a.sum(axis) / b.sum(axis),
-      paired=True,
-      vectorized=True,
-      confidence_level=CONFIDENCE,
-      n_resamples=RESAMPLES,
-      method='percentile',
-      random_state=np.random.default_rng(seed),
-    ).confidence_interval
-  return Estimate(
-    value=float(np.sum(part) / np.sum(total)),
-    low=float(low),
-    high=float(high),
-    n=len(part),
-  )

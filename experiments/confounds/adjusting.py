@@ -24,6 +24,7 @@ from experiments.confounds.covariates import Covariates
 from experiments.confounds.strata import resamples
 from experiments.latents import LabelledEntities
 from experiments.stats.intervals import CONFIDENCE, Estimate
+from experiments.stats.resampling import estimate
 
 RESAMPLES = 500
 _ITERATIONS = 5000
@@ -169,13 +170,7 @@ def _change(entities, raw, adjusted, y, seed) -> Estimate:
     )
 
   drawn = [change(w) for w in resamples(entities, RESAMPLES, seed)]
-  low, high = np.quantile(drawn, [0.025, 0.975])
-  return Estimate(
-    value=float(change(np.ones(len(y)))),
-    low=float(low),
-    high=float(high),
-    n=len(y),
-  )
+  return estimate(change(np.ones(len(y))), np.array(drawn), len(y))
 
 
 def _explained(known, types, z) -> float:

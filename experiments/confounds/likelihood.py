@@ -7,12 +7,11 @@ so that documents are what is resampled for the intervals.
 """
 
 from collections.abc import Sequence
-import math
 
 import numpy as np
 
 from experiments.confounds.readers import Reader
-from experiments.stats.intervals import Estimate
+from experiments.stats.resampling import draw, estimate
 
 RESAMPLES = 1000
 # arXiv 2411.14257, table 9 (FineWeb): model -> label -> frequency, r.
@@ -52,9 +51,7 @@ def token_likelihood(
       f'{len(documents)} documents have a token to predict; at least 2 are '
       'needed for an interval.'
     )
-  drawn = np.random.default_rng([seed, 17]).multinomial(
-    len(documents), np.full(len(documents), 1 / len(documents)), size=RESAMPLES
-  )
+  drawn = draw(len(documents), np.random.default_rng([seed, 17]), RESAMPLES)
   weights = np.concatenate([np.ones((1, len(documents))), drawn])
   logs = [np.asarray(logp[i], np.float64) for i in documents]
   found = []
@@ -103,7 +100,7 @@ def correlation(
   n, sx, sy, sxx, syy, sxy = (weights @ sums).T
   with np.errstate(divide='ignore', invalid='ignore'):
     r = (sxy - sx * sy / n) / np.sqrt((sxx - sx * sx / n) * (syy - sy * sy / n))
-  return _estimate(r, int(sums[:, 0].sum()))
+  return estimate(r[0], r[1:], int(sums[:, 0].sum())).to_dict()
 
 
 def _share(weights, part, whole) -> dict:
@@ -111,18 +108,9 @@ def _share(weights, part, whole) -> dict:
   sums = np.array([(a.sum(), b.sum()) for a, b in _both(part, whole)])
   total, size = (weights @ sums).T
   with np.errstate(divide='ignore', invalid='ignore'):
-    return _estimate(total / size, int(round(sums[:, 1].sum())))
+    share = total / size
+  return estimate(share[0], share[1:], int(round(sums[:, 1].sum()))).to_dict()
 
 
 def _both(x, y):
   return zip(x, y, strict=True)
-
-
-def _estimate(values, n) -> dict:
-  low = high = math.nan
-  rest = values[1:][np.isfinite(values[1:])]
-  if math.isfinite(values[0]) and len(rest) > 0.95 * len(values[1:]):
-    low, high = np.quantile(rest, [0.025, 0.975])
-  return Estimate(
-    value=float(values[0]), low=float(low), high=float(high), n=n
-  ).to_dict()

@@ -21,11 +21,10 @@ import numpy as np
 from experiments.confounds.covariates import NAME_FREQUENCY, Covariates
 from experiments.latents import LabelledEntities
 from experiments.stats.intervals import Estimate
+from experiments.stats.resampling import draw, estimate
 
 BINS = 4
 RESAMPLES = 500
-# Share of resamples without any comparison, up to which there is an interval.
-_MOST_EMPTY = 0.05
 
 
 def make_strata(
@@ -98,8 +97,8 @@ def compare(
   both = (counts > 0).all(axis=0)
   n = int(counts[:, both].sum())
   return {
-    'difference': _estimate(difference, n),
-    'auroc': _estimate(area, n),
+    'difference': estimate(difference[0], difference[1:], n).to_dict(),
+    'auroc': estimate(area[0], area[1:], n).to_dict(),
     'strata': int(both.sum()),
     'all_strata': S,
     'n': n,
@@ -116,8 +115,7 @@ def resamples(
   cells = entities.type_of * 2 + entities.known
   for cell in np.unique(cells):
     mine = np.flatnonzero(cells == cell)
-    share = np.full(len(mine), 1 / len(mine))
-    weights[:, mine] = rng.multinomial(len(mine), share, size=count)
+    weights[:, mine] = draw(len(mine), rng, count)
   return weights
 
 
@@ -178,17 +176,6 @@ def _area(weights, positive, strata, values) -> np.ndarray:
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)
-
-
-def _estimate(values: np.ndarray, n: int) -> dict:
-  """Of the first, with percentiles of the others."""
-  low = high = math.nan
-  drawn = values[1:]
-  if np.isfinite(values[0]) and np.isnan(drawn).mean() <= _MOST_EMPTY:
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-  return Estimate(
-    value=float(values[0]), low=float(low), high=float(high), n=n
-  ).to_dict()
 
 
 def _mean(values: np.ndarray) -> dict:

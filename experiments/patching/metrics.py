@@ -16,7 +16,8 @@ import dataclasses
 import numpy as np
 from scipy import stats
 
-from experiments.stats.intervals import CONFIDENCE, RESAMPLES, Estimate
+from experiments.stats.intervals import Estimate
+from experiments.stats.resampling import bounds, draw
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,12 +44,6 @@ class Grid:
       float(part[cell]) for part in (self.value, self.low, self.high)
     )
     return Estimate(value=value, low=low, high=high, n=self.n)
-
-
-def resamples(n: int, seed: int) -> np.ndarray:
-  """How often each of n pairs is in each resample, float64 [RESAMPLES, n]."""
-  rng = np.random.default_rng(seed)
-  return rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(float)
 
 
 def moved(
@@ -95,27 +90,21 @@ def rank_correlation(
   if len(exact) < 3:
     return Estimate(value=np.nan, low=np.nan, high=np.nan, n=n)
   value = _spearman(exact.mean(1)[None], guessed.mean(1)[None])[0]
-  counts = resamples(n, seed)
+  counts = draw(n, np.random.default_rng(seed))
   found = _spearman(counts @ exact.T, counts @ guessed.T)
-  low, high = _bounds(found)
+  low, high = bounds(found)
   return Estimate(value=float(value), low=float(low), high=float(high), n=n)
 
 
 def _ratio(top, bottom, seed) -> Grid:
   """Means of top [L, X, n] over the mean of bottom [n]."""
-  counts = resamples(len(bottom), seed)
+  counts = draw(len(bottom), np.random.default_rng(seed))
   ratios = np.einsum('Rn,LXn->RLX', counts, top)
   ratios /= (counts @ bottom)[:, None, None]
-  low, high = _bounds(ratios)
+  low, high = bounds(ratios)
   return Grid(
     value=top.mean(-1) / bottom.mean(), low=low, high=high, n=len(bottom)
   )
-
-
-def _bounds(values) -> np.ndarray:
-  """Percentiles over the first axis."""
-  tail = (1 - CONFIDENCE) / 2
-  return np.quantile(values, [tail, 1 - tail], axis=0)
 
 
 def _spearman(a, b) -> np.ndarray:

@@ -10,13 +10,13 @@ Letters: n items, G distinct scores, R resamples.
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 import dataclasses
-import math
 
 import numpy as np
 from sklearn import metrics
 
 from experiments.stats.curves import roc_points
-from experiments.stats.intervals import CONFIDENCE, Estimate, wilson
+from experiments.stats.intervals import Estimate, wilson
+from experiments.stats.resampling import estimate
 from experiments.stats.weighted import Tied, limits, resample
 
 RESAMPLES = 1000
@@ -241,7 +241,7 @@ def bootstrap(
       for name, found in part(weights).items():
         drawn[name].append(found)
   return {
-    name: _estimate(value, drawn[name], len(positive))
+    name: estimate(value, _joined(drawn[name]), len(positive))
     for name, value in values.items()
   }
 
@@ -262,7 +262,7 @@ def auroc_by_cluster(
     for weights in resample(positive, clusters, seed, resamples)
   ]
   value = float(metrics.roc_auc_score(positive, scores))
-  return _estimate(value, drawn, len(positive))
+  return estimate(value, _joined(drawn), len(positive))
 
 
 def auroc_difference(
@@ -285,7 +285,7 @@ def auroc_difference(
     a.auroc(weights) - b.auroc(weights)
     for weights in resample(positive, clusters, seed, resamples)
   ]
-  return _estimate(float(value), drawn, len(positive))
+  return estimate(value, _joined(drawn), len(positive))
 
 
 def _checked(positive, scores) -> tuple[np.ndarray, np.ndarray]:
@@ -301,10 +301,6 @@ def _bins(probabilities: np.ndarray, bins: int) -> list[np.ndarray]:
   return [which == i for i in range(bins) if (which == i).any()]
 
 
-def _estimate(value: float, drawn: Sequence[np.ndarray], n: int) -> Estimate:
-  low = high = math.nan
-  found = np.concatenate(drawn) if drawn else np.empty(0)
-  if len(found):
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(found, [tail, 1 - tail])
-  return Estimate(value=value, low=float(low), high=float(high), n=n)
+def _joined(drawn: Sequence[np.ndarray]) -> np.ndarray:
+  """Chunks of resamples as one; with one cluster there are none."""
+  return np.concatenate(drawn) if drawn else np.empty(0)

@@ -81,19 +81,29 @@ def cluster_bootstrap_mean(
     The mean over observations, so that large clusters weigh more; percentile
     bounds, NaN with fewer than two clusters; n counts observations.
   """
-  values = np.asarray(values, float)
-  if len(values) != len(clusters):
-    raise ValueError(f'{len(values)} values are in {len(clusters)} clusters.')
-  if not len(values):
+  return cluster_bootstrap_ratio(values, np.ones(len(values)), clusters, seed)
+
+
+def cluster_bootstrap_ratio(
+  part: Sequence[float],
+  whole: Sequence[float],
+  clusters: Sequence[Hashable],
+  seed: int = 0,
+) -> Estimate:
+  """sum(part) / sum(whole), likewise; clusters have both."""
+  part, whole = np.asarray(part, float), np.asarray(whole, float)
+  n = len(part)
+  if n != len(clusters):
+    raise ValueError(f'{n} values are in {len(clusters)} clusters.')
+  if not n:
     return Estimate(value=math.nan, low=math.nan, high=math.nan, n=0)
   numbers = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
   which = [numbers[name] for name in clusters]
-  sizes = np.bincount(which)
   low = high = math.nan
-  if len(sizes) > 1:
+  if len(numbers) > 1:
     low, high = stats.bootstrap(
-      (np.bincount(which, weights=values), sizes),
-      lambda total, size, axis: total.sum(axis) / size.sum(axis),
+      [np.bincount(which, weights=values) for values in (part, whole)],
+      lambda a, b, axis: a.sum(axis) / b.sum(axis),
       paired=True,
       vectorized=True,
       confidence_level=CONFIDENCE,
@@ -102,5 +112,8 @@ def cluster_bootstrap_mean(
       random_state=np.random.default_rng(seed),
     ).confidence_interval
   return Estimate(
-    value=float(values.mean()), low=float(low), high=float(high), n=len(values)
+    value=float(part.sum() / whole.sum()),
+    low=float(low),
+    high=float(high),
+    n=n,
   )

@@ -11,6 +11,8 @@ from collections.abc import Hashable, Iterator, Sequence
 import numpy as np
 from scipy import special
 
+from experiments.stats.resampling import draw, number_units
+
 # Numbers in memory at once.
 _CHUNK = 2**21
 
@@ -24,17 +26,13 @@ def resample(
   """Chunks of weights [r, n]: how often each item is in a resample."""
   if len(clusters) != len(positive):
     raise ValueError(f'{len(positive)} items are in {len(clusters)} clusters.')
-  numbers = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
-  which = np.array([numbers[name] for name in clusters])
-  C = len(numbers)
-  if C < 2:
+  which, names = number_units(clusters)
+  if len(names) < 2:
     return
   rng = np.random.default_rng(seed)
   size = max(1, _CHUNK // len(which))
   for start in range(0, resamples, size):
-    rows = min(size, resamples - start)
-    counts = rng.multinomial(C, np.full(C, 1 / C), size=rows)
-    weights = counts[:, which].astype(np.float64)
+    weights = draw(len(names), rng, min(size, resamples - start))[:, which]
     found = weights @ positive
     yield weights[(found > 0) & (found < weights.sum(axis=1))]
 

@@ -19,12 +19,12 @@ class: off target, what else it costs.
 """
 
 from collections.abc import Hashable, Sequence
-import math
 
 import numpy as np
 
 from experiments.latents import CLASSES
-from experiments.stats.intervals import CONFIDENCE, RESAMPLES, Estimate
+from experiments.stats.intervals import Estimate
+from experiments.stats.resampling import draw, estimate
 from experiments.steering import arms as arms_lib
 from experiments.steering.arms import Arm
 
@@ -34,7 +34,7 @@ LEVELS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # nats per token
 class Resamples:
   """Means over questions of a class, and the same with entities resampled.
 
-  The cluster bootstrap of `stats.intervals`, with the same resamples for all
+  The bootstrap of `stats.resampling`, with the same resamples for all
   that is computed, so that differences have intervals too.
   """
 
@@ -58,10 +58,9 @@ class Resamples:
       if not at.size:
         continue
       _, which = np.unique(np.asarray(entities)[at], return_inverse=True)
-      n = which.max() + 1
-      drawn = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-      # One entity says nothing about others.
-      drawn = drawn.astype(float) if n > 1 else np.full(drawn.shape, np.nan)
+      drawn = draw(which.max() + 1, rng)
+      if drawn.shape[1] == 1:
+        drawn[:] = np.nan  # one entity says nothing about others
       self._weights[name] = at, drawn[:, which]  # [R, questions]
 
   @property
@@ -89,19 +88,6 @@ class Resamples:
       estimate(mean, each, self.count(name))
       for mean, each in zip(*both, strict=True)
     ]
-
-
-def estimate(value: float, resampled: np.ndarray, n: int) -> Estimate:
-  """A value with its percentile interval.
-
-  Resamples without a value are left out; if they are more than an interval
-  leaves outside, there are no bounds.
-  """
-  tail = (1 - CONFIDENCE) / 2
-  low = high = math.nan
-  if not math.isnan(value) and np.isnan(resampled).mean() <= 2 * tail:
-    low, high = np.nanquantile(resampled, [tail, 1 - tail])
-  return Estimate(value=float(value), low=float(low), high=float(high), n=n)
 
 
 def at_levels(

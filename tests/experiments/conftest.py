@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from tests.experiments.steering import planted, planted_files
+
 
 @pytest.fixture(scope='session', autouse=True)
 def one_torch_thread():
@@ -11,3 +13,14 @@ def one_torch_thread():
   torch.set_num_threads(1)
   yield
   torch.set_num_threads(before)
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+  """The planted model as files; latent 0 makes it refuse, latent 1 answer."""
+  return planted_files.write(
+    tmp_path_factory.mktemp('world'),
+    planted.ROWS,
+    planted.LAYER,
+    controls={'known': [3, 4], 'unknown': [5, 2]},
+  )

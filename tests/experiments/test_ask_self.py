@@ -7,7 +7,6 @@ from safetensors.numpy import load_file
 
 from experiments import ask_self
 from tests.experiments import worlds
-from tests.experiments.test_steer_refusal import world  # noqa: F401 (fixture)
 
 QUESTION = (
   '--question=Where was born the {type} {name}?',
@@ -24,7 +23,7 @@ FEW = (
 )
 
 
-def ask(world, out, *arguments):  # noqa: F811
+def ask(world, out, *arguments):
   return worlds.run(
     ask_self,
     f'--chat_model={world / "chat"}',
@@ -36,7 +35,7 @@ def ask(world, out, *arguments):  # noqa: F811
   )
 
 
-def test_a_run(world, tmp_path, capsys):  # noqa: F811
+def test_a_run(world, tmp_path, capsys):
   out = tmp_path / 'out'
   assert ask(world, out, *QUESTION, *FEW) == 0
   said = capsys.readouterr().out
@@ -61,7 +60,7 @@ def test_a_run(world, tmp_path, capsys):  # noqa: F811
   assert (out / 'results.json').read_bytes() == before
 
 
-def test_as_published(world, tmp_path):  # noqa: F811
+def test_as_published(world, tmp_path):
   out = tmp_path / 'out'
   arguments = (*QUESTION, *FEW, '--mode=reference', '--alpha_known=3')
   assert ask(world, out, *arguments) == 0
@@ -86,7 +85,7 @@ def test_as_published(world, tmp_path):  # noqa: F811
   ],
 )
 def test_what_is_wrong_is_said_before_any_work(
-  world,  # noqa: F811
+  world,
   tmp_path,
   capsys,
   arguments,

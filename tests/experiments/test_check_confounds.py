@@ -13,8 +13,6 @@ from safetensors.numpy import load_file
 from experiments import check_confounds, inputs
 from experiments.entities import (
   Entity,
-  Record,
-  prompt_types_of,
   write_entities,
   write_records,
 )
@@ -41,29 +39,16 @@ def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('names')
   about = json.loads((inputs.BUNDLE / 'run.json').read_text())
   world = make_world(WorldConfig(**about['world']))
-  entities, records = {}, {}
-  for group, label in (('held_out', 'correct'), ('unseen', 'error')):
+  entities, taught = {}, {e.name for e in world.entities('held_out')}
+  for group in ('held_out', 'unseen'):
     for entity in world.entities(group):
       if entity.type in TYPES:
         entities.setdefault(entity.type, []).append(entity)
-        for prompt_type in prompt_types_of(entity):
-          records.setdefault(prompt_type.name, []).append(
-            Record(
-              entity=entity.name,
-              entity_type=entity.type,
-              prompt_type=prompt_type.name,
-              correct_answer=entity.attributes[prompt_type.attribute],
-              prompt='?',
-              question=None,
-              greedy_completion='x',
-              sampled_completions=('x',) * 3,
-              string_matching_greedy_label=label,
-              string_matching_sampled_labels=(label,) * 3,
-              label=label,
-            )
-          )
   write_entities(folder / 'entities', entities)
-  write_records(folder / 'records', records)
+  write_records(
+    folder / 'records',
+    worlds.records(entities, lambda entity: entity.name in taught),
+  )
   tail = [
     Entity(
       world.lexicon.name(*pair),

@@ -17,8 +17,6 @@ import pytest
 
 from experiments import entity_recognition
 from experiments.entities import (
-  Record,
-  prompt_types_of,
   read_entities,
   write_entities,
   write_records,
@@ -102,26 +100,8 @@ def world(tmp_path_factory):
 
 def records(entities):
   """Every other entity is known."""
-  found = {}
-  for group in entities.values():
-    for number, entity in enumerate(group):
-      label = ('correct', 'error')[number % 2]
-      for prompt_type in prompt_types_of(entity):
-        record = Record(
-          entity=entity.name,
-          entity_type=entity.type,
-          prompt_type=prompt_type.name,
-          correct_answer=entity.attributes[prompt_type.attribute],
-          prompt='?',
-          question=None,
-          greedy_completion='',
-          sampled_completions=('',) * 10,
-          string_matching_greedy_label=label,
-          string_matching_sampled_labels=(label,) * 10,
-          label=label,
-        )
-        found.setdefault(prompt_type.name, []).append(record)
-  return found
+  known = [entity for group in entities.values() for entity in group[::2]]
+  return worlds.records(entities, lambda entity: entity in known, samples=10)
 
 
 def run(world, out, *more, **replaced):

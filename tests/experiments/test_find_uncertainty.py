@@ -14,7 +14,6 @@ from sklearn import metrics
 
 from experiments import find_uncertainty, inputs
 from experiments.entities import (
-  Record,
   prompt_types_of,
   read_entities,
   refusal_question,
@@ -57,27 +56,11 @@ def world(tmp_path_factory):
   every = read_entities(str(inputs.ENTITIES))
   few = {kind: every[kind][:ENTITIES] for kind in TYPES}
   write_entities(folder / 'entities', few)
-  records = {}
-  for kind, entities in few.items():
-    for number, entity in enumerate(entities):
-      label = 'correct' if number % 2 else 'error'
-      for prompt_type in prompt_types_of(entity):
-        records.setdefault(prompt_type.name, []).append(
-          Record(
-            entity=entity.name,
-            entity_type=kind,
-            prompt_type=prompt_type.name,
-            correct_answer=entity.attributes[prompt_type.attribute],
-            prompt='?',
-            question=None,
-            greedy_completion='x',
-            sampled_completions=('x',) * 3,
-            string_matching_greedy_label=label,
-            string_matching_sampled_labels=(label,) * 3,
-            label=label,
-          )
-        )
-  write_records(folder / 'labels', records)
+  known = {entity.name for of in few.values() for entity in of[1::2]}
+  write_records(
+    folder / 'labels',
+    worlds.records(few, lambda entity: entity.name in known),
+  )
   others = [
     {
       'question': refusal_question(prompt_type, entity).text,

@@ -10,7 +10,6 @@ from experiments import knock_out_attention
 from tests.experiments import worlds
 from tests.experiments.attention import statements
 from tests.experiments.steering import planted
-from tests.experiments.test_steer_refusal import world  # noqa: F401 (fixture)
 
 FEW = ('--questions=4', '--max_new_tokens=8', '--window=1,from')
 EDGES = '--edges=last:entity,last:bos,after:entity'
@@ -21,7 +20,7 @@ def base(tmp_path_factory):
   return statements.save(tmp_path_factory.mktemp('base'))
 
 
-def knock_out(world, base, out, *arguments):  # noqa: F811
+def knock_out(world, base, out, *arguments):
   return worlds.run(
     knock_out_attention,
     f'--model={base}',
@@ -43,7 +42,7 @@ def changes(study, name, edges, width):
   }
 
 
-def test_where_the_entity_is_read(world, base, tmp_path, capsys):  # noqa: F811
+def test_where_the_entity_is_read(world, base, tmp_path, capsys):
   """Without it in layer 1, no unknown entity is declined; elsewhere all are."""
   out = tmp_path / 'out'
   assert knock_out(world, base, out, *FEW, EDGES, '--studies=refusals') == 0
@@ -97,7 +96,7 @@ def test_where_the_entity_is_read(world, base, tmp_path, capsys):  # noqa: F811
   assert (out / 'report.html').stat().st_size > 1e6
 
 
-def test_heads_one_by_one_and_resuming(world, base, tmp_path):  # noqa: F811
+def test_heads_one_by_one_and_resuming(world, base, tmp_path):
   out = tmp_path / 'out'
   arguments = (*FEW, '--heads=all,H0')
   assert knock_out(world, base, out, *arguments, '--edges=last:entity') == 0
@@ -124,7 +123,7 @@ def test_heads_one_by_one_and_resuming(world, base, tmp_path):  # noqa: F811
   ],
 )
 def test_what_is_wrong_is_said_before_any_work(
-  world,  # noqa: F811
+  world,
   base,
   tmp_path,
   capsys,

@@ -13,8 +13,6 @@ import pytest
 
 from experiments import inputs, patch_activations
 from experiments.entities import (
-  Record,
-  prompt_types_of,
   read_entities,
   write_records,
 )
@@ -33,25 +31,9 @@ def labels(tmp_path_factory):
   """Answers as they would be of a model that knows what it was taught."""
   world = make_world(WorldConfig())
   taught = {e.name for group in KNOWN for e in world.entities(group)}
-  records = {}
-  for entities in read_entities(str(inputs.ENTITIES)).values():
-    for entity in entities:
-      label = 'correct' if entity.name in taught else 'error'
-      for prompt_type in prompt_types_of(entity):
-        record = Record(
-          entity=entity.name,
-          entity_type=entity.type,
-          prompt_type=prompt_type.name,
-          correct_answer=entity.attributes[prompt_type.attribute],
-          prompt='?',
-          question=None,
-          greedy_completion='x',
-          sampled_completions=('x',) * 3,
-          string_matching_greedy_label=label,
-          string_matching_sampled_labels=(label,) * 3,
-          label=label,
-        )
-        records.setdefault(record.prompt_type, []).append(record)
+  records = worlds.records(
+    read_entities(str(inputs.ENTITIES)), lambda entity: entity.name in taught
+  )
   folder = tmp_path_factory.mktemp('labels')
   write_records(folder, records)
   return folder

@@ -9,7 +9,6 @@ from safetensors.numpy import load_file
 from experiments import shift_attention
 from tests.experiments import worlds
 from tests.experiments.attention import statements
-from tests.experiments.test_steer_refusal import world  # noqa: F401 (fixture)
 
 FEW = ('--num_random=2', '--questions=4')
 LATENTS = (
@@ -27,7 +26,7 @@ def base(tmp_path_factory):
   return folder
 
 
-def shift(world, base, out, *arguments):  # noqa: F811
+def shift(world, base, out, *arguments):
   return worlds.run(
     shift_attention,
     f'--model={base / "model"}',
@@ -40,7 +39,7 @@ def shift(world, base, out, *arguments):  # noqa: F811
   )
 
 
-def test_attention_that_is_uniform(world, base, tmp_path, capsys):  # noqa: F811
+def test_attention_that_is_uniform(world, base, tmp_path, capsys):
   out = tmp_path / 'out'
   assert shift(world, base, out, *FEW) == 0
   said = capsys.readouterr().out
@@ -71,7 +70,7 @@ def test_attention_that_is_uniform(world, base, tmp_path, capsys):  # noqa: F811
   assert (out / 'results.json').read_bytes() == again
 
 
-def test_as_published(world, base, tmp_path):  # noqa: F811
+def test_as_published(world, base, tmp_path):
   out = tmp_path / 'out'
   assert shift(world, base, out, *FEW, '--mode=reference', '--alpha=2') == 0
   results = json.loads((out / 'results.json').read_text())
@@ -91,7 +90,7 @@ def test_as_published(world, base, tmp_path):  # noqa: F811
   ],
 )
 def test_what_is_wrong_is_said_before_any_work(
-  world,  # noqa: F811
+  world,
   base,
   tmp_path,
   capsys,

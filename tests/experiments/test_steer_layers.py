@@ -7,11 +7,10 @@ import pytest
 
 from experiments import steer_layers
 from tests.experiments import worlds
-from tests.experiments.test_steer_refusal import world  # noqa: F401
 
 
 @pytest.fixture(scope='module')
-def run(world, tmp_path_factory):  # noqa: F811
+def run(world, tmp_path_factory):
   """A finished run that says which latent is best in its one layer."""
   folder = tmp_path_factory.mktemp('runs') / 'run'
   shutil.copytree(world / 'run', folder)
@@ -25,7 +24,7 @@ def run(world, tmp_path_factory):  # noqa: F811
   return folder
 
 
-def steer(world, out, *arguments):  # noqa: F811
+def steer(world, out, *arguments):
   return worlds.run(
     steer_layers,
     f'--chat_model={world / "chat"}',
@@ -40,7 +39,7 @@ def steer(world, out, *arguments):  # noqa: F811
   )
 
 
-def test_map(world, run, tmp_path, capsys):  # noqa: F811
+def test_map(world, run, tmp_path, capsys):
   out = tmp_path / 'out'
   arguments = (f'--run={run}', '--sweep=0.01,1')
   assert steer(world, out, *arguments) == 0
@@ -83,7 +82,7 @@ def test_map(world, run, tmp_path, capsys):  # noqa: F811
     (['--layers=0'], 'layer 0'),
   ],
 )
-def test_errors(world, run, tmp_path, capsys, arguments, says):  # noqa: F811
+def test_errors(world, run, tmp_path, capsys, arguments, says):
   given = [f'--run={run}'] if '--run' not in str(arguments) else []
   labels = str(run / 'labels' / 'records')
   given += [each.replace('LABELS', labels) for each in arguments]

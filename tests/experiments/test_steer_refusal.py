@@ -2,31 +2,12 @@
 
 import json
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import steer_refusal
-from experiments.entities import (
-  Entity,
-  Record,
-  write_entities,
-  write_records,
-)
-from experiments.harvesting import GroupSums, write_sums
-from experiments.latents import Groups
-import gemma_jax as gj
-from sae.gemma_scope import save_gemma_scope
-from sae.jumprelu import JumpReLUSAE, Origin, Weights
 from tests.experiments import worlds
-from tests.experiments.steering import planted
 
-# Latent 0 makes the model refuse, latent 1 makes it answer.
-ROWS = np.stack([planted.S, -planted.S, *planted.NOTHING])
-ATTRIBUTES = {
-  'player': {'place_birth': 'Paris', 'date_birth': '1980'},
-  'city': {'country': 'Paris', 'location': 'Point(1 2)'},
-}
 FEW = (
   '--questions=3',
   '--num_random=2',
@@ -34,84 +15,6 @@ FEW = (
   '--max_new_tokens=8',
   '--rows_per_batch=12',
 )
-
-
-@pytest.fixture(scope='module')
-def world(tmp_path_factory):
-  """chat/, saes/, entities/, and a finished run/ with labels and sums."""
-  folder = tmp_path_factory.mktemp('world')
-  gj.save_checkpoint(planted.model(), folder / 'chat')
-  planted.backend().save(str(folder / 'chat' / 'tokenizer.json'))
-  width = len(ROWS)
-  weights = Weights(
-    W_enc=jnp.asarray(ROWS.T),
-    W_dec=jnp.asarray(ROWS),
-    b_enc=jnp.zeros(width),
-    b_dec=jnp.zeros(planted.D),
-    threshold=jnp.zeros(width),
-  )
-  origin = Origin(site='resid_post', layer=planted.LAYER)
-  save_gemma_scope(JumpReLUSAE(weights, origin), folder / 'saes', l0=1)
-
-  entities, records = {}, {}
-  for names, right in ((planted.ALL_KNOWN, True), (planted.ALL_UNKNOWN, False)):
-    for kind, each in names.items():
-      for name in each:
-        entity = Entity(name, kind, ATTRIBUTES[kind])
-        entities.setdefault(kind, []).append(entity)
-        for attribute, answer in entity.attributes.items():
-          label = 'correct' if right else 'error'
-          record = Record(
-            entity=name,
-            entity_type=kind,
-            prompt_type=f'{kind}_{attribute}',
-            correct_answer=answer,
-            prompt='?',
-            question=None,
-            greedy_completion='x',
-            sampled_completions=('x',) * 3,
-            string_matching_greedy_label=label,
-            string_matching_sampled_labels=(label,) * 3,
-            label=label,
-          )
-          records.setdefault(record.prompt_type, []).append(record)
-  write_entities(folder / 'entities', entities)
-  run = folder / 'run'
-  write_records(run / 'labels' / 'records', records)
-  _write_run(run)
-  return folder
-
-
-def _write_run(run):
-  """What steering reads of a finished run."""
-  groups = Groups(('city', 'player'))
-  rng = np.random.default_rng(0)
-  totals = rng.standard_normal((groups.count, planted.D))
-  (run / 'harvest').mkdir(parents=True)
-  F, G = len(ROWS), groups.count
-  sums = GroupSums(
-    site='resid_post',
-    layer=planted.LAYER,
-    n=np.full(G, 5),
-    active=np.zeros((G, F), np.int64),
-    total=np.zeros((G, F)),
-    squares=np.zeros((G, F)),
-    stream_total=totals,
-    stream_gram=None,
-    norm_total=np.ones(G),
-  )
-  write_sums(run / 'harvest' / 'sums.safetensors', [sums])
-  latent = lambda i: f'resid_post.{planted.LAYER}/{i}'
-  found = {
-    'types': ['city', 'player'],
-    'chosen': {'known': [{'id': latent(1)}], 'unknown': [{'id': latent(0)}]},
-    'random': {
-      'known': {'of': latent(1), 'ids': [latent(3), latent(4)]},
-      'unknown': {'of': latent(0), 'ids': [latent(5), latent(2)]},
-    },
-  }
-  results = {'latents': found, 'labels': {'source': 'generated'}}
-  (run / 'results.json').write_text(json.dumps(results))
 
 
 def steer(world, out, *arguments):

@@ -4,7 +4,6 @@ from absl import flags
 import pytest
 
 from experiments import subject
-from tests.experiments.test_steer_refusal import world  # noqa: F401
 
 
 def _open(*arguments, model='chat', latents=True):
@@ -15,7 +14,7 @@ def _open(*arguments, model='chat', latents=True):
 
 
 @pytest.fixture
-def given(world):  # noqa: F811
+def given(world):
   return (
     f'--chat_model={world / "chat"}',
     f'--sae={world / "saes"}',
@@ -24,7 +23,7 @@ def given(world):  # noqa: F811
   )
 
 
-def test_of_a_run(world, given):  # noqa: F811
+def test_of_a_run(world, given):
   found = _open(*given, f'--run={world / "run"}', '--num_random=2')
   assert found.run == str(world / 'run')
   assert found.people.types == ('city', 'player')
@@ -35,7 +34,7 @@ def test_of_a_run(world, given):  # noqa: F811
   assert found.drawn['known'] == 'as the run chose them'
 
 
-def test_of_labels_and_named_latents(world, given):  # noqa: F811
+def test_of_labels_and_named_latents(world, given):
   found = _open(
     *given,
     f'--labels={world / "run" / "labels" / "records"}',
@@ -46,7 +45,7 @@ def test_of_labels_and_named_latents(world, given):  # noqa: F811
   assert 'uniform' in found.drawn['unknown']
 
 
-def test_without_latents(world, given):  # noqa: F811
+def test_without_latents(world, given):
   run = f'--run={world / "run"}'
   assert _open(*given, run, latents=False).targets == {}
 

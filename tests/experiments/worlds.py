@@ -1,11 +1,13 @@
 """A tiny model with a tokenizer and texts, and ways to run the binaries."""
 
+from collections.abc import Callable, Mapping, Sequence
 import json
 import pathlib
 
 from absl import flags
 import numpy as np
 
+from experiments.entities import Entity, Record, prompt_types_of
 from experiments.synthetic_text import SyntheticRows
 from experiments.token_rows import TokenRows, write_rows
 import gemma_jax as gj
@@ -62,6 +64,40 @@ def rows(context=12, stream=0) -> SyntheticRows:
     context=context,
     stream=stream,
   )
+
+
+def records(
+  entities: Mapping[str, Sequence[Entity]],
+  known: Callable[[Entity], bool],
+  samples: int = 3,
+) -> dict[str, list[Record]]:
+  """Answers of a model to all there is to ask: all right, or all wrong.
+
+  Args:
+    entities: Type -> entities.
+    known: Whether it knows one.
+    samples: Answers to each question, besides the greedy one.
+  """
+  found = {}
+  for of_type in entities.values():
+    for entity in of_type:
+      label = 'correct' if known(entity) else 'error'
+      for prompt_type in prompt_types_of(entity):
+        record = Record(
+          entity=entity.name,
+          entity_type=entity.type,
+          prompt_type=prompt_type.name,
+          correct_answer=entity.attributes[prompt_type.attribute],
+          prompt='?',
+          question=None,
+          greedy_completion='x',
+          sampled_completions=('x',) * samples,
+          string_matching_greedy_label=label,
+          string_matching_sampled_labels=(label,) * samples,
+          label=label,
+        )
+        found.setdefault(prompt_type.name, []).append(record)
+  return found
 
 
 def run(binary, *arguments: str) -> int:

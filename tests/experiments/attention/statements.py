@@ -14,9 +14,7 @@ import tokenizers
 from experiments.entities import PROMPT_TYPES
 import gemma_jax as gj
 from sae.gemma_scope import save_gemma_scope
-from sae.jumprelu import JumpReLUSAE, Origin, Weights
-from tests.experiments.steering import planted
-from tests.experiments.test_steer_refusal import ROWS
+from tests.experiments.steering import planted, planted_files
 
 
 def backend() -> tokenizers.Tokenizer:
@@ -52,13 +50,5 @@ def save(folder: pathlib.Path) -> pathlib.Path:
 
 def save_saes(folder: pathlib.Path, layer: int) -> pathlib.Path:
   """Its SAE, of a layer."""
-  weights = Weights(
-    W_enc=jnp.asarray(ROWS.T),
-    W_dec=jnp.asarray(ROWS),
-    b_enc=jnp.zeros(len(ROWS)),
-    b_dec=jnp.zeros(planted.D),
-    threshold=jnp.zeros(len(ROWS)),
-  )
-  origin = Origin(site='resid_post', layer=layer)
-  save_gemma_scope(JumpReLUSAE(weights, origin), folder, l0=1)
+  save_gemma_scope(planted_files.sae(planted.ROWS, layer), folder, l0=1)
   return folder

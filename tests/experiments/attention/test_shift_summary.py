@@ -4,11 +4,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.attention.resampling import (
-  cluster_bootstrap_means,
-  differences_of_means,
-  mean_by_unit,
-)
 from experiments.attention.shift_summary import (
   among_random,
   compare_classes,
@@ -17,7 +12,6 @@ from experiments.attention.shift_summary import (
 )
 from experiments.attention.shifts import Shift
 from experiments.latents import LatentId
-from experiments.stats.intervals import cluster_bootstrap_mean
 from experiments.steering import Target
 from tests.experiments.attention import small
 
@@ -131,22 +125,3 @@ def test_classes_differ_where_planted():
   # Labels at random: nothing.
   mixed = compare_classes(unknown, unknown)
   assert all(entry['significant'] == 0 for entry in mixed)
-
-
-def test_intervals_of_columns_are_those_of_each_column():
-  units = [f'e{i // 2}' for i in range(30)]
-  values = RNG.standard_normal((30, 3)) + np.arange(3)
-  for i, found in enumerate(cluster_bootstrap_means(values, units)):
-    expected = cluster_bootstrap_mean(values[:, i], units)
-    assert found.value == pytest.approx(expected.value)
-    assert found.low == pytest.approx(expected.low, abs=0.06)
-    assert found.high == pytest.approx(expected.high, abs=0.06)
-  means, names = mean_by_unit(values, units)
-  assert names == [f'e{i}' for i in range(15)]
-  np.testing.assert_allclose(means[3], values[6:8].mean(0))
-  a, b = RNG.normal(1, 1, (50, 1)), RNG.normal(0, 2, (80, 1))
-  (found,) = differences_of_means(a, b)
-  half = 1.96 * np.sqrt(a.var() / 50 + b.var() / 80)
-  assert found.value == pytest.approx(float(a.mean() - b.mean()))
-  assert found.high - found.low == pytest.approx(2 * half, rel=0.1)
-  assert found.n == 130

@@ -7,7 +7,7 @@ from experiments import circuits
 from experiments.circuits import polarity
 from experiments.circuits.described import Asked
 from experiments.circuits.study import Settings
-from experiments.circuits.verification import random_sets, share_interval, sizes
+from experiments.circuits.verification import random_sets, sizes
 from experiments.latents import LatentId
 from experiments.steering.arms import Target
 from experiments.steering.questions import make_questions
@@ -179,11 +179,3 @@ def test_sizes_reach_all():
   assert sizes(7) == [0, 1, 2, 3, 4, 5, 6, 7]
   tried = sizes(200)
   assert tried[-1] == 200 and len(tried) < 30 and tried == sorted(set(tried))
-
-
-def test_a_share_is_of_sums_over_clusters():
-  part, total = np.array([1.0, 1, 0, 4]), np.array([2.0, 2, 2, 4])
-  found = share_interval(part, total, 'aabb', seed=0)
-  assert found.value == pytest.approx(0.6)
-  # Two clusters: 2 of 4, and 4 of 6.
-  assert found.low == pytest.approx(0.5) and found.high == pytest.approx(2 / 3)

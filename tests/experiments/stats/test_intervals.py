@@ -9,6 +9,7 @@ from scipy import stats
 from experiments.stats.intervals import (
   bootstrap_mean,
   cluster_bootstrap_mean,
+  cluster_bootstrap_ratio,
   wilson,
 )
 
@@ -85,3 +86,11 @@ def test_too_few_clusters_have_no_interval():
   assert math.isnan(bootstrap_mean([]).value)
   with pytest.raises(ValueError, match='2 values are in 1 clusters'):
     cluster_bootstrap_mean([1.0, 2.0], ['a'])
+
+
+def test_a_share_is_of_sums_over_clusters():
+  part, total = np.array([1.0, 1, 0, 4]), np.array([2.0, 2, 2, 4])
+  found = cluster_bootstrap_ratio(part, total, 'aabb', seed=0)
+  assert found.value == pytest.approx(0.6)
+  # Two clusters: 2 of 4, and 4 of 6.
+  assert found.low == pytest.approx(0.5) and found.high == pytest.approx(2 / 3)

@@ -41,6 +41,8 @@ S = np.eye(D, dtype=np.float32)[3]
 NOTHING = np.eye(D, dtype=np.float32)[8:12]
 # Where S is written.
 LAYER = 1
+# Of an SAE there: latent 0 makes the model refuse, latent 1 makes it answer.
+ROWS = np.stack([S, -S, *NOTHING])
 
 
 def entities(names: dict[str, list[str]]) -> dict[str, list[Entity]]:

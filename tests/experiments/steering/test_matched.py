@@ -10,7 +10,6 @@ from experiments.steering.matched import (
   Resamples,
   at_levels,
   compare,
-  estimate,
 )
 from tests.experiments.steering import planted
 
@@ -69,15 +68,6 @@ def test_many_lines_are_read_as_one_by_numpy():
         points.append(point)
     expected = np.interp(levels, *np.transpose(points), right=np.nan)
     np.testing.assert_allclose(mine, expected, atol=1e-12)
-
-
-def test_bounds_need_resamples_that_reach():
-  resampled = np.r_[np.nan, np.linspace(0, 1, 99)]
-  found = estimate(0.5, resampled, 7)
-  assert found.low == pytest.approx(0.025) and found.n == 7
-  resampled[:10] = np.nan
-  assert np.isnan(estimate(0.5, resampled, 7).low)
-  assert np.isnan(estimate(np.nan, np.ones(9), 7).high)
 
 
 @pytest.fixture(scope='module')

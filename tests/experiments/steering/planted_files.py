@@ -1,0 +1,105 @@
+"""The planted model as files: chat/, saes/, entities/, and a finished run/.
+
+Latents are rows of one SAE, of which two are chosen, one per label. The run has
+labels, sums and results, as far as experiments after it read them.
+"""
+
+from collections.abc import Mapping, Sequence
+import json
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.entities import Entity, write_entities, write_records
+from experiments.harvesting import GroupSums, write_sums
+from experiments.latents import Groups
+import gemma_jax as gj
+from sae.gemma_scope import save_gemma_scope
+from sae.jumprelu import JumpReLUSAE, Origin, Weights
+from tests.experiments import worlds
+from tests.experiments.steering import planted
+
+_ATTRIBUTES = {
+  'player': {'place_birth': 'Paris', 'date_birth': '1980'},
+  'city': {'country': 'Paris', 'location': 'Point(1 2)'},
+}
+
+
+def sae(rows: np.ndarray, layer: int) -> JumpReLUSAE:
+  """One whose latents read and write the rows [F, D]."""
+  width = len(rows)
+  weights = Weights(
+    W_enc=jnp.asarray(rows.T),
+    W_dec=jnp.asarray(rows),
+    b_enc=jnp.zeros(width),
+    b_dec=jnp.zeros(planted.D),
+    threshold=jnp.zeros(width),
+  )
+  return JumpReLUSAE(weights, Origin(site='resid_post', layer=layer))
+
+
+def write(
+  folder: pathlib.Path,
+  rows: np.ndarray,
+  layer: int,
+  controls: Mapping[str, Sequence[int]],
+) -> pathlib.Path:
+  """Writes everything.
+
+  Args:
+    folder: Where.
+    rows: [F, D]; latent 0 is the unknown one, latent 1 the known one.
+    layer: Whose stream they are of.
+    controls: Label -> its random latents.
+  """
+  gj.save_checkpoint(planted.model(), folder / 'chat')
+  planted.backend().save(str(folder / 'chat' / 'tokenizer.json'))
+  save_gemma_scope(sae(rows, layer), folder / 'saes', l0=1)
+  entities = {
+    kind: [
+      Entity(name, kind, _ATTRIBUTES[kind])
+      for name in planted.ALL_KNOWN[kind] + planted.ALL_UNKNOWN[kind]
+    ]
+    for kind in planted.ALL_KNOWN
+  }
+  write_entities(folder / 'entities', entities)
+  write_records(
+    folder / 'run' / 'labels' / 'records',
+    worlds.records(
+      entities, lambda entity: entity.name in planted.ALL_KNOWN[entity.type]
+    ),
+  )
+  _write_run(folder / 'run', rows, layer, controls)
+  return folder
+
+
+def _write_run(run, rows, layer, controls):
+  """What is read of a finished run of `entity_recognition`."""
+  groups = Groups(('city', 'player'))
+  F, G = len(rows), groups.count
+  sums = GroupSums(
+    site='resid_post',
+    layer=layer,
+    n=np.full(G, 5),
+    active=np.zeros((G, F), np.int64),
+    total=np.zeros((G, F)),
+    squares=np.zeros((G, F)),
+    stream_total=np.random.default_rng(0).standard_normal((G, planted.D)),
+    stream_gram=None,
+    norm_total=np.ones(G),
+  )
+  (run / 'harvest').mkdir(parents=True)
+  write_sums(run / 'harvest' / 'sums.safetensors', [sums])
+  latent = lambda i: f'resid_post.{layer}/{i}'
+  chosen = {'known': latent(1), 'unknown': latent(0)}
+  found = {
+    'types': ['city', 'player'],
+    'chosen': {label: [{'id': id}] for label, id in chosen.items()},
+    'random': {
+      label: {'of': id, 'ids': list(map(latent, controls[label]))}
+      for label, id in chosen.items()
+    },
+  }
+  results = {'latents': found, 'labels': {'source': 'generated'}}
+  (run / 'results.json').write_text(json.dumps(results))
