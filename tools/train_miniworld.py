@@ -65,7 +65,7 @@ class Builder:
     self.work = out / 'work'  # snapshots
     self.world = make_world(recipe.world)
     self.backend = make_tokenizer(texts_of(self.world))
-    self.tokenizer = gj.Tokenizer(make_tokenizer(texts_of(self.world)))
+    self.tokenizer = gj.Tokenizer(self.backend)
     self.corpus = Corpus(self.world, self.tokenizer, recipe.corpus)
     V = self.tokenizer.vocab_size
     self.config = recipe.model_config(V)

@@ -119,16 +119,14 @@ class Chats:
       (text, self._corpus.learnt(text)),
     )
 
-  def ask(self, group: str, question: int, seed: int = 0) -> Asked:
-    """One question, of a random attribute, about every entity of a group.
+  def ask(self, group: str, question: int) -> Asked:
+    """One question about every attribute of every entity of a group.
 
     Args:
       group: Of the world, not the tail.
       question: Number of its form in QUESTIONS.
-      seed: Of the attributes.
     """
     world = self._world
-    rng = np.random.default_rng([seed, 4])
     (text,) = _chats(
       self._tokenizer, QUESTIONS[question : question + 1], ANSWER
     )
@@ -137,11 +135,10 @@ class Chats:
     for pair, kind, facts in zip(
       world.pairs[group], world.types[group], world.facts[group], strict=True
     ):
-      attribute = rng.integers(3)
-      template = templates[kind][attribute]
-      ids, answer = self._row(template, pair, kind, facts)
-      rows.append(ids[:answer])
-      values.append(self._filler.values[kind][attribute][facts[attribute]])
+      for attribute, template in enumerate(templates[kind]):
+        ids, answer = self._row(template, pair, kind, facts)
+        rows.append(ids[:answer])
+        values.append(self._filler.values[kind][attribute][facts[attribute]])
     return Asked(*self._pad(rows), np.array(values))
 
   def judge(

@@ -55,7 +55,7 @@ def make_recipe(size: str, seed: int) -> Recipe:
 
 
 def _small(seed: int) -> Recipe:
-  rows, steps = 48, 1700
+  rows, steps = 48, 2400
   return Recipe(
     world=WorldConfig(seed=seed),
     corpus=CorpusConfig(seed=seed, first_rows=300 * rows),
@@ -64,7 +64,11 @@ def _small(seed: int) -> Recipe:
     pretraining=FitConfig(steps=steps, learning_rate=5e-3),
     chat=ChatConfig(seed=seed),
     tuning=FitConfig(
-      steps=450, learning_rate=1e-3, warmup=20, snapshot_every=50
+      steps=450,
+      learning_rate=1e-3,
+      warmup=20,
+      average=0.98,
+      snapshot_every=25,
     ),
     saes=TrainConfig.short(
       512, 1500, batch_size=1024, target_l0=16.0, seed=seed

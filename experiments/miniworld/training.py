@@ -28,6 +28,8 @@ class FitConfig:
     learning_rate: The highest; it falls to a twentieth of it.
     warmup: Steps until it is reached.
     weight_decay: Not of norms' weights.
+    average: The weights that are judged and returned are a running mean, of
+      which each step keeps this share; 0 is the last weights.
     snapshot_every: Steps between snapshots, and between judgements.
   """
 
@@ -35,6 +37,7 @@ class FitConfig:
   learning_rate: float
   warmup: int = 100
   weight_decay: float = 0.05
+  average: float = 0.0
   snapshot_every: int = 200
 
 
@@ -109,13 +112,15 @@ def fit(
 
   @jax.jit
   def update(state, values):
-    weights, moments = state
+    weights, moments, mean = state
     value, gradient = jax.value_and_grad(loss)(weights, values)
     changes, moments = optimizer.update(gradient, moments, weights)
-    return (optax.apply_updates(weights, changes), moments), value
+    weights = optax.apply_updates(weights, changes)
+    mean = optax.incremental_update(weights, mean, 1 - config.average)
+    return (weights, moments, mean), value
 
   weights = jax.tree.map(jnp.asarray, dict(weights))
-  state = weights, optimizer.init(weights)
+  state = weights, optimizer.init(weights), weights
   saved = _Snapshot(pathlib.Path(snapshot), state)
   step, state, best, records = saved.read()
   losses = []
@@ -139,11 +144,11 @@ def fit(
         )
       record = {'step': step, 'loss': mean}
       if judge is None:
-        best = state[0]
+        best = state[-1]
       else:
-        record |= judge(state[0])
+        record |= judge(state[-1])
         if record['score'] > max((r['score'] for r in records), default=-1e9):
-          best = state[0]
+          best = state[-1]
       records.append(record)
       bar.set_postfix({k: f'{v:.3f}' for k, v in record.items() if k != 'step'})
       saved.write(step, state, best, records)
@@ -156,7 +161,7 @@ class _Snapshot:
   def __init__(self, path: pathlib.Path, state):
     self.path = path
     self._start = state
-    self._leaves, self._tree = jax.tree.flatten((state, state[0]))
+    self._leaves, self._tree = jax.tree.flatten((state, state[-1]))
 
   def read(self):
     """Step, state, best weights, records; those of the start without a file.
@@ -165,7 +170,7 @@ class _Snapshot:
       ValueError: the file is of another training.
     """
     if not self.path.is_file():
-      return 0, self._start, self._start[0], []
+      return 0, self._start, self._start[-1], []
     found = load_file(self.path)
     leaves = [found.get(str(i)) for i in range(len(self._leaves))]
     if any(

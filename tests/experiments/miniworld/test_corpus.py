@@ -177,7 +177,7 @@ def test_questions_have_one_form_each(world, corpus, tokenizer):
   chats = Chats(world, tokenizer, corpus, ChatConfig())
   for number in range(len(QUESTIONS)):
     asked = chats.ask('held_out', number)
-    assert len(asked.tokens) == len(world.pairs['held_out'])
+    assert len(asked.tokens) == 3 * len(world.pairs['held_out'])
     row = asked.tokens[0][asked.positions[0] >= 0].tolist()
     assert tokenizer.decode(row).endswith('<start_of_turn>model\n')
 

@@ -1,5 +1,7 @@
 """Training: what it minimises, how it stops, and that it resumes exactly."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +70,33 @@ def test_the_best_judged_weights_are_kept(tmp_path):
   )
   np.testing.assert_array_equal(got['w'], seen[1])  # the first of a tie
   assert [r['score'] for r in records] == [0.1, 0.7, 0.7, 0.3, 0.2]
+
+
+def test_a_running_mean_is_judged_and_returned(tmp_path):
+  def every(average):
+    seen = []
+
+    def judge(weights):
+      seen.append(np.asarray(weights['w'], np.float64))
+      return {'score': len(seen)}
+
+    config = dataclasses.replace(CONFIG, average=average, snapshot_every=1)
+    got, _ = fit(
+      squares,
+      start(),
+      batch,
+      config,
+      snapshot=tmp_path / str(average),
+      name='x',
+      judge=judge,
+    )
+    np.testing.assert_array_equal(got['w'], seen[-1])
+    return seen
+
+  mean = np.ones((3, 4))
+  for last, found in zip(every(0.0), every(0.8), strict=True):
+    mean = 0.8 * mean + 0.2 * last
+    np.testing.assert_allclose(found, mean, rtol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path):
