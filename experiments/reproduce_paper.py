@@ -21,11 +21,14 @@ where the claim has bounds, if ours is within these.
 
 --out gets results.json and report.html with the table, and index.html, a page
 that links all reports. The same command again skips what is finished and goes
-on where it was killed; a program whose flags changed runs again. --only runs
-some of them.
+on where it was killed; a program runs again whose flags changed, or the results
+that it goes on from. --only runs some of them; what others have left counts if
+it is of the same flags, else it is `missing`.
 """
 
 from collections.abc import Sequence
+import functools
+import hashlib
 import json
 import pathlib
 import subprocess
@@ -76,8 +79,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   flags.DEFINE_string(
     'text',
     None,
-    'Plain text (.txt or .jsonl) for the frequency filter; the paper has '
-    'pile-10k. Not for MiniWorld.',
+    'Plain text (.txt or .jsonl), for the frequency filter and the likelihood '
+    'of tokens; the paper has pile-10k. Not for MiniWorld.',
     **common,
   )
   flags.DEFINE_enum(
@@ -91,7 +94,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   flags.DEFINE_integer(
     'questions',
     None,
-    'Steered per entity type and class. Default: 100.',
+    'Steered by entity_recognition, per entity type and class. Default: 100.',
     lower_bound=1,
     **common,
   )
@@ -110,7 +113,8 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       raise ValueError('Say where results go: --out=DIR.')
     out = pathlib.Path(values.out)
     claims = read_claims(values.family)
-    todo = programs(
+    make = functools.partial(
+      programs,
       values.family,
       values.out,
       entities=values.entities,
@@ -118,17 +122,19 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       mode=values.mode,
       seed=values.seed,
       questions=values.questions,
-      only=values.only,
     )
+    left, todo = _Left(make(), out), make(only=values.only)
     outputs.write_flags(out, values, names)
-    failed = _run_all(todo, out)
-    rows = [compare(claim, _results(out)) for claim in claims]
+    failed = _run_all(todo, left)
+    why = {name: left.why_not(name) for name in PROGRAMS}
+    results = {name: left.results(name) for name in why if not why[name]}
+    rows = [compare(claim, results, why) for claim in claims]
     outputs.write_results(
       out,
       {
         'experiment': 'reproduce_paper',
         'family': values.family,
-        'mode': todo[0].flags['mode'] if todo else values.mode,
+        'mode': left.programs[PROGRAMS[0]].flags['mode'],
         'seed': values.seed,
         'failed': failed,
         'claims': [row.to_dict() for row in rows],
@@ -146,50 +152,93 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
   return 1 if failed else 0
 
 
-def _run_all(todo: Sequence[Program], out: pathlib.Path) -> dict[str, int]:
+class _Left:
+  """What programs have left in their folders, by this or an earlier command.
+
+  A finished program leaves a mark: its flags, and what it went on from.
+  """
+
+  def __init__(self, every: Sequence[Program], out: pathlib.Path):
+    """Takes all programs, as they are to be run now."""
+    self.programs = {program.name: program for program in every}
+    self._out = out
+
+  def folder(self, name: str) -> pathlib.Path:
+    """Of a program."""
+    return self._out / name
+
+  def why_not(self, name: str) -> str:
+    """Why a program's results do not count, in words; '' if they do."""
+    if name not in self.programs:
+      return 'has not run'
+    for need in self.programs[name].needs:
+      if lost := self.why_not(need):
+        return f'needs {need}, which {lost}'
+    mark, results = self._mark(name), self._file(name)
+    if not (mark.is_file() and results.is_file()):
+      return 'has not run'
+    then, now = json.loads(mark.read_text(encoding='utf-8')), self._now(name)
+    if then.get('flags') != now['flags']:
+      return 'has finished with other flags'
+    if then.get('needs') != now['needs']:
+      return 'has finished from other results'
+    return ''
+
+  def results(self, name: str) -> dict:
+    """Its results.json."""
+    return json.loads(self._file(name).read_text(encoding='utf-8'))
+
+  def begin(self, name: str):
+    """Takes the mark away."""
+    self._mark(name).unlink(missing_ok=True)
+
+  def finish(self, name: str):
+    """Sets the mark."""
+    text = json.dumps(self._now(name), indent=2) + '\n'
+    outputs.write_text(self._mark(name), text)
+
+  def _now(self, name) -> dict:
+    """The mark of a program that finishes now."""
+    program = self.programs[name]
+    return {
+      'flags': dict(program.flags),
+      'needs': {
+        need: hashlib.sha256(self._file(need).read_bytes()).hexdigest()
+        for need in program.needs
+      },
+    }
+
+  def _mark(self, name) -> pathlib.Path:
+    return self.folder(name) / _DONE
+
+  def _file(self, name) -> pathlib.Path:
+    return self.folder(name) / outputs.RESULTS_FILE
+
+
+def _run_all(todo: Sequence[Program], left: _Left) -> dict[str, int]:
   """Runs what is not finished; returns the exit codes of those that failed."""
   failed = {}
   start = time.monotonic()
   for i, program in enumerate(todo, 1):
-    folder = out / program.name
-    mark = folder / _DONE
-    flags_now = dict(program.flags)
-    if _finished(mark, flags_now) and (folder / outputs.RESULTS_FILE).is_file():
-      print(f'[{i}/{len(todo)}] {program.name}: finished before')
+    said = f'[{i}/{len(todo)}] {program.name}'
+    if not left.why_not(program.name):
+      print(f'{said}: finished before')
       continue
-    lost = [name for name in program.needs if name in failed]
+    lost = [name for name in program.needs if left.why_not(name)]
     if lost:
-      print(f'[{i}/{len(todo)}] {program.name}: left out, needs {lost[0]}')
-      failed[program.name] = failed[lost[0]]
+      print(f'{said}: left out, needs {lost[0]}, which {left.why_not(lost[0])}')
+      failed[program.name] = failed.get(lost[0], 1)
       continue
     spent = time.monotonic() - start
-    print(f'[{i}/{len(todo)}] {program.name} (after {spent:.0f} s)', flush=True)
-    mark.unlink(missing_ok=True)
-    code = subprocess.run(
-      [sys.executable, *program.command(str(folder))], check=False
-    ).returncode
+    print(f'{said} (after {spent:.0f} s)', flush=True)
+    left.begin(program.name)
+    command = program.command(str(left.folder(program.name)))
+    code = subprocess.run([sys.executable, *command], check=False).returncode
     if code:
       failed[program.name] = code
     else:
-      outputs.write_text(mark, json.dumps(flags_now, indent=2) + '\n')
+      left.finish(program.name)
   return failed
-
-
-def _finished(mark: pathlib.Path, flags_now: dict) -> bool:
-  if not mark.is_file():
-    return False
-  return json.loads(mark.read_text(encoding='utf-8')) == flags_now
-
-
-def _results(out: pathlib.Path) -> dict[str, dict]:
-  """Program -> its results, of those that have finished."""
-  return {
-    name: json.loads(
-      (out / name / outputs.RESULTS_FILE).read_text(encoding='utf-8')
-    )
-    for name in PROGRAMS
-    if (out / name / _DONE).is_file()
-  }
 
 
 def _cells(row: Compared) -> list[str]:

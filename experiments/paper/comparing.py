@@ -39,7 +39,11 @@ class Compared:
     return {**fields.pop('claim'), 'ours': fields}
 
 
-def compare(claim: Claim, results: Mapping[str, Mapping]) -> Compared:
+def compare(
+  claim: Claim,
+  results: Mapping[str, Mapping],
+  why: Mapping[str, str] | None = None,
+) -> Compared:
   """Finds ours, and judges.
 
   A text is inside if it is the same. A claim with bounds has ours inside if its
@@ -49,12 +53,15 @@ def compare(claim: Claim, results: Mapping[str, Mapping]) -> Compared:
   Args:
     claim: What was published.
     results: Binary -> its results.json; those that did not run are absent.
+    why: Binary -> why it is.
   """
   if not claim.experiment:
     return Compared(claim=claim, verdict=MISSING, why=claim.note)
   if claim.experiment not in results:
-    why = f'{claim.experiment} has not run'
-    return Compared(claim=claim, verdict=MISSING, why=why)
+    said = (why or {}).get(claim.experiment, 'has not run')
+    return Compared(
+      claim=claim, verdict=MISSING, why=f'{claim.experiment} {said}'
+    )
   try:
     found = find(results[claim.experiment], claim.at)
   except KeyError as error:

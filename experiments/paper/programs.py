@@ -38,17 +38,25 @@ _GEMMA = {
   for size in ('2b', '9b')
 }
 _RECOGNITION = 'entity_recognition'
-# Name -> the models it takes, and flags of its own.
+# Name -> which of the given models and files it takes.
 _AFTER = {
-  'patch_activations': (('model',), {}),
-  'shift_attention': (('model',), {}),
-  'knock_out_attention': (('model', 'chat_model'), {}),
-  'steer_layers': (('chat_model',), {}),
-  'trace_circuit': (('chat_model',), {}),
-  'ask_self': (('chat_model',), {}),
-  'find_uncertainty': (('chat_model',), {}),
-  'orthogonalize_weights': (('chat_model',), {}),
-  'check_confounds': (('model', 'chat_model'), {}),
+  'patch_activations': ('model',),
+  'shift_attention': ('model',),
+  'knock_out_attention': ('model', 'chat_model'),
+  'steer_layers': ('chat_model',),
+  'trace_circuit': ('chat_model',),
+  'ask_self': ('chat_model',),
+  'find_uncertainty': ('chat_model',),
+  'orthogonalize_weights': ('chat_model',),
+  'check_confounds': ('model', 'chat_model', 'text'),
+}
+# Flags of its own that a program has with a family. The published error
+# latents are of SAEs of the chat model, of which there are three.
+_OWN = {
+  ('gemma-2-9b', 'find_uncertainty'): {
+    'sae': 'gemma-scope-9b-it-res',
+    'layers': '9,20,31',
+  },
 }
 PROGRAMS = (_RECOGNITION, *_AFTER)
 
@@ -70,11 +78,12 @@ def programs(
     family: One of `claims.FAMILIES`.
     out: The folder that has a folder per program.
     entities: Folder of entity files; needed but for MiniWorld.
-    text: Plain text; likewise.
+    text: Plain text; likewise. For the frequency filter of entity_recognition
+      and for what check_confounds counts and reads.
     mode: 'default' or 'reference'. By default that in which published numbers
       were made, where they are to be compared with.
     seed: Of all draws.
-    questions: Per entity type and class, where it can be chosen.
+    questions: That entity_recognition steers, per entity type and class.
     only: Names of the programs to run.
 
   Raises:
@@ -92,28 +101,29 @@ def programs(
       f'{family} needs --entities, a folder of entity files, and --text, plain '
       'text for the frequency filter (the paper has pile-10k as .jsonl).'
     )
-  names = dict(_GEMMA.get(family, {}))
+  given = dict(_GEMMA.get(family, {}))
   shared = {
     'mode': mode or ('reference' if real else 'default'),
     'seed': str(seed),
   }
   if entities is not None:
     shared['entities'] = entities
-  if 'sae' in names:
-    shared['sae'] = names.pop('sae')
-  first = {**names, **shared}
+  if 'sae' in given:
+    shared['sae'] = given.pop('sae')
   if text is not None:
-    first['text'] = text
+    given['text'] = text
+  first = {**given, **shared}
   if questions is not None:
     first['questions'] = str(questions)
   found = [Program(name=_RECOGNITION, flags=first)]
-  for name, (models, extra) in _AFTER.items():
-    given = {key: names[key] for key in models if key in names}
-    run = {'run': f'{out}/{_RECOGNITION}'}
+  run = {'run': f'{out}/{_RECOGNITION}'}
+  for name, takes in _AFTER.items():
+    mine = {key: given[key] for key in takes if key in given}
+    own = _OWN.get((family, name), {})
     found.append(
       Program(
         name=name,
-        flags={**given, **shared, **run, **extra},
+        flags={**mine, **shared, **run, **own},
         needs=[_RECOGNITION],
       )
     )

@@ -56,17 +56,19 @@ def reproduce(tmp_path, monkeypatch):
     lambda family: [_claim(names[0], 1.0), _claim(names[1], 2.0)],
   )
 
-  def run(first, second):
-    found = [
-      StandIn(name=names[0], flags={'mode': 'default', 'value': first}),
-      StandIn(
-        name=names[1],
-        flags={'mode': 'default', 'value': second},
-        needs=names[:1],
-      ),
-    ]
-    monkeypatch.setattr(reproduce_paper, 'programs', lambda *a, **k: found)
-    code = worlds.run(reproduce_paper, f'--out={tmp_path}')
+  def run(first, second, *arguments):
+    def programs(*_, seed, only=names, **__):
+      shared = {'mode': 'default', 'seed': str(seed)}
+      found = [
+        StandIn(name=names[0], flags={**shared, 'value': first}),
+        StandIn(
+          name=names[1], flags={**shared, 'value': second}, needs=names[:1]
+        ),
+      ]
+      return [each for each in found if each.name in only]
+
+    monkeypatch.setattr(reproduce_paper, 'programs', programs)
+    code = worlds.run(reproduce_paper, f'--out={tmp_path}', *arguments)
     results = json.loads((tmp_path / 'results.json').read_text())
     verdicts = [row['ours']['verdict'] for row in results['claims']]
     ran = (tmp_path / 'ran.txt').read_text().split()
@@ -103,6 +105,28 @@ def test_results_of_an_interrupted_rerun_are_not_compared(reproduce):
   reproduce('1', '2')
   _, verdicts, _ = reproduce('null', '2')
   assert verdicts[0] == 'missing'
+
+
+def test_what_went_on_from_changed_results_runs_again(reproduce):
+  """As with another --text, which the first program alone may take."""
+  reproduce('1', '2')
+  *_, ran = reproduce('1.05', '2')
+  assert ran == ['entity_recognition', 'ask_self'] * 2
+
+
+def test_results_of_other_flags_are_not_compared(reproduce, tmp_path):
+  reproduce('1', '2')
+  code, verdicts, ran = reproduce('1', '2', '--seed=1', '--only=ask_self')
+  assert (code, verdicts) == (1, ['missing'] * 2)
+  assert ran == ['entity_recognition', 'ask_self']
+  first, second = json.loads((tmp_path / 'results.json').read_text())['claims']
+  assert first['ours']['why'].endswith('has finished with other flags')
+  assert 'needs entity_recognition' in second['ours']['why']
+  # With the first flags all is there as it was.
+  assert reproduce('1', '2')[1:] == (['inside'] * 2, ran)
+  # Of other results than those that are there now.
+  _, verdicts, _ = reproduce('1.05', '2', '--only=entity_recognition')
+  assert verdicts == ['inside', 'missing']
 
 
 def test_says_what_is_missing(capsys):

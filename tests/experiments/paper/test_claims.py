@@ -3,12 +3,15 @@
 import importlib
 import json
 import pathlib
+import re
 
 from absl import flags
 import pytest
 
+from experiments.inputs import choose_saes
 from experiments.paper import FAMILIES, programs, read_claims
 from experiments.paper.programs import PROGRAMS
+import gemma_jax as gj
 
 PUBLISHED = pathlib.Path(__file__).parents[4] / 'shared' / 'data' / 'paper'
 
@@ -57,6 +60,40 @@ def test_programs_take_their_flags(family, tmp_path):
     module.define_flags(values)
     values(['x', *program.command('o')[2:]])
     assert values.out == 'o'
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_flags_that_claims_depend_on_are_set(family, tmp_path):
+  """Those that notes name, and --text for what is read in text."""
+  found = programs(family, str(tmp_path), entities='e', text='t')
+  given = {program.name: program.flags for program in found}
+  for claim in read_claims(family):
+    if not claim.experiment:
+      continue
+    wanted = re.findall(r'--(\w+)(?:=([\w,-]+))?', claim.note)
+    if claim.at.startswith('likelihood/'):
+      wanted.append(('text', 't'))
+    for name, value in wanted:
+      set_to = given[claim.experiment].get(name)
+      assert set_to is not None, (claim.what, name)
+      assert value in ('', set_to), (claim.what, name)
+
+
+def test_uncertainty_latents_are_of_the_chat_models_saes(tmp_path):
+  """All layers that the release has, whose best is claimed."""
+  (found,) = programs(
+    'gemma-2-9b',
+    str(tmp_path),
+    entities='e',
+    text='t',
+    only=['find_uncertainty'],
+  )
+  chosen = choose_saes(
+    found.flags['sae'],
+    gj.Gemma2Config.gemma2_9b(),
+    layers=found.flags['layers'].split(','),
+  )
+  assert [one.layer for one in chosen] == [9, 20, 31]
 
 
 def test_published_models_need_entities_and_text():
