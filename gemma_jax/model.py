@@ -117,10 +117,6 @@ def forward(
     )
   interventions = interventions or {}
   iv.check_interventions(interventions, config, tokens.shape[0])
-  capture = capture or Capture(sites=())
-  for site in capture.sites:
-    if site not in sites_lib.SITES:
-      raise KeyError(f'Cannot capture {site!r}; sites are {sites_lib.SITES}.')
 
   x = embed(model, tokens)
   x, activations, cache = run_blocks(
@@ -128,7 +124,7 @@ def forward(
     x,
     positions,
     interventions=interventions,
-    capture=capture,
+    capture=capture or Capture(sites=()),
     cache=cache,
     cache_is_empty=cache_is_empty,
     prefix=prefix,
@@ -203,6 +199,9 @@ def run_blocks(
   Returns x, the activations, the cache.
   """
   config = model.config
+  for site in capture.sites:
+    if site not in sites_lib.SITES:
+      raise KeyError(f'Cannot capture {site!r}; sites are {sites_lib.SITES}.')
   if first_layer is not None and not model.is_stacked:
     raise ValueError(
       'Layers are run from a given one on in a stack; keep the model that '

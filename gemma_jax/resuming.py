@@ -64,6 +64,9 @@ def record(
     positions: int32 [B, T], -1 at padding; None counts from 0.
     sites: Vector sites whose activations are kept too.
     interventions: Changes to this run itself.
+
+  Raises:
+    KeyError: no such site.
   """
   config = model.config
   B, T = tokens.shape
@@ -120,7 +123,8 @@ def resume(
     The stream that leaves the last layer, [R, T - slot, D], and activations.
 
   Raises:
-    ValueError: no such layer or slot, or shapes that do not fit.
+    KeyError, ValueError: no such site, layer or slot, or shapes that do not
+      fit.
   """
   config = model.config
   L, (B, T) = config.num_layers, recording.positions.shape

@@ -172,6 +172,17 @@ def test_what_does_not_fit_is_said(model, recording, options, said):
     gj.resume(model, recording, **options)
 
 
+def test_sites_that_do_not_exist_are_said(model, recording):
+  look = gj.Capture(sites=('attn_outt',), layers=np.array([1]))
+  for run in (
+    lambda: gj.resume(model, recording, layer=0, capture=look),
+    lambda: gj.record(model, TOKENS, POSITIONS, sites=('attn_outt',)),
+    lambda: gj.run(model, TOKENS, POSITIONS, capture=look),
+  ):
+    with pytest.raises(KeyError, match="Cannot capture 'attn_outt'"):
+      run()
+
+
 def test_layers_must_be_stacked(model, recording):
   with pytest.raises(ValueError, match='stack'):
     gj.resume(gj.unstack_layers(model), recording, layer=1)
