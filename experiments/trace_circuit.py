@@ -142,6 +142,8 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
         subject.people.of(part, 'known'),
         subject.people.of(part, 'unknown'),
         per_class=values.questions,
+        # Published ones are drawn with 42.
+        seed=42 if values.mode == 'reference' else values.seed,
       )
       for part in ('validation', 'test')
     }
@@ -209,11 +211,12 @@ def summary(results: Mapping) -> list[str]:
     {
       'decline': 'The model declines by default',
       'answer': 'The model answers by default',
-      'neither': 'The model neither declines nor answers by default',
+      'unclear': 'Whether the model declines or answers by default is open',
     }[default['verdict']]
     + ': with all sight of the entity cut off, '
     f'{_interval(default["refused"], "{:.0%}")} of first tokens decline '
-    f'(n = {default["refused"]["n"]}).'
+    f'(n = {default["refused"]["n"]}: all that differs then among '
+    f'{default["questions"]} questions).'
   )
   shares = {
     entry['name']: entry['classes']['unknown']['refused']

@@ -87,6 +87,19 @@ def places(text: str, case: Case) -> np.ndarray:
   return chosen
 
 
+def without_entity(case) -> tuple:
+  """All that tokens after the entity have to go on if none of them sees it.
+
+  Prompts that have this in common are one computation from there on, and no
+  more than one observation.
+
+  Args:
+    case: Anything with `ids` and `span`.
+  """
+  start, stop = case.span
+  return tuple(case.ids[:start]), stop - start, tuple(case.ids[stop:])
+
+
 def edge_masks(
   edges: Sequence[Edges], cases: Sequence[Case], size: int
 ) -> tuple[np.ndarray, np.ndarray]:

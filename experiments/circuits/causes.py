@@ -80,6 +80,7 @@ class CircuitStudy:
       rows_per_batch=values.rows_per_batch,
       folder=subject.out / 'answers',
       identity=subject.about,
+      redo=True,
     )
     self.examples = make_examples(
       subject.tokenizer,

@@ -17,6 +17,7 @@ from experiments.circuits.metric import Pairs
 from experiments.circuits.verification import Found
 from experiments.stats.intervals import Estimate
 from experiments.stats.multiplicity import max_t_permutation
+from experiments.stats.resampling import mean_by_unit
 from experiments.steering.questions import Question
 import gemma_jax as gj
 
@@ -59,6 +60,7 @@ def describe_components(
   found: Found,
   asked: Asked,
   estimate: Estimator,
+  seed: int = 0,
 ) -> list[dict]:
   """Every candidate, in the order of the validation questions.
 
@@ -68,9 +70,11 @@ def describe_components(
     found: The circuit.
     asked: The questions; p-values are of means over each entity's.
     estimate: Of a mean.
+    seed: Of the permutations.
   """
   part = (effects['carried'] + effects['lost']) / 2  # [C, Q]
-  test = max_t_permutation(_by_entity(part, asked.entities))
+  by_entity, _ = mean_by_unit(part.T, asked.entities)
+  test = max_t_permutation(by_entity, seed=seed)
   chosen = set(found.components)
   return [
     _named(component)
@@ -94,6 +98,7 @@ def describe_edges(
   measured: np.ndarray,
   asked: Asked,
   estimate: Estimator,
+  seed: int = 0,
 ) -> list[dict]:
   """Every edge; verified are those that hold on the test questions too.
 
@@ -103,8 +108,10 @@ def describe_edges(
     measured: float64 [E, Q], on those that are reported.
     asked: The latter.
     estimate: Of a mean.
+    seed: Of the permutations.
   """
-  test = max_t_permutation(_by_entity(measured, asked.entities))
+  by_entity, _ = mean_by_unit(measured.T, asked.entities)
+  test = max_t_permutation(by_entity, seed=seed)
   return [
     {
       'sender': str(edge.sender),
@@ -235,10 +242,3 @@ def _named(component: Component) -> dict:
     'head': component.head,
     'tokens': component.group,
   }
-
-
-def _by_entity(values: np.ndarray, entities: Sequence[str]) -> np.ndarray:
-  """Means [n, m] over each entity's questions, of values [m, Q]."""
-  _, which = np.unique(entities, return_inverse=True)
-  sums = np.stack([np.bincount(which, weights=row) for row in values], axis=1)
-  return sums / np.bincount(which)[:, None]

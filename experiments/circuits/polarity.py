@@ -19,6 +19,9 @@ evidence that an entity is unknown. Nothing is assumed here; each is measured:
 
 What the model does is read off its first token: whether the likeliest is one
 that its refusals begin with, and the metric.
+
+With the entity cut, questions that differ only in a name, of as many tokens,
+are one and the same computation. They count once.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -29,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from experiments.attention.edges import without_entity
 from experiments.circuits.components import (
   GROUPS,
   Component,
@@ -42,8 +46,13 @@ from experiments.circuits.metric import (
 )
 from experiments.circuits.tracing import Cause
 from experiments.latents import CLASSES
-from experiments.stats.intervals import cluster_bootstrap_mean, wilson
+from experiments.stats.intervals import (
+  Estimate,
+  cluster_bootstrap_mean,
+  wilson,
+)
 from experiments.stats.paired import mcnemar, paired_difference
+from experiments.stats.resampling import number_units
 from experiments.steering.arms import steered_positions
 from experiments.steering.questions import Question
 import gemma_jax as gj
@@ -265,10 +274,13 @@ def summarise(
 
   Returns:
     'conditions', each with its numbers by class of entities; 'random', of each
-    label, how far its controls move the metric; and 'default'.
+    label, how far its controls move the metric; and 'default'. Intervals
+    resample entities; with the entity cut, what else there is in a question,
+    and 'refused' has each of these once. Changes are of questions.
   """
   classes = np.array([question.entity_class for question in questions])
   names = np.array([f'{q.type}/{q.entity}' for q in questions])
+  blind, _ = number_units([without_entity(q) for q in questions])
   original = readings[ORIGINAL]
   table, random = [], {}
   for condition in conditions:
@@ -280,14 +292,16 @@ def summarise(
         continue
       before, after = original.refused[at], mine.refused[at]
       change = mine.metric[at] - original.metric[at]
-      mean = lambda x, at=at: cluster_bootstrap_mean(x, names[at], seed)
+      units = blind[at] if condition.kind == CUT else names[at]
+      mean = lambda x, of=units: cluster_bootstrap_mean(x, of, seed)
+      once = _once(blind[at]) if condition.kind == CUT else slice(None)
       entry['classes'][label] = {
-        'refused': wilson(int(after.sum()), int(at.sum())).to_dict(),
+        'refused': _share(after[once]).to_dict(),
         'refused_by_entity': mean(after).to_dict(),
         'change_refused': paired_difference(before, after).to_dict(),
         'flips': mcnemar(before, after).to_dict(),
         'metric': mean(mine.metric[at]).to_dict(),
-        'change_metric': mean(change).to_dict(),
+        'change_metric': mean(change, names[at]).to_dict(),
       }
     if condition.kind.startswith('random'):
       random.setdefault(condition.kind, []).append(entry)
@@ -298,7 +312,7 @@ def summarise(
     'random': [
       _random_changes(kind, entries) for kind, entries in random.items()
     ],
-    'default': _default(readings[CUT], names, seed),
+    'default': _default(readings[CUT], blind),
   }
 
 
@@ -316,18 +330,26 @@ def _random_changes(kind: str, entries: Sequence[Mapping]) -> dict:
   return found
 
 
-def _default(cut: Reading, names: np.ndarray, seed: int) -> dict:
+def _default(cut: Reading, blind: np.ndarray) -> dict:
   """What the model does when nothing of the entity is seen."""
-  refused = cluster_bootstrap_mean(cut.refused, names, seed)
-  exact = wilson(int(cut.refused.sum()), len(cut.refused))
-  if exact.low > 0.5:
+  refused = _share(cut.refused[_once(blind)])
+  if refused.low > 0.5:
     verdict = 'decline'
-  elif exact.high < 0.5:
+  elif refused.high < 0.5:
     verdict = 'answer'
   else:
-    verdict = 'neither'
+    verdict = 'unclear'
   return {
-    'refused': exact.to_dict(),
-    'by_entity': refused.to_dict(),
+    'refused': refused.to_dict(),
+    'questions': len(blind),
     'verdict': verdict,
   }
+
+
+def _once(units: np.ndarray) -> np.ndarray:
+  """The first of each unit."""
+  return np.unique(units, return_index=True)[1]
+
+
+def _share(yes: np.ndarray) -> Estimate:
+  return wilson(int(yes.sum()), len(yes))

@@ -141,7 +141,7 @@ def trace(
   }
   effects = component_effects(test, order, 'Components')
   results['components'] = describe_components(
-    effects, order, found, reporting, estimate
+    effects, order, found, reporting, estimate, settings.seed
   )
   arrays |= effects
   verified, more = verify(
@@ -159,7 +159,7 @@ def trace(
   chosen = edge_effects(first, edges, 'Edges, validation')
   measured = edge_effects(test, edges, 'Edges')
   results['edges'] = describe_edges(
-    edges, chosen, measured, reporting, estimate
+    edges, chosen, measured, reporting, estimate, settings.seed
   )
   arrays['edges'] = measured
   parts = {

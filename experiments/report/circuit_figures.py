@@ -45,7 +45,9 @@ def _default(polarity: Mapping, metric: Mapping) -> Section:
       f'{spelled(metric["answers"])}. By its first token alone '
       f'{share["value"]:.1%} of {share["n"]} of its own answers are told '
       'rightly.',
-      'Entity cut: no later token sees the entity, in any layer. Other cut: '
+      'Entity cut: no later token sees the entity, in any layer; questions '
+      'that differ only in a name, of as many tokens, are one computation '
+      'then, and count once in n. Other cut: '
       'the same for as many tokens right before it. Circuit cut, rest cut: '
       'only heads of the circuits below lose sight of it at their tokens, or '
       'all but those. A latent ablated is 0 '

@@ -66,6 +66,22 @@ def test_a_latents_direction(folder, tmp_path, capsys):
   again = worlds.run(orthogonalize_weights, f'--flagfile={out / "flags.txt"}')
   assert again == 0
   assert (out / 'results.json').read_bytes() == before
+  # Other draws are other questions; the old answers are thrown away.
+  asked = lambda: [
+    json.loads(line)['question']
+    for line in (out / 'answers.jsonl').read_text().splitlines()[:12]
+  ]
+  drawn = {'0': asked()}
+  for seed in ('1', '42'):
+    other = [*flags, '--num_random=0', '--nosave', f'--seed={seed}']
+    assert worlds.run(orthogonalize_weights, *other) == 0
+    assert f'--seed={seed}' in (out / 'flags.txt').read_text()
+    drawn[seed] = asked()
+  assert drawn['0'] != drawn['1'] and len(set(drawn['1'])) == 12
+  # The published draw is that of 42, whatever --seed is.
+  published = [*other, '--seed=1', '--mode=reference']
+  assert worlds.run(orthogonalize_weights, *published) == 0
+  assert asked() == drawn['42'] != drawn['1']
 
 
 def test_a_direction_of_a_file(folder, tmp_path):

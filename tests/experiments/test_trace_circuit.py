@@ -28,7 +28,9 @@ def test_the_planted_circuit(folder, tmp_path, capsys):
   flags = world.arguments(folder, out)
   assert worlds.run(trace_circuit, *flags, *FEW) == 0
   said = capsys.readouterr().out
-  assert 'The model answers by default' in said
+  # Of 16 questions three differ without their entity, which is few.
+  assert 'Whether the model declines or answers by default is open' in said
+  assert '(n = 3: all that differs then among 16 questions)' in said
   results = json.loads((out / 'results.json').read_text())
   assert results['metric']['refusals'].keys() == {'sorry'}
   assert results['metric']['answers'].keys() == {'Paris'}
@@ -52,6 +54,11 @@ def test_the_planted_circuit(folder, tmp_path, capsys):
   assert worlds.run(trace_circuit, f'--flagfile={out / "flags.txt"}') == 0
   assert (out / 'results.json').read_bytes() == before
   assert made == [f.stat().st_mtime_ns for f in sorted(out.glob('causes/*/*'))]
+  # Other questions: the old answers are thrown away.
+  assert worlds.run(trace_circuit, *flags, *FEW, '--questions=3') == 0
+  results = json.loads((out / 'results.json').read_text())
+  assert results['causes'][0]['questions'] == 6
+  assert '--questions=3' in (out / 'flags.txt').read_text()
 
 
 @pytest.mark.parametrize(

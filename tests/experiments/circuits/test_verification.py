@@ -1,17 +1,22 @@
 """The circuit of the planted model is found, whole and alone."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments import circuits
 from experiments.circuits import polarity
-from experiments.circuits.described import Asked
+from experiments.circuits.described import Asked, describe_edges
 from experiments.circuits.study import Settings
 from experiments.circuits.verification import random_sets, sizes
 from experiments.latents import LatentId
+from experiments.stats.intervals import bootstrap_mean
+from experiments.stats.multiplicity import max_t_permutation
 from experiments.steering.arms import Target
 from experiments.steering.questions import make_questions
-from tests.experiments.circuits import world
+from tests.experiments.circuits import small, world
 from tests.experiments.steering import planted
 
 HEAD = circuits.Component(planted.LAYER, 0, 'last')
@@ -159,10 +164,98 @@ def test_this_model_answers_by_default(asked):
   assert not refused[polarity.CIRCUIT_CUT].any()
   np.testing.assert_array_equal(refused[polarity.REST_CUT], unknown)
   found = polarity.summarise(questions, conditions, readings)
-  assert found['default']['verdict'] == 'answer'
+  # All names have two tokens: without them a question is its prompt type.
+  types = {q.prompt_type for q in questions}
+  default = found['default']
+  assert default['refused']['n'] == len(types) == 2
+  assert default['questions'] == len(questions)
+  assert default['refused']['value'] == 0 and default['verdict'] == 'unclear'
   by_name = {entry['name']: entry for entry in found['conditions']}
   flips = by_name['entity cut']['classes']['unknown']['flips']
   assert flips['lost'] == unknown.sum() and flips['gained'] == 0
+
+
+def test_questions_that_are_one_without_the_entity_count_once():
+  """Names of as many tokens do the same, to the last bit or nearly."""
+  rng = np.random.default_rng(3)
+  questions = []
+  for q in small.questions()[1:]:
+    start, stop = q.span
+    questions += [
+      dataclasses.replace(
+        q,
+        entity=f'{q.entity} {i}',
+        ids=(*q.ids[:start], *rng.integers(3, 97, size), *q.ids[stop:]),
+        span=(start, start + size),
+      )
+      for i, size in enumerate((1, 2, 2, 2))
+    ]
+  model = small.model()
+  conditions = polarity.conditions(model.config, {}, {})
+  pairs = circuits.Pairs(refusal=np.full(12, 5), answer=np.full(12, 9))
+  readings = polarity.read_conditions(
+    model,
+    questions,
+    circuits.Beginnings(refusals={5: 1}, answers={9: 1}),
+    pairs,
+    {},
+    conditions,
+    rows_per_batch=5,
+  )
+  cut = readings[polarity.CUT].metric.reshape(3, 4)
+  assert np.ptp(cut[:, 1:], axis=1).max() < 1e-4 < np.ptp(cut, axis=1).min()
+  assert len(np.unique(cut.round(3))) == 6
+  uncut = readings[polarity.ORIGINAL].metric.reshape(3, 4)
+  assert np.ptp(uncut[:, 1:], axis=1).min() > 1e-3
+  for refused, verdict in ((False, 'answer'), (True, 'decline')):
+    readings[polarity.CUT] = polarity.Reading(
+      refused=np.full(12, refused), metric=cut.ravel()
+    )
+    found = polarity.summarise(questions, conditions, readings)
+    # Wilson's interval of none of n is 0 to z^2 / (n + z^2).
+    z2 = stats.norm.ppf(0.975) ** 2
+    far = {'low': 0, 'high': z2 / (6 + z2), 'n': 6, 'value': 0}
+    if refused:
+      far |= {'low': 1 - far['high'], 'high': 1, 'value': 1}
+    default = found['default']
+    assert default['refused'] == pytest.approx(far)
+    assert default['verdict'] == verdict and default['questions'] == 12
+    by_name = {entry['name']: entry['classes'] for entry in found['conditions']}
+    cell = by_name['entity cut']['known']
+    assert cell['refused'] == default['refused']
+    assert by_name['as it is']['known']['refused']['n'] == 12
+    # Six units, not twelve entities: the ratio of weighted sums, by a loop.
+    rng, weights = np.random.default_rng(5), np.tile([1, 3], 3)
+    means = []
+    for _ in range(2000):
+      drawn = rng.integers(6, size=6)
+      w = weights[drawn]
+      means.append((cut[:, :2].ravel()[drawn] * w).sum() / w.sum())
+    bounds = np.quantile(means, [0.025, 0.975])
+    got = [cell['metric'][key] for key in ('low', 'high')]
+    np.testing.assert_allclose(got, bounds, atol=0.1 * np.ptp(bounds))
+
+
+def test_edges_are_tested_by_entity_with_the_seed():
+  """An entity's questions are averaged; the seed draws the flips."""
+  rng = np.random.default_rng(0)
+  (question, *_), of = small.questions(), np.repeat(np.arange(14), 2)
+  asked = Asked(
+    questions=[dataclasses.replace(question, entity=f'E{i}') for i in of],
+    pairs=circuits.Pairs(refusal=np.full(28, 5), answer=np.full(28, 9)),
+  )
+  effects = 0.3 + rng.standard_normal((2, 28))
+  edges = [circuits.Edge('latent', HEAD), circuits.Edge(HEAD, 'logits')]
+  means = np.stack([effects[:, of == i].mean(axis=1) for i in range(14)])
+  found = {}
+  for seed in (0, 1):
+    entries = describe_edges(
+      edges, effects, effects, asked, bootstrap_mean, seed
+    )
+    found[seed] = [entry['p'] for entry in entries]
+    test = max_t_permutation(means, seed=seed)
+    assert found[seed] == pytest.approx(test.p_adjusted.tolist())
+  assert found[0] != found[1]
 
 
 def test_random_sets_are_like_the_circuit():
