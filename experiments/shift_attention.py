@@ -113,6 +113,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       about.tokenizer,
       about.people.of('test', 'known'),
       about.people.of('test', 'unknown'),
+      lead=False,
       per_class=values.questions,
       swapped=values.mode == 'reference',
       seed=values.seed,

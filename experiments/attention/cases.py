@@ -68,6 +68,7 @@ def make_cases(
   unknown: Mapping[str, Sequence[Entity]],
   *,
   chat: bool = False,
+  lead: bool = True,
   per_class: int = 100,
   swapped: bool = False,
   seed: int = 0,
@@ -79,6 +80,9 @@ def make_cases(
     known: Type -> entities of one split.
     unknown: Likewise.
     chat: Questions in the chat template, instead of statements.
+    lead: Whether a statement has the token of a space at its end where that
+      comes before any answer, a number's first digit; so that what comes next
+      says something.
     per_class: How many.
     swapped: Statements of players' births as published; see
       `entities.statement_prompt`.
@@ -106,7 +110,7 @@ def make_cases(
           'Label more entities, or leave the type out.'
         )
       found[name] += [
-        _case(tokenizer, *pair, name, chat, swapped)
+        _case(tokenizer, *pair, name, chat, lead, swapped)
         for pair in pairs[:per_class]
       ]
   return [case for name in CLASSES for case in found[name]]
@@ -132,7 +136,9 @@ def _spread(group, chat, rng) -> list:
   return [each[r] for r in range(longest) for each in asked if r < len(each)]
 
 
-def _case(tokenizer, entity, prompt_type, entity_class, chat, swapped) -> Case:
+def _case(
+  tokenizer, entity, prompt_type, entity_class, chat, lead, swapped
+) -> Case:
   if chat:
     prompt = entities_lib.refusal_question(prompt_type, entity)
     relation = (0, len(prompt_type.relation))
@@ -143,7 +149,7 @@ def _case(tokenizer, entity, prompt_type, entity_class, chat, swapped) -> Case:
   place = tokenize_prompt(tokenizer, Prompt(prompt.text, relation), chat=chat)
   start, stop = place.entity
   answer = entity.attributes[prompt_type.attribute]
-  lead, answer_tokens = _answer_tokens(tokenizer, answer, chat)
+  space, answer_tokens = _answer_tokens(tokenizer, answer, chat, lead)
   return Case(
     entity=entity.name,
     type=entity.type,
@@ -151,18 +157,18 @@ def _case(tokenizer, entity, prompt_type, entity_class, chat, swapped) -> Case:
     prompt_type=prompt_type.name,
     answer=answer,
     text=prompt.text,
-    ids=(*tokens.ids, *lead),
+    ids=(*tokens.ids, *space),
     span=tokens.entity,
-    relation=(start, stop + len(lead)),
+    relation=(start, stop + len(space)),
     answer_tokens=answer_tokens,
   )
 
 
-def _answer_tokens(tokenizer, answer, chat):
+def _answer_tokens(tokenizer, answer, chat, lead):
   """What belongs to the prompt, and first tokens of the answer's items.
 
   A number has its first digit after a token of its own for the space, which
-  says nothing; a statement then ends with that token.
+  says nothing; with a lead, a statement ends with that token.
   """
   if chat:
     return (), ()
@@ -171,8 +177,12 @@ def _answer_tokens(tokenizer, answer, chat):
     tokenizer.encode(f' {item}', bos=False, parse_special=False)
     for item in items or [answer]
   ]
-  lead = ()
-  if all(len(e) > 1 and not tokenizer.decode(e[:1]).strip() for e in encoded):
-    lead = (encoded[0][0],)
-  first = len(lead)
-  return lead, tuple(dict.fromkeys(e[first] for e in encoded if len(e) > first))
+  space = ()
+  if lead and all(
+    len(e) > 1 and not tokenizer.decode(e[:1]).strip() for e in encoded
+  ):
+    space = (encoded[0][0],)
+  first = len(space)
+  return space, tuple(
+    dict.fromkeys(e[first] for e in encoded if len(e) > first)
+  )

@@ -1,7 +1,7 @@
 """From attention per prompt to numbers per head.
 
-Units are entities: prompts of one entity are averaged before any test. A head's
-change is compared with two things.
+Units are entities: prompts of one entity are averaged before anything else, and
+n counts entities. A head's change is compared with two things.
 
   other prompts   sign flips of units, max-T over heads and false discovery
                   rate: is the change, less the mean change under the random
@@ -23,6 +23,7 @@ from scipy import stats
 
 from experiments.attention.entity_attention import KEYS, MEASURES
 from experiments.attention.shifts import Shift
+from experiments.stats.intervals import Estimate
 from experiments.stats.multiplicity import (
   ALPHA,
   holm,
@@ -59,8 +60,8 @@ def compare_classes(
     for label, shift in (('known', known), ('unknown', unknown)):
       x = shift.before[:, :, m, a].reshape(len(shift.cases), -1)  # [C, LN]
       units = [case.unit for case in shift.cases]
-      values[label] = cluster_bootstrap_means(x, units, seed)
       per_unit[label] = mean_by_unit(x, units)[0]
+      values[label] = _means(per_unit[label], seed)
     joined = np.concatenate([per_unit['known'], per_unit['unknown']])
     is_known = np.arange(len(joined)) < len(per_unit['known'])
     test = max_t_two_samples(joined, is_known, seed=seed)
@@ -190,9 +191,9 @@ def welch_flattened(changes: np.ndarray, expected: int) -> dict:
 
 def _cells(x: np.ndarray, units: Sequence, seed: int):
   """Numbers of each cell of x [C, 1 + R, m], and the tests as a whole."""
-  change = cluster_bootstrap_means(x[:, 0], units, seed)
   means = mean_by_unit(x, units)[0]  # [U, 1 + R, m]
   latent, random = means[:, 0], means[:, 1:]
+  change = _means(latent, seed)
   moved = np.ptp(latent, axis=0) > 0
   own = latent - random.mean(axis=1) if random.shape[1] else latent
   own = np.where(moved, own, np.nan)
@@ -226,6 +227,11 @@ def _cells(x: np.ndarray, units: Sequence, seed: int):
     for i in range(x.shape[2])
   ]
   return cells, tests
+
+
+def _means(x: np.ndarray, seed: int) -> list[Estimate]:
+  """Of the columns of x [U, m], whose rows are independent."""
+  return cluster_bootstrap_means(x, range(len(x)), seed)
 
 
 def _spread(values: np.ndarray) -> dict | None:

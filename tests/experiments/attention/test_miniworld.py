@@ -5,6 +5,8 @@ name says whether it is known. So without the entity a fact is lost, and the
 chat model, which declines only when it sees an unknown name, answers.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,42 @@ def swept(reader, people, edge, wanted=None):
     [tokens or case.answer_tokens for case in cases],
   )
   return np.exp(sweep.log_prob[:, :, 0])
+
+
+def test_statements_with_and_without_the_space_before_a_number(people):
+  """Without it they are their text alone; with it digits come next.
+
+  Numbers of this world are words, but for 1980, which begins as in Gemma.
+  """
+  tokenizer = inputs.read_tokenizer(inputs.open_model(str(inputs.BASE)))
+  (space,) = tokenizer.encode(' 1980', bos=False)[:1]
+  assert not tokenizer.decode([space]).strip()
+  number = lambda value: '1980' if value.isdigit() else value
+  people = {
+    kind: [
+      dataclasses.replace(
+        one, attributes={k: number(v) for k, v in one.attributes.items()}
+      )
+      for one in found
+    ]
+    for kind, found in people.items()
+  }
+  plain = make_cases(tokenizer, people, people, lead=False)
+  asked = make_cases(tokenizer, people, people)
+  numbers = 0
+  for short, long in zip(plain, asked, strict=True):
+    assert list(short.ids) == tokenizer.encode(short.text)
+    assert short.span == long.span and short.relation[1] == short.length
+    if short.answer == '1980':
+      numbers += 1
+      assert long.ids == (*short.ids, space)
+      assert long.relation == (short.relation[0], short.relation[1] + 1)
+    else:
+      assert long == short
+    said = [*long.ids, long.answer_tokens[0]]
+    whole = tokenizer.encode(f'{short.text} {short.answer}')
+    assert whole[: len(said)] == said
+  assert 0 < numbers < len(plain)
 
 
 def test_recall_needs_the_entity_in_early_layers(people):

@@ -1,5 +1,7 @@
 """Tests of changes: nulls are null, what is planted is found."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -67,7 +69,7 @@ def test_a_planted_head_is_found_and_no_other():
   (head,) = (h for h in entry['heads'] if h['name'] == 'L2H1')
   assert head['p_random'] == pytest.approx(1 / (1 + R))
   assert head['change']['value'] == pytest.approx(8, abs=3)
-  assert head['change']['n'] == CASES
+  assert head['change']['n'] == CASES // 2
   assert entry['prompts_test']['n'] == CASES // 2  # entities
   assert len(entry['heads']) == (L - 1) * N  # those after the layer
   assert entry['expected'] == 1 and entry['prompts'] == 'unknown'
@@ -110,6 +112,42 @@ def test_the_published_test_is_welchs():
   assert found['p_values'] == pytest.approx(expected)
   assert found['of'] == 2 and found['samples'] == 32
   assert welch_flattened(changes, -1)['rejections'] == 0
+
+
+def test_all_numbers_of_a_cell_are_of_entities():
+  """Though some entities have more prompts than others."""
+  few = np.r_[np.arange(10), np.arange(11, CASES, 2)]  # 2 of five, 1 of others
+
+  def uneven(label):
+    whole = shift(label=label)
+    return dataclasses.replace(
+      whole,
+      cases=[whole.cases[i] for i in few],
+      before=whole.before[few],
+      after=whole.after[few],
+    )
+
+  def by_entity(one, x):
+    units = [case.unit for case in one.cases]
+    groups = [x[[u == name for u in units]] for name in dict.fromkeys(units)]
+    return np.array([group.mean() for group in groups])
+
+  known, unknown = uneven('unknown'), uneven('known')
+  head = compare_classes(known, unknown)[0]['heads'][5]  # L1H1
+  both = [by_entity(one, one.before[:, 1, 0, 0, 1]) for one in (known, unknown)]
+  for name, means in zip(('known', 'unknown'), both, strict=True):
+    assert head[name]['value'] == pytest.approx(means.mean())
+    assert head[name]['n'] == CASES // 2
+  difference = head['known']['value'] - head['unknown']['value']
+  assert head['difference']['value'] == pytest.approx(difference)
+  assert head['t'] == pytest.approx(
+    stats.ttest_ind(*both, equal_var=False).statistic
+  )
+  entry = summarise_shift(unknown)[0]
+  (cell,) = (h for h in entry['heads'] if h['name'] == 'L2H3')
+  moved = by_entity(unknown, unknown.changes[:, 0, 1, 0, 0, 3])
+  assert cell['change']['value'] == pytest.approx(moved.mean())
+  assert entry['mean']['change']['n'] == CASES // 2
 
 
 def test_classes_differ_where_planted():
