@@ -67,7 +67,7 @@ EDGES = (
   'after:entity',
   'entity:entity',
 )
-# Prompts that the speed of both ways is measured with.
+# Prompts that the speed of both ways is measured with, if so many run at once.
 _TIMED = 32
 
 
@@ -176,7 +176,7 @@ def summary(results: Mapping) -> list[str]:
       lines.append(
         f'{name}, {entity_class} entities: {what} is '
         f'{_number(uncut["probability"])} uncut, likeliest for '
-        f'{uncut["says"]["value"]:.1%} (n {uncut["n"]}).'
+        f'{_share(uncut["says"])}.'
       )
       for found in study['read_out']:
         if found['class'] != entity_class:
@@ -184,7 +184,7 @@ def summary(results: Mapping) -> list[str]:
         until = found['last_layer']
         lines.append(
           f'  {found["edges"]} cut in all layers: {found["all_layers"]:+.3f}, '
-          f'likeliest for {found["says_after"]["value"]:.1%}'
+          f'likeliest for {_share(found["says_after"])}'
           + ('' if until is None else f'; they matter up to layer {until}')
           + '.'
         )
@@ -237,8 +237,6 @@ def _run_study(about, name, reader, cases, plan) -> dict:
     'folder': os.fspath(reader.folder),
     'dtype': str(reader.dtype),
     'fingerprint': model_and_text.fingerprint(reader),
-    'latents': [str(target.id) for target in about.targets.values()],
-    'sae': values.sae,
   }
   result, examples = {}, [case.to_dict() for case in cases]
   if name == REFUSALS:
@@ -273,13 +271,15 @@ def _run_study(about, name, reader, cases, plan) -> dict:
   if name == ANSWERS:
     result['commonest_answer'] = commonest_answer(study)
   first = [e for e in plan['edges'] if e.queries == plan['edges'][0].queries]
+  fit = values.rows_per_batch // (len(first) * len(plan['heads']))
+  few = min(_TIMED, max(1, fit))
   timed = time_both_ways(
     model,
-    cases[:_TIMED],
+    cases[:few],
     first,
     plan['windows'],
     plan['heads'],
-    wanted[:_TIMED],
+    wanted[:few],
     watched,
   )
   result |= summarise(study, list(about.targets), seed=values.seed)
@@ -329,6 +329,11 @@ def _write_effects(folder, study):
     folder / 'effects.safetensors',
     metadata={'rows': '; '.join(f'{e} {h.name}' for e, h in study.rows)},
   )
+
+
+def _share(found: Mapping) -> str:
+  value, low, high = (f'{found[key]:.1%}' for key in ('value', 'low', 'high'))
+  return f'{value} [{low}, {high}] (n {found["n"]})'
 
 
 def _number(found: Mapping) -> str:

@@ -39,6 +39,7 @@ class Study:
 
   Attributes:
     cases: C of them.
+    wanted: Of each, the tokens that are asked for next.
     rows: R pairs of edges and heads.
     windows: W of them.
     sweep: Of all rows.
@@ -46,6 +47,7 @@ class Study:
   """
 
   cases: Sequence[Case]
+  wanted: Sequence[Sequence[int]]
   rows: Sequence[tuple[Edges, HeadSet]]
   windows: Sequence[Window]
   sweep: Sweep
@@ -90,6 +92,7 @@ def run_study(
     'wanted': _digest([list(map(int, each)) for each in wanted]),
     'windows': _digest([window.layers.tolist() for window in windows]),
     'heads': _digest([each.heads.tolist() for each in heads]),
+    'watched': _digest_of(watched),
     'rows_per_batch': rows_per_batch,
   }
 
@@ -165,7 +168,12 @@ def run_study(
     'groups': costs,
   }
   return Study(
-    cases=cases, rows=rows, windows=windows, sweep=Sweep(**joined), cost=cost
+    cases=cases,
+    wanted=wanted,
+    rows=rows,
+    windows=windows,
+    sweep=Sweep(**joined),
+    cost=cost,
   )
 
 
@@ -230,6 +238,17 @@ def _best(run) -> float:
     run()
     times.append(time.perf_counter() - start)
   return min(times)
+
+
+def _digest_of(watched: Sequence[Watched]) -> str:
+  """What tells latents from others: where they are, and their weights."""
+  said = hashlib.sha256()
+  for each in watched:
+    said.update(f'{each.site} {int(each.layer)}'.encode())
+    for name, x in each.latents._asdict().items():
+      said.update(f'{name} {x.dtype} {x.shape}'.encode())
+      said.update(np.asarray(x).tobytes())
+  return said.hexdigest()
 
 
 def _digest(values) -> str:

@@ -2,7 +2,14 @@
 
 Every number compares a prompt with itself, cut and uncut. Units are entities:
 intervals resample them, and the test flips their signs, max-T over all cells of
-a study's class together.
+a study's class together. A share has an interval of another kind where no
+resample would differ, all prompts doing the same: Wilson's, Newcombe's for a
+difference, of so many units.
+
+With the entity cut off in all layers and heads, prompts that differ only in a
+name, of as many tokens, are one computation. Where the same is wanted of all
+prompts, as of refusals, what those say after counts once; where it is a fact,
+entities decide which of them happen to be right.
 """
 
 from collections.abc import Sequence
@@ -10,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from experiments.attention.edges import places, without_entity
 from experiments.attention.knockout_runs import Study
 from experiments.attention.windows import ALL, FROM
 from experiments.latents import CLASSES
@@ -19,6 +27,7 @@ from experiments.stats.paired import benjamini_hochberg, paired_difference
 from experiments.stats.resampling import (
   cluster_bootstrap_means,
   mean_by_unit,
+  number_units,
 )
 
 # Where latents are measured, in the order of Sweep.latents.
@@ -109,7 +118,7 @@ def _uncut(study, at, units, latents, seed) -> dict:
   return {
     'n': len(at),
     'probability': _means(probability, units, seed)[0],
-    'says': wilson(int(says.sum()), len(says)).to_dict(),
+    'says': _shares(says[:, None], units, seed)[0],
     'latents': {
       name: {
         place: None
@@ -155,6 +164,13 @@ def _effects(study, at, units, latents, seed):
     for i in range(len(latents))
     for p in range(len(PLACES))
   }
+  before, says = sweep.says[0, at][:, rs], sweep.says[:, at][ws + 1, :, rs].T
+  gains, shares = _gains(before, says, units, seed), _shares(says, units, seed)
+  if len({tuple(study.wanted[i]) for i in at}) == 1:
+    once = _once([without_entity(study.cases[i]) for i in at])
+    for c, (w, r) in enumerate(cells):
+      if _is_blind(study, at, w, r):
+        (shares[c],) = _shares(says[once, c : c + 1], range(len(once)), seed)
   effects = []
   for c, (w, r) in enumerate(cells):
     edges, heads = study.rows[r]
@@ -169,12 +185,8 @@ def _effects(study, at, units, latents, seed):
         'probability': means[c],
         'p_max_t': p_max[c],
         'q': q[c],
-        'says': paired_difference(
-          sweep.says[0, at, r], sweep.says[w + 1, at, r]
-        ).to_dict(),
-        'says_after': wilson(
-          int(sweep.says[w + 1, at, r].sum()), len(at)
-        ).to_dict(),
+        'says': gains[c],
+        'says_after': shares[c],
         'latents': {
           name: {
             place: of_latents[i, p][c]
@@ -186,6 +198,48 @@ def _effects(study, at, units, latents, seed):
       }
     )
   return effects, tests
+
+
+def _is_blind(study, at, w, r) -> bool:
+  """Whether no token after the entity sees it, in any layer and head."""
+  edges, heads = study.rows[r]
+  if not (study.windows[w].layers[:, None] & heads.heads).all():
+    return False
+  for case in (study.cases[i] for i in at):
+    start, stop = case.span
+    if not places(edges.queries, case)[stop:].all():
+      return False
+    if not places(edges.keys, case)[start:stop].all():
+      return False
+  return True
+
+
+def _shares(yes: np.ndarray, units: Sequence, seed: int) -> list[dict]:
+  """How many do, by the columns of bool [n, m]."""
+  once, found = _once(units), _means(yes, units, seed)
+  for i in _alike(yes, once):
+    found[i] = wilson(int(yes[once, i].sum()), len(once)).to_dict()
+  return found
+
+
+def _gains(before, after, units: Sequence, seed: int) -> list[dict]:
+  """How many more do after than before, likewise."""
+  change = after.astype(int) - before
+  once, found = _once(units), _means(change, units, seed)
+  for i in _alike(change, once):
+    found[i] = paired_difference(before[once, i], after[once, i]).to_dict()
+  return found
+
+
+def _alike(values: np.ndarray, once: np.ndarray) -> np.ndarray:
+  """Columns where all rows are the same; all, if every row is a unit."""
+  whole = len(once) == len(values)
+  return np.flatnonzero((values == values[:1]).all(axis=0) | whole)
+
+
+def _once(units: Sequence) -> np.ndarray:
+  """The first of each unit."""
+  return np.unique(number_units(units)[0], return_index=True)[1]
 
 
 def _means(values: np.ndarray, units: Sequence, seed: int) -> list:

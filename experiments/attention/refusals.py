@@ -70,8 +70,8 @@ def refusal_openings(
     mode: Of `entities.is_refusal`.
     max_new_tokens: Of an answer.
     rows_per_batch: Answers generated at once.
-    folder: Keeps answers.
-    identity: What they depend on besides the questions.
+    folder: Keeps answers; those to other questions are thrown away.
+    identity: What they depend on besides the questions: the model.
 
   Raises:
     ValueError: no answer declines.
@@ -85,6 +85,7 @@ def refusal_openings(
     rows_per_batch=rows_per_batch,
     folder=folder,
     identity=identity,
+    redo=True,
   )
   stops = set(tokenizer.stop_ids)
   texts = [

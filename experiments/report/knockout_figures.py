@@ -222,7 +222,7 @@ def _uncut_table(study, what) -> Table:
         name,
         f'{study["measure"]}: likeliest',
         interval(uncut['says']),
-        str(uncut['n']),
+        str(uncut['says']['n']),
       ]
     )
     for latent, places in uncut['latents'].items():

@@ -98,17 +98,35 @@ def test_where_the_entity_is_read(world, base, tmp_path, capsys):
 
 def test_heads_one_by_one_and_resuming(world, base, tmp_path):
   out = tmp_path / 'out'
-  arguments = (*FEW, '--heads=all,H0')
-  assert knock_out(world, base, out, *arguments, '--edges=last:entity') == 0
+  arguments = (*FEW, '--heads=all,H0', '--edges=last:entity')
+  few = '--rows_per_batch=7'
+  assert knock_out(world, base, out, *arguments, few) == 0
   results = json.loads((out / 'results.json').read_text())
   assert set(results['studies']) == {'answers', 'refusals'}
   for study in results['studies'].values():
     assert {e['heads'] for e in study['effects']} == {'all', 'H0'}
+    # Two rows of each prompt: no more than seven of them run at once.
+    assert study['cost']['timed']['prompts'] == 3
   files = sorted((out / 'work').rglob('*.safetensors'))
   times = [file.stat().st_mtime_ns for file in files]
   flagfile = f'--flagfile={out / "flags.txt"}'
   assert worlds.run(knock_out_attention, flagfile) == 0
   assert [file.stat().st_mtime_ns for file in files] == times and files
+  # Shorter answers are new ones; the sweeps do not depend on them.
+  shorter = (*arguments, few, '--max_new_tokens=4')
+  assert knock_out(world, base, out, *shorter) == 0
+  assert '--max_new_tokens=4' in (out / 'flags.txt').read_text()
+  again = [
+    file
+    for file, time in zip(files, times, strict=True)
+    if file.stat().st_mtime_ns == time
+  ]
+  assert again == files
+  # Fewer questions are others, and so is all of the work.
+  fewer = ('--questions=2', *arguments[1:], few)
+  assert knock_out(world, base, out, *fewer) == 0
+  results = json.loads((out / 'results.json').read_text())
+  assert results['studies']['refusals']['uncut']['known']['n'] == 4
 
 
 @pytest.mark.parametrize(

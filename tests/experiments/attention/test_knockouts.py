@@ -1,11 +1,14 @@
 """The sweep against running every cell as a whole; and what it costs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from experiments.attention import knockouts
 from experiments.attention.cases import pad_cases
 from experiments.attention.edges import Edges, edge_masks, places
+from experiments.attention.knockout_runs import run_study
 from experiments.attention.knockouts import (
   knock_out,
   rows_of,
@@ -132,6 +135,23 @@ def test_one_token_is_run_again_for_edges_of_the_last():
   # Ours: a token per prompt from the window on, L (L + 1) / 2 in all.
   swept = 4 * L * (L + 1) // 2 * layer + L * 4 * logits
   assert flops['flops'] == (T + 4) * L * layer + 4 * logits + swept
+
+
+def test_kept_sweeps_are_of_the_latents_that_are_asked_for(tmp_path):
+  """Other weights or another layer: not those of the last call."""
+  cases, edges = small.cases(), [Edges('last', 'entity')]
+  first, second = small.watched()
+  higher = first.latents._replace(bias=first.latents.bias + 3)
+  for watched in (
+    (first, second),
+    (dataclasses.replace(first, latents=higher), second),
+    (first, dataclasses.replace(second, layer=np.int32(2))),
+    (first, second),
+  ):
+    arguments = (cases, edges, WINDOWS[-5:], HEADS[:1], WANTED, watched)
+    study = run_study(small.model(), *arguments, folder=tmp_path, identity={})
+    alone = knock_out(small.model(), *arguments)
+    np.testing.assert_allclose(study.sweep.latents, alone.latents, rtol=1e-5)
 
 
 def test_sets_of_tokens():
