@@ -67,8 +67,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
   try:
     subject = open_subject(values, names, model='base')
     plan = plan_lib.prepare(values, subject)
-    # Before hours of work, not after them.
-    outputs.write_flags(subject.out, values, names)
+    subject.begin()
     measured = measure(subject, plan)
     write_arrays(subject.out / 'effects.safetensors', measured.arrays)
     outputs.write_lines(subject.out / 'examples.jsonl', measured.records)

@@ -105,6 +105,7 @@ class ChatStages:
         rows_per_batch=rows_per_batch,
         folder=work / 'answering',
         identity=identity,
+        redo=True,
       )
       outputs.write_text(folder / _ANSWERS, json.dumps(answers))
 

@@ -108,7 +108,9 @@ def compare_saes(
   Returns:
     Label -> 'counterparts' as `match_latent`, or None without an SAE there;
     'best': the other SAEs' own best latent, and 'best_separation' of it on
-    test; 'rank', from 1, of the counterpart by decoder among their k best.
+    test; 'rank', from 1, of the counterpart by decoder among their k best;
+    'text_filter': False, since of these latents it is not known how often they
+    fire on plain text: all are candidates, also such as fire everywhere.
   """
   firings = [firing for _, firing in others]
   keep = [np.ones(sae.width, bool) for sae, _ in others]
@@ -129,6 +131,7 @@ def compare_saes(
         best[label][0], label, firings, entities, entities.known, test
       ).to_dict(),
       'k': k,
+      'text_filter': False,
       'rank': ids.index(counterpart) + 1 if counterpart in ids else None,
     }
   return found

@@ -169,7 +169,7 @@ def _searches(subject, plan: Plan, stages: Stages, parts, prompts) -> dict:
   sizes = [len(prompts[part]) for part in SPLITS]
   part_of = np.repeat(np.arange(len(SPLITS)), sizes)
   train, test = (part_of == SPLITS.index(part) for part in ('train', TEST))
-  saes = [subject.sae(layer) for layer in subject.sae_choices]
+  saes = [subject.sae(layer) for layer in plan.layers]
   firings = stages.firing('firing', saes, everyone)
   if plan.text_sums:
     keep = text_filter(plan.text_sums)[1]
@@ -203,6 +203,8 @@ def _searches(subject, plan: Plan, stages: Stages, parts, prompts) -> dict:
       test,
     )
   return {
+    'searched': [f'{one.site}.{one.layer}' for one in firings],
+    'text_filter': bool(plan.text_sums),
     'null': null.to_dict(),
     'null_best': {c: null.null_best[c].tolist() for c in null.null_best},
     'shuffled': shuffled_selection(

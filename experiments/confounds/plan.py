@@ -21,7 +21,6 @@ from experiments.miniworld.world import (
   WorldConfig,
   make_world,
 )
-from experiments.steering.targets import RecognitionRun
 from experiments.subject import Subject
 import gemma_jax as gj
 
@@ -58,8 +57,9 @@ class Plan:
     others: Name -> SAEs by name, to compare with.
     chat: None to leave it out.
     bundled: Whether entities are those of MiniWorld.
-    text_sums: Of the recognition run, which say how often latents fire on
-      plain text; [] without.
+    layers: Whose SAEs are searched: those of the recognition run, or all.
+    text_sums: Of each of them, from the run, which say how often latents fire
+      on plain text; [] without.
     skipped: What is left out and why, in sentences.
   """
 
@@ -71,6 +71,7 @@ class Plan:
   others: dict[str, list[inputs.NamedSAE]]
   chat: Chat | None
   bundled: bool
+  layers: Sequence[int]
   text_sums: Sequence[ClassSums]
   skipped: list[str]
 
@@ -220,6 +221,7 @@ def prepare(values: flags.FlagValues, subject: Subject) -> Plan:
       'Other SAEs: --other_saes were not given, so that stability is over '
       'splits of the entities alone.'
     )
+  layers, text_sums = _searched(subject, skipped)
   return Plan(
     texts=texts,
     read=texts[: values.text_documents],
@@ -229,7 +231,8 @@ def prepare(values: flags.FlagValues, subject: Subject) -> Plan:
     others=others,
     chat=_chat(values, subject, skipped),
     bundled=bundled,
-    text_sums=_text_sums(values, subject, skipped),
+    layers=layers,
+    text_sums=text_sums,
     skipped=skipped,
   )
 
@@ -258,21 +261,37 @@ def _others(name: str, config) -> list[inputs.NamedSAE]:
   return inputs.choose_saes(source, config, width=width or None)
 
 
-def _text_sums(values, subject, skipped) -> list[ClassSums]:
-  """Of each SAE that the subject has, from the run that chose the latents."""
-  run = RecognitionRun(subject.run)
+def _searched(subject, skipped) -> tuple[list[int], list[ClassSums]]:
+  """The layers that the run has searched; what it summed there, with text.
+
+  All layers, and no sums, if latents were named in others.
+  """
+  run, there = subject.findings, list(subject.sae_choices)
   sums = {one.layer: one for one in run.sums()}
-  found = []
-  if set(subject.sae_choices) <= set(sums):
-    groups = Groups(tuple(run.latents['types']))
-    found = [class_sums(sums[layer], groups) for layer in subject.sae_choices]
-  if not found or not all(one.text_n for one in found):
+  if lost := sorted(set(sums) - set(there)):
     skipped.append(
-      'The filter of plain text: the run has not harvested any, so that all '
-      'latents are candidates in the searches here.'
+      f'Layers {", ".join(map(str, lost))} in the searches: the run has them, '
+      f'--sae={subject.values.sae} has not, or only if they are asked for.'
     )
-    return []
-  return found
+  layers = [layer for layer in there if layer in sums]
+  if not {one.id.layer for one in subject.targets.values()} <= set(layers):
+    layers = there
+  found = []
+  if not sums:
+    why = 'there is no run'
+  elif not set(layers) <= set(sums):
+    why = 'latents are named in layers that the run has not searched'
+  else:
+    groups = Groups(tuple(run.latents['types']))
+    found = [class_sums(sums[layer], groups) for layer in layers]
+    why = 'the run has not harvested any'
+  if found and all(one.text_n for one in found):
+    return layers, found
+  skipped.append(
+    f'The filter of plain text: {why}, so that all latents are candidates in '
+    'the searches here.'
+  )
+  return layers, []
 
 
 @functools.cache

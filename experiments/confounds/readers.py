@@ -136,29 +136,24 @@ def mean_difference_reader(
   )
 
 
-def make_readers(
+def mean_readers(
   model: gj.Gemma2,
   latents: Mapping[str, LatentId],
-  saes: Mapping[int, JumpReLUSAE],
   train: LabelledEntities,
   rows: HarvestRows,
 ) -> list[Reader]:
-  """The latents, and beside each the difference of means where it reads.
+  """For each latent the difference of means where it reads.
 
   Args:
     model: The base model.
     latents: Label -> latent.
-    saes: Layer -> SAE.
     train: n entities.
     rows: Their n prompts.
   """
   readers = []
   for label, id in latents.items():
     (x,) = gather(model, id.site, [id.layer], rows, description='Means')
-    readers += [
-      latent_reader(label, id, saes[id.layer]),
-      mean_difference_reader(label, id[:2], train, x),
-    ]
+    readers.append(mean_difference_reader(label, id[:2], train, x))
   return readers
 
 

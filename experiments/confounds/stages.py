@@ -1,6 +1,6 @@
 """What the base model is run for; each stage is kept in the run's folder.
 
-readers   differences of means, from the entities of train
+means     differences of means, from the entities of train
 names     readers, norms and covariates at all prompts
 text      readers and likelihoods at the tokens of plain text
 firing    where all latents of all SAEs fire, on the entities of all splits
@@ -9,6 +9,7 @@ answers   what the chat model answers about changed names
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import functools
 import json
 import pathlib
@@ -21,7 +22,8 @@ from experiments.confounds.covariates import Covariates, describe_names
 from experiments.confounds.people import Shown
 from experiments.confounds.readers import (
   Reader,
-  make_readers,
+  latent_reader,
+  mean_readers,
   read_rows,
   read_tokens,
 )
@@ -30,13 +32,13 @@ from experiments.harvesting import HarvestRows, make_rows
 from experiments.latents import (
   Firing,
   LabelledEntities,
-  LatentId,
   read_arrays,
   stream_firing,
   write_arrays,
 )
 from experiments.recognition.pipeline import digest
 from experiments.stages import stage
+from experiments.steering.targets import sae_fingerprint
 from experiments.subject import Subject
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE
@@ -67,43 +69,35 @@ class Stages:
   def readers(
     self, train: LabelledEntities, prompts: Sequence[Prompt]
   ) -> list[Reader]:
-    """The latents in question, and differences of means beside them."""
+    """The latents in question, and beside each the difference of means."""
     subject = self.subject
     latents = {label: t.id for label, t in subject.targets.items()}
     rows = _unique(subject.tokenizer, prompts)
 
     def make(folder):
-      found = make_readers(
-        self.base,
-        latents,
-        {id.layer: subject.sae(id.layer) for id in latents.values()},
-        train,
-        rows,
-      )
-      write_arrays(
-        folder / ARRAYS, {str(r): one.weight for r, one in enumerate(found)}
-      )
-      about = [
-        one.about() | {'bias': one.bias, 'threshold': one.threshold}
-        for one in found
-      ]
+      found = mean_readers(self.base, latents, train, rows)
+      write_arrays(folder / ARRAYS, {one.label: one.weight for one in found})
+      about = [dataclasses.asdict(one) | {'weight': None} for one in found]
       outputs.write_text(folder / _ABOUT, json.dumps(about))
 
     folder = self._stage(
-      'readers',
+      'means',
       make,
-      latents=list(map(str, latents.values())),
+      places=[(label, *id[:2]) for label, id in latents.items()],
       rows=digest(rows.tokens, train.known),
     )
-    arrays = read_arrays(folder / ARRAYS)
-    return [
-      Reader(
-        **one
-        | {'id': latent and LatentId.parse(latent), 'weight': arrays[str(r)]}
-      )
-      for r, one in enumerate(json.loads((folder / _ABOUT).read_text()))
-      for latent in [one.pop('latent')]
-    ]
+    weights = read_arrays(folder / ARRAYS)
+    about = json.loads((folder / _ABOUT).read_text())
+    found = []
+    for one in about:
+      label = one['label']
+      id = latents[label]
+      # Those of the latents need no model; they are of the SAEs given now.
+      found += [
+        latent_reader(label, id, subject.sae(id.layer)),
+        Reader(**one | {'weight': weights[label]}),
+      ]
+    return found
 
   def names(
     self,
@@ -145,6 +139,7 @@ class Stages:
       rows=digest(rows.tokens, rows.prompt_rows),
       texts=digest(np.frombuffer('\n'.join(texts).encode(), np.uint8)),
       frequencies=frequencies and sorted(frequencies.items()),
+      counted='whole words',
     )
     arrays = read_arrays(folder / ARRAYS)
     about = json.loads((folder / _ABOUT).read_text())
@@ -218,10 +213,7 @@ class Stages:
       name,
       make,
       rows=digest(rows.tokens),
-      saes=[
-        (str(sae.origin), digest(np.asarray(sae.threshold[...])))
-        for sae in saes
-      ],
+      saes=list(map(sae_fingerprint, saes)),
     )
     arrays = read_arrays(folder / ARRAYS)
     found = []

@@ -250,6 +250,9 @@ def _norms_section(results) -> Section:
 
 def _search_sections(results) -> list[Section]:
   stability = results['stability']
+  searched = ', '.join(results['searched'])
+  if results['text_filter']:
+    searched += ' that plain text seldom fires'
   rows = [
     [
       label,
@@ -271,7 +274,7 @@ def _search_sections(results) -> list[Section]:
     Section(
       title='By chance',
       text=[
-        'The whole search, over all latents of all SAEs, again with labels '
+        f'The whole search, over all latents of {searched}, again with labels '
         'shuffled within types. Left, the best score on train, which is '
         'inflated by the search; right, how well the latent that was found '
         'separates test. A search in noise finds nothing there.'
@@ -299,7 +302,8 @@ def _search_sections(results) -> list[Section]:
           'The latent of another SAE that points the same way, and the one '
           'that fires on the same entities; their separation on test; the '
           "rank of the former among that SAEs' own best latents; and their "
-          'own best one.'
+          'own best one. How often they fire on plain text is not known, so '
+          'that all of them are candidates.'
         ],
         tables=[tables.other_table(results)],
       )

@@ -178,7 +178,7 @@ def other_table(results) -> Table:
         [
           name,
           f'{label} {one["latent"]}',
-          'their own best',
+          'their own best, without a filter of plain text',
           one['best'],
           '',
           '',

@@ -1,14 +1,20 @@
 """Readers and likelihoods against full runs, HF, and the other readers."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
-from experiments.confounds.covariates import describe_names, read_frequencies
+from experiments.confounds.covariates import (
+  count_names,
+  describe_names,
+  read_frequencies,
+)
 from experiments.confounds.readers import (
   latent_reader,
-  make_readers,
   mean_difference_reader,
+  mean_readers,
   read_rows,
   read_tokens,
 )
@@ -26,14 +32,14 @@ from tests.experiments.latents import small
 
 @pytest.fixture(scope='module')
 def readers():
+  """Each latent, and the difference of means there."""
   train = small.data()['train']
-  return make_readers(
-    small.model(),
-    {'known': small.KNOWN, 'unknown': small.UNKNOWN},
-    {3: small.saes()[1]},
-    train.entities,
-    train.rows,
-  )
+  latents = {'known': small.KNOWN, 'unknown': small.UNKNOWN}
+  means = mean_readers(small.model(), latents, train.entities, train.rows)
+  found = []
+  for (label, id), mean in zip(latents.items(), means, strict=True):
+    found += [latent_reader(label, id, small.saes()[1]), mean]
+  return found
 
 
 def test_at_entities(readers):
@@ -136,6 +142,30 @@ def test_covariates():
     given.column('token frequency')
   with pytest.raises(ValueError, match='4 prompts have 3 distinct'):
     describe_names(model, tokenizer, [*prompts, prompts[0]])
+
+
+def test_names_are_counted_as_words():
+  counts = count_names(
+    ['Bar', 'Bar Tan', "O'Bar", "'Til", 'U.S.'],
+    ["Barcelona: the Bar, a Bar Tan; O'Bar 'Til U.S. Bartender", 'Bar_ Bar'],
+  )
+  assert counts == {
+    'Bar': 4, 'Bar Tan': 1, "O'Bar": 1, "'Til": 1, 'U.S.': 1
+  }  # fmt: skip
+
+
+def test_counts_are_those_of_one_expression_per_name():
+  rng = np.random.default_rng(0)
+  letters = list("aab  \n.'é_1-")
+  drawn = lambda n: ''.join(rng.choice(letters, n))
+  texts = [drawn(300) for _ in range(20)]
+  names = {drawn(int(rng.integers(1, 6))).strip() for _ in range(200)} - {''}
+  names |= {'a a', 'aa b', 'a.a'}
+  counts = count_names(names, texts)
+  for name in names:
+    whole = re.compile(rf'(?<!\w){re.escape(name)}(?!\w)')
+    assert counts[name] == sum(len(whole.findall(x)) for x in texts), name
+  assert sum(counts.values()) > 500
 
 
 def test_files_of_frequencies(tmp_path):
