@@ -50,9 +50,12 @@ _AFTER = {
   'orthogonalize_weights': ('chat_model',),
   'check_confounds': ('model', 'chat_model', 'text'),
 }
-# Flags of its own that a program has with a family. The published error
-# latents are of SAEs of the chat model, of which there are three.
+# Flags of its own that a program has with a family. MiniWorld's chat model has
+# read the name before its last layers, whose latents read best and steer
+# nothing. The published error latents are of SAEs of the chat model, of which
+# there are three.
 _OWN = {
+  ('miniworld', _RECOGNITION): {'layers': '1,2,3,4'},
   ('gemma-2-9b', 'find_uncertainty'): {
     'sae': 'gemma-scope-9b-it-res',
     'layers': '9,20,31',
@@ -112,7 +115,7 @@ def programs(
     shared['sae'] = given.pop('sae')
   if text is not None:
     given['text'] = text
-  first = {**given, **shared}
+  first = {**given, **shared, **_OWN.get((family, _RECOGNITION), {})}
   if questions is not None:
     first['questions'] = str(questions)
   found = [Program(name=_RECOGNITION, flags=first)]
