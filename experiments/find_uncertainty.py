@@ -19,7 +19,7 @@ train by Welch's t. On test it stands beside
   the answer             its log-probability, the entropy of its first token,
                          semantic entropy over the samples, P(True)
   no model at all        the length of the question, what is asked about
-  random latents         of the same layer and firing frequency
+  random latents         of the same layer, that fire about as often
 
 with thresholds and calibration chosen on validation, and intervals from
 resampling entities. --transfer takes a file of other questions, in the format
@@ -56,6 +56,7 @@ from experiments import inputs, outputs, subject
 from experiments.latents import write_arrays
 from experiments.report import uncertainty_figures
 from experiments.self_report import single_token
+from experiments.steering.targets import sae_fingerprint
 from experiments.uncertainty import (
   Config,
   Data,
@@ -232,18 +233,16 @@ def _find(values, names):
         model, tokenizer, asked, answers, yes=values.yes, no=values.no
       )
     made[name] = Data(asked=asked, answers=answers, judged=judged, p_true=sure)
+  saes = [one.load(opened.reader) for one in named]
   results, arrays = find(
     model,
     tokenizer,
-    [one.load(opened.reader) for one in named],
+    saes,
     made['answers'],
     settings,
     transfer=made.get('transfer'),
     folder=opened.out / 'sums',
-    identity={
-      **opened.about,
-      'saes': [f'{one.source}/{one.sae_id}' for one in named],
-    },
+    identity={**opened.about, 'saes': list(map(sae_fingerprint, saes))},
   )
   results = {
     'answering': dataclasses.asdict(config),

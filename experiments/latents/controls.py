@@ -19,6 +19,8 @@ from experiments.latents.scores import separation
 MAX_SCORE = 0.05
 FREQUENCY_FACTOR = 2.0
 NORM_FACTOR = 1.25
+# Frequencies beyond these count as these, so that odds are finite.
+_BOUNDS = (1e-4, 1 - 1e-4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,10 +74,12 @@ def matched_random(
   seed: int = 0,
   norms: np.ndarray | None = None,
   exclude: Iterable[LatentId] = (),
+  max_score: float | None = MAX_SCORE,
+  odds: bool = False,
 ) -> RandomLatents:
   """Draws latents that are like one, but do not separate known from unknown.
 
-  Of the same SAE, with an absolute score below MAX_SCORE on every type, a
+  Of the same SAE, with an absolute score below `max_score` on every type, a
   decoder row whose norm is within NORM_FACTOR, and a frequency on entities
   within FREQUENCY_FACTOR. If these are fewer than `count`, the `count` nearest
   in log frequency of those that fulfil the rest, which is fewer in a small SAE.
@@ -88,14 +92,18 @@ def matched_random(
     seed: Together with the latent's layer and index it fixes the draw.
     norms: float [F], norms of W_dec's rows; None leaves them unmatched.
     exclude: Latents not to draw, besides `of`.
+    max_score: None draws also latents that separate.
+    odds: Compares f / (1 - f) in place of frequencies f: else a latent that
+      fires on half of all is taken for one that fires on all.
 
   Raises:
     ValueError: the sums are of another SAE, or no latent qualifies.
   """
   _check(of, sums)
   frequency = entity_frequency(sums)
-  mine = frequency[of.latent]
-  able = (np.abs(separation(sums)) < MAX_SCORE).all(axis=0) & (frequency > 0)
+  able = frequency > 0
+  if max_score is not None:
+    able &= (np.abs(separation(sums)) < max_score).all(axis=0)
   if norms is not None:
     norms = np.asarray(norms, np.float64)
     able &= _apart(norms, norms[of.latent]) <= np.log(NORM_FACTOR)
@@ -105,10 +113,14 @@ def matched_random(
     raise ValueError(
       f'No latent of {of.site} of layer {of.layer} can be a control of {of}: '
       f'none fires on entities, separates known from unknown by less than '
-      f'{MAX_SCORE} on every type, and has a decoder row of its norm. Take a '
+      f'{max_score} on every type, and has a decoder row of its norm. Take a '
       'wider SAE, or compare with random unit vectors.'
     )
-  apart = _apart(frequency[candidates], mine)
+  often = frequency
+  if odds:
+    often = np.clip(frequency, *_BOUNDS)
+    often = often / (1 - often)
+  apart = _apart(often[candidates], often[of.latent])
   near = candidates[apart <= np.log(FREQUENCY_FACTOR) + 1e-12]
   if len(near) >= count:
     rng = np.random.default_rng([seed, of.layer, of.latent])

@@ -2,8 +2,8 @@
 
   asked = about_entities(people)
   answers = answer(model, tokenizer, asked, Config())
-  judged = judge(asked, answers)
-  results, arrays = find(model, tokenizer, saes, asked, answers, judged, ...)
+  data = Data(asked=asked, answers=answers, judged=judge(asked, answers))
+  results, arrays = find(model, tokenizer, saes, data, Settings())
 
 `questions.py` and `trivia.py` say what is asked, `answers.py` how it is
 answered and `labels.py` which answers are errors; `signals.py` has detectors

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.harvesting import (
   HarvestRows,
+  gather,
   read_sums,
   stream_scores,
   write_sums,
@@ -59,6 +60,19 @@ def sums_of_train(
     )
     sums = read_sums(place / 'sums.safetensors')
   return [class_sums(one, groups) for one in sums]
+
+
+def read_stream(
+  model, places, rows: HarvestRows, batch_size: int
+) -> dict[tuple[str, int], np.ndarray]:
+  """(site, layer) -> float32 [n, D], what the model has there."""
+  found = {}
+  for site in sorted({site for site, _ in places}):
+    layers = sorted(layer for each, layer in places if each == site)
+    every = gather(model, site, layers, rows, batch_size=batch_size)
+    for layer, x in zip(layers, every, strict=True):
+      found[site, layer] = x[rows.prompt_rows]
+  return found
 
 
 def stream_detectors(x, where, table, skipped):
@@ -110,22 +124,24 @@ def answer_detectors(kept, table, settings):
     )
 
 
-def across_types(x, where, table, cross, activation, skipped) -> dict:
-  """Type -> detector -> scores, of what was chosen and fitted on the others."""
+def across_types(stream, table, cross, activation, skipped) -> dict:
+  """Type -> detector -> scores, of what was chosen and fitted on the others.
+
+  The probe and the difference of means read the stream where the latent does
+  that was chosen on the others.
+  """
   found = {}
   for name, latent in cross.items():
+    x = stream[latent.id[:2]]
     others = (table.splits == 'train') & (table.types != name)
     validation = (table.splits == 'validation') & (table.types != name)
     mine = {
-      'error latent': activation[latent.id].astype(np.float64),
-      f'difference of means at {where}': lib.difference_of_means(
-        x, table.error, others, table.types
-      ),
+      lib.LATENT: activation[latent.id].astype(np.float64),
+      lib.MEANS: lib.difference_of_means(x, table.error, others, table.types),
     }
     try:
-      mine[f'linear probe at {where}'] = lib.probe(
-        x, table.error, others, validation, table.types
-      )[0]
+      scores, _ = lib.probe(x, table.error, others, validation, table.types)
+      mine[lib.PROBE] = scores
     except ValueError as error:
       skipped.append(f'linear probe without {name}: {error}')
     found[name] = mine

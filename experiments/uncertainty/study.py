@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from experiments.entities.modes import is_reference
-from experiments.harvesting import gather, latents_at_positions, make_rows
+from experiments.harvesting import latents_at_positions, make_rows
 from experiments.latents import SPLITS, matched_random
 from experiments.uncertainty import detectors as lib
 from experiments.uncertainty.data import Data, counts_of, types_to_use
@@ -16,6 +16,7 @@ from experiments.uncertainty.reading import (
   across_types,
   answer_detectors,
   promoted_by,
+  read_stream,
   stream_detectors,
   sums_of_train,
 )
@@ -143,12 +144,15 @@ def find(
   controls = None
   if settings.num_random:
     decoder = np.asarray(sae_of[best[:2]].W_dec[...])
+    # Nothing is known of whether they tell errors: that is what they are for.
     controls = matched_random(
       best,
       next(one for one in sums if one.where == best[:2]),
       count=settings.num_random,
       seed=settings.seed,
       norms=np.linalg.norm(decoder, axis=1),
+      max_score=None,
+      odds=True,
     )
   random_ids = list(controls.ids) if controls else []
   ids = list(
@@ -158,12 +162,16 @@ def find(
       + random_ids
     )
   )
-  run = {'batch_size': settings.batch_size}
   values = latents_at_positions(
-    model, [(sae_of[id[:2]], id.latent) for id in ids], rows, **run
+    model,
+    [(sae_of[id[:2]], id.latent) for id in ids],
+    rows,
+    batch_size=settings.batch_size,
   )
   activation = dict(zip(ids, values[:, rows.prompt_rows], strict=True))
-  x = gather(model, best.site, [best.layer], rows, **run)[0][rows.prompt_rows]
+  places = {id[:2] for id in (best, *(f.id for f in cross.values()))}
+  stream = read_stream(model, places, rows, settings.batch_size)
+  x = stream[best[:2]]
   where = f'{best.site}.{best.layer}'
   made = [
     lib.Detector(
@@ -194,7 +202,7 @@ def find(
     fits,
     made,
     random={str(id): activation[id].astype(np.float64) for id in random_ids},
-    cross=across_types(x, where, table, cross, activation, skipped),
+    cross=across_types(stream, table, cross, activation, skipped),
     seed=settings.seed,
   )
   results = {

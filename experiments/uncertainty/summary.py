@@ -56,14 +56,14 @@ def summarise(
     fits: Split -> bool [n]: on what to choose, and to test.
     detectors: The best latent first; others are compared with it.
     random: Random latent -> its activations [n].
-    cross: Type -> name -> scores [n], of what never saw the type.
+    cross: Type -> kind of detector -> scores [n], of what never saw the type.
     seed: Of the resamples.
 
   Returns:
     'n': split -> errors, correct answers, clusters; 'detectors', each with
     'test', 'transfer', 'types', and 'known', its AUROC among questions about
-    known entities alone; 'random';
-    'cross': type -> name -> AUROC; 'groups': type -> group -> activations of
+    known entities alone, with their errors and correct answers; 'random';
+    'cross': type -> kind -> AUROC; 'groups': type -> group -> activations of
     the best latent on test. And arrays: 'error', 'score/NAME'.
   """
   test, elsewhere = fits['test'], table.splits == TRIVIA
@@ -154,6 +154,8 @@ def _describe(table, fits, detector, first, elsewhere, seed) -> dict:
   # Does it see errors, or names that it does not know?
   known = np.array([each.entity_class == 'known' for each in table.asked])
   found['known'] = _auroc(table, test & known, scores, seed)
+  if found['known']:
+    found['known'] |= _sizes(table, test & known)
   return found
 
 

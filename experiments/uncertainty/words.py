@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+# Errors, and correct answers, below which an AUROC says little.
+_FEW = 30
+
 
 def sentences(results: Mapping) -> list[str]:
   """What was found, for people."""
@@ -26,7 +29,7 @@ def sentences(results: Mapping) -> list[str]:
     + ', '.join(f'{count} {group}' for group, count in totals.items())
     + '.'
   )
-  if min(n['errors'], n['correct']) < 30:
+  if min(n['errors'], n['correct']) < _FEW:
     lines.append(
       'One class is small: intervals are wide, and thresholds little more than '
       'guesses.'
@@ -45,19 +48,30 @@ def sentences(results: Mapping) -> list[str]:
     )
   random = results['random']
   if random:
-    found = random['test']
+    found, controls = random['test'], results['controls']
+    often = controls['frequencies']
     lines.append(
-      f'{found["n"]} random latents like the best error latent: AUROC '
-      f'{found["mean"]:.3f} ({found["low"]:.3f} to {found["high"]:.3f}), '
-      f'p = {found["p"]:.3f}.'
+      f'{found["n"]} random latents of the layer of the best error latent, '
+      'drawn whether or not they tell errors, '
+      + (
+        'that fire about as often'
+        if controls['rule'] == 'matched'
+        else 'the nearest in how often they fire'
+      )
+      + f' ({min(often):.1%} to {max(often):.1%} of the questions of train, it '
+      f'{controls["frequency"]:.1%}): AUROC {found["mean"]:.3f} '
+      f'({found["low"]:.3f} to {found["high"]:.3f}), p = {found["p"]:.3f}.'
     )
   best = results['detectors'][0]
   if best['known']:
+    found = best['known']
     lines.append(
       'Among questions about known entities alone, where not knowing the name '
-      f'cannot give an error away, {best["name"]} has AUROC '
-      f'{_bounds(best["known"])}, n = {best["known"]["n"]}.'
+      f'cannot give an error away, {best["name"]} has AUROC {_bounds(found)}, '
+      f'of {found["errors"]} errors and {found["correct"]} correct answers.'
     )
+    if min(found['errors'], found['correct']) < _FEW:
+      lines[-1] += ' One class is small: that is little to go by.'
   for one in results['detectors']:
     mass = one['about'].get('mass_of_both_words', 1.0)
     if mass < 0.01:

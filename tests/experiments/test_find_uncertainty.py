@@ -21,6 +21,7 @@ from experiments.entities import (
   write_records,
 )
 from experiments.report import uncertainty_figures
+from experiments.steering.targets import sae_fingerprint
 from experiments.uncertainty import (
   Answer,
   Asked,
@@ -143,6 +144,11 @@ def test_numbers_are_sklearns_of_the_kept_scores(finished, results):
         metrics.roc_auc_score(error[which], scores[which]), abs=1e-6
       )
   assert results['n']['transfer']['clusters'] == places['transfer'].sum() == 60
+  about_known = places['test'] & np.array([r['class'] == 'known' for r in used])
+  for one in results['detectors']:
+    assert one['known']['errors'] == (about_known & error).sum()
+    assert one['known']['correct'] == (about_known & ~error).sum()
+    assert one['known']['n'] == about_known.sum()
 
 
 def test_what_miniworld_makes_up_is_found(results):
@@ -164,7 +170,35 @@ def test_what_miniworld_makes_up_is_found(results):
   assert set(results['cross']) == set(TYPES)
 
 
+def test_sentences_say_what_numbers_rest_on(results):
+  said = sentences(few := json.loads(json.dumps(results)))
+  known, controls = few['detectors'][0]['known'], few['controls']
+  (line,) = (each for each in said if 'known entities alone' in each)
+  numbers = known['errors'], known['correct']
+  assert 'of {} errors and {} correct answers'.format(*numbers) in line
+  known |= {'errors': 17, 'correct': 559}
+  (line,) = (each for each in sentences(few) if 'known entities alone' in each)
+  assert 'of 17 errors' in line and 'little to go by' in line
+  known |= {'errors': 30, 'correct': 30}
+  assert not any('little to go by' in each for each in sentences(few))
+  (line,) = (each for each in said if 'random latents' in each)
+  often = controls['frequencies']
+  for frequency in (controls['frequency'], min(often), max(often)):
+    assert f'{frequency:.1%}' in line
+  assert 'whether or not they tell errors' in line
+
+
 def test_what_is_kept_is_found_again(finished, world, monkeypatch):
+  # Sums are of the SAEs' weights, whatever they are called.
+  key = json.loads((finished / 'sums' / 'key.json').read_text())
+  assert key['saes'] == [
+    sae_fingerprint(one.load(inputs.open_model(str(inputs.CHAT))))
+    for one in inputs.choose_saes(
+      str(inputs.SAES),
+      inputs.open_model(str(inputs.CHAT)).config,
+      layers=['3', '6'],
+    )
+  ]
   before = (finished / 'results.json').read_bytes()
   monkeypatch.setattr(gj, 'generate', None)
   arguments = f'--flagfile={finished / "flags.txt"}'

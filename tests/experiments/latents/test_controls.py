@@ -8,6 +8,7 @@ import pytest
 from experiments.latents import (
   LatentId,
   class_sums,
+  describe_random,
   difference_of_means,
   entity_frequency,
   matched_random,
@@ -62,6 +63,23 @@ def test_matched_random_latents():
   ):
     assert frequency == entity_frequency(sums)[id.latent]
     assert norm == norms[id.latent]
+
+
+def test_odds_tell_half_from_all():
+  """By frequency alone what fires on all is like what fires on half."""
+  n = np.array([[200, 100]])
+  share = np.r_[0.5, np.linspace(0.02, 1, 99)]
+  active = np.rint(share * n[..., None]).astype(int)
+  active[0, :, 0] = 160, 20  # it separates, and so do some others
+  active[0, :, 90:] = np.array([[190], [10]])
+  sums = hand_made(n, active)
+  by_odds = matched_random(OF, sums, count=20, odds=True)
+  assert by_odds.rule == 'matched'
+  assert all(1 / 3 <= f <= 2 / 3 for f in by_odds.frequencies)
+  assert max(matched_random(OF, sums, count=20).frequencies) > 0.8
+  every = matched_random(OF, sums, count=40, odds=True, max_score=None)
+  assert any(id.latent >= 90 for id in every.ids)
+  assert not any(id.latent >= 90 for id in by_odds.ids)
 
 
 def test_draws_depend_on_seed_and_latent_alone():
@@ -133,3 +151,23 @@ def test_difference_of_means():
   want = (each[0] + each[1]) / 2
   np.testing.assert_allclose(difference_of_means(sums), want)
   np.testing.assert_allclose(difference_of_means(sums, 'unknown'), -want)
+
+
+def test_words_say_how_alike_they_are():
+  sums = wide()
+  matched = matched_random(OF, sums, count=20)
+  assert describe_random(matched.to_dict()) == 'of the same layer and frequency'
+  few = matched_random(OF, wide(num_quiet=30), count=10)
+  assert few.rule == 'nearest'
+  often = [
+    np.mean(sums.active[:, :, id.latent] / sums.n)
+    for sums in [wide(num_quiet=30)]
+    for id in few.ids
+  ]
+  assert describe_random(few.to_dict()) == (
+    'of the same layer, the nearest in frequency (they fire on '
+    f'{100 * min(often):.0f}% to {100 * max(often):.0f}% of entities, it on '
+    '40%)'
+  )
+  silent = few.to_dict() | {'rule': 'zero_score', 'frequencies': (0.0, 0.001)}
+  assert 'lowest score is 0 (they fire on 0% to 0%' in describe_random(silent)

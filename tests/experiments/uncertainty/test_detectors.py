@@ -1,15 +1,19 @@
 """Chosen latents and detectors against scipy and loops."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
-from experiments.latents import ClassSums
+from experiments.latents import ClassSums, LatentId
 from experiments.uncertainty import detectors
 from experiments.uncertainty.answers import Answer
 from experiments.uncertainty.labels import judge
 from experiments.uncertainty.questions import Asked
+from experiments.uncertainty.reading import across_types
 from experiments.uncertainty.selection import choose
 
 TYPES = ('city', 'song')
@@ -180,3 +184,42 @@ def test_groups():
   assert published.used.tolist() == [True, False, False, False, True, True]
   with pytest.raises(ValueError, match='min_correct=11'):
     judge(questions, said, min_correct=11)
+
+
+def test_detectors_of_other_types_read_where_the_others_choose():
+  """Errors of each type are at a place of their own; nothing is elsewhere."""
+  rng = np.random.default_rng(3)
+  n = 240
+  error = rng.random(n) < 0.5
+  types = np.array(TYPES)[np.arange(n) % 2]
+  splits = np.repeat(['train', 'validation', 'test'], n // 3)
+  stream = {
+    ('resid_post', layer): rng.standard_normal((n, 3)) for layer in (2, 4)
+  }
+  # The latent that is chosen without a type reads where the other one's are.
+  latents = {
+    name: LatentId('resid_post', layer, 0)
+    for name, layer in zip(TYPES, (4, 2), strict=True)
+  }
+  for name, x in zip(TYPES, stream.values(), strict=True):
+    x[:, 0] += 3 * (error & (types == name))
+  activation = {id: rng.standard_normal(n) for id in latents.values()}
+  skipped = []
+  found = across_types(
+    stream,
+    SimpleNamespace(error=error, types=types, splits=splits),
+    {name: SimpleNamespace(id=id) for name, id in latents.items()},
+    activation,
+    skipped,
+  )
+  assert not skipped
+  for name, id in latents.items():
+    other = types != name
+    x, train = stream[id[:2]], other & (splits == 'train')
+    towards = x[train & error].mean(0) - x[train & ~error].mean(0)
+    assert abs(towards[0]) > 2
+    mine = found[name]
+    assert mine[detectors.MEANS] == pytest.approx(x @ towards)
+    assert mine[detectors.LATENT] == pytest.approx(activation[id])
+    test = other & (splits == 'test')
+    assert roc_auc_score(error[test], mine[detectors.PROBE][test]) > 0.9
