@@ -24,7 +24,8 @@ right word cannot give it (denoising).
 Exact sweeps share their work: layers below a patch and tokens before it are
 never run again. Gradient attribution guesses all cells from one backward pass;
 how well it ranks them is reported, and with --verify=K only the K cells of each
-map that it ranks highest are run. --compare runs one sweep without sharing too,
+map that it ranks highest, by half of the pairs, are run, and tested on the
+other half. --compare runs one sweep without sharing too,
 and prints operations, seconds and the largest difference.
 
 Known and unknown entities are those of --run, the folder of an
@@ -89,7 +90,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   flags.DEFINE_integer(
     'verify',
     None,
-    'Cells of each map to run exactly, the first by attribution. Default: all.',
+    'Cells of each map to run exactly, the first by attribution over half of '
+    'the pairs; the other half tests them. Default: all.',
     lower_bound=1,
     **common,
   )
@@ -112,6 +114,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
     kinds = _kinds(values, subject)
     model = subject.load()
     pairs, dropped = _all_pairs(values, subject, model, kinds)
+    subject.begin()
     settings = Settings(
       verify=values.verify, pairs_per_batch=values.pairs_per_batch
     )
@@ -172,12 +175,17 @@ def summary(results: Mapping) -> list[str]:
 
 
 def _path(flow, tokens) -> str:
-  """Where most of the answer is: runs of layers with the same token."""
-  runs = []
+  """Where most of the answer is: runs of layers with the same token.
+
+  Layers of which no cell was run are left out.
+  """
+  runs, before = [], None
   for step in flow:
-    if not runs or runs[-1][0]['token'] != step['token']:
-      runs.append([])
-    runs[-1].append(step)
+    if step['token'] is not None:
+      if step['token'] != before:
+        runs.append([])
+      runs[-1].append(step)
+    before = step['token']
   said = []
   for steps in runs:
     first, last, token = (
@@ -263,6 +271,7 @@ def _swept(subject: Subject, model, kind, pairs, settings):
   """The arrays of a type, computed or found."""
   identity = _identity(subject, pairs) | {
     'verify': settings.verify,
+    'chosen_on': 'all' if settings.verify is None else 'the first half',
     'pairs_per_batch': settings.pairs_per_batch,
   }
   folder = subject.out / 'sweeps' / kind

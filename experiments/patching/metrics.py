@@ -25,7 +25,8 @@ class Grid:
   """Estimates of many cells from the same n pairs.
 
   Attributes:
-    value, low, high: float64 [L, X]; NaN where nothing was measured.
+    value, low, high: float64 [L, X]; NaN where nothing was measured. Bounds are
+      NaN with fewer than two pairs.
     n: Pairs.
   """
 
@@ -52,10 +53,10 @@ def moved(
   """Shares of the way of each pair, [..., n]; their mean is the map's value.
 
   The way is the mean one: a pair whose two runs hardly differ would have a
-  share of anything.
+  share of anything. Of no way at all there are none: NaN.
   """
   way = donor.astype(float).mean() - base.astype(float).mean()
-  return (patched.astype(float) - base) / way
+  return (patched.astype(float) - base) / (way or np.nan)
 
 
 def moved_grid(patched, base, donor, seed: int) -> Grid:
@@ -90,6 +91,8 @@ def rank_correlation(
   if len(exact) < 3:
     return Estimate(value=np.nan, low=np.nan, high=np.nan, n=n)
   value = _spearman(exact.mean(1)[None], guessed.mean(1)[None])[0]
+  if n < 2:
+    return Estimate(value=float(value), low=np.nan, high=np.nan, n=n)
   counts = draw(n, np.random.default_rng(seed))
   found = _spearman(counts @ exact.T, counts @ guessed.T)
   low, high = bounds(found)
@@ -98,13 +101,14 @@ def rank_correlation(
 
 def _ratio(top, bottom, seed) -> Grid:
   """Means of top [L, X, n] over the mean of bottom [n]."""
-  counts = draw(len(bottom), np.random.default_rng(seed))
-  ratios = np.einsum('Rn,LXn->RLX', counts, top)
-  ratios /= (counts @ bottom)[:, None, None]
-  low, high = bounds(ratios)
-  return Grid(
-    value=top.mean(-1) / bottom.mean(), low=low, high=high, n=len(bottom)
-  )
+  value = top.mean(-1) / (bottom.mean() or np.nan)
+  low = high = np.full_like(value, np.nan)
+  if len(bottom) > 1:
+    counts = draw(len(bottom), np.random.default_rng(seed))
+    ratios = np.einsum('Rn,LXn->RLX', counts, top)
+    ratios /= (counts @ bottom)[:, None, None]
+    low, high = bounds(ratios)
+  return Grid(value=value, low=low, high=high, n=len(bottom))
 
 
 def _spearman(a, b) -> np.ndarray:

@@ -1,6 +1,6 @@
 """All sweeps of the pairs of one type of entities."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 
 import numpy as np
@@ -25,7 +25,8 @@ class Settings:
 
   Attributes:
     verify: How many cells of each map are run exactly, those of the largest
-      mean attribution; None is all.
+      mean attribution over the first half of the pairs, so that the others can
+      test them; None is all.
     pairs_per_batch: Bounds memory.
   """
 
@@ -53,7 +54,7 @@ def study_pairs(
     [L, X, n], the differences of logits after each patch (NaN where it was
     not run) and the changes attributed to it; '<direction>/base' and
     '<direction>/donor' -> float32 [n]; 'differ' [1], the first token in which
-    pairs differ.
+    pairs differ; 'chosen_on' [1], how many first pairs cells were chosen on.
   """
   n, size = len(pairs), min(settings.pairs_per_batch, len(pairs))
   arrays = {}
@@ -66,13 +67,7 @@ def study_pairs(
     guessed = _joined([attribute(model, *batch) for batch in batches], n)
     cells = every_cell(model.config, len(pairs[0].known.ids))
     if settings.verify is not None:
-      means = {
-        name: np.where(
-          moving_cells(name, guess.shape[:2], differ), guess.mean(-1), 0
-        )
-        for name, guess in guessed.items()
-      }
-      cells = top_cells(means, settings.verify)
+      cells = choose_cells(guessed, differ, settings.verify)
     patched = _joined(
       [sweep(model, *batch, cells, progress=progress) for batch in batches], n
     )
@@ -83,7 +78,35 @@ def study_pairs(
       rows = np.concatenate([batch[i].difference for batch in batches])
       arrays[f'{direction}/{side}'] = rows[:n]
     arrays['differ'] = np.asarray([differ])
+  arrays['chosen_on'] = np.asarray([0 if settings.verify is None else half(n)])
   return arrays
+
+
+def half(n: int) -> int:
+  """How many of n pairs cells are chosen on, one at least."""
+  return -(-n // 2)
+
+
+def choose_cells(
+  guessed: Mapping[str, np.ndarray], differ: int, count: int
+) -> dict[str, np.ndarray]:
+  """bool [L, X] for each map: cells to run.
+
+  Args:
+    guessed: Map -> attributed changes [L, X, n]; of half of the pairs the
+      largest mean sizes are taken.
+    differ: The first token in which pairs differ.
+    count: Cells per map.
+  """
+  means = {
+    name: np.where(
+      moving_cells(name, guess.shape[:2], differ),
+      guess[..., : half(guess.shape[-1])].mean(-1),
+      0,
+    )
+    for name, guess in guessed.items()
+  }
+  return top_cells(means, count)
 
 
 def _filled(batch: Sequence[Pair], size: int) -> list[Pair]:

@@ -37,8 +37,10 @@ def summarise(
   Returns:
     {direction: {'differences', 'defined', 'maps', 'top_heads', 'flow'}}.
     'maps' has, by map, `moved` and `eq13` with intervals, the max-T test of the
-    pairs' shares, and how well attribution ranks the cells; `flow` has the
-    token where most of the answer is, by layer.
+    pairs' shares, and how well attribution ranks the cells that were run;
+    `flow` has the token where most of the answer is, by layer, or None where no
+    cell was run. 'chosen_on': how many first pairs said which cells to run; the
+    test is over the others. 0 where all cells were run.
   """
   return {
     direction: _direction(
@@ -48,11 +50,16 @@ def summarise(
         if key.startswith(f'{direction}/')
       },
       int(arrays['differ'][0]),
+      int(arrays['chosen_on'][0]),
       direction,
       seed,
     )
     for direction in DIRECTIONS
-  } | {'tokens': list(labels), 'first_difference': int(arrays['differ'][0])}
+  } | {
+    'tokens': list(labels),
+    'first_difference': int(arrays['differ'][0]),
+    'chosen_on': int(arrays['chosen_on'][0]),
+  }
 
 
 def pair_shares(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -68,11 +75,13 @@ def pair_shares(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   }
 
 
-def _direction(arrays, differ, direction, seed) -> dict:
+def _direction(arrays, differ, chosen_on, direction, seed) -> dict:
   base, donor = arrays['base'], arrays['donor']
   known, unknown = (donor, base) if direction == 'denoising' else (base, donor)
   way = bootstrap_mean(donor - base, seed)
-  maps = {name: _map(arrays, name, known, differ, seed) for name in MAPS}
+  maps = {
+    name: _map(arrays, name, known, differ, chosen_on, seed) for name in MAPS
+  }
   return {
     'differences': {
       'known': bootstrap_mean(known, seed).to_dict(),
@@ -87,17 +96,19 @@ def _direction(arrays, differ, direction, seed) -> dict:
   }
 
 
-def _map(arrays, name, known, differ, seed) -> dict:
+def _map(arrays, name, known, differ, chosen_on, seed) -> dict:
   patched, guessed = arrays[name], arrays[f'{name}/attribution']
   base, donor = arrays['base'], arrays['donor']
   shape = patched.shape[:2]
   moving = moving_cells(name, shape, differ)
   run = moving & np.isfinite(patched).all(-1)
   shares = moved(patched, base, donor)
+  tested = run & np.isfinite(shares).all(-1)
   test, p = None, np.full(shape, np.nan)
-  if len(base) > 1 and run.any():
-    tested = max_t_permutation(np.moveaxis(shares[run], -1, 0), seed=seed)
-    test, p[run] = tested.to_dict(), tested.p_adjusted
+  if len(base) - chosen_on > 1 and tested.any():
+    units = np.moveaxis(shares[tested], -1, 0)[chosen_on:]
+    found = max_t_permutation(units, seed=seed)
+    test, p[tested] = found.to_dict(), found.p_adjusted
   change = patched[run] - base
   k = max(1, min(10, int(run.sum()) // 4))
   return {
@@ -130,6 +141,7 @@ def _top_heads(found) -> list[dict]:
   grid = found['moved']
   value = np.nan_to_num(grid['value'])
   order = np.argsort(-abs(value), axis=None, kind='stable')[:TOP_HEADS]
+  order = order[np.isfinite(np.ravel(grid['value'])[order])]
   return [
     {
       'layer': int(layer),
@@ -148,14 +160,18 @@ def _top_heads(found) -> list[dict]:
 
 def _flow(grid, differ) -> list[dict]:
   """For each layer, the token whose stream moves the answer most."""
-  value = np.nan_to_num(grid['value'])
-  value[:, :differ] = 0
-  peaks = value.argmax(axis=1)
+  value = np.where(np.isfinite(grid['value']), grid['value'], -np.inf)
+  value[:, :differ] = -np.inf
+  peaks = [
+    int(row.argmax()) if np.isfinite(row).any() else None for row in value
+  ]
   return [
     {
       'layer': layer,
-      'token': int(token),
-      'moved': {
+      'token': token,
+      'moved': None
+      if token is None
+      else {
         part: float(grid[part][layer, token])
         for part in ('value', 'low', 'high')
       }

@@ -111,15 +111,22 @@ def _direction_section(kind, one, direction, title, shares, texts) -> Section:
     for name in HEAD_MAPS
     for head in result['top_heads'][name]
   ]
-  differences = result['differences']
+  differences, chosen_on = result['differences'], one['chosen_on']
   text = [
     f'{one["dropped"]["pairs"]} pairs. The logit of the known answer is '
     f'{_interval(differences["known"])} above the unknown one’s for known '
     f'entities and {_interval(differences["unknown"])} for unknown ones; '
     'colours are shares of the way from the patched run to the donor’s. A '
-    f'black dot: the maximum over the map’s cells is as large in {ALPHA:.0%} '
-    'of sign-flip permutations or fewer. Intervals are bootstraps over pairs.'
+    f'black dot: the maximum over the map’s {"chosen " * bool(chosen_on)}cells '
+    f'is as large in {ALPHA:.0%} of sign-flip permutations or fewer. Intervals '
+    'are bootstraps over pairs.'
   ]
+  if chosen_on:
+    text.append(
+      f'Only cells that attribution ranks highest over the first {chosen_on} '
+      'pairs were run; permutations are of the other pairs, which had no part '
+      'in that. Shares and intervals are of all pairs.'
+    )
   if not result['defined']:
     text.insert(
       0, 'The two runs do not differ for certain: these shares mean nothing.'
@@ -160,7 +167,7 @@ def _attribution_section(types) -> Section:
         exact = _values(found)
         cells = np.argwhere(np.isfinite(exact))
         figure.add_trace(
-          go.Scattergl(
+          go.Scatter(
             name=_TITLES[name],
             legendgroup=name,
             showlegend=kind == next(iter(types)),
@@ -182,9 +189,10 @@ def _attribution_section(types) -> Section:
     text=[
       'One backward pass guesses every cell; the exact sweep says what is so. '
       'The figure has the cells of denoising; ranks are compared over cells '
-      'where both runs can differ, with intervals from resampling pairs. '
-      '“Shared” counts how many of the largest exact cells are among the '
-      'largest guesses.'
+      'where both runs can differ, with intervals from resampling pairs; where '
+      'not all were run, over those that attribution ranks highest alone, '
+      'which says nothing of the others. “Shared” counts how many of the '
+      'largest exact cells are among the largest guesses.'
     ],
     figures=[figure],
     tables=[

@@ -114,6 +114,8 @@ def test_a_page_with_figures(out):
   page = (out / 'report.html').read_text()
   for title in ('Denoising', 'Noising', 'Attribution and exact', 'cost'):
     assert title in page
+  # What compiles functions is not drawn: the page's policy forbids it.
+  assert '"type":"scatter"' in page and '"type":"scattergl"' not in page
 
 
 def test_the_same_command_goes_on(out):
@@ -137,6 +139,7 @@ def test_only_the_first_by_attribution(out, labels, results, tmp_path):
     == 0
   )
   few = json.loads((folder / 'results.json').read_text())
+  assert few['types'][KIND]['chosen_on'] == PAIRS / 2
   assert few['costs'] is None
   for name in MAPS:
     some, whole = (

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from experiments.patch_activations import _path
+from experiments.patching import summary as summary_lib
 from experiments.patching.metrics import (
   eq13_grid,
   moved,
   moved_grid,
   rank_correlation,
 )
+from experiments.patching.study import choose_cells, half
 from experiments.patching.summary import summarise
 
 rng = np.random.default_rng(0)
@@ -83,7 +86,7 @@ def planted(direction_base, direction_donor):
 
 @pytest.fixture(scope='module')
 def summary():
-  arrays = {'differ': np.array([DIFFER])}
+  arrays = {'differ': np.array([DIFFER]), 'chosen_on': np.array([0])}
   for direction, base, donor in (
     ('denoising', UNKNOWN, KNOWN),
     ('noising', KNOWN, UNKNOWN),
@@ -122,14 +125,73 @@ def test_cells_that_were_not_run(summary):
   assert np.isnan(found['moved']['value'][1:]).all()
 
 
-def test_no_difference_is_said():
-  arrays = {'differ': np.array([DIFFER])}
+def test_one_pair_has_no_interval():
+  patched = rng.normal(2, 1, (L, T, 1))
+  grid = moved_grid(patched, UNKNOWN[:1], KNOWN[:1], seed=0)
+  assert np.isfinite(grid.value).all()
+  assert np.isnan(grid.low).all() and np.isnan(grid.high).all()
+  found = rank_correlation(patched[0], patched[1], seed=0)
+  assert np.isfinite(found.value) and np.isnan([found.low, found.high]).all()
+
+
+def verified(patched, base, donor, count):
+  """A summary of cells that a perfect guess has chosen."""
+  guessed = {name: patched[name] - base for name in patched}
+  cells = choose_cells(guessed, DIFFER, count)
+  arrays = {'differ': np.array([DIFFER]), 'chosen_on': np.array([half(n)])}
+  for direction in ('denoising', 'noising'):
+    arrays |= {f'{direction}/base': base, f'{direction}/donor': donor}
+    for name, each in patched.items():
+      run = np.where(cells[name][..., None], each, np.nan)
+      arrays[f'{direction}/{name}'] = run
+      arrays[f'{direction}/{name}/attribution'] = guessed[name]
+  return summarise(arrays, LABELS)['denoising']
+
+
+def test_layers_without_a_verified_cell_have_no_token():
+  patched = planted(UNKNOWN, KNOWN)
+  patched['resid_pre'][1] = UNKNOWN  # nothing is there
+  patched['mlp_out'] = patched['attn_out']
+  found = verified(patched, UNKNOWN, KNOWN, 2)
+  assert [step['token'] for step in found['flow']] == [2, None, 4]
+  assert found['flow'][1]['moved'] is None
+  said = _path(found['flow'], LABELS)
+  assert said.startswith("'token 2' in resid_pre.0 (up to 1.")
+  assert "'token 4' in resid_pre.2 (up to 1." in said and 'nan' not in said
+  assert len(found['top_heads']['z_last']) == 2  # those that were run
+  # What is there is found by the pairs that had no part in the choice.
+  assert found['maps']['resid_pre']['p_adjusted'][0, 2] < 0.01
+  assert found['maps']['resid_pre']['test']['n'] == n - half(n)
+
+
+def test_chosen_cells_are_tested_on_other_pairs():
+  """Where nothing is, few maps have a cell that seems to be."""
+  maps, found = 40, 0
+  for seed in range(maps):
+    null = np.random.default_rng(seed).normal(size=(2, 15, n))
+    (cells,) = choose_cells({'z_last': null}, DIFFER, 3).values()
+    arrays = {
+      'z_last': np.where(cells[..., None], UNKNOWN + null, np.nan),
+      'z_last/attribution': null,
+      'base': UNKNOWN,
+      'donor': KNOWN,
+    }
+    one = summary_lib._map(arrays, 'z_last', KNOWN, DIFFER, half(n), 0)
+    found += one['test']['significant'] > 0
+  # On the same pairs it would be half of them.
+  assert found <= stats.binom(maps, 0.05).ppf(0.999)
+
+
+@pytest.mark.parametrize('shift', [0.0, 1e-9])
+def test_no_difference_is_said(shift):
+  arrays = {'differ': np.array([DIFFER]), 'chosen_on': np.array([0])}
   for direction in ('denoising', 'noising'):
     arrays |= {
       f'{direction}/base': UNKNOWN,
-      f'{direction}/donor': rng.permutation(UNKNOWN),
+      f'{direction}/donor': UNKNOWN[::-1] + shift,
     }
     for name, patched in planted(UNKNOWN, KNOWN).items():
       arrays[f'{direction}/{name}'] = np.nan_to_num(patched)
       arrays[f'{direction}/{name}/attribution'] = np.nan_to_num(patched)
-  assert not summarise(arrays, LABELS)['noising']['defined']
+  with np.errstate(all='ignore'):
+    assert not summarise(arrays, LABELS)['noising']['defined']

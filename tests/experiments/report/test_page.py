@@ -186,6 +186,7 @@ def test_the_policy_stops_what_the_template_would_let_through(
   browser, hostile, tmp_path
 ):
   page = hostile.read_text(encoding='utf-8')
+  assert 'unsafe-eval' not in page.split('<title>')[0]
   inserted = (
     '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'
     '<iframe src="https://example.com"></iframe>'
