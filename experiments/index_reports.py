@@ -58,7 +58,8 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
   except (OSError, ValueError) as error:
     return outputs.failed(error)
   for each in runs:
-    said = ' '.join(each.problems) or each.contents['title']
+    title = each.contents.get('title', each.results.get('experiment'))
+    said = ' '.join(each.problems) or title
     print(f'{each.folder}: {said}')
   print(f'Written: {page}')
   return 0

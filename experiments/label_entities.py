@@ -159,8 +159,14 @@ def label(values: flags.FlagValues, names: Sequence[str]) -> dict:
     'fingerprint': model_and_text.fingerprint(reader),
     'tokenizer_sha256': outputs.sha256(reader.folder / 'tokenizer.json'),
   }
+
+  def start():
+    """The model: all has been checked, and there is something left to ask."""
+    outputs.write_flags(out, values, names)
+    return load(reader, reader.config.num_layers)
+
   labelled = label_entities(
-    lambda: load(reader, reader.config.num_layers),
+    start,
     inputs.read_tokenizer(reader),
     entities,
     out,

@@ -41,8 +41,9 @@ class Run:
 def find_runs(folders: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
   """All runs in and below folders, each once.
 
-  A run has flags.txt or a report, and may have runs in it. A folder that has
-  neither, nor a run below it, is taken to be a run that failed.
+  A run has flags.txt, which it writes before its work, or a report, and may
+  have runs in it. A folder that has neither, nor a run below it, is taken to be
+  a run that failed.
 
   Raises:
     OSError: there is no such folder.
@@ -57,7 +58,10 @@ def find_runs(folders: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
 
 
 def read_run(folder: pathlib.Path) -> Run:
-  """What its files say, or why they do not."""
+  """What its files say, or why they do not.
+
+  Not every program writes a report: where there are results, none is missing.
+  """
   problems, results, contents, written = [], {}, {}, ''
   try:
     results, written = _read_results(folder / outputs.RESULTS_FILE)
@@ -65,6 +69,9 @@ def read_run(folder: pathlib.Path) -> Run:
     problems.append(_reason(error, outputs.RESULTS_FILE))
   try:
     contents = read_contents(folder / outputs.REPORT_FILE)
+  except FileNotFoundError as error:
+    if not results:
+      problems.append(_reason(error, outputs.REPORT_FILE))
   except (OSError, ValueError) as error:
     problems.append(_reason(error, outputs.REPORT_FILE))
   return Run(

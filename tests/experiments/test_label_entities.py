@@ -93,6 +93,22 @@ def test_its_flags_repeat_it(world, done, capsys):
   assert 'song: 0 known, 1 unknown, 0 discarded' in said
 
 
+def test_a_killed_run_has_its_flags(world, tmp_path, monkeypatch):
+  """But one that is refused leaves those of another run."""
+
+  def killed(*given):
+    raise OSError('killed')
+
+  monkeypatch.setattr(label_entities, 'load', killed)
+  assert _run(world, tmp_path) == 1
+  kept = (tmp_path / 'flags.txt').read_text()
+  assert '--seed=0' in kept
+  (tmp_path / 'chunks').mkdir()
+  (tmp_path / 'chunks' / '000000.json').write_text('[]')
+  assert _run(world, tmp_path, '--seed=1') == 1
+  assert (tmp_path / 'flags.txt').read_text() == kept
+
+
 def test_modes_and_switches(world):
   out = world / 'reference'
   switches = ('--mode=reference', '--correctness=default')

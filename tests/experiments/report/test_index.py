@@ -88,6 +88,26 @@ def test_reads_runs(runs):
   assert 'older version' in second
 
 
+def test_a_run_without_a_report_is_whole(tmp_path, capsys):
+  """Such as a harvest."""
+  for name, results in (
+    ('harvest', {'experiment': 'harvest', 'seed': 3}),
+    ('killed', None),
+  ):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / outputs.FLAGS_FILE).write_text('--seed=3\n')
+    if results:
+      outputs.write_results(tmp_path / name, results)
+  assert not read_run(tmp_path / 'harvest').problems
+  assert len(read_run(tmp_path / 'killed').problems) == 2
+  assert start(f'--runs={tmp_path}') == 0
+  said = capsys.readouterr().out
+  assert f'{tmp_path / "harvest"}: harvest\n' in said
+  assert 'did not finish' in said
+  page = (tmp_path / 'index.html').read_text(encoding='utf-8')
+  assert '2 found, 1 of which' in page
+
+
 def test_links_lead_to_sections(browser, runs, capsys):
   assert start(f'--runs={runs}') == 0
   said = capsys.readouterr().out
