@@ -31,7 +31,9 @@ The experiment of arXiv 2411.14257, sections 2 to 5:
   labels/, harvest/, latents/, steering/   what stages keep
 
 The same command again finds finished stages, and goes on where it was killed;
-stages that other flags change are done again.
+stages that other flags change are done again. Only labels are not thrown away:
+other --mode, --seed, --num_samples, --max_entities or --types need another
+--out, or --labels.
 
 How much of a latent is added: --alpha_known and --alpha_unknown are
 coefficients of decoder rows; without them --dose is a norm in units of the
@@ -52,6 +54,7 @@ from experiments.recognition.pipeline import Run
 from experiments.recognition.plan import prepare
 from experiments.recognition.summary import lines
 from experiments.steering import amounts
+from experiments.steering.targets import EXPERIMENT
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -119,8 +122,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   flags.DEFINE_integer(
     'num_random',
     20,
-    'Per chosen latent, random latents matched in layer and frequency, and '
-    'random directions.',
+    'Per chosen latent, random latents of its layer, matched in frequency or '
+    'else nearest to it, and random directions.',
     lower_bound=2,
     **common,
   )
@@ -157,18 +160,23 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
   try:
     plan = prepare(values)
     print(estimate(plan, values), flush=True)
-    outputs.write_flags(plan.out, values, names)
     work = Run(plan, values)
+    if not (plan.out / outputs.FLAGS_FILE).exists():
+      outputs.write_flags(plan.out, values, names)
     people, labels = work.label()
-    sums, harvest = work.harvest(people)
+    # Labels of another run are refused by now, and its flags.txt is left.
+    outputs.write_flags(plan.out, values, names)
+    sums, harvest, fingerprints = work.harvest(people)
     latents, arrays = work.find_latents(people, sums)
     steering, answers = work.steer(people, latents, sums)
     results = {
-      'experiment': 'entity_recognition',
+      'experiment': EXPERIMENT,
       'mode': values.mode,
       'seed': values.seed,
       'models': work.about,
       'saes': [f'{one.source}/{one.sae_id}' for one in plan.saes],
+      'sae_fingerprints': fingerprints,
+      'splits': people.names(),
       'labels': labels,
       'harvest': harvest,
       'latents': latents,

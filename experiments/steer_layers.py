@@ -28,17 +28,14 @@ from experiments import outputs, subject
 from experiments.report import layer_map_figures
 from experiments.steering import POSITIONS, Rules, make_questions
 from experiments.steering.amounts import doses
-from experiments.steering.divergence import measure_divergences
 from experiments.steering.doses import stream_norms
-from experiments.steering.generation import generate_answers
 from experiments.steering.layer_map import (
   asked_of,
   describe,
   map_arms,
   places,
 )
-from experiments.steering.outcomes import make_examples
-from experiments.steering.targets import RecognitionRun
+from experiments.steering.study import Asker, Settings
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -72,59 +69,45 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
   """Does what parsed flags say; returns the exit code."""
   try:
     sweep = doses(values.sweep)
+    if not sweep:
+      raise ValueError('--sweep is empty: give doses with commas between them.')
     given = subject.open_subject(values, names, model='chat')
     if given.run is None:
       raise ValueError(
         'Which latents, and which means? Give --run, the folder of an '
         'entity_recognition run.'
       )
-    found = places(
-      RecognitionRun(given.run), [given.sae(i) for i in given.sae_choices]
-    )
+    found = places(given.findings, [given.sae(i) for i in given.sae_choices])
     questions = make_questions(
       given.tokenizer,
       given.people.of('test', 'known'),
       given.people.of('test', 'unknown'),
       per_class=values.questions,
     )
-    outputs.write_flags(given.out, values, names)
+    given.begin()
     model = given.load()
     site = found[0].id.site
     streams = stream_norms(
       model, questions, site, list(given.sae_choices), values.positions
     )
-    arms = map_arms(found, streams, sweep, values.positions)
-    rules = Rules.of_mode(values.mode)
-    stops = given.tokenizer.stop_ids
-    examples = {}
-    for label, of_label in arms.items():
-      asked = asked_of(questions, label)
-      kept = {
-        'rows_per_batch': values.rows_per_batch,
-        'identity': given.about,
-      }
-      answers = generate_answers(
-        model,
-        asked,
-        of_label,
-        stop_ids=stops if rules.stop else (),
+    ask = Asker(
+      model,
+      given.tokenizer,
+      Settings(
+        rules=Rules.of_mode(values.mode),
         max_new_tokens=values.max_new_tokens,
-        folder=given.out / 'answers' / label,
-        description=f'Answering, towards {label}',
-        **kept,
+        rows_per_batch=values.rows_per_batch,
+      ),
+      given.out / 'answers',
+      identity=given.about,
+    )
+    arms = map_arms(found, streams, sweep, values.positions)
+    examples = {
+      label: ask.and_measure(
+        asked_of(questions, label), of_label, label, f'Answering, to {label}'
       )
-      divergences = measure_divergences(
-        model,
-        asked,
-        of_label,
-        answers[0],
-        stop_ids=stops,
-        folder=given.out / 'answers' / f'{label}-divergence',
-        **kept,
-      )
-      examples[label] = make_examples(
-        given.tokenizer, asked, of_label, answers, rules, divergences
-      )
+      for label, of_label in arms.items()
+    }
     records = describe(found, arms, examples)
     outputs.write_lines(
       given.out / 'answers.jsonl',
@@ -153,7 +136,10 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
 
 
 def summary(records: Sequence[Mapping]) -> list[str]:
-  """Per label and kind of direction, where refusals change most."""
+  """Per label and kind of direction, where refusals change most.
+
+  The largest of many was not chosen beforehand: its interval is too kind.
+  """
   lines = []
   for label, kind in dict.fromkeys((r['label'], r['kind']) for r in records):
     of = [r for r in records if (r['label'], r['kind']) == (label, kind)]
@@ -164,17 +150,15 @@ def summary(records: Sequence[Mapping]) -> list[str]:
     layers = sorted(
       {r['layer'] for r in of if sign * r['change']['value'] >= 0.5}
     )
+    said = f'{100 * change["value"]:+.0f} points'
+    if change['low'] is not None:
+      said += f' [{100 * change["low"]:+.0f}, {100 * change["high"]:+.0f}]'
     lines.append(
-      f'Towards {label}, {what}: refusals of questions about '
-      f'{best["asked_about"]} entities change most at dose {best["dose"]:g}, '
-      f'by {100 * change["value"]:+.0f} points [{100 * change["low"]:+.0f}, '
-      f'{100 * change["high"]:+.0f}] (n {change["n"]}), KL {kl["value"]:.2g} '
-      'nats per token; by half or more '
-      + (
-        f'in layers {", ".join(map(str, layers))}.'
-        if layers
-        else 'in no layer.'
-      )
+      f'Towards {label}, the largest of {len(of)} cells is {what} at dose '
+      f'{best["dose"]:g}: refusals of questions about {best["asked_about"]} '
+      f'entities change by {said} (n {change["n"]}), KL {kl["value"]:.2g} nats '
+      'per token. Cells that change them by half or more are in '
+      + (f'layers {", ".join(map(str, layers))}.' if layers else 'no layer.')
     )
   return lines
 

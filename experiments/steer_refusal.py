@@ -63,7 +63,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
     added = {label: amounts.amount(values, label) for label in given.targets}
     chosen = any(amount.goal is not None for amount in added.values())
     questions, validation = ask('test'), ask('validation') if chosen else ()
-    outputs.write_flags(given.out, values, names)
+    given.begin()
     steering, examples = steer(
       given.load(),
       given.tokenizer,

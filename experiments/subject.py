@@ -29,6 +29,7 @@ from experiments.latents import (
   CLASSES,
   Groups,
   class_sums,
+  describe_random,
   matched_random,
 )
 from experiments.report.footer import footer
@@ -136,7 +137,7 @@ class Subject:
     targets: Label -> the latent, with its controls; {} if none is asked for.
     drawn: Label -> how its controls were drawn.
     run: Folder of the recognition run; None for none.
-    latents: What it found, as its results.json has it.
+    findings: What it found; nothing for no run.
     about: What tells the model apart, for results.json and for identities.
   """
 
@@ -149,7 +150,7 @@ class Subject:
   targets: Mapping[str, Target]
   drawn: Mapping[str, str]
   run: str | None
-  latents: Mapping
+  findings: RecognitionRun
   about: Mapping[str, str]
 
   def load(self) -> gj.Gemma2:
@@ -159,20 +160,35 @@ class Subject:
   @functools.cached_property
   def sae_choices(self) -> dict[int, inputs.NamedSAE]:
     """Layer -> its SAE by name, of the layers that --layers names."""
-    return {one.layer: one for one in _choices(self.values, self.reader)}
+    layers = self.values.layers
+    return {
+      one.layer: one for one in _choices(self.values, self.reader, layers)
+    }
 
   def sae(self, layer: int) -> JumpReLUSAE:
     """The SAE of a layer.
 
     Raises:
       KeyError: there is none.
+      ValueError: the run has another one.
     """
     if layer not in self.sae_choices:
       raise KeyError(
         f'{self.values.sae} has no SAE of layer {layer} among those chosen: '
         f'{", ".join(map(str, self.sae_choices))}.'
       )
-    return self.sae_choices[layer].load(self.reader)
+    sae = self.sae_choices[layer].load(self.reader)
+    self.findings.check_sae(self.sae_choices[layer], sae)
+    return sae
+
+  def begin(self):
+    """Writes flags.txt, unless a run has left one.
+
+    That one goes with its results until `write` replaces both: this run may
+    yet be refused, or killed.
+    """
+    if not (self.out / outputs.FLAGS_FILE).exists():
+      outputs.write_flags(self.out, self.values, self.names)
 
   def write(
     self,
@@ -255,33 +271,26 @@ def open_subject(
         'experiments.entity_recognition.'
       )
   run = RecognitionRun(folder or None)
+  # Another chat model may be steered on purpose; the bundled one is by default.
+  if model == 'base' or values.chat_model == inputs.BUNDLED:
+    run.check_model(model, reader)
   targets, drawn = {}, {}
   if 'known_latent' in values:
     found, drawn = find_targets(values, run, reader)
     for one in found:
       targets[one.label], more = _enough(values, run, reader, one)
       drawn[one.label] = more or drawn[one.label]
-  labels = values.labels or run.labels
-  if labels is None:
-    raise ValueError(
-      'What does the base model know? Give --labels, a folder of its answers '
-      '(experiments.label_entities makes them), or --run.'
-    )
   return Subject(
     values=values,
     names=names,
     out=pathlib.Path(values.out),
     reader=reader,
     tokenizer=inputs.read_tokenizer(reader),
-    people=known_and_unknown(
-      read_entities(inputs.place(values.entities, inputs.ENTITIES)),
-      labels,
-      types=run.latents.get('types'),
-    ),
+    people=_people(values, run),
     targets=targets,
     drawn=drawn,
     run=folder or None,
-    latents=run.latents,
+    findings=run,
     about={
       'folder': os.fspath(reader.folder),
       'dtype': str(reader.dtype),
@@ -317,11 +326,28 @@ def known_and_unknown(
   return split_classes(kept, classes)
 
 
-def _choices(values, reader) -> list[inputs.NamedSAE]:
+def _people(values, run: RecognitionRun) -> People:
+  """Known and unknown entities, as --labels or else the run have them."""
+  if values.labels is None and run.folder is None:
+    raise ValueError(
+      'What does the base model know? Give --labels, a folder of its answers '
+      '(experiments.label_entities makes them), or --run.'
+    )
+  entities = read_entities(inputs.place(values.entities, inputs.ENTITIES))
+  if values.labels is None:
+    return run.people(entities)
+  people = known_and_unknown(
+    entities, values.labels, types=run.latents.get('types')
+  )
+  run.check_held_out(people)
+  return people
+
+
+def _choices(values, reader, layers) -> list[inputs.NamedSAE]:
   return inputs.choose_saes(
     inputs.place(values.sae, inputs.SAES),
     reader.config,
-    layers=values.layers,
+    layers=layers,
     width=values.width,
     l0=values.l0,
   )
@@ -341,7 +367,7 @@ def _enough(
   if len(target.controls) >= values.num_random:
     return target, ''
   (one,) = (sums for sums in run.sums() if (sums.site, sums.layer) == id[:2])
-  (choice,) = (x for x in _choices(values, reader) if x.layer == id.layer)
+  (choice,) = _choices(values, reader, [str(id.layer)])
   rows = np.asarray(choice.load(reader).W_dec[...], np.float32)
   drawn = matched_random(
     id,
@@ -351,10 +377,7 @@ def _enough(
     norms=np.linalg.norm(rows, axis=1),
   )
   controls = {each: rows[each.latent] for each in drawn.ids}
-  how = (
-    f'{drawn.rule}; {drawn.pool} latents are like it in layer, norm and '
-    'firing frequency'
-  )
+  how = describe_random(drawn.to_dict())
   return dataclasses.replace(target, controls=controls), how
 
 

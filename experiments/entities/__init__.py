@@ -20,7 +20,7 @@ from experiments.entities.labels import (
   label_trivia,
 )
 from experiments.entities.modes import MODES
-from experiments.entities.people import People, split_classes
+from experiments.entities.people import People, people_of_names, split_classes
 from experiments.entities.prompt_tokens import PromptTokens, tokenize_prompt
 from experiments.entities.prompt_types import (
   ENTITY_TYPES,

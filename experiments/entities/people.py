@@ -8,6 +8,7 @@ from experiments.entities.labels import Classes
 from experiments.entities.splits import Split, split
 
 _CLASSES = ('known', 'unknown')
+_PARTS = ('train', 'validation', 'test')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,19 @@ class People:
     """Type -> the entities of a part ('train', ...) and a class."""
     return {
       kind: getattr(self.splits[kind, label], part) for kind in self.types
+    }
+
+  def names(self) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """Part -> class -> type -> names, for JSON; see `people_of_names`."""
+    return {
+      part: {
+        label: {
+          kind: [entity.name for entity in found]
+          for kind, found in self.of(part, label).items()
+        }
+        for label in _CLASSES
+      }
+      for part in _PARTS
     }
 
 
@@ -54,3 +68,45 @@ def split_classes(
         what=f'{label} entities of type {kind!r}',
       )
   return People(splits)
+
+
+def people_of_names(
+  names: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]],
+  entities: Mapping[str, Sequence[Entity]],
+) -> People:
+  """The same people again.
+
+  Args:
+    names: What `People.names` gave.
+    entities: Type -> entities, those and maybe more.
+
+  Raises:
+    ValueError: some are not among the entities.
+  """
+  named = {(kind, e.name): e for kind, of in entities.items() for e in of}
+  wanted = [
+    (kind, name)
+    for of_part in names.values()
+    for of_class in of_part.values()
+    for kind, found in of_class.items()
+    for name in found
+  ]
+  missing = [each for each in wanted if each not in named]
+  if missing:
+    kind, name = missing[0]
+    raise ValueError(
+      f'{len(missing)} of {len(wanted)} entities are missing, the first the '
+      f'{kind} {name!r}.'
+    )
+  return People(
+    {
+      (kind, label): Split(
+        **{
+          part: [named[kind, name] for name in names[part][label][kind]]
+          for part in _PARTS
+        }
+      )
+      for label in _CLASSES
+      for kind in names['train'][label]
+    }
+  )

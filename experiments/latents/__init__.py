@@ -20,6 +20,7 @@ from experiments.latents.class_sums import (
 )
 from experiments.latents.controls import (
   RandomLatents,
+  describe_random,
   difference_of_means,
   entity_frequency,
   matched_random,

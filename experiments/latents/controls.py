@@ -5,7 +5,7 @@ what they were chosen for: same layer, firing about as often on entities, a
 decoder row of about the same norm, and no separation of known from unknown.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import random
 
@@ -159,6 +159,24 @@ def zero_score_random(
   return _described(
     of, drawn, len(pool), 'zero_score', entity_frequency(sums), norms
   )
+
+
+def describe_random(random: Mapping) -> str:
+  """In what they are like the chosen latent, and in what not, in words.
+
+  Args:
+    random: What `RandomLatents.to_dict` gave.
+  """
+  if random['rule'] == 'matched':
+    return 'of the same layer and frequency'
+  often = random['frequencies']
+  said = (
+    f'they fire on {min(often):.0%} to {max(often):.0%} of entities, it on '
+    f'{random["frequency"]:.0%}'
+  )
+  if random['rule'] == 'nearest':
+    return f'of the same layer, the nearest in frequency ({said})'
+  return f'of the same layer, whose lowest score is 0 ({said})'
 
 
 def difference_of_means(sums: ClassSums, label: str = 'known') -> np.ndarray:

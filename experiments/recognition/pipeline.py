@@ -60,11 +60,12 @@ from experiments.stages import stage
 from experiments.steering import make_questions, steer
 from experiments.steering.amounts import amount
 from experiments.steering.amounts import settings as steering_settings
-from experiments.steering.targets import Findings
+from experiments.steering.targets import Findings, sae_fingerprint
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE
 
 SUMS, ARRAYS = 'sums.safetensors', 'arrays.safetensors'
+SAES = 'saes.json'
 
 
 class Run:
@@ -115,8 +116,12 @@ class Run:
       results['source'] = 'generated'
     return split_classes(plan.entities, classes), results
 
-  def harvest(self, people: People) -> tuple[list[GroupSums], dict]:
-    """Sums of every SAE over all parts, types and classes, and plain text."""
+  def harvest(self, people: People) -> tuple[list[GroupSums], dict, list[str]]:
+    """Sums over all parts, types and classes, and plain text.
+
+    Returns:
+      Of every SAE; numbers for results.json; and the SAEs' fingerprints.
+    """
     plan, values = self.plan, self.values
     groups = Groups(people.types)
     entities = [
@@ -132,7 +137,7 @@ class Run:
       ids=[f'{entity.type}/{entity.name}' for entity, _ in entities],
     )
     of = rows.groups([group for _, group in entities])
-    about = {'entities': rows.about()}
+    about, num_words = {'entities': rows.about()}, 0
     if plan.text is not None:
       words = make_rows(
         plan.tokenizer,
@@ -159,10 +164,16 @@ class Run:
       for one in sums if plan.text is not None else ():
         one.n[groups.text] = num_words
       write_sums(folder / SUMS, sums)
+      fingerprints = json.dumps(list(map(sae_fingerprint, self.saes)))
+      outputs.write_text(folder / SAES, fingerprints)
 
     folder = plan.out / 'harvest'
-    stage(folder, self._identity('base', rows=digest(rows.tokens, of)), make)
-    return read_sums(folder / SUMS), about
+    identity = self._identity(
+      'base', rows=digest(rows.tokens, rows.positions, of), words=num_words
+    )
+    stage(folder, identity, make)
+    fingerprints = json.loads((folder / SAES).read_text(encoding='utf-8'))
+    return read_sums(folder / SUMS), about, fingerprints
 
   def find_latents(
     self, people: People, sums: Sequence[GroupSums]

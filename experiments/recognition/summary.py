@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from experiments.latents import describe_random
 from experiments.steering.doses import OPPOSITE
 
 _LEVEL = 0.1  # nats per token, one of those at which directions are compared
@@ -41,7 +42,7 @@ def lines(results: Mapping) -> list[str]:
       f'  + {label} latent, questions about {other} entities: declines '
       f'{_share(before)} -> {_share(after)}'
     )
-    found.append(f'    {_random(steering, label, other)}')
+    found.append(f'    {_random(results, label, other)}')
   return found + _other_arms(steering)
 
 
@@ -139,13 +140,14 @@ def _refusals(steering, kind, target, entity_class) -> Mapping:
   raise KeyError(f'There is no arm {kind} {target}.')
 
 
-def _random(steering, label, other) -> str:
-  for control in steering['controls']:
+def _random(results, label, other) -> str:
+  for control in results['steering']['controls']:
     if control['target'] == label and control['kind'] == 'random latent':
       found = control['classes'][other]['all']
+      how = describe_random(results['latents']['random'][label])
       return (
-        f'{found["arms"]} random latents of the same layer and frequency, same '
-        f'norm: {found["mean"]:.0%} ({found["low"]:.0%} to {found["high"]:.0%})'
+        f'{found["arms"]} random latents {how}, same norm: '
+        f'{found["mean"]:.0%} ({found["low"]:.0%} to {found["high"]:.0%})'
       )
   return 'no random latents'
 

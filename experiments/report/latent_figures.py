@@ -10,9 +10,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from experiments.latents import describe_random
 from experiments.report import figures
 from experiments.report.latent_layers import layer_curves
-from experiments.report.latent_scatter import GREY, LABEL_COLOURS, scatter
+from experiments.report.latent_scatter import GREY, scatter
 from experiments.report.latent_tables import (
   chosen_table,
   detector_table,
@@ -21,6 +22,7 @@ from experiments.report.latent_tables import (
 )
 from experiments.report.latent_types import type_heatmap
 from experiments.report.page import Section
+from experiments.report.steering_look import LABEL_COLOURS
 
 
 def detectors(results: Mapping) -> go.Figure:
@@ -201,13 +203,13 @@ def sections(
       title='Against other detectors',
       text=[
         'AUROC on test for telling known from unknown entities, with 95 % '
-        'intervals; 0.5 is chance. Random latents are of the same layer, fire '
-        'about as often and do not separate the classes on train: their bars '
-        'reach from the lowest to the highest of them. The linear probe and '
-        'the difference of means read the same site and layer as the latent; '
-        'the tokens of a name need no model. Where tokens are balanced over '
-        'all entities, those that are rare among the known of train are common '
-        'among those of test, and the AUROC of tokens falls below 0.5.',
+        'intervals; 0.5 is chance. The bars of random latents, which do not '
+        'separate the classes on train, reach from the lowest to the highest '
+        f'of them. {_random(results)} The linear probe and the difference of '
+        'means read the same site and layer as the latent; the tokens of a '
+        'name need no model. Where tokens are balanced over all entities, '
+        'those that are rare among the known of train are common among those '
+        'of test, and the AUROC of tokens falls below 0.5.',
       ],
       figures=[detectors(results)],
       tables=[detector_table(compared(results))],
@@ -249,6 +251,14 @@ def _best(chosen: Mapping) -> str:
     f'The best {label} latent is {chosen["id"]}. On the type it does worst on, '
     f'{lowest["type"]}, it fires on {_of(rates[label], label)} and on '
     f'{_of(rates[other], other)} of test.'
+  )
+
+
+def _random(results: Mapping) -> str:
+  """In what random latents are like the chosen ones, a sentence per label."""
+  return ' '.join(
+    f'Those of the {label} latent are {describe_random(random)}.'
+    for label, random in results['random'].items()
   )
 
 

@@ -8,9 +8,8 @@ from plotly.subplots import make_subplots
 
 from experiments.report import figures
 from experiments.report.latent_tables import percent
+from experiments.report.steering_look import LABEL_COLOURS
 
-# The same in all figures.
-LABEL_COLOURS = {'known': '#009E73', 'unknown': '#D55E00'}
 GREY = '#9a9a9a'
 # A grey dot stands for the latents whose rates round to the same percents.
 _GRID = 1.0

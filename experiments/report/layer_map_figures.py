@@ -34,7 +34,9 @@ def sections(records: Sequence[Mapping]) -> list[Section]:
 _TEXT = {
   'change': (
     'Questions about the other class: towards known, of unknown entities; '
-    'towards unknown, of known ones. Click a cell for its numbers.'
+    'towards unknown, of known ones. Click a cell for its numbers. Intervals '
+    'resample entities with all their questions, one cell at a time: the '
+    'largest of many cells was not planned, and its interval is too kind.'
   ),
   'kl': 'Along the original answers to the same questions.',
   'other': 'Neither refused nor answered, rightly or wrongly.',
@@ -92,4 +94,6 @@ def layer_map(
 
 
 def _interval(estimate: Mapping) -> str:
+  if estimate['low'] is None:
+    return f'n {estimate["n"]}'
   return f'[{estimate["low"]:.3f}, {estimate["high"]:.3f}], n {estimate["n"]}'

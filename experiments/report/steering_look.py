@@ -8,6 +8,7 @@ from experiments.latents import CLASSES
 from experiments.steering.outcomes import OUTCOMES
 
 ORIGINAL_COLOUR = '#4D4D4D'
+# The same in all figures, also of latents.
 LABEL_COLOURS = {'unknown': '#D55E00', 'known': '#0072B2'}
 OUTCOME_COLOURS = dict(
   zip(OUTCOMES, ('#E69F00', '#009E73', '#CC79A7', '#BBBBBB'), strict=True)

@@ -1,6 +1,7 @@
 """How a model is steered, as flags say it: how much, where, on what."""
 
 from collections.abc import Sequence
+import math
 import os
 
 from absl import flags
@@ -89,8 +90,17 @@ def amount(values: flags.FlagValues, label: str) -> Amount:
   Args:
     values: Parsed flags; --chat_model names the model.
     label: 'known' or 'unknown'.
+
+  Raises:
+    ValueError: a coefficient or dose is not a number above 0.
   """
   alpha = getattr(values, f'alpha_{label}')
+  for name, given in ((f'alpha_{label}', alpha), ('dose', values.dose)):
+    if given is not None and not 0 < given < math.inf:
+      raise ValueError(
+        f'--{name}={given:g} must be above 0. Arms of the wrong sign, which '
+        'take as much away, are there in any case.'
+      )
   if alpha is not None:
     return Amount(alpha=alpha)
   if values.dose is not None:
@@ -125,15 +135,19 @@ def doses(given: Sequence[str]) -> list[float]:
   """The numbers of --sweep.
 
   Raises:
-    ValueError: something is not a number above 0.
+    ValueError: something is not a number above 0, or there twice: arms are
+      named after what it prints as.
   """
   try:
     found = [float(dose) for dose in given]
   except ValueError:
     found = [-1.0]
-  if not all(0 < dose < float('inf') for dose in found):
+  if not all(0 < dose < math.inf for dose in found):
     raise ValueError(
       f'--sweep={",".join(given)} must be numbers above 0 with commas between '
       'them.'
     )
+  printed = [f'{dose:g}' for dose in found]
+  if len(set(printed)) < len(printed):
+    raise ValueError(f'--sweep={",".join(given)} has a dose twice.')
   return found

@@ -111,14 +111,26 @@ def stream_norms(
 
 
 def grid_arms(
-  target: Target, stream_norm: float, doses: Sequence[float], positions: str
+  target: Target,
+  stream_norm: float,
+  doses: Sequence[float],
+  positions: str,
+  generated: bool = False,
 ) -> list[Arm]:
-  """The original, and the target at several doses."""
+  """The original, and the target at several doses.
+
+  Args:
+    target: What is added.
+    stream_norm: Mean norm of the stream there.
+    doses: In units of that norm.
+    positions, generated: As `Arm` has them.
+  """
   made = arms_lib.standard_arms(
     [target],
     {target.label: 0.0},
     {target.label: stream_norm},
     positions=positions,
+    generated=generated,
     num_random_directions=0,
     sweep=doses,
     sweep_random=0,

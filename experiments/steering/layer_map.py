@@ -10,12 +10,8 @@ import dataclasses
 import numpy as np
 
 from experiments.latents import CLASSES, LatentId
-from experiments.stats.intervals import (
-  Estimate,
-  cluster_bootstrap_mean,
-  wilson,
-)
-from experiments.stats.paired import paired_difference
+from experiments.stats.intervals import Estimate
+from experiments.stats.resampling import cluster_bootstrap_means
 from experiments.steering.arms import (
   MEAN_DIFFERENCE,
   ORIGINAL,
@@ -151,7 +147,7 @@ def describe(
 
   Returns:
     'refused', 'change' of it, 'other' (answers that answer nothing) and 'kl',
-    each with its interval.
+    each with an interval that resamples entities with all their questions.
   """
   latents = {
     (place.label, place.id.layer): str(place.id)
@@ -164,8 +160,17 @@ def describe(
     before = _are(by_name[of_label[0].name], REFUSAL)
     for arm in of_label[1:]:
       answers = by_name[arm.name]
-      after, other = _are(answers, REFUSAL), _are(answers, OTHER)
-      entities = [f'{a["type"]}/{a["entity"]}' for a in answers]
+      after = _are(answers, REFUSAL)
+      measured = {
+        'refused': after,
+        'change': after - before,
+        'other': _are(answers, OTHER),
+        'kl': np.array([a['kl'] for a in answers]),
+      }
+      estimates = cluster_bootstrap_means(
+        np.stack(list(measured.values()), axis=1),
+        [f'{a["type"]}/{a["entity"]}' for a in answers],
+      )
       records.append(
         {
           'label': label,
@@ -177,16 +182,14 @@ def describe(
           else None,
           'dose': arm.dose,
           'asked_about': OPPOSITE[label],
-          'refused': wilson(sum(after), len(after)).to_dict(),
-          'change': paired_difference(before, after).to_dict(),
-          'other': wilson(sum(other), len(other)).to_dict(),
-          'kl': cluster_bootstrap_mean(
-            [a['kl'] for a in answers], entities
-          ).to_dict(),
+        }
+        | {
+          name: estimate.to_dict()
+          for name, estimate in zip(measured, estimates, strict=True)
         }
       )
   return records
 
 
-def _are(answers: Sequence[Mapping], outcome: str) -> list[bool]:
-  return [answer['outcome'] == outcome for answer in answers]
+def _are(answers: Sequence[Mapping], outcome: str) -> np.ndarray:
+  return np.array([float(answer['outcome'] == outcome) for answer in answers])

@@ -9,6 +9,7 @@ from experiments.stats.intervals import Estimate
 from experiments.steering.arms import (
   POSITIONS,
   SWEEP_SIZE,
+  Arm,
   Target,
   standard_arms,
 )
@@ -138,7 +139,7 @@ def steer(
     ValueError: arms, questions or folder do not fit; nothing has run by then,
       or what has run is kept.
   """
-  ask = _Asker(model, tokenizer, settings, folder, identity or {}, redo)
+  ask = Asker(model, tokenizer, settings, folder, identity=identity, redo=redo)
   places = {}
   for target in targets:
     places.setdefault(target.id.site, []).append(target.id.layer)
@@ -183,36 +184,64 @@ def steer(
   return results, examples
 
 
-class _Asker:
+class Asker:
   """Puts questions to the model, and reads the answers."""
 
-  def __init__(self, model, tokenizer, settings, folder, identity, redo):
+  def __init__(
+    self,
+    model: gj.Gemma2,
+    tokenizer: gj.Tokenizer,
+    settings: Settings,
+    folder: str | os.PathLike | None = None,
+    *,
+    identity: Mapping | None = None,
+    redo: bool = False,
+  ):
+    """Takes what `steer` takes."""
     self._model, self.settings = model, settings
     self._tokenizer = tokenizer
     self._folder = None if folder is None else pathlib.Path(folder)
     self._common = {
       'rows_per_batch': settings.rows_per_batch,
-      'identity': identity,
+      'identity': identity or {},
       'redo': redo,
     }
 
-  def __call__(self, questions, arms, name, description) -> list[dict]:
-    """What every arm answers."""
+  def __call__(
+    self,
+    questions: Sequence[Question],
+    arms: Sequence[Arm],
+    name: str,
+    description: str,
+  ) -> list[dict]:
+    """What every arm answers: records of `make_examples`.
+
+    Args:
+      questions: Q of them.
+      arms: A of them.
+      name: Of the folder in which answers are kept.
+      description: Of the progress bar.
+    """
     answers = self._answers(questions, arms, name, description)
     return self._read(questions, arms, answers)
 
-  def and_measure(self, questions, arms) -> list[dict]:
+  def and_measure(
+    self,
+    questions: Sequence[Question],
+    arms: Sequence[Arm],
+    name: str = '',
+    description: str = 'Answering under all arms',
+  ) -> list[dict]:
     """Likewise; and how far it is from the original, the first arm."""
-    answers = self._answers(
-      questions, arms, 'answers', 'Answering under all arms'
-    )
+    name = f'{name}-' if name else ''
+    answers = self._answers(questions, arms, f'{name}answers', description)
     divergences = measure_divergences(
       self._model,
       questions,
       arms,
       answers[0],
       stop_ids=self._tokenizer.stop_ids,
-      folder=self._place('divergence'),
+      folder=self._place(f'{name}divergence'),
       **self._common,
     )
     return self._read(questions, arms, answers, divergences)
@@ -258,7 +287,13 @@ def _decide(ask, target, amount, stream, validation) -> _Decided:
         f'the dose of the {label} latent on. Label more entities, or say a '
         'coefficient or a dose.'
       )
-    arms = grid_arms(target, stream.value, amount.grid, ask.settings.positions)
+    arms = grid_arms(
+      target,
+      stream.value,
+      amount.grid,
+      ask.settings.positions,
+      ask.settings.generated,
+    )
     records = by_arm(
       ask(asked, arms, f'choose-{label}', f'Choosing a dose ({label})')
     )

@@ -1,24 +1,29 @@
 """Latents to steer with, from a run that chose them or named by flags."""
 
 from collections.abc import Mapping, Sequence
+import hashlib
 import json
 import pathlib
 
 from absl import flags
 import numpy as np
 
-from experiments import inputs, outputs
+from experiments import inputs, model_and_text, outputs
+from experiments.entities import Entity, People, people_of_names
 from experiments.harvesting import GroupSums, read_sums
 from experiments.latents import (
   CLASSES,
   Groups,
   LatentId,
   class_sums,
+  describe_random,
   difference_of_means,
 )
 from experiments.steering.arms import Target
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE
+
+EXPERIMENT = 'entity_recognition'
 
 
 class Findings:
@@ -95,8 +100,25 @@ class Findings:
     )
 
 
+def sae_fingerprint(sae: JumpReLUSAE) -> str:
+  """Tells SAEs apart by some of their weights: a hash in hex.
+
+  Of where it reads, its biases and thresholds, and the first 64 decoder rows.
+  """
+  at = f'{sae.origin.site}.{sae.origin.layer}, {sae.width}'
+  digest = hashlib.sha256(at.encode())
+  rows = sae.W_dec[...][:64]
+  for part in (sae.b_enc[...], sae.b_dec[...], sae.threshold[...], rows):
+    digest.update(np.asarray(part, np.float32).tobytes())
+  return digest.hexdigest()
+
+
 class RecognitionRun(Findings):
   """A finished run of `experiments.entity_recognition`.
+
+  What is done with its latents must be done with its SAEs, on entities that it
+  held out: the checks say where that is not so. They go by contents, so that
+  runs, SAEs and models can be moved.
 
   Attributes:
     folder: Of the run; None for no run, which has nothing.
@@ -111,33 +133,123 @@ class RecognitionRun(Findings):
     """
     self.folder = None if folder is None else pathlib.Path(folder)
     super().__init__({})
-    if self.folder is not None:
-      file = self.folder / outputs.RESULTS_FILE
-      if not file.is_file():
-        raise FileNotFoundError(
-          f'{file} does not exist: --run is the folder of a finished run of '
-          'experiments.entity_recognition.'
-        )
-      results = json.loads(file.read_text(encoding='utf-8'))
-      if 'latents' not in results:
-        raise ValueError(f'{file} is not of experiments.entity_recognition.')
-      self.latents = results['latents']
-      self._labels = results['labels']['source']
-
-  @property
-  def labels(self) -> str | None:
-    """Folder of the base model's answers, which label the entities."""
     if self.folder is None:
-      return None
-    if self._labels == 'generated':
-      return str(self.folder / 'labels' / 'records')
-    return self._labels
+      return
+    file = self.folder / outputs.RESULTS_FILE
+    if not file.is_file():
+      raise FileNotFoundError(
+        f'{file} does not exist: --run is the folder of a finished run of '
+        'experiments.entity_recognition.'
+      )
+    results = json.loads(file.read_text(encoding='utf-8'))
+    if results.get('experiment') != EXPERIMENT:
+      raise ValueError(
+        f'{file} is of {results.get("experiment")}: --run is the folder of a '
+        f'finished run of experiments.{EXPERIMENT}.'
+      )
+    if 'splits' not in results:
+      raise ValueError(
+        f'{file} does not say which entities were chosen on: it is of an older '
+        'version. The same run again (its flags.txt) writes it anew.'
+      )
+    self.latents, self._models = results['latents'], results['models']
+    self._names = results['splits']
+    self._saes = {
+      where['layer']: (name, fingerprint)
+      for where, name, fingerprint in zip(
+        self.latents['saes'],
+        results['saes'],
+        results['sae_fingerprints'],
+        strict=True,
+      )
+    }
 
   def sums(self) -> list[GroupSums]:
     """What it summed over entities, one per SAE; [] for no run."""
     if self.folder is None:
       return []
     return read_sums(self.folder / 'harvest' / 'sums.safetensors')
+
+  def people(self, entities: Mapping[str, Sequence[Entity]]) -> People:
+    """Its known and unknown entities, in its splits.
+
+    Raises:
+      ValueError: some are not among the entities.
+    """
+    try:
+      return people_of_names(self._names, entities)
+    except ValueError as error:
+      raise ValueError(
+        f'--run={self.folder} is of other entities than --entities: {error} '
+        'Give the --entities of the run.'
+      ) from error
+
+  def check_held_out(self, people: People):
+    """That what is to be tested on was not chosen on.
+
+    Raises:
+      ValueError: entities of test are in the run's other splits.
+    """
+    if self.folder is None:
+      return
+    seen = {
+      (kind, name)
+      for part in ('train', 'validation')
+      for of_class in self._names[part].values()
+      for kind, names in of_class.items()
+      for name in names
+    }
+    tested = [
+      (kind, entity.name)
+      for label in CLASSES
+      for kind, found in people.of('test', label).items()
+      for entity in found
+    ]
+    if leaked := [each for each in tested if each in seen]:
+      kind, name = leaked[0]
+      raise ValueError(
+        f'--labels puts {len(leaked)} of {len(tested)} entities into test that '
+        f'--run={self.folder} chose its latents on, the first the {kind} '
+        f'{name!r}. Leave --labels away: the run has its own.'
+      )
+
+  def check_sae(self, named: inputs.NamedSAE, sae: JumpReLUSAE):
+    """That the SAE is the run's of that layer, if it has one.
+
+    Raises:
+      ValueError: it is another one.
+    """
+    if self.folder is None or named.layer not in self._saes:
+      return
+    name, fingerprint = self._saes[named.layer]
+    mine = sae_fingerprint(sae)
+    if mine != fingerprint:
+      raise ValueError(
+        f'--run={self.folder} chose latents of {name} ({fingerprint[:8]}); '
+        f'these flags choose {named.source}/{named.sae_id} ({mine[:8]}), which '
+        'is another SAE. Give --sae, --width and --l0 as in '
+        f'{self.folder / outputs.FLAGS_FILE}, or a run of this SAE.'
+      )
+
+  def check_model(self, role: str, reader: gj.CheckpointReader):
+    """That the model is the run's 'base' or 'chat' one, in whatever dtype.
+
+    Raises:
+      ValueError: it is another one.
+    """
+    if self.folder is None:
+      return
+    its = self._models[role]
+    alike = gj.CheckpointReader(reader.folder, dtype=its['dtype'])
+    mine = model_and_text.fingerprint(alike)
+    if mine != its['fingerprint']:
+      flag = {'base': 'model', 'chat': 'chat_model'}[role]
+      raise ValueError(
+        f'--run={self.folder} is of the {role} model {its["folder"]} '
+        f'({its["fingerprint"][:8]}); --{flag} is {reader.folder} '
+        f'({mine[:8]}), another one. Give --{flag} as in '
+        f'{self.folder / outputs.FLAGS_FILE}, or a run of this model.'
+      )
 
 
 def find_targets(
@@ -146,7 +258,8 @@ def find_targets(
   """The latents with their controls; and, per label, how these were drawn.
 
   Raises:
-    ValueError, KeyError, OSError: no latent is named, or one that no SAE has.
+    ValueError, KeyError, OSError: no latent is named, or one that no SAE has;
+      or the run's are of another SAE.
   """
   if values.layers is not None:
     raise ValueError('--layers has no meaning here: latents name theirs.')
@@ -161,19 +274,25 @@ def find_targets(
       'Which latents? Give --run, the folder of an entity_recognition run, or '
       '--known_latent and --unknown_latent.'
     )
-  saes = inputs.choose_saes(
+  chosen = inputs.choose_saes(
     inputs.place(values.sae, inputs.SAES),
     chat.config,
     layers=sorted({str(id.layer) for id in named.values()}),
     width=values.width,
     l0=values.l0,
   )
-  saes = {one.layer: one.load(chat) for one in saes}
+  chosen = {one.layer: one for one in chosen}
+  saes = {layer: one.load(chat) for layer, one in chosen.items()}
   targets, drawn = [], {}
   for label, id in named.items():
     sae = saes[id.layer]
-    controls, drawn[label] = run.controls(label, id), 'as the run chose them'
-    if controls is None:
+    if id == run.chosen(label):
+      run.check_sae(chosen[id.layer], sae)
+    controls = run.controls(label, id)
+    if controls is not None:
+      how = describe_random(run.latents['random'][label])
+      drawn[label] = f'as the run chose them, {how}'
+    else:
       rng = np.random.default_rng([values.seed, id.layer, id.latent])
       order = rng.permutation(sae.width)
       controls = [id._replace(latent=int(i)) for i in order if i != id.latent]

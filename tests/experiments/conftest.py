@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.experiments.attention import statements
 from tests.experiments.steering import planted, planted_files
 
 
@@ -17,10 +18,15 @@ def one_torch_thread():
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
-  """The planted model as files; latent 0 makes it refuse, latent 1 answer."""
+  """The planted model as files; latent 0 makes it refuse, latent 1 answer.
+
+  Its base model is the one that knows statements.
+  """
+  folder = tmp_path_factory.mktemp('world')
   return planted_files.write(
-    tmp_path_factory.mktemp('world'),
+    folder,
     planted.ROWS,
     planted.LAYER,
     controls={'known': [3, 4], 'unknown': [5, 2]},
+    base=statements.save(folder / 'base'),
   )

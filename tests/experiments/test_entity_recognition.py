@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 
+from absl import flags
 import jax
 import numpy as np
 import pytest
@@ -21,6 +22,10 @@ from experiments.entities import (
   write_entities,
   write_records,
 )
+from experiments.inputs import NamedSAE
+from experiments.recognition.pipeline import Run
+from experiments.recognition.plan import prepare
+from experiments.steering.targets import RecognitionRun
 import gemma_jax as gj
 from sae.gemma_scope import save_gemma_scope
 from sae.jumprelu import JumpReLUSAE, Origin, Weights
@@ -104,8 +109,8 @@ def records(entities):
   return worlds.records(entities, lambda entity: entity in known, samples=10)
 
 
-def run(world, out, *more, **replaced):
-  flags = {
+def arguments(world, out, *more, **replaced):
+  given = {
     'model': world / 'base',
     'chat_model': world / 'it',
     'sae': world / 'narrow-scope-2b-pt-res',
@@ -114,8 +119,24 @@ def run(world, out, *more, **replaced):
     'text': world / 'text.txt',
     'out': out,
   } | replaced
-  arguments = [f'--{name}={value}' for name, value in flags.items() if value]
-  return worlds.run(entity_recognition, *arguments, *FEW, *more)
+  named = [f'--{name}={value}' for name, value in given.items() if value]
+  return [*named, *FEW, *more]
+
+
+def run(world, out, *more, **replaced):
+  given = arguments(world, out, *more, **replaced)
+  return worlds.run(entity_recognition, *given)
+
+
+def harvest(world, out, *more):
+  """The sums of that stage, by layer."""
+  values = flags.FlagValues()
+  entity_recognition.define_flags(values)
+  values(['x', *arguments(world, out, *more)])
+  work = Run(prepare(values), values)
+  people, _ = work.label()
+  sums, _, _ = work.harvest(people)
+  return {one.layer: one for one in sums}
 
 
 @needs_shared
@@ -127,6 +148,19 @@ def test_rehearsal(world, tmp_path, capsys):
   assert test == {kind: {'known': 8, 'unknown': 8} for kind in TYPES}
   assert [each['layer'] for each in results['latents']['saes']] == list(LAYERS)
   assert results['harvest']['text']['prompts'] == 30
+  names = results['splits']['test']['known']['city']
+  assert len(names) == 8 and not set(names) & set(
+    results['splits']['train']['known']['city']
+  )
+  its = RecognitionRun(str(out))
+  for layer in LAYERS:
+    named = NamedSAE(
+      source=str(world / 'narrow-scope-2b-pt-res'),
+      sae_id=f'layer_{layer}/width_64/average_l0_{4 + layer}',
+      layer=layer,
+    )
+    its.check_sae(named, named.load(gj.CheckpointReader(world / 'base')))
+  its.check_model('chat', gj.CheckpointReader(world / 'it'))
   original = results['steering']['arms'][0]
   assert original['kind'] == 'original'
   assert original['counts']['known']['all']['n'] == 2 * len(TYPES)
@@ -156,6 +190,33 @@ def test_a_stage_that_was_cut_short_is_made_again(world, tmp_path):
   assert run(world, out) == 0
   assert json.loads((out / 'results.json').read_text()) == before
   assert not (out / '.harvest.partial').exists()
+
+
+@needs_shared
+def test_other_words_of_the_text_are_read_anew(world, tmp_path):
+  """They are other places of the same documents."""
+  first = harvest(world, tmp_path / 'out')
+  again = harvest(world, tmp_path / 'out', '--seed=1')
+  fresh = harvest(world, tmp_path / 'fresh', '--seed=1')
+  for layer in LAYERS:
+    np.testing.assert_array_equal(again[layer].active, fresh[layer].active)
+    assert (again[layer].active[-1] != first[layer].active[-1]).any()
+    np.testing.assert_array_equal(
+      again[layer].active[:-1], first[layer].active[:-1]
+    )
+
+
+@needs_shared
+def test_labels_of_another_run_are_refused(world, tmp_path, capsys):
+  """And what that run leaves stays."""
+  out = tmp_path / 'out'
+  (out / 'labels' / 'chunks').mkdir(parents=True)
+  (out / 'labels' / 'chunks' / '000000.json').write_text('[]')
+  (out / 'labels' / 'run.json').write_text('{"seed": 5}')
+  (out / 'flags.txt').write_text('--seed=5\n')
+  assert run(world, out, labels='') == 1
+  assert 'the work of another run' in capsys.readouterr().err
+  assert (out / 'flags.txt').read_text() == '--seed=5\n'
 
 
 @needs_shared

@@ -3,9 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+import scipy.stats
 
 from experiments import steer_layers
+from experiments.steering.arms import Arm
+from experiments.steering.layer_map import describe
 from tests.experiments import worlds
 
 
@@ -44,7 +48,7 @@ def test_map(world, run, tmp_path, capsys):
   arguments = (f'--run={run}', '--sweep=0.01,1')
   assert steer(world, out, *arguments) == 0
   said = capsys.readouterr().out
-  assert 'Towards unknown, resid_post.1/0' in said
+  assert 'the largest of 2 cells is resid_post.1/0 at dose 1' in said
   assert '+100 points' in said and 'in layers 1.' in said
   records = json.loads((out / 'results.json').read_text())['map']
   assert len(records) == 2 * 2 * 2  # labels, kinds, doses
@@ -77,6 +81,8 @@ def test_map(world, run, tmp_path, capsys):
   ('arguments', 'says'),
   [
     (['--sweep=0'], '--sweep=0'),
+    (['--sweep='], '--sweep is empty'),
+    (['--sweep=0.1,.10'], '--sweep=0.1,.10 has a dose twice'),
     (['--run=nowhere'], 'nowhere'),
     (['--run=', '--labels=LABELS'], '--run'),
     (['--layers=0'], 'layer 0'),
@@ -89,3 +95,34 @@ def test_errors(world, run, tmp_path, capsys, arguments, says):
   assert steer(world, tmp_path / 'out', *given) == 1
   assert says in capsys.readouterr().err
   assert not (tmp_path / 'out').exists()
+
+
+def test_intervals_resample_entities():
+  """Two questions per entity that are always the same: half as many units."""
+  rng = np.random.default_rng(0)
+  arms = [Arm(name='original', kind='original')]
+  arms.append(Arm(name='x', kind='steered', site='s', layer=1, dose=1.0))
+  flips, refused = rng.random(40) < 0.3, rng.random(40) < 0.5
+  asked = [
+    {'type': 'city', 'entity': str(i), 'arm': arm.name, 'kl': float(i)}
+    | {'outcome': 'refusal' if refused[i] ^ (flips[i] & add) else 'other'}
+    for add, arm in enumerate(arms)
+    for i in range(40)
+  ]
+  once, twice = (
+    describe([], {'known': arms}, {'known': asked * times})[0]
+    for times in (1, 2)
+  )
+  for name in ('refused', 'change', 'other', 'kl'):
+    assert twice[name]['n'] == 2 * once[name]['n'] == 80
+    for part in ('value', 'low', 'high'):
+      assert twice[name][part] == pytest.approx(once[name][part])
+  want = scipy.stats.bootstrap(
+    [np.where(refused, -1, 1) * flips],
+    np.mean,
+    n_resamples=20_000,
+    method='percentile',
+    random_state=1,
+  ).confidence_interval
+  found = [once['change'][part] for part in ('low', 'high')]
+  np.testing.assert_allclose(found, want, atol=0.03)

@@ -44,7 +44,7 @@ def test_a_runs_latents(world, tmp_path, capsys):
   assert targets['unknown']['id'] == 'resid_post.1/0'
   assert targets['unknown']['dose'] == pytest.approx(1)
   assert targets['known']['controls'] == ['resid_post.1/3', 'resid_post.1/4']
-  assert targets['known']['controls_drawn'] == 'as the run chose them'
+  assert targets['known']['controls_drawn'].startswith('as the run chose them')
   assert len(arms_of(results, 'mean difference')) == 2
   lines = (out / 'answers.jsonl').read_text().splitlines()
   assert len(lines) == len(results['steering']['arms']) * 12

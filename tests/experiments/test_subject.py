@@ -1,9 +1,20 @@
 """What experiments after recognition work on, from flags."""
 
+import shutil
+
 from absl import flags
 import pytest
 
-from experiments import subject
+from experiments import outputs, subject
+from experiments.entities import (
+  Entity,
+  read_entities,
+  write_entities,
+  write_records,
+)
+from sae.gemma_scope import save_gemma_scope
+from tests.experiments import worlds
+from tests.experiments.steering import planted, planted_files
 
 
 def _open(*arguments, model='chat', latents=True):
@@ -31,7 +42,7 @@ def test_of_a_run(world, given):
   for target in found.targets.values():
     assert len(target.controls) == 2
     assert target.mean_difference is not None
-  assert found.drawn['known'] == 'as the run chose them'
+  assert found.drawn['known'].startswith('as the run chose them, of the same')
 
 
 def test_of_labels_and_named_latents(world, given):
@@ -62,3 +73,121 @@ def test_errors(given, arguments, says, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)  # no out/demo here
   with pytest.raises((ValueError, OSError), match=says):
     _open(*given, *arguments)
+
+
+def test_splits_are_the_runs(world, given, tmp_path):
+  """Whatever other entities there are, and whatever folder they are in."""
+  run = tmp_path / 'moved'
+  shutil.copytree(world / 'run', run)
+  shutil.rmtree(run / 'labels')  # which nobody needs any more
+  entities = read_entities(world / 'entities')
+  entities['city'] += [
+    Entity(f'More{i} Town{i}', 'city', entities['city'][0].attributes)
+    for i in range(9)
+  ]
+  more = tmp_path / 'more'
+  write_entities(more, entities)
+  people = _open(*given, f'--run={run}', latents=False).people
+  again = _open(
+    *given, f'--run={run}', f'--entities={more}', latents=False
+  ).people
+  assert again == people
+  tested = people.names()['test']['known']['city']
+  assert len(tested) == 4 and set(tested) <= set(planted.ALL_KNOWN['city'])
+
+
+def test_labels_may_not_put_what_was_trained_on_into_test(
+  world, given, tmp_path
+):
+  """More entities are split anew: some of train would be in test."""
+  entities = read_entities(world / 'entities')
+  fewer = {kind: found[1:] for kind, found in entities.items()}
+  known = lambda entity: entity.name in planted.ALL_KNOWN[entity.type]
+  write_records(tmp_path / 'fewer', worlds.records(fewer, known))
+  run = f'--run={world / "run"}'
+  same = f'--labels={world / "run" / "labels" / "records"}'
+  opened = lambda *more: _open(*given, run, *more, latents=False)
+  assert opened(same).people == opened().people
+  with pytest.raises(ValueError, match='chose its latents on'):
+    opened(f'--labels={tmp_path / "fewer"}')
+
+
+def test_entities_of_the_run_are_missing(world, given, tmp_path):
+  entities = read_entities(world / 'entities')
+  write_entities(tmp_path, {'city': entities['city']})
+  with pytest.raises(ValueError, match='20 of 40 entities are missing'):
+    _open(
+      *given,
+      f'--run={world / "run"}',
+      f'--entities={tmp_path}',
+      latents=False,
+    )
+
+
+def test_saes_are_the_runs(world, given, tmp_path):
+  """Of the same shape, and in the same place: only the numbers differ."""
+  given = (*given, '--num_random=2')
+  run = f'--run={world / "run"}'
+  moved = tmp_path / 'moved'
+  shutil.copytree(world / 'saes', moved)
+  assert _open(*given, run, f'--sae={moved}').targets
+  other = tmp_path / 'other'
+  rows = planted.ROWS[[2, 1, 0, 3, 4, 5]]
+  save_gemma_scope(planted_files.sae(rows, planted.LAYER), other, l0=1)
+  says = f'chose latents of planted .*{other}.*another SAE'
+  with pytest.raises(ValueError, match=says):
+    _open(*given, run, f'--sae={other}')
+  opened = _open(
+    *given[:-1], run, f'--sae={other}', '--layers=1', latents=False
+  )
+  with pytest.raises(ValueError, match=says):
+    opened.sae(planted.LAYER)
+  # A latent that the run did not choose is of whichever SAE is given.
+  named = [f'--{label}_latent=resid_post.1/5' for label in ('known', 'unknown')]
+  assert _open(*given, run, f'--sae={other}', *named).targets
+
+
+def test_the_base_model_is_the_runs(world, given, tmp_path):
+  run = f'--run={world / "run"}'
+  opened = lambda path, *more: _open(
+    *given[1:], run, f'--model={path}', *more, model='base', latents=False
+  )
+  shutil.copytree(world / 'base', tmp_path / 'moved')
+  assert opened(tmp_path / 'moved').people
+  assert opened(world / 'base', '--dtype=bfloat16').people
+  with pytest.raises(ValueError, match='base model .*--model is .*chat'):
+    opened(world / 'chat')
+
+
+def test_the_bundled_chat_model_is_not_taken_for_the_runs(world, given):
+  with pytest.raises(ValueError, match='Give --chat_model as in'):
+    _open(*given[1:], f'--run={world / "run"}', latents=False)
+
+
+@pytest.mark.parametrize(
+  ('results', 'says'),
+  [
+    ({'experiment': 'steer_layers', 'latents': {}}, 'is of steer_layers'),
+    ({'latents': {}}, 'is of None'),
+    ({'experiment': 'entity_recognition'}, 'older version'),
+  ],
+)
+def test_results_of_something_else(given, tmp_path, results, says):
+  outputs.write_results(tmp_path, results)
+  with pytest.raises(ValueError, match=says):
+    _open(*given, f'--run={tmp_path}', latents=False)
+
+
+def test_flags_of_another_run_are_left(world, given, tmp_path):
+  """Until `write`: this run may yet be refused."""
+  opened = _open(
+    *given,
+    f'--run={world / "run"}',
+    f'--out={tmp_path / "new"}',
+    latents=False,
+  )
+  opened.begin()
+  assert '--out=' in (tmp_path / 'new' / 'flags.txt').read_text()
+  (tmp_path / 'new' / 'flags.txt').write_text('--seed=7\n')
+  opened.begin()
+  assert (tmp_path / 'new' / 'flags.txt').read_text() == '--seed=7\n'

@@ -1,7 +1,7 @@
 """The planted model as files: chat/, saes/, entities/, and a finished run/.
 
 Latents are rows of one SAE, of which two are chosen, one per label. The run has
-labels, sums and results, as far as experiments after it read them.
+sums and results, as far as experiments after it read them, and the labels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,17 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.entities import Entity, write_entities, write_records
+from experiments import model_and_text
+from experiments.entities import (
+  Entity,
+  classify,
+  split_classes,
+  write_entities,
+  write_records,
+)
 from experiments.harvesting import GroupSums, write_sums
 from experiments.latents import Groups
+from experiments.steering.targets import EXPERIMENT, sae_fingerprint
 import gemma_jax as gj
 from sae.gemma_scope import save_gemma_scope
 from sae.jumprelu import JumpReLUSAE, Origin, Weights
@@ -44,6 +52,7 @@ def write(
   rows: np.ndarray,
   layer: int,
   controls: Mapping[str, Sequence[int]],
+  base: pathlib.Path | None = None,
 ) -> pathlib.Path:
   """Writes everything.
 
@@ -52,6 +61,7 @@ def write(
     rows: [F, D]; latent 0 is the unknown one, latent 1 the known one.
     layer: Whose stream they are of.
     controls: Label -> its random latents.
+    base: Folder of the run's base model; the chat model's by default.
   """
   gj.save_checkpoint(planted.model(), folder / 'chat')
   planted.backend().save(str(folder / 'chat' / 'tokenizer.json'))
@@ -64,17 +74,17 @@ def write(
     for kind in planted.ALL_KNOWN
   }
   write_entities(folder / 'entities', entities)
-  write_records(
-    folder / 'run' / 'labels' / 'records',
-    worlds.records(
-      entities, lambda entity: entity.name in planted.ALL_KNOWN[entity.type]
-    ),
+  records = worlds.records(
+    entities, lambda entity: entity.name in planted.ALL_KNOWN[entity.type]
   )
-  _write_run(folder / 'run', rows, layer, controls)
+  write_records(folder / 'run' / 'labels' / 'records', records)
+  models = {'base': base or folder / 'chat', 'chat': folder / 'chat'}
+  people = split_classes(entities, classify(records))
+  _write_run(folder / 'run', rows, layer, controls, models, people)
   return folder
 
 
-def _write_run(run, rows, layer, controls):
+def _write_run(run, rows, layer, controls, models, people):
   """What is read of a finished run of `entity_recognition`."""
   groups = Groups(('city', 'player'))
   F, G = len(rows), groups.count
@@ -97,9 +107,30 @@ def _write_run(run, rows, layer, controls):
     'types': ['city', 'player'],
     'chosen': {label: [{'id': id}] for label, id in chosen.items()},
     'random': {
-      label: {'of': id, 'ids': list(map(latent, controls[label]))}
+      label: {
+        'of': id,
+        'ids': list(map(latent, controls[label])),
+        'rule': 'matched',
+      }
       for label, id in chosen.items()
     },
+    'saes': [{'site': 'resid_post', 'layer': layer, 'width': F}],
   }
-  results = {'latents': found, 'labels': {'source': 'generated'}}
+  results = {
+    'experiment': EXPERIMENT,
+    'models': {role: _about(folder) for role, folder in models.items()},
+    'saes': ['planted'],
+    'sae_fingerprints': [sae_fingerprint(sae(rows, layer))],
+    'splits': people.names(),
+    'latents': found,
+  }
   (run / 'results.json').write_text(json.dumps(results))
+
+
+def _about(folder) -> dict:
+  reader = gj.CheckpointReader(folder)
+  return {
+    'folder': str(folder),
+    'dtype': str(reader.dtype),
+    'fingerprint': model_and_text.fingerprint(reader),
+  }

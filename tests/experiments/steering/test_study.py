@@ -8,6 +8,7 @@ import pytest
 
 from experiments.steering import arms as arms_lib
 from experiments.steering import divergence
+from experiments.steering import study as study_lib
 from experiments.steering.arms import standard_arms
 from experiments.steering.doses import (
   published_alpha,
@@ -220,6 +221,37 @@ def test_an_amount_is_one_thing(questions):
       {'unknown': Amount(goal=0.5)},
       Settings(),
     )
+
+
+def test_the_dose_is_chosen_for_what_is_then_done(
+  questions, tmp_path, monkeypatch
+):
+  """With generated tokens steered, they are while a dose is chosen, too."""
+  steered = {}
+  answer = study_lib.generate_answers
+
+  def spy(model, questions, arms, *, folder, **options):
+    steered[folder.name] = {arm.generated for arm in arms if arm.steers}
+    return answer(model, questions, arms, folder=folder, **options)
+
+  monkeypatch.setattr(study_lib, 'generate_answers', spy)
+  steer(
+    planted.model(),
+    planted.tokenizer(),
+    questions,
+    [planted.target('unknown')],
+    {'unknown': Amount(goal=0.5, grid=(1.0,))},
+    Settings(
+      generated=True,
+      num_random_directions=0,
+      sweep=(),
+      orthogonalise=(),
+      max_new_tokens=2,
+    ),
+    validation=questions,
+    folder=tmp_path,
+  )
+  assert steered == {'choose-unknown': {True}, 'answers': {True}}
 
 
 def test_resumes_and_refuses_other_work(
