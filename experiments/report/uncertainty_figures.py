@@ -89,15 +89,18 @@ _DETECTOR_WORDS = (
   'AUROC for errors among the answers that were not declined, with 95 % '
   'intervals from resampling entities. In the range of random latents, each '
   'takes the direction that suits it. On other types: chosen or fitted on the '
-  'other entity types, tested on this one; the mean over types is shown, with '
-  'the lowest and the highest. The difference is to the best error latent, '
-  'question by question. Thresholds and calibration are chosen on validation.'
+  'other entity types, tested on this one, the probe and the difference of '
+  'means where the latent reads that the others choose; the mean over types is '
+  'shown, with the lowest and the highest. The difference is to the best error '
+  'latent, question by question. Thresholds and calibration are chosen on '
+  'validation.'
 )
 _CURVE_WORDS = (
   'Left, true against false positive rates; right, precision against recall. '
   'Below, the share of errors among the answers that are kept, if those with '
   'the highest scores are dropped first; then how often answers are errors '
-  'against the calibrated probability of one, in bins of equally many.'
+  'against the calibrated probability of one, in bins of equally many. The '
+  'ECE is above 0 by chance alone: "if calibrated" is how much.'
 )
 
 
@@ -277,8 +280,8 @@ def reliability(results: Mapping, place: str) -> go.Figure:
           hovertext=[
             figures.text(
               f'{look["name"]}: {b["value"]:.1%} of {b["n"]} are errors at '
-              f'{b["probability"]:.1%}; ECE {found["ece"]:.3f}, Brier '
-              f'{found["brier"]:.3f}'
+              f'{b["probability"]:.1%}; ECE {found["ece"]:.3f} (if calibrated '
+              f'{found["ece_calibrated"]:.3f}), Brier {found["brier"]:.3f}'
             )
             for b in bins
           ],

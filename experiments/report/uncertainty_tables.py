@@ -22,19 +22,20 @@ def detector_table(results, place) -> Table:
     'Brier': 'brier',
     'difference': 'difference',
   }
-  within = 'AUROC, known entities'
   rows = [
     [
       each['name'],
       *(interval(each[place][key]) for key in columns.values()),
-      *([interval(each['known'])] if place == 'test' else []),
+      f'{each[place]["reliability"]["ece_calibrated"]:.3f}',
+      *([_known(each['known'])] if place == 'test' else []),
     ]
     for each in results['detectors']
     if place in each
   ]
+  more = ['ECE if calibrated']
   if place == 'test':
-    columns[within] = ''
-  return Table(columns=[PLACES[place], *columns], rows=rows)
+    more.append('AUROC, known entities')
+  return Table(columns=[PLACES[place], *columns, *more], rows=rows)
 
 
 def chosen_table(results) -> Table:
@@ -97,18 +98,19 @@ def cross_means(results) -> dict[str, dict]:
   """Detector -> mean AUROC over left-out types; its range for an interval."""
   found = {}
   for mine in results['cross'].values():
-    for name, estimate in mine.items():
+    for kind, estimate in mine.items():
       if estimate is not None:
-        found.setdefault(name, []).append(estimate)
-  names = [each['name'] for each in results['detectors']]
+        found.setdefault(kind, []).append(estimate)
+  # Beside the first detector of the kind, which saw all types.
+  names = {each['kind']: each['name'] for each in results['detectors'][::-1]}
   return {
-    names[0] if name == 'error latent' else name: {
+    names.get(kind, kind): {
       'value': sum(e['value'] for e in many) / len(many),
       'low': min(e['value'] for e in many),
       'high': max(e['value'] for e in many),
       'n': sum(e['n'] for e in many),
     }
-    for name, many in found.items()
+    for kind, many in found.items()
   }
 
 
@@ -118,3 +120,9 @@ def interval(found: Mapping | None) -> str:
   if found['low'] is None:
     return f'{found["value"]:.3f}'
   return f'{found["value"]:.3f} [{found["low"]:.3f}, {found["high"]:.3f}]'
+
+
+def _known(found: Mapping | None) -> str:
+  if found is None:
+    return ''
+  return f'{interval(found)}, {found["errors"]} errors'

@@ -1,12 +1,13 @@
 """From replies to numbers: what each arm does to the model's self-report.
 
-For each class of entities, and in it for each type and for 'all' types. The
-unit is a question; by default every entity is asked about once, so that
-questions are independent of each other. Effects are paired: the same question
-under an arm and under the original.
+For each class of entities, and in it for each type and for 'all' types. Means
+are over questions; what is independent of each other are entities, of which the
+published questions repeat some. So intervals and tests take all questions about
+an entity as one observation. Effects are paired: the same question under an arm
+and under the original.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 import math
 
 import numpy as np
@@ -15,8 +16,14 @@ from scipy import special
 from experiments.latents import CLASSES
 from experiments.self_report.replies import Replies
 from experiments.stats.curves import auroc
-from experiments.stats.intervals import CONFIDENCE, Estimate, wilson
+from experiments.stats.detection import auroc_by_cluster
+from experiments.stats.intervals import (
+  CONFIDENCE,
+  Estimate,
+  wilson_by_cluster,
+)
 from experiments.stats.paired import benjamini_hochberg
+from experiments.stats.resampling import number_units
 from experiments.steering import arms as arms_lib
 from experiments.steering.arms import Arm
 from experiments.steering.questions import Question
@@ -46,7 +53,8 @@ def summarise(
     replies: Theirs.
 
   Returns:
-    'types'; 'asked': class -> scope -> n; 'mass': class -> the probability of
+    'types'; 'asked': class -> scope -> n; 'entities': likewise, how many
+    distinct ones these are about; 'mass': class -> the probability of
     yes and no together, of the original; 'says_yes': class -> scope -> the
     share of questions with yes above no, of the original; 'knows': metric ->
     scope -> the AUROC of the original's self-report for known against unknown;
@@ -55,53 +63,73 @@ def summarise(
     its random arms.
   """
   cells = dict(_cells(questions))
+  entities, _ = number_units([(q.type, q.entity) for q in questions])
   values = {name: replies.metric(name) for name in METRICS}  # [A, Q] each
   mass = replies.probabilities[0].sum(axis=-1)
   described = [
-    arm.to_dict() | {'classes': _describe(number, arm, values, cells)}
+    arm.to_dict() | {'classes': _describe(number, arm, values, cells, entities)}
     for number, arm in enumerate(arms)
   ]
   _adjust(described)
-  asked, says_yes = {}, {}
+  asked, distinct, says_yes = {}, {}, {}
   for (name, scope), at in cells.items():
     asked.setdefault(name, {})[scope] = len(at)
-    yes = int((values['logit'][0, at] > 0).sum())
-    says_yes.setdefault(name, {})[scope] = wilson(yes, len(at)).to_dict()
+    distinct.setdefault(name, {})[scope] = len(set(entities[at]))
+    says_yes.setdefault(name, {})[scope] = wilson_by_cluster(
+      values['logit'][0, at] > 0, entities[at]
+    ).to_dict()
   return {
     'types': sorted({q.type for q in questions}),
     'metrics': METRICS,
     'asked': asked,
+    'entities': distinct,
     'mass': {
-      name: mean(mass[cells[name, ALL]])[0].to_dict()
-      for name in CLASSES
-      if (name, ALL) in cells
+      name: mean(mass[at], entities[at])[0].to_dict()
+      for (name, scope), at in cells.items()
+      if scope == ALL
     },
     'says_yes': says_yes,
-    'knows': {name: _knows(each[0], cells) for name, each in values.items()},
+    'knows': {
+      name: _knows(each[0], cells, entities) for name, each in values.items()
+    },
     'arms': described,
     'controls': [
       entry
       for target in dict.fromkeys(a.target for a in arms if a.target)
       for kind in arms_lib.RANDOM_KINDS
-      if (entry := _controls(arms, values, cells, target, kind))
+      if (entry := _controls(arms, values, cells, entities, target, kind))
     ],
   }
 
 
-def mean(values: np.ndarray) -> tuple[Estimate, float]:
-  """The mean with Student's interval, and the p-value of its being 0."""
-  value = float(np.mean(values))
+def mean(
+  values: np.ndarray, clusters: Sequence[Hashable] | None = None
+) -> tuple[Estimate, float]:
+  """The mean with Student's interval, and the p-value of its being 0.
+
+  Args:
+    values: float [n].
+    clusters: Names the cluster of each, which are independent of each other;
+      by default every value is. The error of the mean is then from the sums of
+      deviations of clusters, with as many degrees of freedom as there are
+      clusters but one (Liang and Zeger 1986), which is Student's of clusters of
+      one.
+  """
+  values = np.asarray(values, np.float64)
+  value, n = float(np.mean(values)), len(values)
+  which = np.arange(n) if clusters is None else number_units(clusters)[0]
+  apart = np.bincount(which, weights=values - value)
   low = high = p = math.nan
-  if len(values) > 1:
-    degrees = len(values) - 1
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+  if len(apart) > 1:
+    degrees = len(apart) - 1
+    error = math.sqrt((apart**2).sum() * len(apart) / degrees) / n
     margin = special.stdtrit(degrees, (1 + CONFIDENCE) / 2) * error
     low, high = float(value - margin), float(value + margin)
     if error:
       p = float(2 * special.stdtr(degrees, -abs(value) / error))
     else:
       p = float(value == 0)
-  return Estimate(value=value, low=low, high=high, n=len(values)), p
+  return Estimate(value=value, low=low, high=high, n=n), p
 
 
 def _cells(questions) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
@@ -115,18 +143,18 @@ def _cells(questions) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
         yield (name, scope), np.flatnonzero(chosen)
 
 
-def _describe(number, arm, values, cells) -> dict:
+def _describe(number, arm, values, cells, entities) -> dict:
   found = {}
   for (name, scope), at in cells.items():
     entry = found.setdefault(name, {}).setdefault(scope, {})
     for metric, all_arms in values.items():
       mine = all_arms[number, at]
       entry[metric] = {
-        'mean': mean(mine)[0].to_dict(),
+        'mean': mean(mine, entities[at])[0].to_dict(),
         'sd': float(mine.std(ddof=1)) if len(mine) > 1 else None,
       }
       if arm.kind != arms_lib.ORIGINAL:
-        effect, p = mean(mine - all_arms[0, at])
+        effect, p = mean(mine - all_arms[0, at], entities[at])
         entry[metric]['effect'] = effect.to_dict() | {
           'p': p if math.isfinite(p) else None
         }
@@ -150,19 +178,24 @@ def _adjust(described):
       effect['q'] = q
 
 
-def _knows(values, cells) -> dict:
+def _knows(values, cells, entities) -> dict:
   """Scope -> AUROC of the self-report, for known entities."""
   found = {}
   known, unknown = CLASSES
   for scope in dict.fromkeys(scope for _, scope in cells):
     if (known, scope) in cells and (unknown, scope) in cells:
-      x, y = values[cells[known, scope]], values[cells[unknown, scope]]
-      positive = np.arange(len(x) + len(y)) < len(x)
-      found[scope] = auroc(positive, np.concatenate([x, y])).to_dict()
+      at = np.concatenate([cells[known, scope], cells[unknown, scope]])
+      positive = np.arange(len(at)) < len(cells[known, scope])
+      once = len(set(entities[at])) == len(at)
+      found[scope] = (
+        auroc(positive, values[at])
+        if once
+        else auroc_by_cluster(positive, values[at], entities[at])
+      ).to_dict()
   return found
 
 
-def _controls(arms, values, cells, target, kind) -> dict | None:
+def _controls(arms, values, cells, entities, target, kind) -> dict | None:
   """The latent among its random controls of a kind.
 
   p is the share of arms, the latent's own among them, that move the
@@ -200,7 +233,9 @@ def _controls(arms, values, cells, target, kind) -> dict | None:
         'steered': float(effect),
         'rank': as_far + 1,
         'p': (as_far + 1) / (len(random) + 1),
-        'excess': mean(change[mine] - change[random].mean(axis=0))[0].to_dict(),
+        'excess': mean(
+          change[mine] - change[random].mean(axis=0), entities[at]
+        )[0].to_dict(),
       }
   return found
 
@@ -216,9 +251,11 @@ def sentences(results: Mapping, wording, metric: str) -> list[str]:
   for name, scopes in results['arms'][0]['classes'].items():
     found = scopes[ALL][metric]['mean']
     says = results['says_yes'][name][ALL]
+    distinct = results['entities'][name][ALL]
+    about = '' if distinct == found['n'] else f' about {distinct} of them'
     lines.append(
       f'Asked about {name} entities: {what} = {_interval(found)}, n = '
-      f'{found["n"]}; {yes} above {no} for {says["value"]:.0%} '
+      f'{found["n"]}{about}; {yes} above {no} for {says["value"]:.0%} '
       f'[{says["low"]:.0%}, {says["high"]:.0%}].'
     )
   if ALL in results['knows'][metric]:

@@ -10,6 +10,7 @@ Letters: n items, G distinct scores, R resamples.
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 import dataclasses
+import math
 
 import numpy as np
 from sklearn import metrics
@@ -29,7 +30,11 @@ class Reliability:
 
   Attributes:
     ece: Expected calibration error: the mean over items of the distance, in
-      their bin, between the mean probability and the share of positives.
+      their bin, between the mean probability and the share of positives. It is
+      never negative, so that chance alone makes it large on few items.
+    ece_calibrated: What it would be, by chance alone, were the probabilities
+      those of independent items: of a bin's sum, normal with variance
+      sum(p (1 - p)), the mean absolute value.
     brier: Mean squared distance of probabilities from 0 and 1.
     bins: Of about equally many items, the lowest probabilities first:
       'probability', their mean, and 'value', 'low', 'high', 'n', the share of
@@ -37,6 +42,7 @@ class Reliability:
   """
 
   ece: float
+  ece_calibrated: float
   brier: float
   bins: list[dict]
 
@@ -133,16 +139,15 @@ def reliability(
     )
   if not ((probabilities >= 0) & (probabilities <= 1)).all():
     raise ValueError('Probabilities must be in [0, 1].')
-  found = []
+  found, n, chance = [], len(positive), 0.0
   for mine in _bins(probabilities, bins):
-    share = wilson(int(positive[mine].sum()), int(mine.sum()))
-    found.append(
-      {'probability': float(probabilities[mine].mean()), **share.to_dict()}
-    )
-  n = len(positive)
+    share, p = wilson(int(positive[mine].sum()), int(mine.sum())), probabilities
+    found.append({'probability': float(p[mine].mean()), **share.to_dict()})
+    chance += math.sqrt(2 / math.pi * (p[mine] * (1 - p[mine])).sum()) / n
   ece = sum(b['n'] * abs(b['probability'] - b['value']) for b in found) / n
   return Reliability(
     ece=ece,
+    ece_calibrated=chance,
     brier=float(metrics.brier_score_loss(positive, probabilities)),
     bins=found,
   )
@@ -198,7 +203,8 @@ def bootstrap(
     'auroc', 'average_precision', 'aurc'; for each threshold 'f1_NAME',
     'precision_NAME' and 'recall_NAME'; with probabilities 'brier' and 'ece'.
     Bounds are percentiles over the resamples that have both classes; NaN with
-    fewer than two clusters.
+    fewer than two clusters. The ECE has none: in resamples the noise of the
+    items comes once more, so that all of them can lie above the truth.
 
   Raises:
     ValueError: a class is empty, a score is not finite, or shapes differ.
@@ -225,15 +231,8 @@ def bootstrap(
     calibration = reliability(positive, probabilities)
     values |= {'brier': calibration.brier, 'ece': calibration.ece}
     squares = (np.asarray(probabilities, np.float64) - positive) ** 2
-    bins = _bins(probabilities, 15)
-    gaps = np.stack(
-      [np.where(mine, probabilities - positive, 0.0) for mine in bins], axis=1
-    )  # [n, bins]
     parts.append(
-      lambda weights: {
-        'brier': weights @ squares / weights.sum(axis=1),
-        'ece': np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1),
-      }
+      lambda weights: {'brier': weights @ squares / weights.sum(axis=1)}
     )
   drawn = {name: [] for name in values}
   for weights in resample(positive, clusters, seed, resamples):

@@ -6,6 +6,7 @@ stand or fall together, so where several share an entity, resample entities
 questions.
 """
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 import dataclasses
 import functools
@@ -59,6 +60,32 @@ def wilson(successes: int, n: int) -> Estimate:
     low=float(interval.low),
     high=float(interval.high),
     n=int(n),
+  )
+
+
+def wilson_by_cluster(
+  values: Sequence[bool], clusters: Sequence[Hashable]
+) -> Estimate:
+  """The share of all values, with Wilson's interval for fewer of them.
+
+  As if there were n^2 / (sum of squared cluster sizes) independent values
+  (Kish 1965): right where the members of a cluster are alike, else too wide.
+
+  Args:
+    values: n of them.
+    clusters: Names the cluster of each.
+  """
+  n, sizes = len(values), np.array(list(Counter(clusters).values()))
+  found = wilson(int(np.sum(values)), n)
+  if not n or sizes.max() == 1:
+    return found
+  effective, p = n**2 / (sizes**2).sum(), found.value
+  z2 = stats.norm.ppf((1 + CONFIDENCE) / 2) ** 2
+  middle = (p + z2 / (2 * effective)) / (1 + z2 / effective)
+  reach = math.sqrt(z2 * (p * (1 - p) + z2 / (4 * effective)) / effective)
+  reach /= 1 + z2 / effective
+  return dataclasses.replace(
+    found, low=float(middle - reach), high=float(middle + reach)
   )
 
 

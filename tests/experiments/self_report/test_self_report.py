@@ -19,7 +19,7 @@ from experiments.self_report import (
   summarise,
 )
 from experiments.self_report.summary import expected, mean, sentences
-from experiments.stats.intervals import Estimate
+from experiments.stats.intervals import Estimate, cluster_bootstrap_mean
 from experiments.steering import make_questions, steered_positions
 import gemma_jax as gj
 from tests.experiments.steering import planted
@@ -214,6 +214,61 @@ def test_numbers_are_scipys(study, results):
   assert results['mass']['known']['value'] == pytest.approx(mass[known].mean())
 
 
+def test_questions_that_come_again_say_no_more(study, results):
+  """Thrice all of them: every interval, p and q as of once."""
+  questions, arms, replies, _ = study
+  thrice = summarise(
+    list(questions) * 3,
+    arms,
+    Replies(
+      logits=np.tile(replies.logits, (1, 3, 1)),
+      log_sum=np.tile(replies.log_sum, (1, 3)),
+    ),
+  )
+  assert thrice['asked']['known']['all'] == 3 * results['asked']['known']['all']
+  assert thrice['entities'] == results['entities'] == results['asked']
+
+  def numbers(found):
+    """All values, bounds, p and q below."""
+    for key, one in found.items() if isinstance(found, dict) else ():
+      if key in ('value', 'low', 'high', 'p', 'q'):
+        yield one
+      else:
+        yield from numbers(one)
+
+  for part in ('mass', 'says_yes'):
+    assert list(numbers(thrice[part])) == pytest.approx(
+      list(numbers(results[part]))
+    )
+  for part in ('arms', 'controls'):
+    for mine, once in zip(thrice[part], results[part], strict=True):
+      assert list(numbers(mine['classes'])) == pytest.approx(
+        list(numbers(once['classes'])), abs=1e-9
+      )
+  said = '\n'.join(sentences(thrice, WORDING, 'logit'))
+  assert 'about 11 of them' in said
+
+
+def test_area_of_questions_that_come_again():
+  """Its interval is as wide as that of questions that come once."""
+  questions = ask()
+  logits = np.random.default_rng(4).standard_normal((1, len(questions), 2))
+  logits[0, :11, 0] += 1
+
+  def width(times):
+    found = summarise(
+      questions * times,
+      make_arms()[:1],
+      Replies(
+        logits=np.tile(logits, (1, times, 1)),
+        log_sum=np.full((1, times * len(questions)), 5.0),
+      ),
+    )['knows']['logit']['all']
+    return found['high'] - found['low']
+
+  assert width(4) == pytest.approx(width(1), rel=0.2)
+
+
 def test_noise_has_no_effect():
   """Of replies without any effect, few tests say there is one."""
   questions, arms = ask(), make_arms(num_random=10)
@@ -239,6 +294,25 @@ def test_noise_has_no_effect():
     found.append(min(adjusted))
   # 75 p-values; under the null about 4 are below .05.
   assert len(found) == 75 and sum(p < 0.05 for p in found) <= 9
+
+
+def test_mean_of_clusters():
+  """The error is that of a regression with clustered errors, and resampled."""
+  rng = np.random.default_rng(1)
+  clusters = np.sort(rng.integers(0, 60, 200))
+  values = rng.standard_normal(60)[clusters] + rng.standard_normal(200)
+  found, _ = mean(values, clusters)
+  meat = sum(
+    (values - values.mean())[clusters == name].sum() ** 2
+    for name in set(clusters)
+  )
+  count = len(set(clusters))
+  error = math.sqrt(meat * count / (count - 1)) / 200
+  reach = stats.t.ppf(0.975, count - 1) * error
+  assert found.high - found.value == pytest.approx(reach)
+  drawn = cluster_bootstrap_mean(values, clusters)
+  assert found.low == pytest.approx(drawn.low, abs=0.05)
+  assert found.high == pytest.approx(drawn.high, abs=0.05)
 
 
 def test_mean():

@@ -57,6 +57,22 @@ def test_reliability_has_sklearns_bins():
   assert constant.ece == pytest.approx(abs(positive.mean() - 0.25))
 
 
+def test_ece_of_calibrated_probabilities():
+  """Is what chance gives, and has no interval that denies it."""
+  rng = np.random.default_rng(2)
+  p = np.round(rng.random(1000), 2)
+  found = [detection.reliability(rng.random(1000) < p, p) for _ in range(200)]
+  assert len({one.ece_calibrated for one in found}) == 1
+  eces = [one.ece for one in found]
+  assert np.mean(eces) == pytest.approx(found[0].ece_calibrated, rel=0.03)
+  positive = rng.random(1000) < p
+  all_of_it = detection.bootstrap(
+    positive, p, range(1000), probabilities=p, resamples=50
+  )
+  assert all_of_it['ece'].value == detection.reliability(positive, p).ece
+  assert math.isnan(all_of_it['ece'].low) and math.isnan(all_of_it['ece'].high)
+
+
 def test_risk_is_the_mean_over_orders_of_ties():
   positive = np.array([True, False, True, False, False])
   scores = np.array([1.0, 1.0, 2.0, 0.0, 2.0])
@@ -126,8 +142,8 @@ def test_bootstrap():
   calibrated = detection.reliability(positive, p)
   assert alone['brier'].value == calibrated.brier
   assert alone['ece'].value == calibrated.ece
-  for one in alone.values():
-    assert one.low <= one.high and one.n == 200
+  for name, one in alone.items():
+    assert one.n == 200 and (one.low <= one.high or name == 'ece')
   for name in ('brier', 'f1_f1', 'aurc', 'average_precision'):
     assert alone[name].low < alone[name].value < alone[name].high
   # Ten copies of everything, as clusters, say no more than one.

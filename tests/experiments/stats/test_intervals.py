@@ -11,6 +11,7 @@ from experiments.stats.intervals import (
   cluster_bootstrap_mean,
   cluster_bootstrap_ratio,
   wilson,
+  wilson_by_cluster,
 )
 
 
@@ -94,3 +95,23 @@ def test_a_share_is_of_sums_over_clusters():
   assert found.value == pytest.approx(0.6)
   # Two clusters: 2 of 4, and 4 of 6.
   assert found.low == pytest.approx(0.5) and found.high == pytest.approx(2 / 3)
+
+
+def test_wilson_of_clusters_that_are_alike():
+  """Copies of everything say no more; of uneven ones, about as resampled."""
+  values = [True] * 7 + [False] * 3
+  once = wilson(7, 10)
+  assert wilson_by_cluster(values, range(10)) == once
+  thrice = wilson_by_cluster(values * 3, [*range(10)] * 3)
+  assert thrice.n == 30 and thrice.value == once.value
+  assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high))
+  rng = np.random.default_rng(0)
+  sizes = rng.integers(1, 5, 200)
+  clusters = np.repeat(np.arange(200), sizes)
+  alike = np.repeat(rng.random(200) < 0.4, sizes)
+  found = wilson_by_cluster(alike, clusters)
+  drawn = cluster_bootstrap_mean(alike, clusters)
+  assert found.value == drawn.value
+  assert found.low == pytest.approx(drawn.low, abs=0.01)
+  assert found.high == pytest.approx(drawn.high, abs=0.01)
+  assert math.isnan(wilson_by_cluster([], []).value)
