@@ -145,7 +145,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       for edge in plan['edges']:
         for case in cases:
           edge.first(case)  # has them all, or says which prompt does not
-    outputs.write_flags(about.out, values, names)
+    about.begin()
     studies = {}
     for name, reader, cases in prepared:
       studies[name] = _run_study(about, name, reader, cases, plan)

@@ -128,7 +128,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       # Published ones are drawn with 42.
       seed=42 if values.mode == 'reference' else values.seed,
     )
-    outputs.write_flags(subject.out, values, names)
+    subject.begin()
     model = subject.load()
     arms = orthogonalised.make_arms(values.label, direction, controls, ways)
     steering, examples = _answers(subject, model, questions, arms)

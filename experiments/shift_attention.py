@@ -118,7 +118,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       swapped=values.mode == 'reference',
       seed=values.seed,
     )
-    outputs.write_flags(about.out, values, names)
+    about.begin()
     results, shifts = _measure(about, cases)
     _write_effects(about.out, shifts)
     outputs.write_lines(

@@ -151,7 +151,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       label: subject.sae(target.id.layer)
       for label, target in subject.targets.items()
     }
-    outputs.write_flags(subject.out, values, names)
+    subject.begin()
     study = CircuitStudy(subject, subject.load(), splits, saes, settings)
     causes = [study.trace(*each) for each in study.causes()]
     results = {

@@ -83,7 +83,7 @@ _WORDS = (
 _EFFECT_WORDS = (
   'The change to the original, question by question, with 95 % intervals '
   '(Student; all questions about an entity count as one observation). Small '
-  'faint dots are random latents of the same layer and firing frequency, added '
+  'faint dots are random latents of the same layer, as the run drew them, added '
   'at the same norm: an effect of its own lies outside them. q is the p-value '
   'of the paired t-test, adjusted by Benjamini and Hochberg over single types.'
 )
