@@ -83,9 +83,10 @@ _WORDS = (
 _EFFECT_WORDS = (
   'The change to the original, question by question, with 95 % intervals '
   '(Student; all questions about an entity count as one observation). Small '
-  'faint dots are random latents of the same layer, as the run drew them, added '
-  'at the same norm: an effect of its own lies outside them. q is the p-value '
-  'of the paired t-test, adjusted by Benjamini and Hochberg over single types.'
+  'faint dots are random latents of the same layer, as the run drew them, '
+  'added at the same norm: an effect of its own lies outside them. q is the '
+  'p-value of the paired t-test, adjusted by Benjamini and Hochberg over '
+  'single types.'
 )
 _DOSE_WORDS = (
   'The dose is the norm of what is added over the mean norm of the stream it '
