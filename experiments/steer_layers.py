@@ -77,7 +77,11 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
         'Which latents, and which means? Give --run, the folder of an '
         'entity_recognition run.'
       )
-    found = places(given.findings, [given.sae(i) for i in given.sae_choices])
+    layers = list(given.sae_choices)
+    if values.layers is None:
+      harvested = {one.layer for one in given.findings.sums()}
+      layers = [layer for layer in layers if layer in harvested]
+    found = places(given.findings, [given.sae(layer) for layer in layers])
     questions = make_questions(
       given.tokenizer,
       given.people.of('test', 'known'),
@@ -87,9 +91,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
     given.begin()
     model = given.load()
     site = found[0].id.site
-    streams = stream_norms(
-      model, questions, site, list(given.sae_choices), values.positions
-    )
+    streams = stream_norms(model, questions, site, layers, values.positions)
     ask = Asker(
       model,
       given.tokenizer,

