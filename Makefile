@@ -10,6 +10,7 @@ PYTEST = $(BIN)/python -m pytest -n 2
 # users run it.
 PARITY := tests/gemma_jax/test_model.py
 QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
+INSTALLED := $(VENV)/.installed
 
 .PHONY: demo paper parity test test-all lint format clean
 

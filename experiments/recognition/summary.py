@@ -128,6 +128,7 @@ def _steers(results) -> str:
     parts.append(
       f'adding the {label} latent takes refusals of questions about {other} '
       f'entities from {before["value"]:.0%} to {after["value"]:.0%}'
+      f'{_beside(steering, label, other)}'
     )
   return f'In the chat model {"; ".join(parts)}.'
 
@@ -140,16 +141,28 @@ def _refusals(steering, kind, target, entity_class) -> Mapping:
   raise KeyError(f'There is no arm {kind} {target}.')
 
 
+def _beside(steering, label, other) -> str:
+  found = _random_rates(steering, label, other)
+  return f' (random latents of its layer: {found["mean"]:.0%})' if found else ''
+
+
 def _random(results, label, other) -> str:
-  for control in results['steering']['controls']:
-    if control['target'] == label and control['kind'] == 'random latent':
-      found = control['classes'][other]['all']
-      how = describe_random(results['latents']['random'][label])
-      return (
-        f'{found["arms"]} random latents {how}, same norm: '
-        f'{found["mean"]:.0%} ({found["low"]:.0%} to {found["high"]:.0%})'
-      )
-  return 'no random latents'
+  found = _random_rates(results['steering'], label, other)
+  if found is None:
+    return 'no random latents'
+  how = describe_random(results['latents']['random'][label])
+  return (
+    f'{found["arms"]} random latents {how}, same norm: '
+    f'{found["mean"]:.0%} ({found["low"]:.0%} to {found["high"]:.0%})'
+  )
+
+
+def _random_rates(steering, label, other) -> Mapping | None:
+  """Refusals under random latents in place of a label's latent."""
+  for control in steering['controls']:
+    if (control['target'], control['kind']) == (label, 'random latent'):
+      return control['classes'][other]['all']
+  return None
 
 
 def _share(estimate) -> str:
