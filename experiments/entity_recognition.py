@@ -161,8 +161,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
     plan = prepare(values)
     print(estimate(plan, values), flush=True)
     work = Run(plan, values)
-    if not (plan.out / outputs.FLAGS_FILE).exists():
-      outputs.write_flags(plan.out, values, names)
+    outputs.write_flags(plan.out, values, names, replace=False)
     people, labels = work.label()
     # Labels of another run are refused by now, and its flags.txt is left.
     outputs.write_flags(plan.out, values, names)

@@ -51,9 +51,19 @@ def write_lines(path: str | os.PathLike, records: Iterable[Mapping]):
 
 
 def write_flags(
-  folder: str | os.PathLike, values: flags.FlagValues, names: Iterable[str]
+  folder: str | os.PathLike,
+  values: flags.FlagValues,
+  names: Iterable[str],
+  *,
+  replace: bool = True,
 ):
   """Writes flags.txt: all of `names` that have a value, defaults too.
+
+  Args:
+    folder: Where.
+    values: Parsed flags.
+    names: Of those to write.
+    replace: Or leave one that is there, which goes with its results.
 
   Raises:
     ValueError: a value has a line break, which a flagfile cannot hold.
@@ -68,7 +78,9 @@ def write_flags(
         f'--{name} has a line break in it, which a flagfile cannot hold.'
       )
     lines.append(line)
-  write_text(pathlib.Path(folder) / FLAGS_FILE, '\n'.join(lines) + '\n')
+  path = pathlib.Path(folder) / FLAGS_FILE
+  if replace or not path.exists():
+    write_text(path, '\n'.join(lines) + '\n')
 
 
 def show_in_help(values: flags.FlagValues, names: Iterable[str]):

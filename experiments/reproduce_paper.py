@@ -28,7 +28,6 @@ it is of the same flags, else it is `missing`.
 
 from collections.abc import Sequence
 import functools
-import hashlib
 import json
 import pathlib
 import subprocess
@@ -203,8 +202,7 @@ class _Left:
     return {
       'flags': dict(program.flags),
       'needs': {
-        need: hashlib.sha256(self._file(need).read_bytes()).hexdigest()
-        for need in program.needs
+        need: outputs.sha256(self._file(need)) for need in program.needs
       },
     }
 

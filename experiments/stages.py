@@ -6,8 +6,11 @@ it made anew.
 """
 
 from collections.abc import Callable, Mapping
+import hashlib
 import json
 import pathlib
+
+import numpy as np
 
 from experiments import outputs
 
@@ -37,3 +40,13 @@ def stage(
     make(partial)
     outputs.write_text(partial / _KEY, json.dumps(key, indent=2) + '\n')
   return False
+
+
+def digest(*arrays) -> str:
+  """For an identity: a hash of arrays, or of sequences of them, in order."""
+  found = hashlib.sha256()
+  for one in arrays:
+    for array in one if isinstance(one, (list, tuple)) else [one]:
+      array = np.ascontiguousarray(array)
+      found.update(f'{array.dtype}{array.shape}'.encode() + array.tobytes())
+  return found.hexdigest()

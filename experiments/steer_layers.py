@@ -79,7 +79,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       )
     layers = list(given.sae_choices)
     if values.layers is None:
-      harvested = {one.layer for one in given.findings.sums()}
+      harvested = {each['layer'] for each in given.findings.latents['saes']}
       layers = [layer for layer in layers if layer in harvested]
     found = places(given.findings, [given.sae(layer) for layer in layers])
     questions = make_questions(

@@ -187,8 +187,7 @@ class Subject:
     That one goes with its results until `write` replaces both: this run may
     yet be refused, or killed.
     """
-    if not (self.out / outputs.FLAGS_FILE).exists():
-      outputs.write_flags(self.out, self.values, self.names)
+    outputs.write_flags(self.out, self.values, self.names, replace=False)
 
   def write(
     self,

@@ -26,7 +26,7 @@ from experiments.attention.knockouts import (
   tokens_again,
 )
 from experiments.attention.windows import HeadSet, Window
-from experiments.stages import stage
+from experiments.stages import digest, stage
 import gemma_jax as gj
 
 _FILE = 'sweep.safetensors'
@@ -92,7 +92,10 @@ def run_study(
     'wanted': _digest([list(map(int, each)) for each in wanted]),
     'windows': _digest([window.layers.tolist() for window in windows]),
     'heads': _digest([each.heads.tolist() for each in heads]),
-    'watched': _digest_of(watched),
+    'watched': [
+      f'{each.site}.{int(each.layer)} {digest(*each.latents)}'
+      for each in watched
+    ],
     'rows_per_batch': rows_per_batch,
   }
 
@@ -238,17 +241,6 @@ def _best(run) -> float:
     run()
     times.append(time.perf_counter() - start)
   return min(times)
-
-
-def _digest_of(watched: Sequence[Watched]) -> str:
-  """What tells latents from others: where they are, and their weights."""
-  said = hashlib.sha256()
-  for each in watched:
-    said.update(f'{each.site} {int(each.layer)}'.encode())
-    for name, x in each.latents._asdict().items():
-      said.update(f'{name} {x.dtype} {x.shape}'.encode())
-      said.update(np.asarray(x).tobytes())
-  return said.hexdigest()
 
 
 def _digest(values) -> str:

@@ -26,8 +26,8 @@ from experiments.stats.multiplicity import max_t_permutation
 from experiments.stats.paired import benjamini_hochberg, paired_difference
 from experiments.stats.resampling import (
   cluster_bootstrap_means,
+  first_of_units,
   mean_by_unit,
-  number_units,
 )
 
 # Where latents are measured, in the order of Sweep.latents.
@@ -167,7 +167,7 @@ def _effects(study, at, units, latents, seed):
   before, says = sweep.says[0, at][:, rs], sweep.says[:, at][ws + 1, :, rs].T
   gains, shares = _gains(before, says, units, seed), _shares(says, units, seed)
   if len({tuple(study.wanted[i]) for i in at}) == 1:
-    once = _once([without_entity(study.cases[i]) for i in at])
+    once = first_of_units([without_entity(study.cases[i]) for i in at])
     for c, (w, r) in enumerate(cells):
       if _is_blind(study, at, w, r):
         (shares[c],) = _shares(says[once, c : c + 1], range(len(once)), seed)
@@ -216,7 +216,7 @@ def _is_blind(study, at, w, r) -> bool:
 
 def _shares(yes: np.ndarray, units: Sequence, seed: int) -> list[dict]:
   """How many do, by the columns of bool [n, m]."""
-  once, found = _once(units), _means(yes, units, seed)
+  once, found = first_of_units(units), _means(yes, units, seed)
   for i in _alike(yes, once):
     found[i] = wilson(int(yes[once, i].sum()), len(once)).to_dict()
   return found
@@ -225,7 +225,7 @@ def _shares(yes: np.ndarray, units: Sequence, seed: int) -> list[dict]:
 def _gains(before, after, units: Sequence, seed: int) -> list[dict]:
   """How many more do after than before, likewise."""
   change = after.astype(int) - before
-  once, found = _once(units), _means(change, units, seed)
+  once, found = first_of_units(units), _means(change, units, seed)
   for i in _alike(change, once):
     found[i] = paired_difference(before[once, i], after[once, i]).to_dict()
   return found
@@ -235,11 +235,6 @@ def _alike(values: np.ndarray, once: np.ndarray) -> np.ndarray:
   """Columns where all rows are the same; all, if every row is a unit."""
   whole = len(once) == len(values)
   return np.flatnonzero((values == values[:1]).all(axis=0) | whole)
-
-
-def _once(units: Sequence) -> np.ndarray:
-  """The first of each unit."""
-  return np.unique(number_units(units)[0], return_index=True)[1]
 
 
 def _means(values: np.ndarray, units: Sequence, seed: int) -> list:

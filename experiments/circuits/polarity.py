@@ -49,10 +49,11 @@ from experiments.latents import CLASSES
 from experiments.stats.intervals import (
   Estimate,
   cluster_bootstrap_mean,
+  number_units,
   wilson,
 )
 from experiments.stats.paired import mcnemar, paired_difference
-from experiments.stats.resampling import number_units
+from experiments.stats.resampling import first_of_units
 from experiments.steering.arms import steered_positions
 from experiments.steering.questions import Question
 import gemma_jax as gj
@@ -294,7 +295,7 @@ def summarise(
       change = mine.metric[at] - original.metric[at]
       units = blind[at] if condition.kind == CUT else names[at]
       mean = lambda x, of=units: cluster_bootstrap_mean(x, of, seed)
-      once = _once(blind[at]) if condition.kind == CUT else slice(None)
+      once = first_of_units(blind[at]) if condition.kind == CUT else slice(None)
       entry['classes'][label] = {
         'refused': _share(after[once]).to_dict(),
         'refused_by_entity': mean(after).to_dict(),
@@ -332,7 +333,7 @@ def _random_changes(kind: str, entries: Sequence[Mapping]) -> dict:
 
 def _default(cut: Reading, blind: np.ndarray) -> dict:
   """What the model does when nothing of the entity is seen."""
-  refused = _share(cut.refused[_once(blind)])
+  refused = _share(cut.refused[first_of_units(blind)])
   if refused.low > 0.5:
     verdict = 'decline'
   elif refused.high < 0.5:
@@ -344,11 +345,6 @@ def _default(cut: Reading, blind: np.ndarray) -> dict:
     'questions': len(blind),
     'verdict': verdict,
   }
-
-
-def _once(units: np.ndarray) -> np.ndarray:
-  """The first of each unit."""
-  return np.unique(units, return_index=True)[1]
 
 
 def _share(yes: np.ndarray) -> Estimate:

@@ -24,8 +24,7 @@ from experiments.entities import (
 )
 from experiments.harvesting import make_rows
 from experiments.latents import read_arrays, write_arrays
-from experiments.recognition.pipeline import digest
-from experiments.stages import stage
+from experiments.stages import digest, stage
 from experiments.steering import Arm, Question, generate_answers
 from experiments.subject import Subject
 import gemma_jax as gj

@@ -36,8 +36,7 @@ from experiments.latents import (
   stream_firing,
   write_arrays,
 )
-from experiments.recognition.pipeline import digest
-from experiments.stages import stage
+from experiments.stages import digest, stage
 from experiments.steering.targets import sae_fingerprint
 from experiments.subject import Subject
 import gemma_jax as gj

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import gc
-import hashlib
 import json
 
 from absl import flags
@@ -56,7 +55,7 @@ from experiments.latents import (
 )
 from experiments.latents.meaning import sae_of
 from experiments.recognition.plan import Plan, fingerprints
-from experiments.stages import stage
+from experiments.stages import digest, stage
 from experiments.steering import make_questions, steer
 from experiments.steering.amounts import amount
 from experiments.steering.amounts import settings as steering_settings
@@ -285,13 +284,3 @@ class Run:
   def _identity(self, model: str, **more) -> dict:
     saes = [dataclasses.asdict(one) for one in self.plan.saes]
     return {'model': self._models[model], 'saes': saes, **more}
-
-
-def digest(*arrays) -> str:
-  """A hash of arrays, or of sequences of arrays, in order."""
-  found = hashlib.sha256()
-  for one in arrays:
-    for array in one if isinstance(one, (list, tuple)) else [one]:
-      array = np.ascontiguousarray(array)
-      found.update(f'{array.dtype}{array.shape}'.encode() + array.tobytes())
-  return found.hexdigest()

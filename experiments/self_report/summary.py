@@ -20,10 +20,10 @@ from experiments.stats.detection import auroc_by_cluster
 from experiments.stats.intervals import (
   CONFIDENCE,
   Estimate,
+  number_units,
   wilson_by_cluster,
 )
 from experiments.stats.paired import benjamini_hochberg
-from experiments.stats.resampling import number_units
 from experiments.steering import arms as arms_lib
 from experiments.steering.arms import Arm
 from experiments.steering.questions import Question

@@ -42,6 +42,14 @@ class Estimate:
     }
 
 
+def number_units(
+  units: Sequence[Hashable],
+) -> tuple[np.ndarray, list[Hashable]]:
+  """The number int [n] of each observation's unit, and the units in order."""
+  names = {name: i for i, name in enumerate(dict.fromkeys(units))}
+  return np.array([names[unit] for unit in units], int), list(names)
+
+
 @functools.cache  # the same few counts come again and again
 def wilson(successes: int, n: int) -> Estimate:
   """A proportion with Wilson's score interval (1927).
@@ -124,10 +132,9 @@ def cluster_bootstrap_ratio(
     raise ValueError(f'{n} values are in {len(clusters)} clusters.')
   if not n:
     return Estimate(value=math.nan, low=math.nan, high=math.nan, n=0)
-  numbers = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
-  which = [numbers[name] for name in clusters]
+  which, names = number_units(clusters)
   low = high = math.nan
-  if len(numbers) > 1:
+  if len(names) > 1:
     low, high = stats.bootstrap(
       [np.bincount(which, weights=values) for values in (part, whole)],
       lambda a, b, axis: a.sum(axis) / b.sum(axis),

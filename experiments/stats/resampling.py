@@ -14,18 +14,20 @@ import math
 
 import numpy as np
 
-from experiments.stats.intervals import CONFIDENCE, RESAMPLES, Estimate
+from experiments.stats.intervals import (
+  CONFIDENCE,
+  RESAMPLES,
+  Estimate,
+  number_units,
+)
 
 # The share of resamples that a 95 % interval leaves outside.
 _OUTSIDE = 1 - CONFIDENCE
 
 
-def number_units(
-  units: Sequence[Hashable],
-) -> tuple[np.ndarray, list[Hashable]]:
-  """The number int [n] of each observation's unit, and the units in order."""
-  names = {name: i for i, name in enumerate(dict.fromkeys(units))}
-  return np.array([names[unit] for unit in units], int), list(names)
+def first_of_units(units: Sequence[Hashable]) -> np.ndarray:
+  """int [U], the first observation of each unit."""
+  return np.unique(number_units(units)[0], return_index=True)[1]
 
 
 def draw(

@@ -11,7 +11,8 @@ from collections.abc import Hashable, Iterator, Sequence
 import numpy as np
 from scipy import special
 
-from experiments.stats.resampling import draw, number_units
+from experiments.stats.intervals import number_units
+from experiments.stats.resampling import draw
 
 # Numbers in memory at once.
 _CHUNK = 2**21

@@ -1,6 +1,7 @@
 """Latents to steer with, from a run that chose them or named by flags."""
 
 from collections.abc import Mapping, Sequence
+import functools
 import hashlib
 import json
 import pathlib
@@ -166,6 +167,10 @@ class RecognitionRun(Findings):
 
   def sums(self) -> list[GroupSums]:
     """What it summed over entities, one per SAE; [] for no run."""
+    return self._harvested
+
+  @functools.cached_property
+  def _harvested(self) -> list[GroupSums]:
     if self.folder is None:
       return []
     return read_sums(self.folder / 'harvest' / 'sums.safetensors')
