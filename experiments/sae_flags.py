@@ -14,6 +14,7 @@ _NUMBERS = {
     float,
     "Adam's, of the log thresholds. That of the rest; short: 5e-3.",
   ),
+  'bias_learning_rate': (float, "Adam's, of both biases. That of the rest."),
   'warmup_steps': (
     int,
     'Updates over which the learning rate rises. 1000; short: a tenth.',

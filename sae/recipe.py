@@ -55,6 +55,10 @@ class TrainConfig:
     threshold_learning_rate: Of the log thresholds; None is `learning_rate`.
       Adam moves a log threshold by about this much per step, so at 7e-5 a
       factor of e takes 14,000 steps: runs shorter than that need more.
+    bias_learning_rate: Of both biases; None is `learning_rate`. Adam moves
+      every number by about its rate, and a bias moves pre-activations, which
+      are 1 / sqrt(D) wide, by as much: at rates above about 0.01 biases
+      overshoot unless theirs is smaller.
     warmup_steps: The learning rate rises to its value over so many steps,
       from a tenth of it, as half a cosine.
     decay: How the learning rate falls to 0 in the last `decay_steps`.
@@ -89,6 +93,7 @@ class TrainConfig:
   batch_size: int = 4096
   learning_rate: float = 7e-5
   threshold_learning_rate: float | None = None
+  bias_learning_rate: float | None = None
   warmup_steps: int = 1000
   decay: str = 'none'
   decay_steps: int = 0
@@ -206,11 +211,10 @@ def _check(config: TrainConfig):
   at_once = config.runs_at_once
   if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
     raise ValueError(f'runs_at_once must be at least 1, got {at_once!r}.')
-  rate = config.threshold_learning_rate
-  if rate is not None and not 0 <= rate < math.inf:
-    raise ValueError(
-      f'threshold_learning_rate must be 0 or more, or None; got {rate!r}.'
-    )
+  for name in ('threshold_learning_rate', 'bias_learning_rate'):
+    rate = getattr(config, name)
+    if rate is not None and not 0 <= rate < math.inf:
+      raise ValueError(f'{name} must be 0 or more, or None; got {rate!r}.')
   for name in ('adam_b1', 'adam_b2'):
     if not 0 <= getattr(config, name) < 1:
       raise ValueError(

@@ -227,11 +227,12 @@ def update(config: TrainConfig, state: State, x: jax.Array):
   grads = grads._replace(W_dec=g - along * W_dec)
 
   changes, adam = _optimiser(config).update(grads, state.adam)
-  rate = config.learning_rate * config.rate_factor(state.step)
-  rates = Params(*(rate,) * 5)
-  if config.threshold_learning_rate is not None:
-    ratio = config.threshold_learning_rate / config.learning_rate
-    rates = rates._replace(log_threshold=rate * ratio)
+  factor = config.rate_factor(state.step)
+  rates = Params(*(config.learning_rate * factor,) * 5)
+  if (own := config.threshold_learning_rate) is not None:
+    rates = rates._replace(log_threshold=own * factor)
+  if (own := config.bias_learning_rate) is not None:
+    rates = rates._replace(b_enc=own * factor, b_dec=own * factor)
   params = jax.tree.map(
     lambda p, change, rate: p - rate * change, state.params, changes, rates
   )

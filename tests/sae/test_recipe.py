@@ -25,6 +25,7 @@ def test_the_defaults_are_gemma_scopes():
     'bandwidth': 0.001,
     'initial_threshold': 0.001,
     'threshold_learning_rate': None,
+    'bias_learning_rate': None,
     'penalty': 'l0',
     'decay': 'none',
   }.items():
@@ -65,6 +66,7 @@ def test_a_sweep_pairs_its_lists():
     ({'learning_rate': 0}, 'learning_rate'),
     ({'learning_rate': math.nan}, 'learning_rate'),
     ({'threshold_learning_rate': -1}, 'threshold_learning_rate'),
+    ({'bias_learning_rate': math.inf}, 'bias_learning_rate'),
     ({'adam_b2': 1.0}, 'adam_b2'),
     ({'penalty': 'l1'}, "'l0', 'tanh'"),
     ({'compute_dtype': 'float16'}, 'bfloat16'),

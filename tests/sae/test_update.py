@@ -56,7 +56,12 @@ def trained(cfg, x, num_steps=4, mesh=None, calls=1):
   'changes',
   [
     {},
-    {'threshold_learning_rate': 0.05, 'decay': 'linear', 'decay_steps': 17},
+    {
+      'threshold_learning_rate': 0.05,
+      'bias_learning_rate': 1e-3,
+      'decay': 'linear',
+      'decay_steps': 17,
+    },
     {'penalty': 'tanh', 'tanh_scale': 2.0},
     pytest.param(
       {'adam_b1': 0.9, 'warmup_steps': 0, 'sparsity_warmup_steps': 0},
