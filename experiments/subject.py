@@ -166,19 +166,16 @@ class Subject:
     }
 
   def sae(self, layer: int) -> JumpReLUSAE:
-    """The SAE of a layer.
+    """The SAE of a layer, also of one that --layers leaves out.
 
     Raises:
-      KeyError: there is none.
-      ValueError: the run has another one.
+      ValueError: there is none, or the run has another one.
     """
-    if layer not in self.sae_choices:
-      raise KeyError(
-        f'{self.values.sae} has no SAE of layer {layer} among those chosen: '
-        f'{", ".join(map(str, self.sae_choices))}.'
-      )
-    sae = self.sae_choices[layer].load(self.reader)
-    self.findings.check_sae(self.sae_choices[layer], sae)
+    choice = self.sae_choices.get(layer)
+    if choice is None:
+      (choice,) = _choices(self.values, self.reader, [str(layer)])
+    sae = choice.load(self.reader)
+    self.findings.check_sae(choice, sae)
     return sae
 
   def begin(self):

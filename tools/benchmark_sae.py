@@ -8,7 +8,7 @@ In one run and on one machine, the candidates taking turns:
   sweep    8 coefficients trained at once, against 8 runs one after another:
            updates alone, and whole runs on activations from the middle of a
            small random Gemma 2, which the sweep runs once
-  sparse   whether a decoder that reads only the active latents would win
+  sparse   whether gradients from the active latents alone would win
 
 Every figure is a median over --repeats. A speed is a ratio of the peer's time
 to ours (over 1: we are faster), and a share of the best rate at which this
@@ -202,42 +202,77 @@ def time_sweep(size, record):
 
 
 def time_sparse(size, record):
-  """Could reading only active latents win? The decoder's share of an update.
+  """Could reading only active latents win? The gradients of an update.
 
-  `dense` is f @ W_dec; `sparse` gathers the rows of at most `capacity` latents
-  per token, chosen by `top_k`; `gather` is the sparse one with the choice given
-  for free, the lower bound of any such scheme.
+  `dense` multiplies whole matrices, as `sae.update` does. The others encode
+  densely, choose at most `capacity` active latents per token by `top_k`, and
+  decode, backpropagate and add up weight gradients for these alone: with room
+  for the most that any token of this batch has, the least that loses nothing,
+  and with room for four times the mean, which leaves room for other batches.
   """
   D, F, B = size
+  x = jnp.asarray(activations(D, B))
   rng = np.random.default_rng(2)
-  W = jnp.asarray(rng.standard_normal((F, D), np.float32))
+  W = rng.standard_normal((F, D), np.float32)
+  W /= np.linalg.norm(W, axis=1, keepdims=True)
+  W_enc, W_dec = jnp.asarray(W.T), jnp.asarray(W)
+  z = x @ W_enc
   for l0 in (16, 64):
-    f = np.zeros((B, F), np.float32)
-    ids = np.argsort(rng.random((B, F)), axis=1)[:, :l0]
-    np.put_along_axis(f, ids, rng.random((B, l0)).astype('f4') + 0.1, axis=1)
-    choose = jax.jit(functools.partial(jax.lax.top_k, k=2 * l0))
-    f = jnp.asarray(f)
-    values, chosen = choose(f)
+    threshold = jnp.sort(z, axis=1)[:, -l0].mean()
+    most = int((z > threshold).sum(1).max())
+    calls = {'dense': jax.jit(_dense_gradients)}
+    for capacity in (most, 4 * l0):
+      calls[f'room for {capacity}'] = jax.jit(
+        functools.partial(_sparse_gradients, capacity=capacity)
+      )
     calls = {
-      'dense': (jax.jit(jnp.matmul), f, W),
-      'sparse': (jax.jit(lambda f, W, g=choose: _gathered(*g(f), W)), f, W),
-      'gather': (jax.jit(_gathered), values, chosen, W),
+      name: functools.partial(call, x, W_enc, W_dec, threshold)
+      for name, call in calls.items()
     }
-    results = [call[0](*call[1:]) for call in calls.values()]
-    for result in results:
-      np.testing.assert_allclose(result, results[0], atol=1e-3)
+    dense = calls['dense']()
+    for call in calls.values():
+      for got, want in zip(call(), dense, strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5 * jnp.abs(want).max())
     candidates = {
-      name: functools.partial(lambda c: jax.block_until_ready(c[0](*c[1:])), c)
-      for name, c in calls.items()
+      name: functools.partial(lambda call: jax.block_until_ready(call()), call)
+      for name, call in calls.items()
     }
     times = _timed(candidates, f'sparse {size} L0 {l0}')
-    record(f'decode at L0 {l0}', size, times, 2 * D * F * B)
+    record(f'gradients at L0 {l0}', size, times, 10 * D * F * B)
 
 
-def _gathered(values, ids, W):
-  """values [B, k] times rows ids [B, k] of W: [B, D], some tokens at a time."""
-  rows = lambda pair: pair[0] @ W[pair[1]]
-  return jax.lax.map(rows, (values, ids), batch_size=64)
+def _dense_gradients(x, W_enc, W_dec, threshold):
+  """Of the squared error: (of W_enc transposed, of W_dec), both [F, D]."""
+  z = x @ W_enc
+  active = z > threshold
+  f = jnp.where(active, z, 0)
+  error = (f @ W_dec - x) * (2 / len(x))
+  dz = jnp.where(active, error @ W_dec.T, 0)
+  return dz.T @ x, f.T @ error
+
+
+def _sparse_gradients(x, W_enc, W_dec, threshold, *, capacity):
+  """The same, if no token has more active latents than `capacity`."""
+  z, ids = jax.lax.top_k(x @ W_enc, capacity)
+  active = z > threshold
+  f = jnp.where(active, z, 0)
+
+  B, D = x.shape
+
+  def token(given):
+    x, f, ids = given
+    rows = W_dec[ids]  # [capacity, D]
+    error = (f @ rows - x) * (2 / B)
+    return error, rows @ error
+
+  error, df = jax.lax.map(token, (x, f, ids), batch_size=16)
+  dz = jnp.where(active, df, 0)
+  add_up = lambda values, vectors: (
+    jnp.zeros_like(W_dec)
+    .at[ids.reshape(-1)]
+    .add((values[..., None] * vectors[:, None]).reshape(-1, D))
+  )
+  return add_up(dz, x), add_up(f, error)
 
 
 def _timed(candidates, what):
