@@ -4,41 +4,61 @@ from absl import flags
 
 from sae.recipe import COMPUTE_DTYPES, DECAYS, PENALTIES, TrainConfig
 
+_RECIPES = {
+  'paper': TrainConfig,
+  'fast': TrainConfig.fast,
+  'short': TrainConfig.short,
+}
 # Where no sweep is asked for.
 _SWEEP = (1e-3, 3e-3, 1e-2)
 # Flags that are fields of TrainConfig of the same name; None is the recipe's.
 _NUMBERS = {
-  'batch_size': (int, 'Tokens per update. 4096; short: 1024.'),
-  'learning_rate': (float, "Adam's. 7e-5; short: 5e-3."),
+  'batch_size': (int, 'Tokens per update. 4096; fast, short: 1024.'),
+  'learning_rate': (float, "Adam's. 7e-5; fast: 0.03; short: 5e-3."),
   'threshold_learning_rate': (
     float,
-    "Adam's, of the log thresholds. That of the rest; short: 5e-3.",
+    "Adam's, of the log thresholds. That of the rest; fast: 0.03; short: 5e-3.",
   ),
-  'bias_learning_rate': (float, "Adam's, of both biases. That of the rest."),
+  'encoder_learning_rate': (
+    float,
+    "Adam's, of the encoder's weights. That of the rest; fast: 0.006.",
+  ),
+  'bias_learning_rate': (
+    float,
+    "Adam's, of both biases. That of the rest; fast: 0.003.",
+  ),
   'warmup_steps': (
     int,
-    'Updates over which the learning rate rises. 1000; short: a tenth.',
+    'Updates over which the learning rate rises. 1000; fast, short: a tenth.',
   ),
   'sparsity_warmup_steps': (
     int,
-    'Updates over which the coefficient rises. 10000; short: a fifth.',
+    'Updates over which the coefficient rises. 10000; fast, short: a fifth.',
   ),
   'decay_steps': (
     int,
-    'Updates at the end over which the rate falls. 0; short: a fifth.',
+    'Updates at the end over which the rate falls. 0; fast, short: a fifth.',
   ),
-  'adam_b1': (float, '0 keeps no first moment. 0.'),
+  'adam_b1': (float, '0 keeps no first moment. 0; fast: 0.9.'),
   'adam_b2': (float, '0.999.'),
   'bandwidth': (
     float,
-    'Of the straight-through kernel, where E||x||^2 = 1. 1e-3; short: 0.1.',
+    'Of the straight-through kernel, where E||x||^2 = 1. 1e-3; fast: 0.05; '
+    'short: 0.1.',
   ),
-  'initial_threshold': (float, 'Of every latent. 1e-3; short: 0.02.'),
+  'initial_threshold': (
+    float,
+    'Of every latent. 1e-3; fast: 4e-3; short: 0.02.',
+  ),
+  'encoder_scale': (
+    float,
+    "The encoder starts as the decoder's transpose times this. 1; fast: 0.05.",
+  ),
   'tanh_scale': (float, "Of penalty 'tanh'. 4."),
   'bucket_size': (
     int,
     'Activations on the device, shuffled as one; whole batches. About a '
-    'million; short: 131072; never more than are trained on.',
+    'million; fast, short: 131072; never more than are trained on.',
   ),
   'dead_after': (
     int,
@@ -47,7 +67,10 @@ _NUMBERS = {
   'shuffle_seed': (int, 'Of the order within buckets. 0.'),
 }
 _CHOICES = {
-  'decay': (DECAYS, 'How the rate falls at the end. none; short: linear.'),
+  'decay': (
+    DECAYS,
+    'How the rate falls at the end. none; fast, short: linear.',
+  ),
   'penalty': (PENALTIES, "What is penalised; 'l0' is Gemma Scope's. l0."),
   'compute_dtype': (
     COMPUTE_DTYPES,
@@ -90,11 +113,12 @@ def define_flags(values: flags.FlagValues) -> list[str]:
   )
   flags.DEFINE_enum(
     'recipe',
-    'short',
-    ['paper', 'short'],
-    "'paper' is Gemma Scope's, for about a million updates; 'short' has larger "
-    'rates and thresholds, for thousands. The defaults below are those of '
-    'both.',
+    'fast',
+    list(_RECIPES),
+    "'paper' is Gemma Scope's, for about a million updates; 'fast' is for "
+    'hundreds or thousands, with momentum and a rate for each kind of weight; '
+    "'short', for thousands, has larger rates and thresholds than the paper's "
+    "and nothing else. The defaults below are the paper's first.",
     **common,
   )
   for name, (kind, help_text) in _NUMBERS.items():
@@ -126,7 +150,7 @@ def train_config(values: flags.FlagValues) -> TrainConfig:
   elif not swept:
     changes['sparsity'] = _SWEEP
 
-  make = TrainConfig.short if values.recipe == 'short' else TrainConfig
+  make = _RECIPES[values.recipe]
   defaults = make(width=1, num_steps=1)
   batch = changes.get('batch_size', defaults.batch_size)
   if batch < 1:

@@ -26,9 +26,10 @@ what the model loses with the reconstruction in place, uniformity. --out gets
 The same command once more goes on from the last checkpoint; when training is
 finished it measures and exports again, to the same bytes on one kind of device.
 
-How long to train: a 16k SAE of Gemma Scope saw 4 billion tokens. --recipe=short
-trains usable ones on millions. Too dense: raise --sparsity, or give the L0 you
-want as --target_l0. Many dead latents: lower --learning_rate or --width.
+How long to train: a 16k SAE of Gemma Scope saw 4 billion tokens. --recipe=fast,
+the default, trains usable ones on a million. Too dense: raise --sparsity, or
+give the L0 you want as --target_l0. Many dead latents: lower --learning_rate or
+--width.
 """
 
 from collections.abc import Sequence

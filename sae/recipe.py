@@ -16,7 +16,20 @@ import numpy as np
 DECAYS = ('none', 'linear', 'cosine')
 PENALTIES = ('l0', 'tanh')
 COMPUTE_DTYPES = ('float32', 'bfloat16')
-# See TrainConfig.short.
+# What may have a learning rate of its own, NAME_learning_rate.
+RATES = ('threshold', 'encoder', 'bias')
+# See TrainConfig.fast and TrainConfig.short.
+_FAST = {
+  'batch_size': 1024,
+  'learning_rate': 0.03,
+  'threshold_learning_rate': 0.03,
+  'encoder_learning_rate': 0.006,
+  'bias_learning_rate': 0.003,
+  'adam_b1': 0.9,
+  'encoder_scale': 0.05,
+  'initial_threshold': 0.004,
+  'bandwidth': 0.05,
+}
 _SHORT = {
   'batch_size': 1024,
   'learning_rate': 5e-3,
@@ -55,6 +68,7 @@ class TrainConfig:
     threshold_learning_rate: Of the log thresholds; None is `learning_rate`.
       Adam moves a log threshold by about this much per step, so at 7e-5 a
       factor of e takes 14,000 steps: runs shorter than that need more.
+    encoder_learning_rate: Of the encoder's weights; None is `learning_rate`.
     bias_learning_rate: Of both biases; None is `learning_rate`. Adam moves
       every number by about its rate, and a bias moves pre-activations, which
       are 1 / sqrt(D) wide, by as much: at rates above about 0.01 biases
@@ -74,6 +88,9 @@ class TrainConfig:
     tanh_scale: In its authors' units, where the mean squared norm is D.
     bandwidth: Of the straight-through kernel; bias against variance.
     initial_threshold: Of every latent.
+    encoder_scale: The encoder starts as the decoder's transpose times this.
+      At 1, and with low thresholds, the first reconstructions are about F / 2D
+      times too long, which training has to unlearn first.
     compute_dtype: Of the factors of matrix products. Products accumulate in
       float32; weights, thresholds and moments are float32 throughout.
     bucket_size: Activations on device, shuffled as one; a multiple of
@@ -93,6 +110,7 @@ class TrainConfig:
   batch_size: int = 4096
   learning_rate: float = 7e-5
   threshold_learning_rate: float | None = None
+  encoder_learning_rate: float | None = None
   bias_learning_rate: float | None = None
   warmup_steps: int = 1000
   decay: str = 'none'
@@ -105,6 +123,7 @@ class TrainConfig:
   tanh_scale: float = 4.0
   bandwidth: float = 1e-3
   initial_threshold: float = 1e-3
+  encoder_scale: float = 1.0
   compute_dtype: str = 'float32'
   bucket_size: int = 2**20
   dead_after: int = 10_000_000
@@ -117,19 +136,37 @@ class TrainConfig:
     _check(self)
 
   @classmethod
-  def short(cls, width: int, num_steps: int, **changes) -> 'TrainConfig':
-    """A recipe for thousands of updates instead of a million.
+  def fast(cls, width: int, num_steps: int, **changes) -> 'TrainConfig':
+    """A recipe for hundreds of updates, and for thousands.
 
-    Rates, thresholds and bandwidth are larger, batches smaller; warm-ups are a
-    tenth and a fifth of the run, and the rate falls in its last fifth. Chosen
-    on synthetic dictionaries, not from a paper. Those bear a learning rate of
-    0.02, and need fewer updates with it (tools/BENCHMARKS.md); a random model's
-    activations made it diverge.
-    Thresholds below half the bandwidth, 0.05, soon rise to it: for more than
-    about a hundred active latents per token take a smaller bandwidth.
+    Adam has momentum; decoder, encoder and biases have learning rates in
+    proportion to how large their numbers are; the encoder starts short, so
+    that the first reconstructions are too, and thresholds rise from next to
+    nothing until what they cut off is worth more than the coefficient.
+    Warm-ups are a tenth and a fifth of the run, and the rates fall in its last
+    fifth. Chosen on a synthetic dictionary, not from a paper; how it compares
+    is in tools/BENCHMARKS.md. It was tried up to D = 256, where a weight of a
+    unit row is 0.06; at larger D such weights, and so these rates, are smaller
+    by the root of the ratio.
     """
+    return cls._scheduled(_FAST, width, num_steps, changes)
+
+  @classmethod
+  def short(cls, width: int, num_steps: int, **changes) -> 'TrainConfig':
+    """A recipe for thousands of updates, nearer to the papers' than `fast`.
+
+    No momentum, and one learning rate. MiniWorld's SAEs are trained with it;
+    at the same L0 it reconstructs worse than `fast`. Thresholds below half the
+    bandwidth, 0.05, soon rise to it: for more than about a hundred active
+    latents per token take a smaller bandwidth.
+    """
+    return cls._scheduled(_SHORT, width, num_steps, changes)
+
+  @classmethod
+  def _scheduled(cls, recipe, width, num_steps, changes) -> 'TrainConfig':
+    """A recipe with schedules in proportion to the run."""
     decay_steps = num_steps // 5
-    defaults = _SHORT | {
+    defaults = recipe | {
       'warmup_steps': num_steps // 10,
       'sparsity_warmup_steps': num_steps // 5,
       'decay': 'linear' if decay_steps else 'none',
@@ -198,7 +235,7 @@ def _check(config: TrainConfig):
           f'{name} must be a whole number, at least {least}; got {value!r}.'
         )
   positive = ('learning_rate', 'adam_eps', 'bandwidth', 'initial_threshold')
-  positive += ('tanh_scale',)
+  positive += ('tanh_scale', 'encoder_scale')
   for name in positive:
     if not 0 < getattr(config, name) < math.inf:
       raise ValueError(
@@ -211,7 +248,7 @@ def _check(config: TrainConfig):
   at_once = config.runs_at_once
   if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
     raise ValueError(f'runs_at_once must be at least 1, got {at_once!r}.')
-  for name in ('threshold_learning_rate', 'bias_learning_rate'):
+  for name in (f'{part}_learning_rate' for part in RATES):
     rate = getattr(config, name)
     if rate is not None and not 0 <= rate < math.inf:
       raise ValueError(f'{name} must be 0 or more, or None; got {rate!r}.')

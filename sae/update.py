@@ -97,9 +97,9 @@ def init_state(
   """The state before the first update.
 
   Decoder rows are uniform on a cube (He's initialisation), normalised; the
-  encoder is their transpose; biases are 0 (arXiv 2408.05147, section 3.2). All
-  sources start from the same weights, so that one trained together with others
-  equals one trained alone.
+  encoder is their transpose, times `encoder_scale`; biases are 0 (arXiv
+  2408.05147, section 3.2). All sources start from the same weights, so that
+  one trained together with others equals one trained alone.
 
   Args:
     config: TrainConfig.
@@ -128,7 +128,7 @@ def _init(seeds, sparsity, target_l0, scale, *, config, d_in, mesh):
     W_dec = jax.nn.initializers.he_uniform()(key, (F, d_in), jnp.float32)
     W_dec = _unit_rows(W_dec)
     return Params(
-      W_enc=W_dec.T,
+      W_enc=config.encoder_scale * W_dec.T,
       W_dec=W_dec,
       b_enc=jnp.zeros(F),
       b_dec=jnp.zeros(d_in),
@@ -227,12 +227,7 @@ def update(config: TrainConfig, state: State, x: jax.Array):
   grads = grads._replace(W_dec=g - along * W_dec)
 
   changes, adam = _optimiser(config).update(grads, state.adam)
-  factor = config.rate_factor(state.step)
-  rates = Params(*(config.learning_rate * factor,) * 5)
-  if (own := config.threshold_learning_rate) is not None:
-    rates = rates._replace(log_threshold=own * factor)
-  if (own := config.bias_learning_rate) is not None:
-    rates = rates._replace(b_enc=own * factor, b_dec=own * factor)
+  rates = _rates(config, state.step)
   params = jax.tree.map(
     lambda p, change, rate: p - rate * change, state.params, changes, rates
   )
@@ -349,6 +344,20 @@ def _steer(config: TrainConfig, state: State, l0, threshold_rate) -> State:
     l0=jnp.where(warm, average, state.l0),
     log_sparsity=state.log_sparsity + jnp.where(warm, change, 0),
   )
+
+
+def _rates(config: TrainConfig, step: jax.Array) -> Params:
+  """Learning rates at a step, float32."""
+  own = lambda rate: config.learning_rate if rate is None else rate
+  rates = Params(
+    W_enc=own(config.encoder_learning_rate),
+    W_dec=config.learning_rate,
+    b_enc=own(config.bias_learning_rate),
+    b_dec=own(config.bias_learning_rate),
+    log_threshold=own(config.threshold_learning_rate),
+  )
+  factor = config.rate_factor(step)
+  return jax.tree.map(lambda rate: rate * factor, rates)
 
 
 def _optimiser(config: TrainConfig) -> optax.GradientTransformation:

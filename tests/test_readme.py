@@ -1,4 +1,4 @@
-"""The README's commands are ones that its binaries accept."""
+"""The README's commands are ones that its binaries accept; its files exist."""
 
 import importlib
 import pathlib
@@ -37,6 +37,13 @@ def test_there_are_commands():
   assert binaries <= {module for module, *_ in COMMANDS} | {
     'tools.check_demo',  # `make` calls it
   }
+
+
+def test_files_that_are_named_exist():
+  text = (ROOT / 'README.md').read_text('utf-8')
+  named = set(re.findall(r'\btests/[\w/.]*\w', text))
+  named |= set(re.findall(r'\]\(([\w./-]+)', text))
+  assert named and not [path for path in named if not (ROOT / path).exists()]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,9 @@ def test_the_defaults_are_gemma_scopes():
     'bandwidth': 0.001,
     'initial_threshold': 0.001,
     'threshold_learning_rate': None,
+    'encoder_learning_rate': None,
     'bias_learning_rate': None,
+    'encoder_scale': 1,
     'penalty': 'l0',
     'decay': 'none',
   }.items():
@@ -104,8 +106,9 @@ def test_numpy_numbers_are_numbers():
 
 
 @pytest.mark.parametrize('batch_size', [1000, 4096, 1 << 18])
-def test_short_recipe(batch_size):
-  config = TrainConfig.short(512, 1000, batch_size=batch_size, sparsity=0.01)
+@pytest.mark.parametrize('recipe', [TrainConfig.fast, TrainConfig.short])
+def test_recipes_of_few_updates(recipe, batch_size):
+  config = recipe(512, 1000, batch_size=batch_size, sparsity=0.01)
   assert config.decay_steps == 200 and config.warmup_steps == 100
   assert config.bucket_size % batch_size == 0
-  assert TrainConfig.short(512, 7).num_steps == 7
+  assert recipe(512, 7).num_steps == 7

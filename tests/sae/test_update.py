@@ -58,6 +58,7 @@ def trained(cfg, x, num_steps=4, mesh=None, calls=1):
     {},
     {
       'threshold_learning_rate': 0.05,
+      'encoder_learning_rate': 2e-3,
       'bias_learning_rate': 1e-3,
       'decay': 'linear',
       'decay_steps': 17,
@@ -95,6 +96,10 @@ def test_initialisation_is_the_papers():
   np.testing.assert_allclose(np.linalg.norm(W_dec, axis=-1), 1, rtol=1e-6)
   np.testing.assert_array_equal(params.W_enc, W_dec.swapaxes(-1, -2))
   np.testing.assert_allclose(np.exp(params.log_threshold), 0.1, rtol=1e-6)
+  shorter = up.init_state(config(encoder_scale=0.25), np.ones(1), D).params
+  np.testing.assert_allclose(
+    shorter.W_enc, 0.25 * shorter.W_dec.swapaxes(-1, -2), rtol=1e-6
+  )
   assert not np.any(params.b_enc) and not np.any(params.b_dec)
   np.testing.assert_array_equal(W_dec[0], W_dec[1])  # of two sources
   # Uniform on a cube, before normalising: excess kurtosis -1.2, not 0.

@@ -36,6 +36,8 @@ def train(initial, batches, config, scale):
   rates = dict.fromkeys(p, config.learning_rate)
   if config.threshold_learning_rate is not None:
     rates['log_threshold'] = config.threshold_learning_rate
+  if config.encoder_learning_rate is not None:
+    rates['W_enc'] = config.encoder_learning_rate
   if config.bias_learning_rate is not None:
     rates['b_enc'] = rates['b_dec'] = config.bias_learning_rate
   adam = torch.optim.Adam(
