@@ -106,7 +106,7 @@ def train(
     warnings.warn(
       f'sparsity_warmup_steps={config.sparsity_warmup_steps} is not over in '
       f'num_steps={config.num_steps}: coefficients end below what was asked '
-      'for. TrainConfig.short has warm-ups for short runs.',
+      'for. TrainConfig.fast has warm-ups in proportion to the run.',
       stacklevel=2,
     )
   with contextlib.ExitStack() as stack:

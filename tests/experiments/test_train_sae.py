@@ -20,6 +20,7 @@ from tests.experiments import worlds
 TRAIN = (
   '--layer=3,1',
   '--width=16',
+  '--recipe=short',
   '--sparsity=0.01,0.01,0.3',
   '--tokens=1030',
   '--batch_size=50',

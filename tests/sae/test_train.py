@@ -271,17 +271,38 @@ def test_on_a_mesh_resumed_on_one_device(tmp_path):
     np.testing.assert_allclose(a, b, atol=2e-4)
 
 
-def test_the_controller_reaches_its_target():
+def test_few_updates_find_a_dictionary():
+  """300 of them, at about the true L0."""
+  data = SyntheticDictionary(32, 64, mean_l0=3.0)
+  cfg = TrainConfig.fast(
+    128, 300, batch_size=256, bucket_size=2560, sparsity=0.03
+  )
+  sae = train(cfg, lambda first: data.batches(256, first_row=first)).sae
+  x = next(data.batches(4096, first_row=4096 * 1000))
+  error = ((np.asarray(sae(x)) - x) ** 2).sum()
+  assert error < 0.1 * ((x - x.mean(0)) ** 2).sum()
+  assert (sae.encode(x) > 0).sum(1).mean() == pytest.approx(3.0, rel=0.25)
+  assert data.recovered(np.asarray(sae.W_dec[...])).mean() > 0.85
+
+
+@pytest.mark.parametrize(
+  'recipe, num_steps, changes',
+  [
+    (TrainConfig.fast, 1000, {}),
+    (TrainConfig.short, 2500, {'learning_rate': 0.02}),
+  ],
+)
+def test_the_controller_reaches_its_target(recipe, num_steps, changes):
   """From either side, within 5 %, and the dictionary is found."""
   data = SyntheticDictionary(32, 48, mean_l0=4.0, zipf_exponent=0.5)
-  cfg = TrainConfig.short(
+  cfg = recipe(
     64,
-    2500,
+    num_steps,
     batch_size=256,
     bucket_size=256 * 100,
-    learning_rate=0.02,
     sparsity=(1e-3, 0.1),
     target_l0=(4.0, 4.0),
+    **changes,
   )
   trained = train(cfg, lambda first: data.batches(256, first_row=first))
   held_out = next(data.batches(8192, first_row=8192 * 1000))
