@@ -25,11 +25,12 @@ _NUMBERS = {
   ),
   'bias_learning_rate': (
     float,
-    "Adam's, of both biases. That of the rest; fast: 0.003.",
+    "Adam's, of both biases. That of the rest; fast: 0.001.",
   ),
   'warmup_steps': (
     int,
-    'Updates over which the learning rate rises. 1000; fast, short: a tenth.',
+    'Updates over which the learning rate rises. 1000; fast: a fifth; short: a '
+    'tenth.',
   ),
   'sparsity_warmup_steps': (
     int,
@@ -43,16 +44,16 @@ _NUMBERS = {
   'adam_b2': (float, '0.999.'),
   'bandwidth': (
     float,
-    'Of the straight-through kernel, where E||x||^2 = 1. 1e-3; fast: 0.05; '
+    'Of the straight-through kernel, where E||x||^2 = 1. 1e-3; fast: 0.03; '
     'short: 0.1.',
   ),
   'initial_threshold': (
     float,
-    'Of every latent. 1e-3; fast: 4e-3; short: 0.02.',
+    'Of every latent. 1e-3; fast: 0.01; short: 0.02.',
   ),
   'encoder_scale': (
     float,
-    "The encoder starts as the decoder's transpose times this. 1; fast: 0.05.",
+    "The encoder starts as the decoder's transpose times this. 1; fast: 0.12.",
   ),
   'tanh_scale': (float, "Of penalty 'tanh'. 4."),
   'bucket_size': (

@@ -24,11 +24,11 @@ _FAST = {
   'learning_rate': 0.03,
   'threshold_learning_rate': 0.03,
   'encoder_learning_rate': 0.006,
-  'bias_learning_rate': 0.003,
+  'bias_learning_rate': 0.001,
   'adam_b1': 0.9,
-  'encoder_scale': 0.05,
-  'initial_threshold': 0.004,
-  'bandwidth': 0.05,
+  'encoder_scale': 0.12,
+  'initial_threshold': 0.01,
+  'bandwidth': 0.03,
 }
 _SHORT = {
   'batch_size': 1024,
@@ -141,22 +141,22 @@ class TrainConfig:
 
     Adam has momentum; decoder, encoder and biases have learning rates in
     proportion to how large their numbers are; the encoder starts short, so
-    that the first reconstructions are too, and thresholds rise from next to
-    nothing until what they cut off is worth more than the coefficient.
-    Warm-ups are a tenth and a fifth of the run, and the rates fall in its last
-    fifth. Chosen on a synthetic dictionary, not from a paper; how it compares
-    is in tools/BENCHMARKS.md. It was tried up to D = 256, where a weight of a
-    unit row is 0.06; at larger D such weights, and so these rates, are smaller
-    by the root of the ratio.
+    that the first reconstructions are too. Both warm-ups are a fifth of the
+    run, and the rates fall in its last fifth. Chosen on a synthetic dictionary,
+    not from a paper; how it compares is in tools/BENCHMARKS.md. It was tried up
+    to D = 256, where a weight of a unit row is 0.06; at larger D such weights,
+    and so the right rates, are smaller by the root of the ratio.
     """
-    return cls._scheduled(_FAST, width, num_steps, changes)
+    warmup = {'warmup_steps': num_steps // 5}
+    return cls._scheduled(_FAST | warmup, width, num_steps, changes)
 
   @classmethod
   def short(cls, width: int, num_steps: int, **changes) -> 'TrainConfig':
     """A recipe for thousands of updates, nearer to the papers' than `fast`.
 
-    No momentum, and one learning rate. MiniWorld's SAEs are trained with it;
-    at the same L0 it reconstructs worse than `fast`. Thresholds below half the
+    No momentum, and one learning rate; the first warm-up is a tenth of the
+    run. MiniWorld's SAEs are trained with it; at the same L0 it reconstructs
+    worse than `fast`. Thresholds below half the
     bandwidth, 0.05, soon rise to it: for more than about a hundred active
     latents per token take a smaller bandwidth.
     """
@@ -166,12 +166,12 @@ class TrainConfig:
   def _scheduled(cls, recipe, width, num_steps, changes) -> 'TrainConfig':
     """A recipe with schedules in proportion to the run."""
     decay_steps = num_steps // 5
-    defaults = recipe | {
+    defaults = {
       'warmup_steps': num_steps // 10,
       'sparsity_warmup_steps': num_steps // 5,
       'decay': 'linear' if decay_steps else 'none',
       'decay_steps': decay_steps,
-    }
+    } | recipe
     batch_size = changes.get('batch_size', defaults['batch_size'])
     defaults['bucket_size'] = max(1, (1 << 17) // batch_size) * batch_size
     return cls(width=width, num_steps=num_steps, **(defaults | changes))

@@ -35,7 +35,7 @@ _SPARSITY = flags.DEFINE_list(
   'sparsity', None, 'Our coefficients. Default: 0.015, or six of them.'
 )
 _L0_COEFFICIENTS = flags.DEFINE_list(
-  'l0_coefficients', ['10', '30', '100'], "sae-lens's coefficients."
+  'l0_coefficients', ['1', '3', '10', '30'], "sae-lens's coefficients."
 )
 _LEARNING_RATE = flags.DEFINE_float(
   'learning_rate',
@@ -196,7 +196,7 @@ def main(argv):
     values = _SPARSITY.value or ['0.015']
     show, steps = show_recovery, _STEPS.value or 3000
   else:
-    values = _SPARSITY.value or '1e-5 3e-4 1e-3 3e-3 1e-2 3e-2'.split()
+    values = _SPARSITY.value or '1e-6 3e-4 1e-3 3e-3 5e-3 1e-2'.split()
     show, steps = show_frontier, _STEPS.value or 200
   records = show(steps, [float(value) for value in values])
   if _JSON.value:

@@ -106,9 +106,11 @@ def test_numpy_numbers_are_numbers():
 
 
 @pytest.mark.parametrize('batch_size', [1000, 4096, 1 << 18])
-@pytest.mark.parametrize('recipe', [TrainConfig.fast, TrainConfig.short])
-def test_recipes_of_few_updates(recipe, batch_size):
+@pytest.mark.parametrize(
+  'recipe, warmup', [(TrainConfig.fast, 200), (TrainConfig.short, 100)]
+)
+def test_recipes_of_few_updates(recipe, warmup, batch_size):
   config = recipe(512, 1000, batch_size=batch_size, sparsity=0.01)
-  assert config.decay_steps == 200 and config.warmup_steps == 100
+  assert config.decay_steps == 200 and config.warmup_steps == warmup
   assert config.bucket_size % batch_size == 0
   assert recipe(512, 7).num_steps == 7
