@@ -171,9 +171,7 @@ class Subject:
     Raises:
       ValueError: there is none, or the run has another one.
     """
-    choice = self.sae_choices.get(layer)
-    if choice is None:
-      (choice,) = _choices(self.values, self.reader, [str(layer)])
+    (choice,) = _choices(self.values, self.reader, [str(layer)])
     sae = choice.load(self.reader)
     self.findings.check_sae(choice, sae)
     return sae

@@ -147,6 +147,14 @@ def test_saes_are_the_runs(world, given, tmp_path):
   assert _open(*given, run, f'--sae={other}', *named).targets
 
 
+def test_the_last_layer_has_an_sae_too(world, given):
+  """It is not among those searched, but a latent in it can be named."""
+  opened = _open(*given, f'--run={world / "run"}', '--num_random=2')
+  assert opened.sae(planted.LAYER).origin.layer == planted.LAYER
+  with pytest.raises(ValueError, match='no SAE of layer 0'):
+    opened.sae(0)
+
+
 def test_the_base_model_is_the_runs(world, given, tmp_path):
   run = f'--run={world / "run"}'
   opened = lambda path, *more: _open(
