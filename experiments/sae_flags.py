@@ -118,8 +118,8 @@ def define_flags(values: flags.FlagValues) -> list[str]:
     list(_RECIPES),
     "'paper' is Gemma Scope's, for about a million updates; 'fast' is for "
     'hundreds or thousands, with momentum and a rate for each kind of weight; '
-    "'short', for thousands, has larger rates and thresholds than the paper's "
-    "and nothing else. The defaults below are the paper's first.",
+    "'short', for thousands, has the paper's one rate, larger. The defaults "
+    "below are the paper's first.",
     **common,
   )
   for name, (kind, help_text) in _NUMBERS.items():

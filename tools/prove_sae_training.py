@@ -146,7 +146,7 @@ def show_frontier(steps: int, sparsity: list[float]) -> list[dict]:
     try:
       sae = train(config, (batch(i) for i in range(steps))).sae
     except TrainingDiverged as error:
-      print(f'{"ours":22} {value:7g}  {error}', flush=True)
+      print(f'ours, {value:g}: {error}', flush=True)
       continue
     seconds = time.perf_counter() - start
     note('ours', value, sae.encode, sae, seconds)
