@@ -38,6 +38,6 @@ from sae.monitor import TrainingDiverged
 from sae.recipe import TrainConfig
 from sae.releases import RELEASES, ReleasedSAE, list_saes, resolve
 from sae.sae_lens import save_sae_lens
-from sae.straight_through import heaviside, jumprelu
+from sae.straight_through import count_firings, heaviside, jumprelu
 from sae.train import Trained, train
 from sae.uniformity import Uniformity, mean_uniformity

@@ -31,8 +31,8 @@ def _jumprelu_fwd(z, threshold, bandwidth):
 def _jumprelu_bwd(bandwidth, saved, g):
   z, threshold = saved
   dz = jnp.where(z > threshold, g, 0)
-  near = jnp.where(in_window(z, threshold, bandwidth), g, 0)
-  return dz, _over_tokens(near, threshold) * -(threshold / bandwidth)
+  near = jnp.where(_in_window(z, threshold, bandwidth), g, 0)
+  return dz, _over_tokens(near, threshold.dtype) * -(threshold / bandwidth)
 
 
 jumprelu.defvjp(_jumprelu_fwd, _jumprelu_bwd)
@@ -54,18 +54,53 @@ def _heaviside_fwd(z, threshold, bandwidth):
 
 def _heaviside_bwd(bandwidth, saved, g):
   z, threshold = saved
-  near = jnp.where(in_window(z, threshold, bandwidth), g, 0)
-  return jnp.zeros_like(z), _over_tokens(near, threshold) * (-1 / bandwidth)
+  near = jnp.where(_in_window(z, threshold, bandwidth), g, 0)
+  dthreshold = _over_tokens(near, threshold.dtype) * (-1 / bandwidth)
+  return jnp.zeros_like(z), dthreshold
 
 
 heaviside.defvjp(_heaviside_fwd, _heaviside_bwd)
 
 
-def in_window(z, threshold, bandwidth):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def count_firings(z: jax.Array, threshold: jax.Array, bandwidth: float):
+  """On how many tokens each latent is active, and near its threshold.
+
+  `active` is `heaviside` summed over tokens, in value and in gradient; that
+  needs no second look at z, for `near` says all of it.
+
+  Args:
+    z: [..., F].
+    threshold: [F].
+    bandwidth: h.
+
+  Returns:
+    (active, near), float32 [F]: z above the threshold, and in the kernel's
+    window, outside of which no threshold moves. `near` has no gradient.
+  """
+  count = lambda chosen: _over_tokens(chosen, jnp.int32).astype(jnp.float32)
+  return count(z > threshold), count(_in_window(z, threshold, bandwidth))
+
+
+def _count_firings_fwd(z, threshold, bandwidth):
+  counts = count_firings(z, threshold, bandwidth)
+  return counts, (z, threshold, counts[1])
+
+
+def _count_firings_bwd(bandwidth, saved, g):
+  z, threshold, near = saved
+  dthreshold = g[0] * near * (-1 / bandwidth)
+  return jnp.zeros_like(z), dthreshold.astype(threshold.dtype)
+
+
+count_firings.defvjp(_count_firings_fwd, _count_firings_bwd)
+
+
+def _in_window(z, threshold, bandwidth):
   """bool [..., F]: which entries are near enough to move their threshold."""
   return jnp.abs(z - threshold) < bandwidth / 2
 
 
-def _over_tokens(g, threshold):
-  """[F] from [..., F], in the threshold's dtype."""
-  return g.sum(axis=tuple(range(g.ndim - 1)), dtype=threshold.dtype)
+def _over_tokens(x, dtype):
+  """The sum [F] of x [..., F], in that dtype."""
+  return x.sum(axis=tuple(range(x.ndim - 1)), dtype=dtype)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae.straight_through import heaviside, jumprelu
+from sae.straight_through import count_firings, heaviside, jumprelu
 
 # Worked out by hand and in float64 NumPy (bandwidth 0.5, coefficient 0.1).
 X = [[1, 0.5], [-0.5, 1]]
@@ -99,6 +99,24 @@ def test_strict_at_the_threshold_and_at_the_window():
   dt = jax.grad(lambda t: heaviside(z, t, 0.5).sum())(jnp.full(4, 0.5))
   # |z - t| < bandwidth / 2: the second and third are on the edge, outside.
   np.testing.assert_allclose(dt, [-2, 0, 0, -2])
+
+
+def test_counts_are_the_heaviside_function_over_tokens():
+  rng = np.random.default_rng(3)
+  z = jnp.asarray(rng.integers(-8, 8, (5, 3, 6)) / 8, jnp.float32)  # has ties
+  theta = jnp.asarray(rng.integers(1, 8, 6) / 8, jnp.float32)
+  weights = jnp.asarray(rng.standard_normal(6), jnp.float32)
+  active, near = count_firings(z, theta, 0.5)
+  np.testing.assert_array_equal(active, heaviside(z, theta, 0.5).sum((0, 1)))
+  np.testing.assert_array_equal(near, (abs(z - theta) < 0.25).sum((0, 1)))
+  got = jax.grad(
+    lambda z, t: weights @ count_firings(z, t, 0.5)[0], argnums=(0, 1)
+  )(z, theta)
+  want = jax.grad(
+    lambda z, t: (weights * heaviside(z, t, 0.5)).sum(), argnums=(0, 1)
+  )(z, theta)
+  for mine, reference in zip(got, want, strict=True):
+    np.testing.assert_allclose(mine, reference, rtol=1e-6)
 
 
 def test_dtypes_and_axes():
