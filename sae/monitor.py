@@ -15,7 +15,9 @@ from sae.logs import Log
 from sae.recipe import TrainConfig
 from sae.update import Params, State, StepMetrics
 
-# A run whose FVU is above this has left any useful path: a constant has 1.
+# A run whose squared error is so many times the mean squared norm of the
+# activations has left any useful path: a reconstruction of 0 has 1. (The
+# variance, which FVU divides by, may be any small part of that norm.)
 _DIVERGED = 10.0
 # Updates after the warm-up of the learning rate until that holds. Before, half
 # of the latents are active, and reconstructions are F / 2D times too large.
@@ -57,7 +59,7 @@ class Monitor:
   ):
     """Names are those of the runs, [S][R]; d_in is D."""
     self._config, self._log, self._names = config, log, names
-    self._dense_fvu = max(1, (config.width / (2 * d_in)) ** 2)
+    self._dense_error = max(1, (config.width / (2 * d_in)) ** 2)
     self._pending = None
     self.last = None
     self.checkpoint = checkpoint
@@ -124,18 +126,21 @@ class Monitor:
       )
     steps = first + np.arange(len(metrics.loss))[:, None, None]
     settled = steps >= self._config.warmup_steps + _SETTLED
-    limit = _DIVERGED * np.where(settled, 1, self._dense_fvu)
+    limit = _DIVERGED * np.where(settled, 1, self._dense_error)
+    # In scaled units, where the norm is 1 in the mean over all batches.
+    error = metrics.mse / np.maximum(metrics.norm, 1)
     with np.errstate(invalid='ignore'):
-      bad = ~np.isfinite(metrics.loss) | (metrics.fvu > limit)
+      bad = ~np.isfinite(metrics.loss) | (error > limit)
     if not bad.any():
       return
     at, source, run = np.argwhere(bad)[0]
-    loss, fvu = metrics.loss[at, source, run], metrics.fvu[at, source, run]
+    loss = metrics.loss[at, source, run]
     cause = f'the loss of run {self._names[source][run]} is {loss:.3g}'
     if math.isfinite(loss):
       cause = (
-        f'run {self._names[source][run]} diverged: FVU {fvu:.3g}, where a '
-        'constant has 1'
+        f'run {self._names[source][run]} diverged: its squared error is '
+        f'{error[at, source, run]:.3g} times the mean squared norm of the '
+        'activations'
       )
     cause += '. Lower learning_rate or threshold_learning_rate'
     raise TrainingDiverged(first + int(at), cause, self.checkpoint)

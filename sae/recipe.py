@@ -237,10 +237,9 @@ def _check(config: TrainConfig):
   positive = ('learning_rate', 'adam_eps', 'bandwidth', 'initial_threshold')
   positive += ('tanh_scale', 'encoder_scale')
   for name in positive:
-    if not 0 < getattr(config, name) < math.inf:
-      raise ValueError(
-        f'{name} must be positive, got {getattr(config, name)!r}.'
-      )
+    value = getattr(config, name)
+    if not (_is_number(value) and 0 < value < math.inf):
+      raise ValueError(f'{name} must be a positive number, got {value!r}.')
   if config.dead_after > 2**30:  # int32 counts up to it
     raise ValueError(
       f'dead_after must be at most {2**30}, got {config.dead_after}.'
@@ -250,13 +249,12 @@ def _check(config: TrainConfig):
     raise ValueError(f'runs_at_once must be at least 1, got {at_once!r}.')
   for name in (f'{part}_learning_rate' for part in RATES):
     rate = getattr(config, name)
-    if rate is not None and not 0 <= rate < math.inf:
+    if rate is not None and not (_is_number(rate) and 0 <= rate < math.inf):
       raise ValueError(f'{name} must be 0 or more, or None; got {rate!r}.')
   for name in ('adam_b1', 'adam_b2'):
-    if not 0 <= getattr(config, name) < 1:
-      raise ValueError(
-        f'{name} must be in [0, 1), got {getattr(config, name)!r}.'
-      )
+    value = getattr(config, name)
+    if not (_is_number(value) and 0 <= value < 1):
+      raise ValueError(f'{name} must be in [0, 1), got {value!r}.')
   choices = {
     'decay': DECAYS,
     'penalty': PENALTIES,
@@ -285,6 +283,10 @@ def _check(config: TrainConfig):
   _check_sweep(config)
 
 
+def _is_number(value) -> bool:
+  return isinstance(value, int | float)
+
+
 def _check_sweep(config: TrainConfig):
   swept = ('sparsity', 'seed', 'target_l0')
   sizes = {
@@ -298,10 +300,12 @@ def _check_sweep(config: TrainConfig):
       'length, or one value for all.'
     )
   for run in config.runs:
-    if not 0 <= run.sparsity < math.inf:
+    if not (_is_number(run.sparsity) and 0 <= run.sparsity < math.inf):
       raise ValueError(f'sparsity must be 0 or more, got {run.sparsity!r}.')
-    if not isinstance(run.seed, int) or run.seed < 0:
-      raise ValueError(f'seed must be a whole number, got {run.seed!r}.')
+    if not isinstance(run.seed, int) or not 0 <= run.seed < 2**32:
+      raise ValueError(
+        f'seed must be a whole number below 2**32, got {run.seed!r}.'
+      )
     if run.target_l0 is None and config.target_l0 is None:
       continue
     if run.target_l0 is None:
@@ -309,7 +313,7 @@ def _check_sweep(config: TrainConfig):
         f'target_l0 must be given for all runs or none, got '
         f'{config.target_l0!r}.'
       )
-    if not 0 < run.target_l0 < config.width:
+    if not (_is_number(run.target_l0) and 0 < run.target_l0 < config.width):
       raise ValueError(
         f'target_l0 must be between 0 and width={config.width}, got '
         f'{run.target_l0!r}.'

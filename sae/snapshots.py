@@ -15,6 +15,10 @@ import orbax.checkpoint as ocp
 from sae.recipe import TrainConfig
 from sae.update import State
 
+# Fields of the configuration that change results by no more than rounding: a
+# run may go on with others, where memory has run out, say.
+_HOW_IT_RUNS = {'runs_at_once'}
+
 
 class Snapshots:
   """The checkpoints in a folder.
@@ -77,17 +81,7 @@ class Snapshots:
     Raises:
       ValueError: it is damaged or of other shapes.
     """
-    step = self.latest
-    try:
-      restored = self._manager.restore(
-        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
-      )
-    except (ValueError, OSError, KeyError) as error:
-      raise ValueError(
-        f'{self.path(step)} cannot be restored: {error}. Remove that folder to '
-        'go on from the checkpoint before it.'
-      ) from error
-    return restored['state']
+    return self._restored(state=ocp.args.StandardRestore(like))
 
   def close(self):
     """Waits for what is being written."""
@@ -96,21 +90,37 @@ class Snapshots:
 
   def _read_record(self):
     """Refuses to go on with what another configuration has begun."""
-    restored = self._manager.restore(
-      self.latest, args=ocp.args.Composite(record=ocp.args.JsonRestore())
-    )
-    self.shape = tuple(restored['record']['shape'])
-    before = restored['record']['config']
+    record = self._restored(record=ocp.args.JsonRestore())
+    self.shape = tuple(record['shape'])
+    before = record['config']
     now = dataclasses.asdict(self._config)
     # JSON has lists where the configuration has tuples.
     now = {k: list(v) if isinstance(v, tuple) else v for k, v in now.items()}
-    other = sorted(k for k in now | before if now.get(k) != before.get(k))
+    other = sorted(
+      k
+      for k in (now | before).keys() - _HOW_IT_RUNS
+      if now.get(k) != before.get(k)
+    )
     if other:
       raise ValueError(
         f'{self.folder} has checkpoints of a run with '
         + ', '.join(f'{k}={before.get(k)} (now {now.get(k)})' for k in other)
         + '. Use its configuration to resume it, or another folder.'
       )
+
+  def _restored(self, **what):
+    """One item of the newest checkpoint."""
+    (name,) = what
+    try:
+      items = self._manager.restore(
+        self.latest, args=ocp.args.Composite(**what)
+      )
+    except (ValueError, OSError, KeyError) as error:
+      raise ValueError(
+        f'{self.path(self.latest)} cannot be restored: {error}. Remove that '
+        'folder to go on from the checkpoint before it.'
+      ) from error
+    return items[name]
 
 
 @jax.jit

@@ -210,11 +210,14 @@ def _begin(config, activations, mesh, snapshots):
   buckets.load(0)
   scale = buckets.scale()
   if not np.isfinite(scale).all():
+    bad = buckets.rows_not_finite()[:5].tolist()
+    if not bad:
+      raise ValueError(
+        'The squared norm of the activations overflows float32; divide them '
+        'by their scale.'
+      )
     raise TrainingDiverged(
-      0,
-      f'rows {buckets.rows_not_finite()[:5].tolist()} of the stream hold NaN '
-      'or infinity',
-      None,
+      0, f'rows {bad} of the stream hold NaN or infinity', None
     )
   if not (scale > 0).all():
     raise ValueError('All activations of the first bucket are 0.')

@@ -132,12 +132,14 @@ def test_another_configuration_is_not_resumed(tmp_path):
     train(config(num_steps=5, decay='none', decay_steps=0), [], out=tmp_path)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
+@pytest.mark.parametrize('item', ['state/d', 'record'])
+def test_a_damaged_checkpoint_is_named(tmp_path, item):
   train(config(num_steps=10), pieces(rows()), out=tmp_path)
-  folder = tmp_path / 'checkpoints' / '10' / 'state'
-  for path in folder.rglob('*'):
-    if path.is_file() and path.parent.name == 'd':
-      path.write_bytes(path.read_bytes()[:10])
+  folder = tmp_path / 'checkpoints' / '10' / item
+  files = [path for path in folder.iterdir() if path.is_file()]
+  assert files
+  for path in files:
+    path.write_bytes(path.read_bytes()[:10])
   with pytest.raises(ValueError, match='checkpoints/10 cannot be restored'):
     train(config(num_steps=10), pieces(rows()), out=tmp_path)
 
@@ -153,6 +155,8 @@ def test_nan_in_the_activations(tmp_path):
   with pytest.raises(TrainingDiverged, match='NaN or infinity') as caught:
     train(config(), pieces(x), out=tmp_path / 'later', log_every=2)
   assert 20 <= caught.value.step < 30
+  with pytest.raises(ValueError, match='overflows float32; divide'):
+    train(config(), pieces(1e25 * rows()))
   good = caught.value.checkpoint
   assert good == (tmp_path / 'later/checkpoints/20').resolve()
   assert good.is_dir()
@@ -165,6 +169,20 @@ def test_divergence(tmp_path):
   with pytest.raises(TrainingDiverged, match='learning_rate') as caught:
     train(wild, pieces(rows()), out=tmp_path)
   assert caught.value.step < 40
+
+
+def test_a_large_mean_is_no_divergence():
+  """The variance is 2 % of the mean squared norm."""
+  data = SyntheticDictionary(32, 48, mean_l0=4.0)
+  x = next(data.batches(64 * 100))
+  x -= x.mean(0)
+  far = np.random.default_rng(0).standard_normal(32)
+  x += far * np.sqrt(49 * (x**2).sum(1).mean() / (far**2).sum())
+  cfg = TrainConfig.fast(64, 100, batch_size=64, sparsity=1e-3)
+  trained = train(cfg, pieces(x.astype(np.float32)))
+  assert trained.metrics[0][0]['fvu'] < 1
+  one = np.ones((40, 12), np.float32)  # no variance at all
+  train(config(batch_size=1, bucket_size=10), pieces(one))
 
 
 def test_too_few_activations(tmp_path):

@@ -9,8 +9,10 @@ import pytest
 
 from sae import update as up
 from sae.recipe import TrainConfig
+from sae.straight_through import heaviside, jumprelu
 from sae.train import export
 from tests.sae import torch_recipe
+from tests.sae.test_straight_through import GOLDEN, X, golden_parameters
 
 D, F, B = 12, 40, 32
 
@@ -90,6 +92,45 @@ def test_updates_are_those_of_pytorch(changes):
     )
 
 
+def test_gradients_of_the_worked_example():
+  """Before Adam, which would hide a gradient that is wrong by a factor."""
+  cfg = config(width=3, batch_size=2, bucket_size=2, bandwidth=0.5)
+  params = up.Params(**golden_parameters())
+  x, silent = jnp.asarray(X, jnp.float32), jnp.zeros(3, jnp.int32)
+  grads, metrics, fired = up._gradients(cfg, params, x, 0.1, silent)
+  for name, want in GOLDEN.items():
+    got = getattr(grads, name)
+    np.testing.assert_allclose(got, want, atol=1e-6, err_msg=name)
+  np.testing.assert_allclose(metrics.loss, 0.8958125, rtol=1e-6)
+  assert metrics.l0 == 2 and fired.all()
+  # |z - theta| < 0.25 at the first two latents of the first token.
+  np.testing.assert_allclose(metrics.window, 2 / 6, rtol=1e-6)
+
+
+def test_gradients_are_those_of_the_loss_as_it_is_written():
+  cfg = config(width=7, bandwidth=0.4)
+  rng = np.random.default_rng(2)
+  x = jnp.asarray(rng.standard_normal((9, 5)), jnp.float32)
+  shapes = {'W_enc': (5, 7), 'W_dec': (7, 5), 'b_enc': 7, 'b_dec': 5}
+  params = up.Params(
+    **{k: jnp.asarray(rng.normal(size=v), 'f4') for k, v in shapes.items()},
+    log_threshold=jnp.asarray(rng.uniform(-2, 0, 7), 'f4'),
+  )
+
+  def loss(p):
+    z = jax.nn.relu((x - p.b_dec) @ p.W_enc + p.b_enc)
+    theta = jnp.exp(p.log_threshold)
+    y = jumprelu(z, theta, 0.4) @ p.W_dec + p.b_dec
+    l0 = heaviside(z, theta, 0.4).sum(-1)
+    return (((x - y) ** 2).sum(-1) + 0.3 * l0).mean()
+
+  got, metrics, _ = up._gradients(cfg, params, x, 0.3, jnp.zeros(7, jnp.int32))
+  value, want = jax.value_and_grad(loss)(params)
+  np.testing.assert_allclose(metrics.loss, value, rtol=1e-5)
+  for name, mine, reference in zip(up.Params._fields, got, want, strict=True):
+    np.testing.assert_allclose(mine, reference, atol=2e-5, err_msg=name)
+
+
 def test_initialisation_is_the_papers():
   params = up.init_state(config(seed=5), np.ones(2, np.float32), D).params
   W_dec = np.asarray(params.W_dec)
@@ -138,9 +179,12 @@ def test_flops_are_those_of_five_products():
   assert 1.0 <= flops / floor <= 1.05
 
 
-def test_a_sweep_equals_its_runs_alone():
+@pytest.mark.parametrize('runs_at_once', [1, 2, 3])
+def test_a_sweep_equals_its_runs_alone(runs_at_once):
+  """One after another, all side by side, and two by two with one left."""
   values = {'sparsity': (0.0, 0.01, 0.05), 'seed': (0, 1, 1)}
-  together, metrics, _ = trained(config(**values), rows(), calls=3)
+  sweep = config(**values, runs_at_once=runs_at_once)
+  together, metrics, _ = trained(sweep, rows(), calls=3)
   for i in range(3):
     one = config(**{name: value[i] for name, value in values.items()})
     alone, alone_metrics, _ = trained(one, rows(), calls=3)
