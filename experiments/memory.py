@@ -110,6 +110,7 @@ def estimate_training(
   dtype,
   context: int,
   harvest_batch: int,
+  uniformity: bool = True,
   data: int = 1,
   model_parallel: int = 1,
 ) -> Estimate:
@@ -123,6 +124,7 @@ def estimate_training(
     dtype: Of the model.
     context: T.
     harvest_batch: Rows per run of the model.
+    uniformity: Whether it is measured, which takes gradients.
     data: Devices that share batches.
     model_parallel: Devices that share latents.
   """
@@ -136,6 +138,7 @@ def estimate_training(
   forward = _forward_bytes(truncated, tokens, context, size, model_parallel)
   at_once = config.runs_at_once or (1 if jax.default_backend() == 'cpu' else R)
   latents = 4 * S * min(R, at_once) * _part(B, data) * f
+  fewer = '--width, fewer --sparsity, --seed or --layer'
   items = [
     (
       f'weights of {truncated.num_layers} layers',
@@ -156,22 +159,22 @@ def estimate_training(
     (
       'SAE weights and moments',
       parameters + moments,
-      '--width, fewer --sparsity, --seed or --layer, --model_parallel',
+      f'{fewer}, --model_parallel',
     ),
     (
       'SAE gradients and updates',
       2 * parameters,
-      '--width, fewer --sparsity, --seed or --layer, --model_parallel',
+      f'{fewer}, --model_parallel',
     ),
     (
       'latents of a batch',
       5 * latents,
-      '--batch_size, --width, fewer --sparsity, --seed or --layer',
+      f'--runs_at_once, --batch_size, {fewer}',
     ),
     (
       'copy for a checkpoint',
       parameters + moments,
-      '--width, fewer --sparsity, --seed or --layer',
+      fewer,
     ),
   ]
   return Estimate(
@@ -183,10 +186,12 @@ def estimate_training(
       parameters=parameters,
       width=F,
       size=size,
+      tokens=tokens,
       context=context,
-      harvest_batch=harvest_batch,
+      uniformity=uniformity,
       data=data,
       model_parallel=model_parallel,
+      fewer=fewer,
     )
   )
 
@@ -199,6 +204,9 @@ def estimate_evaluation(
   dtype,
   context: int,
   harvest_batch: int,
+  uniformity: bool = True,
+  data: int = 1,
+  model_parallel: int = 1,
 ) -> Estimate:
   """What the evaluation of one SAE holds; arguments as above."""
   W = gj.site_width(model, site)
@@ -210,10 +218,12 @@ def estimate_evaluation(
       parameters=4 * (2 * W * width + 2 * width + W),
       width=width,
       size=jnp.dtype(dtype).itemsize,
+      tokens=-(-harvest_batch // data) * context,
       context=context,
-      harvest_batch=harvest_batch,
-      data=1,
-      model_parallel=1,
+      uniformity=uniformity,
+      data=data,
+      model_parallel=model_parallel,
+      fewer='an SAE of fewer latents',
     )
   )
 
@@ -226,37 +236,38 @@ def _evaluation_items(
   parameters,
   width,
   size,
+  tokens,
   context,
-  harvest_batch,
+  uniformity,
   data,
   model_parallel,
+  fewer,
 ) -> tuple[Item, ...]:
-  tokens = -(-harvest_batch // data) * context
-  forward = _forward_bytes(model, tokens, context, size, model_parallel)
+  rows = '--harvest_batch, --context'
   items = [
     (
       f'weights of {model.num_layers} layers',
       _weight_bytes(model, size, data, model_parallel),
       '--dtype=bfloat16, --model_parallel',
     ),
-    ('runs of the model', forward, '--harvest_batch, --context'),
     (
-      'activations',
-      (S + 4) * tokens * W * size,
-      '--harvest_batch, --context, fewer --layer',
+      'runs of the model',
+      _forward_bytes(model, tokens, context, size, model_parallel),
+      rows,
     ),
-    ('SAE weights', parameters, '--width, fewer --sparsity, --seed or --layer'),
+    ('activations', (S + 4) * tokens * W * size, rows),
+    ('SAE weights', parameters, fewer),
     (
       'latents of a batch',
       5 * 4 * tokens * _part(width, model_parallel),
-      '--harvest_batch, --context, --width',
+      f'{rows}, {fewer}',
     ),
-    (
-      'logits',
-      3 * min(LOGITS_BYTES, 4 * tokens * model.vocab_size),
-      '--harvest_batch, --context',
-    ),
+    ('logits', 3 * min(LOGITS_BYTES, 4 * tokens * model.vocab_size), rows),
   ]
+  if uniformity:
+    # Each block's input is kept for the way back; the rest is made anew.
+    kept = model.num_layers * tokens * model.d_model * size
+    items.append(('a backward pass', kept, f'--uniformity_tokens=0, {rows}'))
   return _items('evaluation', items)
 
 

@@ -6,6 +6,7 @@ none is given, the bundled generator, which needs no tokenizer.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -18,6 +19,7 @@ from experiments.documents import SEPARATORS, DocumentFile
 from experiments.synthetic_text import SyntheticRows
 from experiments.token_rows import Rows, TokenRows, write_rows
 import gemma_jax as gj
+from gemma_jax.weights import WEIGHTS
 
 # Streams of the generator.
 _TRAINING, _EVALUATION = 0, 1
@@ -158,13 +160,15 @@ def model_name(values: flags.FlagValues) -> str:
 def fingerprint(reader: gj.CheckpointReader) -> str:
   """Tells models apart by some of their weights: a hash in hex.
 
-  Of the configuration, all norms, and the first 64 rows of the embedding.
+  Of the configuration, the first 64 rows of the embedding, all norms, and of
+  every other matrix of every layer the first row.
   """
   digest = hashlib.sha256(repr(reader.config).encode())
   digest.update(str(reader.dtype).encode())
-  digest.update(reader.read('embed', [slice(0, 64)]).tobytes())
-  for name in ('final_norm', 'pre_attn_norm', 'post_mlp_norm'):
-    digest.update(reader.read(name).tobytes())
+  for name, letters in WEIGHTS.items():
+    rows = 64 if name == 'embed' else 1
+    part = [slice(None if at == 'L' else rows) for at in letters[:-1]]
+    digest.update(reader.read(name, part).tobytes())
   return digest.hexdigest()
 
 
@@ -272,13 +276,17 @@ def evaluation_text(
 
 
 def text_identity(values) -> dict:
-  """Flags that say which text is read, and the hash of a file."""
+  """Flags that say which text is read, and the hash of a file.
+
+  Raises:
+    ValueError, OSError: the file is malformed, or not there.
+  """
   if values.text is None:
     return {'text': None, 'text_seed': values.text_seed}
-  path = pathlib.Path(values.text)
+  file, scan = _scan(values)
   return {
-    'text': path.name,
-    'text_sha256': outputs.sha256(path) if path.is_file() else None,
+    'text': file.path.name,
+    'text_sha256': scan.sha256,
     'text_field': values.text_field,
     'separator': values.separator,
     'repeat': values.repeat,
@@ -332,6 +340,20 @@ def _scan(values):
   file = DocumentFile(
     values.text, field=values.text_field, separator=values.separator
   )
+  stat = file.path.stat()
+  return _scanned(
+    file.path,
+    values.text_field,
+    values.separator,
+    (stat.st_size, stat.st_mtime_ns),
+  )
+
+
+@functools.lru_cache(maxsize=1)
+def _scanned(path, field, separator, version):
+  """Once per version of a file: a large one takes minutes."""
+  del version
+  file = DocumentFile(path, field=field, separator=separator)
   return file, file.scan()
 
 

@@ -118,6 +118,8 @@ def replaced_folder(path: str | os.PathLike):
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f'.{path.name}.partial')
   before = path.with_name(f'.{path.name}.before')
+  if before.exists() and not path.exists():  # killed between the renames below
+    os.rename(before, path)
   for left in (partial, before):
     shutil.rmtree(left, ignore_errors=True)
   partial.mkdir()
@@ -126,9 +128,9 @@ def replaced_folder(path: str | os.PathLike):
     if path.exists():
       os.rename(path, before)
     os.rename(partial, path)
+    shutil.rmtree(before, ignore_errors=True)
   finally:
-    for left in (partial, before):
-      shutil.rmtree(left, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_same_run(path: pathlib.Path, identity: Mapping, resumes: bool):

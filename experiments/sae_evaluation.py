@@ -50,14 +50,33 @@ class EvaluationText:
   num_tokens: int
   batch_size: int = 16
 
-  def batches(self, description: str, num_tokens: int | None = None):
+  def batches(self, description: str):
     """Batches, with a progress bar."""
-    tokens = min(self.num_tokens, num_tokens or self.num_tokens)
-    count, stop = num_batches(self.rows, tokens, self.batch_size)
+    count, stop = num_batches(self.rows, self.num_tokens, self.batch_size)
     for number in tqdm.tqdm(
       range(count), desc=description, unit=' batches', dynamic_ncols=True
     ):
       yield read_batch(self.rows, number, self.batch_size, stop)
+
+
+def check_losses(rows: Rows, num_tokens: int):
+  """Raises ValueError unless some loss counts in the text to be measured on."""
+  count, stop = num_batches(rows, num_tokens, 64)
+  if not any(
+    losses_that_count(read_batch(rows, number, 64, stop)).any()
+    for number in range(count)
+  ):
+    raise ValueError(
+      f'No two kept tokens stand side by side in the {stop:,} rows to measure '
+      'on, so no loss can be compared. Raise --context, or give longer '
+      'documents (--pack puts several into a row).'
+    )
+
+
+def _check_reads(site: str, layers: Sequence[int], saes: SAEs):
+  for layer, row in zip(layers, saes, strict=True):
+    for sae in row:
+      sae.check_reads(site, layer)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,8 +104,9 @@ def measure_metrics(
   """Metrics of SAEs [S][R] at S layers; the model may be truncated.
 
   Raises:
-    ValueError: see `sae.metrics.evaluate`.
+    ValueError: an SAE reads elsewhere; or see `sae.metrics.evaluate`.
   """
+  _check_reads(site, layers, saes)
   capture = gj.capture(site, layers=list(layers))
   sums = [[init_sums(sae.width, sae.d_in) for sae in row] for row in saes]
   weights = [[sae.weights() for sae in row] for row in saes]
@@ -121,7 +141,11 @@ def measure_splicing(
     saes: At those layers.
     means: float [W] for each layer, for mean ablation; FVU is about it.
     text: What to read.
+
+  Raises:
+    ValueError: an SAE reads elsewhere, or the model is truncated.
   """
+  _check_reads(site, layers, saes)
   splicer = Splicer(model, site, layers)
   means = [jnp.asarray(mean, jnp.float32) for mean in means]
   # What replaces x, at which layer.
@@ -207,7 +231,11 @@ def measure_uniformity(
     num_tokens: Rows to read; fewer where text ends, or a row has no two kept
       tokens side by side.
     seed: Of the choice of tokens.
+
+  Raises:
+    ValueError: an SAE reads elsewhere.
   """
+  _check_reads(site, layers, saes)
   parts, number = [], 0
   count, stop = num_batches(text.rows, text.num_tokens, text.batch_size)
   stop = min(stop, num_tokens)

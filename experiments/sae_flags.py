@@ -59,11 +59,16 @@ _NUMBERS = {
   'bucket_size': (
     int,
     'Activations on the device, shuffled as one; whole batches. About a '
-    'million; fast, short: 131072; never more than are trained on.',
+    'million; fast, short: 131072; by default never more than are trained on.',
   ),
   'dead_after': (
     int,
     'A latent is dead after so many tokens without firing. 10000000.',
+  ),
+  'runs_at_once': (
+    int,
+    'SAEs of a sweep that are computed side by side; fewer need less memory. '
+    'All; on CPU one.',
   ),
   'shuffle_seed': (int, 'Of the order within buckets. 0.'),
 }

@@ -11,7 +11,14 @@ from absl import flags
 import jax
 import tqdm
 
-from experiments import memory, model_and_text, outputs, sae_flags
+from experiments import (
+  memory,
+  mesh_flags,
+  model_and_text,
+  outputs,
+  sae_evaluation,
+  sae_flags,
+)
 from experiments.activations import ActivationStream
 import gemma_jax as gj
 from sae.jumprelu import Origin
@@ -60,9 +67,7 @@ def prepare(values: flags.FlagValues, names: Sequence[str]) -> Plan:
   config = sae_flags.train_config(values)
   reader = model_and_text.open_model(values)
   site, layers = _site_and_layers(values, reader.config)
-  mesh = None
-  if values.data is not None or values.model_parallel > 1:
-    mesh = gj.make_mesh(values.data, values.model_parallel)
+  mesh = mesh_flags.make_mesh(values)
   estimate = memory.estimate_training(
     config,
     reader.config,
@@ -71,8 +76,8 @@ def prepare(values: flags.FlagValues, names: Sequence[str]) -> Plan:
     dtype=reader.dtype,
     context=values.context,
     harvest_batch=values.harvest_batch,
-    data=mesh.shape['data'] if mesh else 1,
-    model_parallel=mesh.shape['model'] if mesh else 1,
+    uniformity=bool(values.uniformity_tokens),
+    **mesh_flags.sizes(mesh),
   )
   said = memory.check_memory(
     estimate, memory.available_bytes(), refuse=values.check_memory
@@ -90,7 +95,7 @@ def prepare(values: flags.FlagValues, names: Sequence[str]) -> Plan:
       'pack': values.pack,
       'parse_special': values.parse_special,
       **model_and_text.text_identity(values),
-      **dataclasses.asdict(config),
+      **config.identity,
     },
     resumes=any((out / 'checkpoints').glob('[0-9]*')),
   )
@@ -103,6 +108,7 @@ def prepare(values: flags.FlagValues, names: Sequence[str]) -> Plan:
     eval_fraction=values.eval_fraction,
     repeat=values.repeat,
   )
+  sae_evaluation.check_losses(evaluation.rows, values.eval_tokens)
   outputs.write_flags(out, values, names)
   name = model_and_text.model_name(values)
   return Plan(

@@ -1,7 +1,8 @@
 """Next-token losses of a model while something takes a site's place.
 
   splicer = Splicer(model, 'resid_post', layers=[12])
-  sae.measure_fidelity(splicer.runner(12), batches, sae)
+  sae.check_reads('resid_post', 12)
+  measure_fidelity(splicer.runner(12), batches, sae)  # of the package sae
 
 The model runs clean once per batch, which gives the activations x of all
 layers asked for; then once per replacement, with replace(x) patched in at one

@@ -169,7 +169,7 @@ def write_rows(
       return TokenRows(folder)
     shutil.rmtree(folder)
   starts, kept = array.array('q', [0]), array.array('q', [0])
-  documents = Documents(texts, tokenizer, parse_special, vocab_size)
+  documents = Documents(texts, tokenizer, parse_special, vocab_size, special)
   is_special = np.zeros(vocab_size, bool)
   is_special[special] = True
   with (
@@ -183,7 +183,6 @@ def write_rows(
       row = np.asarray(row, np.int32)
       count = int((~is_special[row]).sum())
       if not count:
-        documents.without_tokens += 1
         continue
       row.tofile(file)
       starts.append(starts[-1] + len(row))
@@ -221,9 +220,10 @@ class Documents:
     without_tokens: How many of these had nothing but special tokens.
   """
 
-  def __init__(self, texts, tokenizer, parse_special, vocab_size):
+  def __init__(self, texts, tokenizer, parse_special, vocab_size, special):
     self._texts, self._tokenizer = texts, tokenizer
     self._parse_special, self._vocab_size = parse_special, vocab_size
+    self._special = frozenset(special)
     self.used = self.without_tokens = 0
 
   def __iter__(self) -> Iterator[list[int]]:
@@ -241,7 +241,7 @@ class Documents:
             f'{self._vocab_size} tokens. They do not belong together.'
           )
         self.used += 1
-        self.without_tokens += not ids
+        self.without_tokens += self._special.issuperset(ids)
         yield ids
 
 

@@ -41,6 +41,7 @@ from absl import flags
 
 from experiments import (
   memory,
+  mesh_flags,
   model_and_text,
   outputs,
   sae_flags,
@@ -67,6 +68,7 @@ from sae.monitor import TrainingDiverged
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   """Defines this program's flags; returns their names."""
   names = model_and_text.define_flags(values) + sae_flags.define_flags(values)
+  names += mesh_flags.define_flags(values)
   before = set(values)
   common = {'flag_values': values}
   flags.DEFINE_string(
@@ -117,21 +119,6 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   )
   flags.DEFINE_string(
     'wandb_project', None, 'Also log to Weights & Biases.', **common
-  )
-  flags.DEFINE_integer(
-    'data',
-    None,
-    'Devices over which batches are split. Default: those that '
-    '--model_parallel leaves; without it, one device.',
-    lower_bound=1,
-    **common,
-  )
-  flags.DEFINE_integer(
-    'model_parallel',
-    1,
-    'Devices over which latents, heads and hidden units are split.',
-    lower_bound=1,
-    **common,
   )
   names = sorted([*names, *set(values) - before])
   outputs.show_in_help(values, names)

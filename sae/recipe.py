@@ -97,8 +97,9 @@ class TrainConfig:
       batch_size. Gemma Scope's buckets held about a million.
     dead_after: A latent is dead when it has not fired for so many tokens.
     runs_at_once: How many runs of a sweep are computed side by side (`vmap`);
-      the others follow in the same program. Fewer need less memory. None is
-      all of them, but on CPU one, which is faster there.
+      the others follow in the same program. Fewer need less memory; a run may
+      go on with fewer, to the same results but for rounding. None is all of
+      them, but on CPU one, which is faster there.
   """
 
   width: int
@@ -195,6 +196,13 @@ class TrainConfig:
     return dataclasses.replace(
       self, sparsity=1.0, seed=0, shuffle_seed=0, target_l0=target
     )
+
+  @property
+  def identity(self) -> dict:
+    """The fields that a run's results depend on by more than rounding."""
+    values = dataclasses.asdict(self)
+    del values['runs_at_once']
+    return values
 
   def rate_factor(self, step: jax.Array) -> jax.Array:
     """What the learning rates are multiplied by at a step, from 0: float32."""

@@ -4,7 +4,6 @@ Orbax writes them in the background. One holds the state (update.State) and a
 record of the configuration; the order of activations follows from the step.
 """
 
-import dataclasses
 import os
 import pathlib
 
@@ -14,10 +13,6 @@ import orbax.checkpoint as ocp
 
 from sae.recipe import TrainConfig
 from sae.update import State
-
-# Fields of the configuration that change results by no more than rounding: a
-# run may go on with others, where memory has run out, say.
-_HOW_IT_RUNS = {'runs_at_once'}
 
 
 class Snapshots:
@@ -68,7 +63,7 @@ class Snapshots:
         state=ocp.args.StandardSave(_copied(state)),
         record=ocp.args.JsonSave(
           {
-            'config': dataclasses.asdict(self._config),
+            'config': self._config.identity,
             'shape': [state.params.b_dec.shape[i] for i in (0, -1)],
           }
         ),
@@ -93,14 +88,12 @@ class Snapshots:
     record = self._restored(record=ocp.args.JsonRestore())
     self.shape = tuple(record['shape'])
     before = record['config']
-    now = dataclasses.asdict(self._config)
     # JSON has lists where the configuration has tuples.
-    now = {k: list(v) if isinstance(v, tuple) else v for k, v in now.items()}
-    other = sorted(
-      k
-      for k in (now | before).keys() - _HOW_IT_RUNS
-      if now.get(k) != before.get(k)
-    )
+    now = {
+      k: list(v) if isinstance(v, tuple) else v
+      for k, v in self._config.identity.items()
+    }
+    other = sorted(k for k in now | before if now.get(k) != before.get(k))
     if other:
       raise ValueError(
         f'{self.folder} has checkpoints of a run with '

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import memory
+from experiments import memory, splicing
 from experiments.memory import Estimate, Item, OutOfMemory
 import gemma_jax as gj
 from gemma_jax.sharding import partition_spec
@@ -61,6 +61,40 @@ def test_against_arrays_and_the_compiler():
     for x in weights.values()
   )
   assert found['weights of 4 layers'] == pytest.approx(layers, rel=1e-3)
+
+
+def test_a_backward_pass_against_the_compiler():
+  """What measuring uniformity needs besides runs of the model and logits."""
+  model, T, B = worlds.model(), 64, 8
+  found = items(
+    memory.estimate_evaluation(
+      model.config,
+      site='resid_post',
+      width=8,
+      dtype='float32',
+      context=T,
+      harvest_batch=B,
+    ),
+    'evaluation',
+  )
+  at = jnp.full(B, 5, jnp.int32)
+  nothing = jnp.zeros((B, model.config.d_model))
+  edit = gj.steer(
+    model.config,
+    'resid_post',
+    nothing,
+    layers=1,
+    positions=at[:, None],
+    num_positions=T,
+  )
+  tokens = jnp.zeros((B, T), jnp.int32)
+  positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
+  compiled = splicing._gradient.lower(
+    [nothing], [edit], model, 'resid_post', tokens, positions, at, at
+  ).compile()
+  temporary = compiled.memory_analysis().temp_size_in_bytes
+  said = found['runs of the model'] + found['a backward pass']
+  assert 0.6 < said / temporary < 1.5
 
 
 def test_published_sizes():

@@ -1,6 +1,5 @@
 """Many SAEs measured together give what each gives alone."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -129,4 +128,15 @@ def test_one_program_for_all_saes_of_a_shape(world):
   several = [[random_sae(40, layer, F=20)] * 3 for layer in layers]
   measure_metrics(model, site, layers, several, text)
   assert sae_evaluation._add_batch._cache_size() == before + 1
-  jax.block_until_ready(saes[0][0].weights())
+
+
+def test_an_sae_of_another_layer_is_refused(world):
+  model, site, layers, saes, text = world
+  where = model, site, layers[::-1], saes
+  for measure in (
+    lambda: measure_metrics(*where, text),
+    lambda: measure_splicing(*where, [np.zeros(40)] * 2, text),
+    lambda: measure_uniformity(*where, text, num_tokens=1),
+  ):
+    with pytest.raises(ValueError, match='does not read resid_post of layer 3'):
+      measure()

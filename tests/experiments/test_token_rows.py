@@ -32,6 +32,16 @@ def test_every_token_of_every_document_once(tmp_path, pack):
     assert len(got) < len(texts) + len(tokens) // 10
 
 
+def test_documents_without_tokens_are_documents_not_rows(tmp_path):
+  """Nine tokens fill a row; the <eos> after them stands alone in the next."""
+  texts = ['a ' * 4 + 'a<eos>', '<eos><eos>', 'a']
+  ids = tiny_tokenizer.ours().encode(texts[0])
+  rows = write(tmp_path / 'rows', texts)
+  assert len(ids) == rows.length + 1 and rows.num_rows == 2
+  assert rows.counts.documents == 3
+  assert rows.counts.documents_without_tokens == 1
+
+
 def test_packed_rows_by_hand():
   cut = lambda pack: list(cut_rows([[5] * 3, [6] * 2, [], [7] * 9], 6, 2, pack))
   assert cut(False) == [

@@ -1,5 +1,6 @@
 """From a model and text to SAEs, exports and a report; and what is refused."""
 
+import hashlib
 import json
 import re
 
@@ -8,7 +9,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from experiments import evaluate_sae, inputs, sae_training, train_sae
+from experiments import (
+  evaluate_sae,
+  inputs,
+  model_and_text,
+  sae_training,
+  train_sae,
+)
 from experiments.activations import harvest, read_batch
 from experiments.token_rows import TokenRows
 import gemma_jax as gj
@@ -199,6 +206,39 @@ def test_evaluate_gives_the_same_numbers(
   assert (tmp_path / 'out/report.html').is_file()
 
 
+@pytest.mark.slow
+def test_on_a_mesh(folder, out, results, tmp_path, capsys):
+  """Trained, measured and measured again over 8 devices, as on one."""
+  devices = '--data=4', '--model_parallel=2'
+  again = tmp_path / 'again'
+  assert worlds.run(train_sae, *arguments(folder, again, *devices)) == 0
+  found = json.loads((again / 'results.json').read_text())
+  for mine, one in zip(found['saes'], results['saes'], strict=True):
+    for name in ('l0', 'fvu', 'mse'):
+      assert mine['metrics'][name] == pytest.approx(
+        one['metrics'][name], rel=1e-3
+      )
+    loss = [x['fidelity']['spliced_loss']['value'] for x in (mine, one)]
+    assert loss[0] == pytest.approx(loss[1], rel=1e-3)
+  entry = found['saes'][5]
+  capsys.readouterr()
+  code = worlds.run(
+    evaluate_sae,
+    f'--model={folder}/model',
+    '--model_name=another',
+    f'--sae={again / entry["files"]["gemma_scope"]}',
+    f'--text={folder}/text.jsonl',
+    '--context=10',
+    '--tokens=60',
+    '--force',
+    f'--out={tmp_path}/measured',
+    *devices,
+  )
+  said = capsys.readouterr()
+  assert code == 0, said.err
+  assert 'the model model; this one is another' in said.err
+
+
 def test_generated_text_needs_no_tokenizer(tmp_path):
   worlds.save(tmp_path / 'model', tokenizer=False)
   code = worlds.run(
@@ -289,6 +329,7 @@ def test_site_and_layers(arguments, expected):
     (['--model={folder}/bare'], '--text needs the tokenizer'),
     (['--width=100000000'], 'make it smaller with'),
     (['--data=3'], 'A mesh of data=3'),
+    (['--context=2'], 'No two kept tokens .* Raise --context'),
   ],
 )
 def test_refused_before_any_work(folder, tmp_path, capsys, more, expected):
@@ -303,6 +344,32 @@ def test_refused_before_any_work(folder, tmp_path, capsys, more, expected):
   assert error.startswith('Error: ')
   assert re.search(expected, error), error
   assert not (tmp_path / 'out' / 'checkpoints').exists()
+
+
+def test_a_model_with_other_weights_is_another_run(folder, tmp_path):
+  """Any matrix of any layer; norms and embedding are not all there is."""
+  reader = gj.CheckpointReader(folder / 'model')
+  before = model_and_text.fingerprint(reader)
+  assert (
+    model_and_text.fingerprint(gj.CheckpointReader(reader.folder)) == before
+  )
+  model = gj.load_checkpoint(reader.folder)
+  for name in ('wq', 'down', 'gate'):
+    weights = model.weights()
+    weights[name] = weights[name].at[3].multiply(1.5)
+    gj.save_checkpoint(gj.Gemma2(model.config, weights), tmp_path / name)
+    other = gj.CheckpointReader(tmp_path / name)
+    assert model_and_text.fingerprint(other) != before, name
+
+
+def test_a_text_is_told_by_its_bytes_wherever_it_is(folder, monkeypatch):
+  values = flags.FlagValues()
+  train_sae.define_flags(values)
+  values(['test', '--text=~/text.jsonl'])
+  monkeypatch.setenv('HOME', str(folder))
+  identity = model_and_text.text_identity(values)
+  bytes_read = (folder / 'text.jsonl').read_bytes()
+  assert identity['text_sha256'] == hashlib.sha256(bytes_read).hexdigest()
 
 
 def test_no_bundled_world_names_the_tool(tmp_path, monkeypatch, capsys):
