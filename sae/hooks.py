@@ -64,6 +64,27 @@ def parse_hook(name: str | None) -> tuple[str, int] | None:
   return (_KNOWN[pattern], int(layer[1])) if pattern in _KNOWN else None
 
 
+def read_site(site: str, layer: int | None = None) -> tuple[str, int | None]:
+  """Site and layer, whichever of the names above a user took for the site.
+
+  'hook_resid_post' is ('resid_post', None), as in TransformerLens.
+
+  Raises:
+    ValueError: the name is unknown, or holds another layer than `layer`.
+  """
+  named = parse_hook(site)
+  if named is None:
+    inside = 'attn.' if site == 'hook_z' else ''
+    short = parse_hook(f'blocks.0.{inside}{site}')
+    if short is not None:
+      return short[0], layer
+    check_site(site)
+    return site, layer
+  if layer not in (None, named[1]):
+    raise ValueError(f'{site} is of layer {named[1]}, but layer={layer}.')
+  return named
+
+
 def hook_name(site: str, layer: int) -> str:
   """What TransformerLens and SAELens call a site of a layer.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from sae import llama_scope, releases, sae_lens, sharding
 from sae.gemma_scope import METADATA_FILE, read_gemma_scope
-from sae.hooks import check_site
+from sae.hooks import read_site
 from sae.jumprelu import WEIGHTS, JumpReLUSAE, Origin
 from sae.llama_scope import read_llama_scope
 from sae.sae_lens import read_sae_lens
@@ -57,8 +57,9 @@ def load_sae(
     dtype: float32 (None), bfloat16 or float16, of all weights but the
       threshold, which is float32.
     revision: Branch, tag or commit on the hub.
-    site: What it reads, a name of `gemma_jax.SITES`; needed if the files and
-      their folder do not say.
+    site: What it reads, a name of `gemma_jax.SITES`, or that of a hook
+      ('blocks.12.hook_resid_post', which says the layer too); needed if the
+      files and their folder do not say.
     layer: As `site`.
     mesh: Latents are split over its axis 'model', where that divides them; None
       is the default device.
@@ -74,7 +75,7 @@ def load_sae(
     ImportError: it must be downloaded, and huggingface_hub is not installed.
   """
   if site is not None:
-    check_site(site)
+    site, layer = read_site(site, layer)
   place = _placing(dtype, mesh)
   path = pathlib.Path(release_or_path).expanduser()
   if path.exists():

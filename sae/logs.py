@@ -6,15 +6,19 @@ one name per run, Weights & Biases too where it is asked for.
 """
 
 from collections.abc import Mapping
+import functools
 import json
 import math
 import os
 import pathlib
+import secrets
 import time
 
 import tqdm
 
 METRICS_FILE = 'metrics.jsonl'
+# Which run of Weights & Biases a folder's is.
+WANDB_FILE = 'wandb_id.txt'
 
 
 class Log:
@@ -28,6 +32,7 @@ class Log:
     tokens_per_step: int,
     first_step: int = 0,
     wandb_project: str | None = None,
+    config: Mapping | None = None,
     progress: bool = True,
   ):
     """Prepares the outputs; records of updates after `first_step` are dropped.
@@ -37,7 +42,9 @@ class Log:
       num_steps: Of the whole run.
       tokens_per_step: B.
       first_step: From which training goes on.
-      wandb_project: Also log to this project of Weights & Biases.
+      wandb_project: Also log to this project of Weights & Biases, where a run
+        that goes on stays one run if there is a folder.
+      config: What Weights & Biases shows as the run's.
       progress: Show a bar.
 
     Raises:
@@ -47,7 +54,10 @@ class Log:
     self._folder = self._file = self._board = self._wandb = None
     self._first_step = first_step
     if wandb_project is not None:
-      self._wandb = _open_wandb(wandb_project)
+      _import_wandb()  # before any work
+    self._open_wandb = wandb_project and functools.partial(
+      self._init_wandb, wandb_project, dict(config or {})
+    )
     if folder is not None:
       self._folder = pathlib.Path(folder)
       self._folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +82,8 @@ class Log:
     """
     if self._folder is not None and self._file is None:
       self._open()
+    if self._open_wandb and self._wandb is None:
+      self._wandb = self._open_wandb()
     # From the first record on, so that compiling does not count.
     now, tokens = time.monotonic(), step * self._tokens_per_step
     rate = (tokens - self._since[1]) / max(now - self._since[0], 1e-9)
@@ -110,6 +122,18 @@ class Log:
       purge_step=self._first_step + 1 if self._first_step else None,
     )
 
+  def _init_wandb(self, project, config):
+    """Opens the run, under the id that the folder keeps."""
+    number = None
+    if self._folder is not None:
+      path = self._folder / WANDB_FILE
+      if not (self._first_step and path.is_file()):
+        path.write_text(secrets.token_hex(8), encoding='utf-8')
+      number = path.read_text(encoding='utf-8')
+    return _import_wandb().init(
+      project=project, config=config, id=number, resume='allow'
+    )
+
   def close(self):
     """Closes the outputs."""
     self._bar.close()
@@ -146,7 +170,7 @@ def _drop_after(path: pathlib.Path, step: int):
   os.replace(partial, path)
 
 
-def _open_wandb(project: str):
+def _import_wandb():
   try:
     import wandb
   except ImportError as error:
@@ -155,7 +179,7 @@ def _open_wandb(project: str):
       "`pip install 'knowledge-awareness-jax[wandb]'`. metrics.jsonl and "
       'TensorBoard need nothing.'
     ) from error
-  return wandb.init(project=project)
+  return wandb
 
 
 def _range(runs, key) -> str:

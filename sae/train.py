@@ -122,6 +122,7 @@ def train(
       tokens_per_step=config.batch_size,
       first_step=step,
       wandb_project=wandb_project,
+      config=dataclasses.asdict(config),
       progress=progress,
     )
     stack.callback(log.close)

@@ -65,6 +65,14 @@ def att(tmp_path):
   return root
 
 
+def test_a_site_by_the_name_of_a_hook(tmp_path):
+  write_params(tmp_path / 'mine', random_weights(4, 8))
+  sae = load_sae(tmp_path / 'mine', site='blocks.3.hook_resid_post')
+  assert (sae.origin.site, sae.origin.layer) == ('resid_post', 3)
+  sae = load_sae(tmp_path / 'mine', site='hook_z', layer=2)
+  assert (sae.origin.site, sae.origin.layer) == ('z', 2)
+
+
 def test_a_mirror_of_a_release(att):
   sae = load_sae(att, ATT)
   assert_same(sae, random_weights(4, 2048))

@@ -217,6 +217,24 @@ def test_hooks_are_sites(tmp_path, hook, site, layer):
   assert (origin.site, origin.layer) == (site, layer)
 
 
+@pytest.mark.parametrize(
+  'site',
+  [*hooks.SITES, 'hook_resid_post', 'hook_z', 'hook_mlp_out', 'hook_in'],
+)
+def test_sites_are_read_as_users_write_them(site):
+  assert hooks.read_site(site, 3) == (gemma_jax.parse_site(site)[0], 3)
+  assert hooks.read_site(site) == (gemma_jax.parse_site(site)[0], None)
+
+
+def test_a_hook_says_the_layer_too():
+  name = 'blocks.12.attn.hook_z'
+  assert hooks.read_site(name) == hooks.read_site(name, 12) == ('z', 12)
+  with pytest.raises(ValueError, match='of layer 12, but layer=3'):
+    hooks.read_site(name, 3)
+  with pytest.raises(ValueError, match="'hook_post' is not a site"):
+    hooks.read_site('hook_post')
+
+
 def test_hooks_mean_what_they_mean_in_gemma_jax():
   assert hooks.SITES == gemma_jax.VECTOR_SITES
   for site in hooks.SITES:

@@ -1,5 +1,6 @@
 """Training as a whole: recovery, resuming, logs, and what stops it."""
 
+import functools
 import json
 import os
 import pathlib
@@ -233,15 +234,16 @@ def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path):
   assert read_metrics(tmp_path) == whole
 
 
-def test_weights_and_biases_is_optional(monkeypatch):
+def test_weights_and_biases_is_optional(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, 'wandb', None)
   with pytest.raises(ImportError, match=r'knowledge-awareness-jax\[wandb\]'):
     train(config(), pieces(rows()), wandb_project='p')
-  logged = []
+  logged, opened = [], []
 
   class Wandb:
     @staticmethod
-    def init(project):
+    def init(project, config, id, resume):
+      opened.append((project, config['width'], id, resume))
       return Wandb
 
     @staticmethod
@@ -254,8 +256,19 @@ def test_weights_and_biases_is_optional(monkeypatch):
 
   monkeypatch.setitem(sys.modules, 'wandb', Wandb)
   train(config(), pieces(rows()), wandb_project='p', log_every=20)
+  assert opened == [('p', config().width, None, 'allow')]
   assert logged[-1] == 'finished'
   assert logged[-2][0] == 40 and 'sae/l0' in logged[-2][1]
+  # A run that goes on stays one run; one that is over opens none.
+  opened.clear()
+  run = functools.partial(
+    train, config(), out=tmp_path, wandb_project='p', log_every=10
+  )
+  with pytest.raises(Killed):
+    run(killed_at(rows(), 700))
+  for _ in range(2):
+    run(pieces(rows()))
+  assert len(opened) == 2 and opened[0] == opened[1] and opened[0][2]
 
 
 def test_origins_and_the_only_sae():
