@@ -12,7 +12,7 @@ PARITY := tests/gemma_jax/test_model.py
 QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo paper parity test test-all lint format clean
+.PHONY: demo paper parity test test-all test-peers lint format clean
 
 demo: $(INSTALLED)  ## The main experiment on the bundled world, with a report.
 	$(BIN)/python -m experiments.entity_recognition --out=out/demo --layers=1,2,3,4 --questions=25
@@ -30,6 +30,10 @@ test: $(INSTALLED)  ## The tests, nine to ten minutes on two cores.
 
 test-all: $(INSTALLED)  ## The slow ones too.
 	$(PYTEST) --dist loadfile
+
+test-peers: $(INSTALLED)  ## Beside sae-lens, which is installed for it.
+	$(BIN)/python -m pip install --quiet --editable '.[peers]'
+	$(PYTEST) tests/sae/test_sae_lens_peer.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -131,7 +131,7 @@ def open_model(values: flags.FlagValues) -> gj.CheckpointReader:
     values.model = inputs.place(inputs.BUNDLED, inputs.BASE)
     if values.text is None:
       values.text = str(inputs.BUNDLE / 'text.txt')
-      if 'repeat' in values:
+      if 'repeat' in values and not values['repeat'].present:
         values.repeat = True
   reader = gj.CheckpointReader(values.model, dtype=values.dtype)
   whole = reader.config

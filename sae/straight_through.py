@@ -42,6 +42,7 @@ jumprelu.defvjp(_jumprelu_fwd, _jumprelu_bwd)
 def heaviside(z: jax.Array, threshold: jax.Array, bandwidth: float):
   """1 where z > threshold, else 0; its sum over F is the L0 of a token.
 
+  For losses of one's own; training takes `count_firings`, its sum over tokens.
   It returns z.dtype: JAX gives integer outputs no cotangent, and the gradient
   of the L0 term would vanish without a word.
   """

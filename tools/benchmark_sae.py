@@ -13,7 +13,8 @@ In one run and on one machine, the candidates taking turns:
 Every figure is a median over --repeats. A speed is a ratio of the peer's time
 to ours (over 1: we are faster), and a share of the best rate at which this
 machine multiplies matrices, counted at the dense floor of 10 B D F operations
-per update. sae-lens is timed if it is installed (`pip install -e '.[peers]'`).
+per update. PyTorch and sae-lens are timed if they are installed
+(`pip install -e '.[peers]'`); what is left out is said.
 
   python -m tools.benchmark_sae
   python -m tools.benchmark_sae --sizes=2304x16384x4096 --peers=false \
@@ -21,6 +22,7 @@ per update. sae-lens is timed if it is installed (`pip install -e '.[peers]'`).
 """
 
 import functools
+import importlib.util
 import json
 import os
 import platform
@@ -87,6 +89,16 @@ def activations(D: int, n: int) -> np.ndarray:
   return (x / np.sqrt((x**2).sum(1).mean())).astype(np.float32)
 
 
+def _peer(package: str) -> bool:
+  """Whether to time it."""
+  if not _PEERS.value:
+    return False
+  found = importlib.util.find_spec(package) is not None
+  if not found:
+    print(f'{package} is not installed, and not timed.')
+  return found
+
+
 class Updates:
   """Our updates, as a call that makes `steps` of them."""
 
@@ -122,17 +134,18 @@ def time_updates(size, record):
   x = activations(D, B * steps)
   candidates = {'ours': Updates(D, F, B, x, steps, 1)}
   batches = [x[i * B : (i + 1) * B] for i in range(steps)]
-  if _PEERS.value:
+  peers = {}
+  if _peer('torch'):
     from tools import sae_peers
 
-    peers = {'dictionary_learning': sae_peers.DictionaryLearning(D, F)}
-    if sae_peers.installed():
-      peers['sae-lens'] = sae_peers.SAELens(D, F, B)
-      peers['sae-lens'].set_scale(x)
-    for name, peer in peers.items():
-      candidates[name] = functools.partial(
-        lambda peer: [peer.step(batch) for batch in batches], peer
-      )
+    peers['dictionary_learning'] = sae_peers.DictionaryLearning(D, F)
+  if _peer('sae_lens'):
+    peers['sae-lens'] = sae_peers.SAELens(D, F, B)
+    peers['sae-lens'].set_scale(x)
+  for name, peer in peers.items():
+    candidates[name] = functools.partial(
+      lambda peer: [peer.step(batch) for batch in batches], peer
+    )
   times = _timed(candidates, f'update {size}')
   record(
     'update', size, {k: t / steps for k, t in times.items()}, 10 * D * F * B
@@ -155,12 +168,11 @@ def time_encode(size, record):
   ours = jax.jit(encode)
   on_device = jnp.asarray(x)
   candidates = {'ours': lambda: jax.block_until_ready(ours(weights, on_device))}
-  if _PEERS.value:
+  if _peer('sae_lens'):
     from tools import sae_peers
 
-    if sae_peers.installed():
-      peer = sae_peers.SAELens(D, F, B)
-      candidates['sae-lens'] = lambda: peer.encode(x)
+    peer = sae_peers.SAELens(D, F, B)
+    candidates['sae-lens'] = lambda: peer.encode(x)
   record('encode', size, _timed(candidates, f'encode {size}'), 2 * D * F * B)
 
 
@@ -204,7 +216,7 @@ def time_sweep(size, record):
 def time_sparse(size, record):
   """Could reading only active latents win? The gradients of an update.
 
-  `dense` multiplies whole matrices, as `sae.update` does. The others encode
+  `dense` multiplies whole matrices, by `sae.update`. The others encode
   densely, choose at most `capacity` active latents per token by `top_k`, and
   decode, backpropagate and add up weight gradients for these alone: with room
   for the most that any token of this batch has, the least that loses nothing,
@@ -243,13 +255,16 @@ def time_sparse(size, record):
 
 
 def _dense_gradients(x, W_enc, W_dec, threshold):
-  """Of the squared error: (of W_enc transposed, of W_dec), both [F, D]."""
-  z = x @ W_enc
-  active = z > threshold
-  f = jnp.where(active, z, 0)
-  error = (f @ W_dec - x) * (2 / len(x))
-  dz = jnp.where(active, error @ W_dec.T, 0)
-  return dz.T @ x, f.T @ error
+  """Of the squared error: (of W_enc [D, F], of W_dec [F, D])."""
+  (D, F), dtype = W_enc.shape, 'float32'
+
+  def loss(W_enc, W_dec):
+    z = up._encode(dtype, x, W_enc, jnp.zeros(F), jnp.zeros(D))
+    f = jnp.where(z > threshold, z, 0)
+    y = up._decode(dtype, f, W_dec, jnp.zeros(D))
+    return ((y - x) ** 2).sum(-1).mean()
+
+  return jax.grad(loss, argnums=(0, 1))(W_enc, W_dec)
 
 
 def _sparse_gradients(x, W_enc, W_dec, threshold, *, capacity):
@@ -273,7 +288,7 @@ def _sparse_gradients(x, W_enc, W_dec, threshold, *, capacity):
     .at[ids.reshape(-1)]
     .add((values[..., None] * vectors[:, None]).reshape(-1, D))
   )
-  return add_up(dz, x), add_up(f, error)
+  return add_up(dz, x).T, add_up(f, error)
 
 
 def _timed(candidates, what):
