@@ -15,10 +15,11 @@ SAELens then loads it with `SAE.load_from_disk(target)`; a folder of Gemma Scope
 is a collection, into which several may be written.
 """
 
-import sys
+from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
+from experiments import outputs
 from sae.gemma_scope import save_gemma_scope
 from sae.loading import load_sae
 from sae.releases import list_saes
@@ -27,9 +28,9 @@ from sae.sae_lens import save_sae_lens
 FORMATS = ('sae_lens', 'gemma_scope')
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS):
-  """Defines this program's flags."""
-  values.verbosity = -1  # libraries log warnings only, unless told to
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
+  """Defines this program's flags; returns their names."""
+  before = set(values)
   common = {'flag_values': values}
   flags.DEFINE_string(
     'list', None, 'Print the ids of this release, and do no more.', **common
@@ -65,6 +66,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS):
     'where they have another.',
     **common,
   )
+  return sorted(set(values) - before)
 
 
 def convert(values: flags.FlagValues) -> str:
@@ -99,27 +101,18 @@ def convert(values: flags.FlagValues) -> str:
   return str(path.parent)
 
 
-def run(values: flags.FlagValues) -> int:
+def run(values: flags.FlagValues, names: Sequence[str]) -> int:
   """Converts or lists; returns the exit code."""
+  del names
   try:
     if values.list is not None:
       print('\n'.join(list_saes(values.list)))
     else:
       print(f'{convert(values)}: written in the format of {values.to}.')
   except (ImportError, OSError, KeyError, ValueError) as error:
-    said = error.args[0] if isinstance(error, KeyError) else error
-    print(f'Error: {said}', file=sys.stderr)
-    return 1
+    return outputs.failed(error)
   return 0
 
 
-def main(argv: list[str]) -> int:
-  """Returns the exit code."""
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
-  return run(flags.FLAGS)
-
-
 if __name__ == '__main__':
-  define_flags()
-  app.run(main)
+  outputs.start(define_flags, run)

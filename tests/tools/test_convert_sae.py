@@ -1,22 +1,18 @@
 """SAEs go from format to format and stay what they are."""
 
-from absl import flags
+import functools
+
 import numpy as np
 
 from sae.jumprelu import WEIGHTS, Origin
 from sae.loading import load_sae
 from sae.releases import list_saes
 from sae.sae_lens import save_sae_lens
+from tests.experiments import worlds
 from tests.sae.test_loading import random_sae, random_weights, write_params
 from tools import convert_sae
 
-
-def run(*arguments: str) -> int:
-  values = flags.FlagValues()
-  flags.DEFINE_integer('verbosity', 0, '', flag_values=values)
-  convert_sae.define_flags(values)
-  values(['test', *arguments])
-  return convert_sae.run(values)
+run = functools.partial(worlds.run, convert_sae)
 
 
 def test_there_and_back(tmp_path, capsys):
