@@ -1,59 +1,64 @@
 """Flags that say how SAEs are trained, as a `sae.recipe.TrainConfig`."""
 
+import functools
+
 from absl import flags
 
 from sae.recipe import COMPUTE_DTYPES, DECAYS, PENALTIES, TrainConfig
 
+# Of the width of an activation, D, and fields of TrainConfig.
 _RECIPES = {
-  'paper': TrainConfig,
+  'paper': lambda d_in, **fields: TrainConfig(**fields),
   'fast': TrainConfig.fast,
-  'short': TrainConfig.short,
+  'short': lambda d_in, **fields: TrainConfig.short(**fields),
 }
 # Where no sweep is asked for.
 _SWEEP = (1e-3, 3e-3, 1e-2)
 # Flags that are fields of TrainConfig of the same name; None is the recipe's.
+# u is 1 / sqrt(D), about the size of a number in a unit row.
 _NUMBERS = {
   'batch_size': (int, 'Tokens per update. 4096; fast, short: 1024.'),
-  'learning_rate': (float, "Adam's. 7e-5; fast: 0.03; short: 5e-3."),
+  'learning_rate': (float, "Adam's. 7e-5; fast: u / 2; short: 5e-3."),
   'threshold_learning_rate': (
     float,
-    "Adam's, of the log thresholds. That of the rest; fast: 0.03; short: 5e-3.",
+    "Adam's, of the log thresholds. That of the rest; fast: 0.06.",
   ),
   'encoder_learning_rate': (
     float,
-    "Adam's, of the encoder's weights. That of the rest; fast: 0.006.",
+    "Adam's, of the encoder's weights. That of the rest; fast: u / 18.",
   ),
   'bias_learning_rate': (
     float,
-    "Adam's, of both biases. That of the rest; fast: 0.001.",
+    "Adam's, of both biases. That of the rest; fast: u / 30.",
   ),
   'warmup_steps': (
     int,
-    'Updates over which the learning rate rises. 1000; fast: a fifth; short: a '
-    'tenth.',
+    'Updates over which the learning rate rises. 1000; fast, short: a tenth.',
   ),
   'sparsity_warmup_steps': (
     int,
-    'Updates over which the coefficient rises. 10000; fast, short: a fifth.',
+    'Updates over which the coefficient rises. 10000; fast: three quarters, or '
+    'a fifth with --target_l0; short: a fifth.',
   ),
   'decay_steps': (
     int,
     'Updates at the end over which the rate falls. 0; fast, short: a fifth.',
   ),
   'adam_b1': (float, '0 keeps no first moment. 0; fast: 0.9.'),
-  'adam_b2': (float, '0.999.'),
+  'adam_b2': (float, '0.999; fast: 0.95.'),
   'bandwidth': (
     float,
-    'Of the straight-through kernel, where E||x||^2 = 1. 1e-3; fast: 0.03; '
+    'Of the straight-through kernel, where E||x||^2 = 1. 1e-3; fast: u / 2; '
     'short: 0.1.',
   ),
   'initial_threshold': (
     float,
-    'Of every latent. 1e-3; fast: 0.01; short: 0.02.',
+    'Of every latent. 1e-3; fast: one in a hundred begins active; short: 0.02.',
   ),
   'encoder_scale': (
     float,
-    "The encoder starts as the decoder's transpose times this. 1; fast: 0.12.",
+    "The encoder starts as the decoder's transpose times this. 1; fast: 2 D / "
+    'width, or 1 if less.',
   ),
   'tanh_scale': (float, "Of penalty 'tanh'. 4."),
   'bucket_size': (
@@ -124,7 +129,8 @@ def define_flags(values: flags.FlagValues) -> list[str]:
     "'paper' is Gemma Scope's, for about a million updates; 'fast' is for "
     'hundreds or thousands, with momentum and a rate for each kind of weight; '
     "'short', for thousands, has the paper's one rate, larger. The defaults "
-    "below are the paper's first.",
+    "below are the paper's first; u is 1 / sqrt(D), D the width of an "
+    'activation.',
     **common,
   )
   for name, (kind, help_text) in _NUMBERS.items():
@@ -135,8 +141,12 @@ def define_flags(values: flags.FlagValues) -> list[str]:
   return sorted(set(values) - before)
 
 
-def train_config(values: flags.FlagValues) -> TrainConfig:
+def train_config(values: flags.FlagValues, d_in: int) -> TrainConfig:
   """The configuration that parsed flags describe.
+
+  Args:
+    values: Parsed flags.
+    d_in: D, of the activations.
 
   Raises:
     ValueError: a value makes no sense, or there are fewer tokens than one
@@ -156,7 +166,7 @@ def train_config(values: flags.FlagValues) -> TrainConfig:
   elif not swept:
     changes['sparsity'] = _SWEEP
 
-  make = _RECIPES[values.recipe]
+  make = functools.partial(_RECIPES[values.recipe], d_in=d_in)
   defaults = make(width=1, num_steps=1)
   batch = changes.get('batch_size', defaults.batch_size)
   if batch < 1:

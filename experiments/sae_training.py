@@ -64,9 +64,10 @@ def prepare(values: flags.FlagValues, names: Sequence[str]) -> Plan:
   if values.out is None:
     raise ValueError('Say where results go: --out=DIR.')
   out = pathlib.Path(values.out)
-  config = sae_flags.train_config(values)
   reader = model_and_text.open_model(values)
   site, layers = _site_and_layers(values, reader.config)
+  d_in = gj.site_width(reader.config, site)
+  config = sae_flags.train_config(values, d_in)
   mesh = mesh_flags.make_mesh(values)
   estimate = memory.estimate_training(
     config,

@@ -10,7 +10,9 @@ is in raw units, as SAELens reads it (`llama_scope_sae_huggingface_loader` of
   z = s * x @ W_enc + b_enc;  f = z where z > s * threshold
   y = (f @ W_dec + b_dec) / s
 
-Here s is folded: latents are f / s, in raw units.
+Here s is folded: latents are f / s, in raw units. The later SAEs of the
+R1-distilled model have another form (`config.json`, `log_jumprelu_threshold`),
+whose units no source we have states; they are not read.
 """
 
 from collections.abc import Callable

@@ -18,20 +18,8 @@ PENALTIES = ('l0', 'tanh')
 COMPUTE_DTYPES = ('float32', 'bfloat16')
 # What may have a learning rate of its own, NAME_learning_rate.
 RATES = ('threshold', 'encoder', 'bias')
-# See TrainConfig.fast and TrainConfig.short.
-_FAST = {
-  'batch_size': 1024,
-  'learning_rate': 0.03,
-  'threshold_learning_rate': 0.03,
-  'encoder_learning_rate': 0.006,
-  'bias_learning_rate': 0.001,
-  'adam_b1': 0.9,
-  'encoder_scale': 0.12,
-  'initial_threshold': 0.01,
-  'bandwidth': 0.03,
-}
+# See TrainConfig.short.
 _SHORT = {
-  'batch_size': 1024,
   'learning_rate': 5e-3,
   'threshold_learning_rate': 5e-3,
   'initial_threshold': 0.02,
@@ -137,45 +125,76 @@ class TrainConfig:
     _check(self)
 
   @classmethod
-  def fast(cls, width: int, num_steps: int, **changes) -> 'TrainConfig':
+  def fast(
+    cls, *, d_in: int, width: int, num_steps: int, **changes
+  ) -> 'TrainConfig':
     """A recipe for hundreds of updates, and for thousands.
 
     Adam has momentum; decoder, encoder and biases have learning rates in
     proportion to how large their numbers are; the encoder starts short, so
-    that the first reconstructions are too. Both warm-ups are a fifth of the
-    run, and the rates fall in its last fifth. Chosen on a synthetic dictionary,
-    not from a paper; how it compares is in tools/BENCHMARKS.md. It was tried up
-    to D = 256, where a weight of a unit row is 0.06; at larger D such weights,
-    and so the right rates, are smaller by the root of the ratio.
+    that the first reconstructions are no longer than activations. Sparsity is
+    asked for late: its coefficient rises through three quarters of the run,
+    while latents find their directions, but with `target_l0` through a fifth,
+    after which the controller has it. Chosen on synthetic dictionaries, not
+    from a paper; how it compares is in tools/BENCHMARKS.md.
+
+    Args:
+      d_in: D, of the activations.
+      width: F.
+      num_steps: Updates.
+      **changes: Other fields, instead of the recipe's.
     """
-    warmup = {'warmup_steps': num_steps // 5}
-    return cls._scheduled(_FAST | warmup, width, num_steps, changes)
+    d_in = _plain(d_in)
+    if not isinstance(d_in, int) or d_in < 1:
+      raise ValueError(
+        f'd_in must be a whole number, at least 1; got {d_in!r}.'
+      )
+    # Of a number in a unit row, and of its product with an activation.
+    size = d_in**-0.5
+    encoder_scale = min(1.0, 2 * d_in / max(width, 1))
+    steered = changes.get('target_l0') is not None
+    rises = num_steps // 5 if steered else num_steps * 3 // 4
+    recipe = {
+      'learning_rate': size / 2,
+      'encoder_learning_rate': size / 18,
+      'bias_learning_rate': size / 30,
+      'threshold_learning_rate': 0.06,
+      'adam_b1': 0.9,
+      'adam_b2': 0.95,
+      'bandwidth': size / 2,
+      'encoder_scale': encoder_scale,
+      # A hundredth of a normal distribution is above 2.33 deviations.
+      'initial_threshold': 2.33 * encoder_scale * size,
+      'sparsity_warmup_steps': rises,
+    }
+    return cls._scheduled(recipe, width, num_steps, changes)
 
   @classmethod
   def short(cls, width: int, num_steps: int, **changes) -> 'TrainConfig':
     """A recipe for thousands of updates, nearer to the papers' than `fast`.
 
-    No momentum, and one learning rate; the first warm-up is a tenth of the
+    No momentum, and one learning rate; the sparsity warm-up is a fifth of the
     run. MiniWorld's SAEs are trained with it; at the same L0 it reconstructs
-    worse than `fast`. Thresholds below half the
-    bandwidth, 0.05, soon rise to it: for more than about a hundred active
-    latents per token take a smaller bandwidth.
+    worse than `fast`. Thresholds below half the bandwidth, 0.05, soon rise to
+    it: for more than about a hundred active latents per token take a smaller
+    bandwidth.
     """
-    return cls._scheduled(_SHORT, width, num_steps, changes)
+    recipe = _SHORT | {'sparsity_warmup_steps': num_steps // 5}
+    return cls._scheduled(recipe, width, num_steps, changes)
 
   @classmethod
   def _scheduled(cls, recipe, width, num_steps, changes) -> 'TrainConfig':
-    """A recipe with schedules in proportion to the run."""
+    """A recipe; rates rise in the first tenth and fall in the last fifth."""
     decay_steps = num_steps // 5
-    defaults = {
+    recipe = recipe | {
+      'batch_size': 1024,
       'warmup_steps': num_steps // 10,
-      'sparsity_warmup_steps': num_steps // 5,
       'decay': 'linear' if decay_steps else 'none',
       'decay_steps': decay_steps,
-    } | recipe
-    batch_size = changes.get('batch_size', defaults['batch_size'])
-    defaults['bucket_size'] = max(1, (1 << 17) // batch_size) * batch_size
-    return cls(width=width, num_steps=num_steps, **(defaults | changes))
+    }
+    batch_size = changes.get('batch_size', recipe['batch_size'])
+    recipe['bucket_size'] = max(1, (1 << 17) // batch_size) * batch_size
+    return cls(width=width, num_steps=num_steps, **(recipe | changes))
 
   @property
   def runs(self) -> tuple[Run, ...]:

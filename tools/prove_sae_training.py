@@ -3,15 +3,17 @@ r"""Shows that training finds what is there, and how it compares with sae-lens.
 dictionary   Sparse combinations of 256 known directions in 64 dimensions, of
              Zipf-distributed frequencies: are the directions recovered, at
              the true L0? On several seeds, beside an untrained SAE.
-frontier     L0 and FVU on held-out activations after as many updates of ours
-             and of sae-lens's JumpReLU trainer, on the same batches in the
-             same order, with the seconds that each took (needs
-             `pip install -e '.[peers]'`).
+frontier     L0 and FVU on held-out activations of sae-lens's JumpReLU trainer,
+             of ours after as many updates on the same batches, and of ours
+             after as many seconds (needs `pip install -e '.[peers]'`).
 
 python -m tools.prove_sae_training --part=dictionary
 python -m tools.prove_sae_training --part=frontier --json=out/frontier.json
 """
 
+from collections.abc import Callable
+import dataclasses
+import importlib.util
 import json
 import time
 
@@ -20,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from experiments.outputs import write_text
 from sae.metrics import evaluate
 from sae.monitor import TrainingDiverged
 from sae.recipe import TrainConfig
@@ -32,21 +35,32 @@ _PART = flags.DEFINE_enum(
 _STEPS = flags.DEFINE_integer('steps', None, 'Updates. Default: 3000, or 200.')
 _SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Of the dictionaries.')
 _SPARSITY = flags.DEFINE_list(
-  'sparsity', None, 'Our coefficients. Default: 0.015, or six of them.'
+  'sparsity', None, 'Our coefficients. Default: 0.015, or six for the frontier.'
+)
+_TIMED_SPARSITY = flags.DEFINE_list(
+  'timed_sparsity',
+  ['3e-4', '3e-3'],
+  "Those of our runs that go on for sae-lens's seconds.",
 )
 _L0_COEFFICIENTS = flags.DEFINE_list(
-  'l0_coefficients', ['1', '3', '10', '30'], "sae-lens's coefficients."
+  'l0_coefficients', ['0.1', '0.3', '1', '3', '10'], "sae-lens's coefficients."
 )
 _LEARNING_RATE = flags.DEFINE_float(
   'learning_rate',
   0.02,
   "Ours, of the dictionary. It bears more than TrainConfig.short's, 0.005.",
 )
-_PEER_RATES = flags.DEFINE_list(
-  'peer_learning_rates',
-  ['3e-3', '1e-2'],
-  "sae-lens's learning rates; its default, 3e-4, leaves thousands of latents "
-  'active after so few updates.',
+_PEER_RATE = flags.DEFINE_float(
+  'peer_learning_rate',
+  1e-2,
+  "sae-lens's, the best for it of 3e-4, 3e-3, 1e-2 and 2e-2. With its default, "
+  '3e-4, thousands of latents are active after so few updates.',
+)
+_PEERS_FROM = flags.DEFINE_string(
+  'peers_from',
+  None,
+  "The --json of an earlier run on this machine: sae-lens's points, which take "
+  'most of the time, are taken from there.',
 )
 _JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
 
@@ -85,7 +99,7 @@ def recovery(seed: int, steps: int, sparsity: float) -> dict:
   }
 
 
-def show_recovery(steps: int, sparsity: list[float]) -> list[dict]:
+def show_recovery(steps: int, sparsity: list[float]):
   """One line per seed and coefficient."""
   records = []
   for seed in map(int, _SEEDS.value):
@@ -100,93 +114,186 @@ def show_recovery(steps: int, sparsity: list[float]) -> list[dict]:
         f'FVU {r["fvu"]:.4f}',
         flush=True,
       )
-  return records
+      _save(records)
 
 
-def show_frontier(steps: int, sparsity: list[float]) -> list[dict]:
-  """Ours and sae-lens's, on D=256, F=4096, B=4096."""
-  from tools import sae_peers
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """One SAE on held-out activations."""
+
+  trainer: str
+  coefficient: float
+  steps: int
+  l0: float
+  fvu: float
+  seconds: float
+
+  def __str__(self):
+    return (
+      f'{self.trainer:9} {self.coefficient:7g}  {self.steps:5} updates  L0 '
+      f'{self.l0:7.2f}  FVU {self.fvu:.4f}  {self.seconds:6.1f} s'
+    )
+
+
+class Race:
+  """Trainers on one stream: D=256, F=4096, batches of 4096."""
 
   D, F, B = 256, 4096, 4096
-  data = SyntheticDictionary(D, 1024, mean_l0=20.0)
-  stream = data.batches(B)
-  # Drawing takes as long as an update; batches come round again instead.
-  pool = [next(stream) for _ in tqdm(range(64), desc='Drawing activations')]
-  batch = lambda i: pool[i % len(pool)]
-  test = np.concatenate([next(stream) for _ in range(4)])
-  variance = ((test - test.mean(0)) ** 2).sum()
-  records = []
 
-  def note(name, coefficient, encode, reconstruct, seconds):
-    l0, error = 0.0, 0.0
-    for part in np.split(test, 8):
-      l0 += float((np.asarray(encode(part)) > 0).sum())
-      error += float(((np.asarray(reconstruct(part)) - part) ** 2).sum())
-    record = {
-      'trainer': name,
-      'coefficient': coefficient,
-      'l0': l0 / len(test),
-      'fvu': float(error / variance),
-      'seconds': seconds,
-      'steps': steps,
-    }
-    records.append(record)
-    print(
-      f'{name:22} {coefficient:7g}  L0 {record["l0"]:7.2f}  FVU '
-      f'{record["fvu"]:.4f}  {seconds:6.1f} s',
-      flush=True,
-    )
+  def __init__(self):
+    # TrainConfig.fast and sae-lens's rate were chosen on seed 0.
+    data = SyntheticDictionary(self.D, 1024, mean_l0=20.0, seed=1)
+    stream = data.batches(self.B)
+    # Drawing takes as long as an update; batches come round again instead.
+    self._pool = [
+      next(stream) for _ in tqdm(range(64), desc='Drawing activations')
+    ]
+    self._test = np.concatenate([next(stream) for _ in range(4)])
+    self._variance = ((self._test - self._test.mean(0)) ** 2).sum()
 
-  for value in sparsity:
-    # In the order of the stream, as the peer's trainer takes it.
+  def batch(self, i: int) -> np.ndarray:
+    """Batch number i [B, D]."""
+    return self._pool[i % len(self._pool)]
+
+  def ours(self, steps: int, sparsity: float) -> Point:
+    """Trains by TrainConfig.fast."""
     config = TrainConfig.fast(
-      F, steps, sparsity=value, batch_size=B, bucket_size=B
+      d_in=self.D,
+      width=self.F,
+      num_steps=steps,
+      sparsity=sparsity,
+      batch_size=self.B,
+      bucket_size=16 * self.B,
     )
     start = time.perf_counter()
-    try:
-      sae = train(config, (batch(i) for i in range(steps))).sae
-    except TrainingDiverged as error:
-      print(f'ours, {value:g}: {error}', flush=True)
-      continue
+    sae = train(config, (self.batch(i) for i in range(steps))).sae
     seconds = time.perf_counter() - start
-    note('ours', value, sae.encode, sae, seconds)
-  for rate in map(float, _PEER_RATES.value):
-    for value in map(float, _L0_COEFFICIENTS.value):
-      peer = sae_peers.SAELens(
-        D,
-        F,
-        B,
-        num_steps=steps,
-        l0_coefficient=value,
-        l0_warm_up_steps=steps // 5,
-        lr=rate,
-        lr_warm_up_steps=steps // 10,
-        lr_decay_steps=steps // 5,
-      )
-      peer.set_scale(pool[0])
-      start = time.perf_counter()
-      for i in tqdm(range(steps), desc='sae-lens'):
-        peer.step(batch(i))
-      seconds = time.perf_counter() - start
-      peer.finish()
-      note(f'sae-lens, lr {rate:g}', value, peer.encode, peer, seconds)
-  is_ours = lambda record: record['trainer'] == 'ours'
-  ours = [record for record in records if is_ours(record)]
-  theirs = [record for record in records if not is_ours(record)]
+    measured = self._measure(sae.encode, sae)
+    return Point('ours', sparsity, steps, *measured, seconds)
+
+  def sae_lens(self, steps: int, coefficient: float) -> Point:
+    """Trains with its trainer, warm-up and decay in proportion to ours."""
+    from tools import sae_peers
+
+    peer = sae_peers.SAELens(
+      self.D,
+      self.F,
+      self.B,
+      num_steps=steps,
+      l0_coefficient=coefficient,
+      l0_warm_up_steps=steps // 5,
+      lr=_PEER_RATE.value,
+      lr_warm_up_steps=steps // 10,
+      lr_decay_steps=steps // 5,
+    )
+    peer.set_scale(self.batch(0))
+    start = time.perf_counter()
+    for i in tqdm(range(steps), desc='sae-lens'):
+      peer.step(self.batch(i))
+    seconds = time.perf_counter() - start
+    peer.finish()
+    measured = self._measure(peer.encode, peer)
+    return Point('sae-lens', coefficient, steps, *measured, seconds)
+
+  def _measure(
+    self, encode: Callable, reconstruct: Callable
+  ) -> tuple[float, float]:
+    """L0 and FVU, by numpy for either trainer."""
+    l0, error = 0.0, 0.0
+    for part in np.split(self._test, 8):
+      l0 += float((np.asarray(encode(part)) > 0).sum())
+      error += float(((np.asarray(reconstruct(part)) - part) ** 2).sum())
+    return l0 / len(self._test), float(error / self._variance)
+
+
+def show_frontier(steps: int, sparsity: list[float]):
+  """Ours and sae-lens's, after equal updates and in equal time."""
+  theirs = _read_peers(_PEERS_FROM.value, steps) if _PEERS_FROM.value else []
+  everything = list(theirs)
+  print(*theirs, sep='\n', flush=True)
+  race = Race()
+
+  def run(trainer, steps, values):
+    points = []
+    for value in map(float, values):
+      try:
+        points.append(trainer(steps, value))
+      except TrainingDiverged as error:
+        print(f'{value:g}: {error}', flush=True)
+        continue
+      print(points[-1], flush=True)
+      everything.append(points[-1])
+      _save(list(map(dataclasses.asdict, everything)))
+    if not points:
+      raise ValueError('Every run diverged; there is nothing to compare.')
+    return points
+
+  theirs = theirs or run(race.sae_lens, steps, _L0_COEFFICIENTS.value)
+  ours = run(race.ours, steps, sparsity)
+  mean = lambda points: sum(p.seconds for p in points) / len(points)
+  more = int(steps * mean(theirs) / mean(ours))
+  timed = run(race.ours, more, _TIMED_SPARSITY.value)
+  for name, points in (
+    (f'after {steps} updates', ours),
+    (f"in sae-lens's time, {more} updates", timed),
+  ):
+    print(
+      f'\nOurs {name}: {mean(points):.0f} s a run, sae-lens '
+      f'{mean(theirs):.0f} s.'
+    )
+    _compare('ours', points, 'sae-lens', theirs)
+    _compare('sae-lens', theirs, 'ours', points)
+
+
+def _compare(name: str, points: list[Point], other: str, others: list[Point]):
+  """Prints where one frontier stands beside another."""
   print(
-    f'Dominated by one of sae-lens: {_dominated(ours, theirs)} of {len(ours)} '
-    f'points of ours. By one of ours: {_dominated(theirs, ours)} of '
-    f'{len(theirs)} of its.'
+    f'{name}: {_dominated(points, others)} of {len(points)} points dominated '
+    f'by one of {other}'
   )
-  return records
+  for point in points:
+    fvu = interpolated(others, point.l0)
+    said = 'none at this L0' if fvu is None else f'{fvu:.4f} between points'
+    print(
+      f'  L0 {point.l0:7.2f}  FVU {point.fvu:.4f}  {other} {said}', flush=True
+    )
 
 
-def _dominated(points: list[dict], others: list[dict]) -> int:
-  """How many points have more active latents and a larger error than one."""
+def _read_peers(path: str, steps: int) -> list[Point]:
+  with open(path, encoding='utf-8') as file:
+    points = [Point(**record) for record in json.load(file)]
+  points = [p for p in points if p.trainer == 'sae-lens' and p.steps == steps]
+  if not points:
+    raise ValueError(
+      f'--peers_from={path} has no point of sae-lens after {steps} updates. '
+      'Leave the flag out, and they are run.'
+    )
+  return points
+
+
+def _dominated(points: list[Point], others: list[Point]) -> int:
+  """How many points have no fewer active latents and no smaller error."""
   return sum(
-    any(o['l0'] <= p['l0'] and o['fvu'] <= p['fvu'] for o in others)
-    for p in points
+    any(o.l0 <= p.l0 and o.fvu <= p.fvu for o in others) for p in points
   )
+
+
+def interpolated(points: list[Point], l0: float) -> float | None:
+  """FVU of a trainer at an L0: between its best points, both logarithmic."""
+  best, lowest = [], np.inf
+  for point in sorted(points, key=lambda p: (p.l0, p.fvu)):
+    if point.fvu < lowest:
+      best.append(point)
+      lowest = point.fvu
+  if not best or not best[0].l0 <= l0 <= best[-1].l0:
+    return None
+  x, y = np.log([[p.l0 for p in best], [p.fvu for p in best]])
+  return float(np.exp(np.interp(np.log(l0), x, y)))
+
+
+def _save(records: list[dict]):
+  if _JSON.value:
+    write_text(_JSON.value, json.dumps(records, indent=2))
 
 
 def main(argv):
@@ -196,12 +303,13 @@ def main(argv):
     values = _SPARSITY.value or ['0.015']
     show, steps = show_recovery, _STEPS.value or 3000
   else:
-    values = _SPARSITY.value or '1e-6 3e-4 1e-3 3e-3 5e-3 1e-2'.split()
+    if importlib.util.find_spec('sae_lens') is None:
+      raise app.UsageError(
+        "--part=frontier runs sae-lens too: pip install -e '.[peers]'."
+      )
+    values = _SPARSITY.value or '3e-4 1e-3 2e-3 3e-3 5e-3 1e-2'.split()
     show, steps = show_frontier, _STEPS.value or 200
-  records = show(steps, [float(value) for value in values])
-  if _JSON.value:
-    with open(_JSON.value, 'w', encoding='utf-8') as file:
-      json.dump(records, file, indent=2)
+  show(steps, [float(value) for value in values])
 
 
 if __name__ == '__main__':

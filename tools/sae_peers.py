@@ -5,15 +5,8 @@ the recipe of dictionary_learning 0.1 written anew in PyTorch: that package pins
 an nnsight which cannot be installed beside current transformers.
 """
 
-import importlib.util
-
 import numpy as np
 import torch
-
-
-def installed() -> bool:
-  """Whether sae-lens is here."""
-  return importlib.util.find_spec('sae_lens') is not None
 
 
 class SAELens:

@@ -383,7 +383,7 @@ def test_recipes():
     values = flags.FlagValues()
     train_sae.define_flags(values)
     values(['test', *arguments])
-    return train_sae.sae_flags.train_config(values)
+    return train_sae.sae_flags.train_config(values, d_in=64)
 
   short = config('--tokens=1000000')
   assert short.batch_size == 1024 and short.decay == 'linear'

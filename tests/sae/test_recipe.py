@@ -1,6 +1,7 @@
 """Constants, schedules and what a configuration refuses."""
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -113,10 +114,40 @@ def test_numpy_numbers_are_numbers():
 
 @pytest.mark.parametrize('batch_size', [1000, 4096, 1 << 18])
 @pytest.mark.parametrize(
-  'recipe, warmup', [(TrainConfig.fast, 200), (TrainConfig.short, 100)]
+  'recipe, rises',
+  [
+    (functools.partial(TrainConfig.fast, d_in=64), 750),
+    (functools.partial(TrainConfig.fast, d_in=64, target_l0=20.0), 200),
+    (TrainConfig.short, 200),
+  ],
 )
-def test_recipes_of_few_updates(recipe, warmup, batch_size):
-  config = recipe(512, 1000, batch_size=batch_size, sparsity=0.01)
-  assert config.decay_steps == 200 and config.warmup_steps == warmup
+def test_recipes_of_few_updates(recipe, rises, batch_size):
+  config = recipe(width=512, num_steps=1000, batch_size=batch_size)
+  assert config.decay_steps == 200 and config.warmup_steps == 100
+  assert config.sparsity_warmup_steps == rises
   assert config.bucket_size % batch_size == 0
-  assert recipe(512, 7).num_steps == 7
+  assert recipe(width=512, num_steps=7).num_steps == 7
+  assert recipe(width=512, num_steps=7, adam_b2=0.5).adam_b2 == 0.5
+
+
+@pytest.mark.parametrize('d_in, width', [(16, 16), (64, 512), (2304, 16384)])
+def test_the_fast_recipe_is_scaled_to_its_activations(d_in, width):
+  """A hundredth of the latents begin active; all would be about x together."""
+  config = TrainConfig.fast(d_in=d_in, width=width, num_steps=100)
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((256, d_in)) / d_in**0.5
+  rows = rng.standard_normal((width, d_in))
+  rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+  z = config.encoder_scale * x @ rows.T
+  assert (z > config.initial_threshold).mean() == pytest.approx(0.01, abs=0.005)
+  if width > 2 * d_in:
+    whole = np.maximum(z, 0) @ rows
+    lengths = (whole**2).sum(1) / (x**2).sum(1)
+    assert np.sqrt(lengths.mean()) == pytest.approx(1, rel=0.2)
+  assert config.learning_rate == pytest.approx(abs(rows).mean(), rel=0.4)
+
+
+@pytest.mark.parametrize('d_in', [0, -1, 64.0, None])
+def test_the_fast_recipe_refuses_no_width(d_in):
+  with pytest.raises(ValueError, match='d_in must be a whole number'):
+    TrainConfig.fast(d_in=d_in, width=8, num_steps=10)

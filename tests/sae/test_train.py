@@ -179,7 +179,9 @@ def test_a_large_mean_is_no_divergence():
   x -= x.mean(0)
   far = np.random.default_rng(0).standard_normal(32)
   x += far * np.sqrt(49 * (x**2).sum(1).mean() / (far**2).sum())
-  cfg = TrainConfig.fast(64, 100, batch_size=64, sparsity=1e-3)
+  cfg = TrainConfig.fast(
+    d_in=32, width=64, num_steps=100, batch_size=64, sparsity=1e-3
+  )
   trained = train(cfg, pieces(x.astype(np.float32)))
   assert trained.metrics[0][0]['fvu'] < 1
   one = np.ones((40, 12), np.float32)  # no variance at all
@@ -306,7 +308,12 @@ def test_few_updates_find_a_dictionary():
   """300 of them, at about the true L0."""
   data = SyntheticDictionary(32, 64, mean_l0=3.0)
   cfg = TrainConfig.fast(
-    128, 300, batch_size=256, bucket_size=2560, sparsity=0.03
+    d_in=32,
+    width=128,
+    num_steps=300,
+    batch_size=256,
+    bucket_size=2560,
+    sparsity=0.03,
   )
   sae = train(cfg, lambda first: data.batches(256, first_row=first)).sae
   x = next(data.batches(4096, first_row=4096 * 1000))
@@ -319,7 +326,7 @@ def test_few_updates_find_a_dictionary():
 @pytest.mark.parametrize(
   'recipe, num_steps, changes',
   [
-    (TrainConfig.fast, 1000, {}),
+    (TrainConfig.fast, 1000, {'d_in': 32}),
     (TrainConfig.short, 2500, {'learning_rate': 0.02}),
   ],
 )
@@ -327,8 +334,8 @@ def test_the_controller_reaches_its_target(recipe, num_steps, changes):
   """From either side, within 5 %, and the dictionary is found."""
   data = SyntheticDictionary(32, 48, mean_l0=4.0, zipf_exponent=0.5)
   cfg = recipe(
-    64,
-    num_steps,
+    width=64,
+    num_steps=num_steps,
     batch_size=256,
     bucket_size=256 * 100,
     sparsity=(1e-3, 0.1),
