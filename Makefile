@@ -24,7 +24,7 @@ parity: $(INSTALLED)  ## The bundled models against PyTorch.
 	$(BIN)/python -m tools.check_parity --checkpoint=experiments/miniworld/bundle/base
 	$(BIN)/python -m tools.check_parity --checkpoint=experiments/miniworld/bundle/chat
 
-test: $(INSTALLED)  ## The tests, nine to ten minutes on two cores.
+test: $(INSTALLED)  ## The tests, ten minutes on two cores, more on slow ones.
 	$(PYTEST) -m 'not slow' $(PARITY)
 	XLA_FLAGS='$(XLA_FLAGS) $(QUICK)' $(PYTEST) --dist loadfile -m 'not slow' --ignore=$(PARITY)
 
