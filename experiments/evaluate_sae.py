@@ -32,6 +32,7 @@ from experiments import (
   outputs,
   sae_report,
   sae_results,
+  sae_source_flags,
 )
 from experiments.sae_evaluation import (
   EvaluationText,
@@ -54,21 +55,10 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   """Defines this program's flags; returns their names."""
   names = model_and_text.define_flags(values)
   names += mesh_flags.define_flags(values)
+  names += sae_source_flags.define_flags(values)
   before = set(values)
   common = {'flag_values': values}
   flags.DEFINE_string('out', None, 'Folder for results.', **common)
-  flags.DEFINE_string(
-    'sae', None, 'File, folder, release or hub id of the SAE.', **common
-  )
-  flags.DEFINE_string(
-    'sae_id', None, 'Which SAE of a release or folder of several.', **common
-  )
-  flags.DEFINE_string(
-    'site', None, 'What it reads, if its files do not say.', **common
-  )
-  flags.DEFINE_integer(
-    'layer', None, 'Layer that it reads, if its files do not say.', **common
-  )
   flags.DEFINE_integer(
     'tokens', 20_000, 'Tokens to measure it on.', lower_bound=1, **common
   )

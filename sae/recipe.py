@@ -18,13 +18,6 @@ PENALTIES = ('l0', 'tanh')
 COMPUTE_DTYPES = ('float32', 'bfloat16')
 # What may have a learning rate of its own, NAME_learning_rate.
 RATES = ('threshold', 'encoder', 'bias')
-# See TrainConfig.short.
-_SHORT = {
-  'learning_rate': 5e-3,
-  'threshold_learning_rate': 5e-3,
-  'initial_threshold': 0.02,
-  'bandwidth': 0.1,
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,7 +172,13 @@ class TrainConfig:
     it: for more than about a hundred active latents per token take a smaller
     bandwidth.
     """
-    recipe = _SHORT | {'sparsity_warmup_steps': num_steps // 5}
+    recipe = {
+      'learning_rate': 5e-3,
+      'threshold_learning_rate': 5e-3,
+      'initial_threshold': 0.02,
+      'bandwidth': 0.1,
+      'sparsity_warmup_steps': num_steps // 5,
+    }
     return cls._scheduled(recipe, width, num_steps, changes)
 
   @classmethod

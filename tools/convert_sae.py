@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments import outputs
+from experiments import outputs, sae_source_flags
 from sae.gemma_scope import save_gemma_scope
 from sae.loading import load_sae
 from sae.releases import list_saes
@@ -30,22 +30,11 @@ FORMATS = ('sae_lens', 'gemma_scope')
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   """Defines this program's flags; returns their names."""
+  names = sae_source_flags.define_flags(values)
   before = set(values)
   common = {'flag_values': values}
   flags.DEFINE_string(
     'list', None, 'Print the ids of this release, and do no more.', **common
-  )
-  flags.DEFINE_string(
-    'sae', None, 'File, folder, release or hub id of the SAE.', **common
-  )
-  flags.DEFINE_string(
-    'sae_id', None, 'Which SAE of a release or folder of several.', **common
-  )
-  flags.DEFINE_string(
-    'site', None, 'What it reads, if its files do not say.', **common
-  )
-  flags.DEFINE_integer(
-    'layer', None, 'Layer that it reads, if its files do not say.', **common
   )
   flags.DEFINE_string(
     'revision', None, 'Branch, tag or commit on the hub.', **common
@@ -66,7 +55,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'where they have another.',
     **common,
   )
-  return sorted(set(values) - before)
+  return sorted([*names, *set(values) - before])
 
 
 def convert(values: flags.FlagValues) -> str:

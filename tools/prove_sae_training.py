@@ -210,7 +210,8 @@ def show_frontier(steps: int, sparsity: list[float]):
   """Ours and sae-lens's, after equal updates and in equal time."""
   theirs = _read_peers(_PEERS_FROM.value, steps) if _PEERS_FROM.value else []
   everything = list(theirs)
-  print(*theirs, sep='\n', flush=True)
+  for point in theirs:
+    print(point, flush=True)
   race = Race()
 
   def run(trainer, steps, values):
