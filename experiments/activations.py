@@ -60,7 +60,7 @@ class ActivationStream:
 
   def __init__(
     self,
-    model: gj.Gemma2,
+    model: gj.Decoder,
     rows: Rows,
     *,
     site: str,
@@ -129,7 +129,7 @@ class ActivationStream:
 
 
 def harvest(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   batch: Batch,
   capture: gj.Capture,
   site: str,

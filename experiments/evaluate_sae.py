@@ -146,7 +146,7 @@ def evaluate(
   return found
 
 
-def check_fits(sae: JumpReLUSAE, config: gj.Gemma2Config, model: str):
+def check_fits(sae: JumpReLUSAE, config: gj.ModelConfig, model: str):
   """Raises ValueError unless the model has what the SAE reads."""
   origin = sae.origin
   if not 0 <= origin.layer < config.num_layers:

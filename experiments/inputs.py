@@ -201,7 +201,7 @@ def _check_width(origin: Origin, d_in: int, reader: gj.CheckpointReader):
 
 def choose_saes(
   source: str,
-  config: gj.Gemma2Config,
+  config: gj.ModelConfig,
   *,
   layers: list[str] | None = None,
   width: str | None = None,
@@ -259,7 +259,7 @@ def _ids_in(folder: pathlib.Path) -> list[str]:
   return ids
 
 
-def _layers(given: list[str], config: gj.Gemma2Config) -> list[int]:
+def _layers(given: list[str], config: gj.ModelConfig) -> list[int]:
   try:
     layers = [int(part) for part in given]
   except ValueError:

@@ -103,7 +103,7 @@ class Estimate:
 
 def estimate_training(
   config: TrainConfig,
-  model: gj.Gemma2Config,
+  model: gj.ModelConfig,
   *,
   site: str,
   layers: Sequence[int],
@@ -197,7 +197,7 @@ def estimate_training(
 
 
 def estimate_evaluation(
-  model: gj.Gemma2Config,
+  model: gj.ModelConfig,
   *,
   site: str,
   width: int,

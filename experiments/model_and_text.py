@@ -368,7 +368,7 @@ def _tokenizer(reader: gj.CheckpointReader) -> gj.Tokenizer:
 
 
 def _special(
-  config: gj.Gemma2Config, tokenizer: gj.Tokenizer | None = None
+  config: gj.ModelConfig, tokenizer: gj.Tokenizer | None = None
 ) -> Sequence[int]:
   """BOS, EOS and padding, as the model and its tokenizer have them."""
   ids = {config.bos_id, config.pad_id, *config.eos_ids}

@@ -250,7 +250,7 @@ def _on_text(subject, model, edited, direction, documents):
   """The ways, and the first in a tied checkpoint, on plain text."""
   way, (first, _) = next(iter(edited.items()))
   without = orthogonalised.without_direction(first.embed[...], direction)
-  tied = gj.Gemma2(first.config, first.weights() | {'embed': without})
+  tied = gj.Decoder(first.config, first.weights() | {'embed': without})
   return orthogonalised.compare_on_text(
     model,
     {**edited, f'{way}, tied': (tied, None)},

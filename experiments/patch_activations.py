@@ -313,7 +313,7 @@ def _identity(subject: Subject, pairs) -> dict:
   }
 
 
-def _cells(config: gj.Gemma2Config, pairs, settings) -> int:
+def _cells(config: gj.ModelConfig, pairs, settings) -> int:
   """How many cells a type's sweeps have, in both directions."""
   T, L, N = len(pairs[0].known.ids), config.num_layers, config.num_heads
   sizes = [L * T] * 3 + [L * N] * 2

@@ -95,7 +95,7 @@ class Spliced:
 
 
 def measure_metrics(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   site: str,
   layers: Sequence[int],
   saes: SAEs,
@@ -125,7 +125,7 @@ _add_batch = jax.jit(add_batch, donate_argnums=0)
 
 
 def measure_splicing(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   site: str,
   layers: Sequence[int],
   saes: SAEs,
@@ -211,7 +211,7 @@ def _row_sums(weights, x, keep, mean):
 
 
 def measure_uniformity(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   site: str,
   layers: Sequence[int],
   saes: SAEs,

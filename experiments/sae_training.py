@@ -126,7 +126,7 @@ def prepare(values: flags.FlagValues, names: Sequence[str]) -> Plan:
   )
 
 
-def _site_and_layers(values, config: gj.Gemma2Config):
+def _site_and_layers(values, config: gj.ModelConfig):
   site, layer = gj.parse_site(values.site)
   if site not in gj.VECTOR_SITES:
     raise ValueError(
@@ -156,7 +156,7 @@ def _site_and_layers(values, config: gj.Gemma2Config):
   return site, layers
 
 
-def load(reader: gj.CheckpointReader, num_layers: int, mesh=None) -> gj.Gemma2:
+def load(reader: gj.CheckpointReader, num_layers: int, mesh=None) -> gj.Decoder:
   """The first layers of a model, with a progress bar."""
   if num_layers < reader.config.num_layers:
     reader = gj.CheckpointReader(

@@ -30,7 +30,7 @@ LOGITS_BYTES = 1 << 28
 class Splicer:
   """Runs a whole model clean and spliced."""
 
-  def __init__(self, model: gj.Gemma2, site: str, layers: Sequence[int]):
+  def __init__(self, model: gj.Decoder, site: str, layers: Sequence[int]):
     """Takes the model and where to splice.
 
     Raises:
@@ -109,7 +109,7 @@ def losses_that_count(batch: Batch) -> np.ndarray:
 
 
 def next_token_losses(
-  model: gj.Gemma2, stream: jax.Array, tokens: jax.Array
+  model: gj.Decoder, stream: jax.Array, tokens: jax.Array
 ) -> jax.Array:
   """Cross-entropies in nats, float32 [B, T], of each row's next token.
 
@@ -147,7 +147,7 @@ def _replaced(replace, x):
 
 
 def own_gradients(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   site: str,
   layers: Sequence[int],
   batch: Batch,

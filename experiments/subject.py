@@ -153,7 +153,7 @@ class Subject:
   findings: RecognitionRun
   about: Mapping[str, str]
 
-  def load(self) -> gj.Gemma2:
+  def load(self) -> gj.Decoder:
     """The model, stacked."""
     return self.reader.load()
 

@@ -14,8 +14,8 @@ from gemma_jax import interventions as iv
 from gemma_jax import layers
 from gemma_jax import sites as sites_lib
 from gemma_jax.cache import Cache, store
-from gemma_jax.captures import Capture, find_positions, take_positions
-from gemma_jax.config import Gemma2Config
+from gemma_jax.capture import Capture, find_positions, take_positions
+from gemma_jax.config import ModelConfig
 from gemma_jax.sharding import constrain
 
 
@@ -23,7 +23,7 @@ from gemma_jax.sharding import constrain
 class Run:
   """What is the same for all layers of one forward pass."""
 
-  config: Gemma2Config
+  config: ModelConfig
   positions: jax.Array  # [B, T]
   key_positions: jax.Array  # [B, S], without the prefix
   rotary: tuple[jax.Array, jax.Array]

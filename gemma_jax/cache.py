@@ -7,7 +7,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from gemma_jax import sharding
-from gemma_jax.config import Gemma2Config
+from gemma_jax.config import ModelConfig
 
 Stack = jax.Array | tuple[jax.Array, ...]
 
@@ -35,7 +35,7 @@ class Cache:
   @classmethod
   def empty(
     cls,
-    config: Gemma2Config,
+    config: ModelConfig,
     batch: int,
     size: int,
     dtype=jnp.float32,

@@ -20,7 +20,7 @@ GLOBAL_WINDOW = 2**30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gemma2Config:
+class ModelConfig:
   """One Gemma 2 architecture. Defaults are those all public sizes share.
 
   Attributes:
@@ -107,7 +107,7 @@ class Gemma2Config:
       np.int32
     )
 
-  def truncated(self, num_layers: int) -> 'Gemma2Config':
+  def truncated(self, num_layers: int) -> 'ModelConfig':
     """The same model with only its first `num_layers` layers."""
     if not 1 <= num_layers <= self.num_layers:
       raise ValueError(
@@ -124,7 +124,7 @@ class Gemma2Config:
     )
 
   @classmethod
-  def gemma2_2b(cls) -> 'Gemma2Config':
+  def gemma2_2b(cls) -> 'ModelConfig':
     """google/gemma-2-2b and -2b-it: 2,614,341,888 parameters."""
     return cls(
       num_layers=26,
@@ -137,7 +137,7 @@ class Gemma2Config:
     )
 
   @classmethod
-  def gemma2_9b(cls) -> 'Gemma2Config':
+  def gemma2_9b(cls) -> 'ModelConfig':
     """google/gemma-2-9b and -9b-it: 9,241,705,984 parameters."""
     return cls(
       num_layers=42,
@@ -150,7 +150,7 @@ class Gemma2Config:
     )
 
   @classmethod
-  def gemma2_27b(cls) -> 'Gemma2Config':
+  def gemma2_27b(cls) -> 'ModelConfig':
     """google/gemma-2-27b and -27b-it: 27,227,128,320 parameters."""
     return cls(
       num_layers=46,
@@ -266,11 +266,11 @@ _INERT = frozenset(
 
 
 _INTEGERS = {
-  field.name for field in dataclasses.fields(Gemma2Config) if field.type is int
+  field.name for field in dataclasses.fields(ModelConfig) if field.type is int
 }
 
 
-def _parse_hf(hf: Mapping[str, Any], origin: str) -> Gemma2Config:
+def _parse_hf(hf: Mapping[str, Any], origin: str) -> ModelConfig:
   """`from_hf` of parsed content; `origin` names it in errors."""
 
   def refuse(key, expected):
@@ -353,6 +353,6 @@ def _parse_hf(hf: Mapping[str, Any], origin: str) -> Gemma2Config:
       'change what the model computes is not ignored; remove it if it does not.'
     )
   try:
-    return Gemma2Config(**kwargs)
+    return ModelConfig(**kwargs)
   except ValueError as error:
     raise ValueError(f'{origin}: {error}') from error

@@ -17,7 +17,7 @@ from gemma_jax import interventions as iv
 from gemma_jax import running, sharding
 from gemma_jax.cache import Cache
 from gemma_jax.model import forward
-from gemma_jax.weights import Gemma2
+from gemma_jax.weights import Decoder
 
 
 @jax.tree_util.register_dataclass
@@ -59,7 +59,7 @@ class Generation:
 
 
 def generate(
-  model: Gemma2,
+  model: Decoder,
   tokens,
   positions=None,
   *,
@@ -170,7 +170,7 @@ def generate(
   )
 
 
-def share_prefix(model: Gemma2, tokens) -> Cache:
+def share_prefix(model: Decoder, tokens) -> Cache:
   """Runs tokens [P] once, for `prefix` of `run` and `generate`.
 
   Rows then hold only what follows, their positions counting on from P, and no

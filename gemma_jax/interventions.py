@@ -29,8 +29,8 @@ from jax import lax
 import jax.numpy as jnp
 
 from gemma_jax import sites as sites_lib
-from gemma_jax.captures import find_positions, take_positions
-from gemma_jax.config import Gemma2Config
+from gemma_jax.capture import find_positions, take_positions
+from gemma_jax.config import ModelConfig
 from gemma_jax.layers import rounded
 
 
@@ -187,7 +187,7 @@ def stack_rows(rows: Sequence[Interventions]) -> Interventions:
 
 
 def check_interventions(
-  interventions: Interventions, config: Gemma2Config, rows: int
+  interventions: Interventions, config: ModelConfig, rows: int
 ) -> None:
   """Raises unless the shapes fit the model and a batch of `rows` rows.
 

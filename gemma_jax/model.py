@@ -21,9 +21,9 @@ from gemma_jax import layers
 from gemma_jax import sites as sites_lib
 from gemma_jax.block import Run, block
 from gemma_jax.cache import Cache
-from gemma_jax.captures import Capture, take_positions
+from gemma_jax.capture import Capture, take_positions
 from gemma_jax.sharding import constrain
-from gemma_jax.weights import Gemma2
+from gemma_jax.weights import Decoder
 
 # Longer contexts are attended to in chunks of queries, so that no array of
 # size T x S is held.
@@ -49,7 +49,7 @@ class Output:
 
 
 def forward(
-  model: Gemma2,
+  model: Decoder,
   tokens: jax.Array,
   positions: jax.Array | None = None,
   *,
@@ -142,7 +142,7 @@ def forward(
   return Output(logits=logits, activations=activations, cache=cache)
 
 
-def embed(model: Gemma2, tokens: jax.Array) -> jax.Array:
+def embed(model: Decoder, tokens: jax.Array) -> jax.Array:
   """Token ids [B, T] to the stream entering layer 0, [B, T, D].
 
   The scale sqrt(D) is rounded to the dtype of the weights, as HF does.
@@ -153,7 +153,7 @@ def embed(model: Gemma2, tokens: jax.Array) -> jax.Array:
 
 
 def unembed(
-  model: Gemma2, x: jax.Array, tokens: jax.Array | None = None
+  model: Decoder, x: jax.Array, tokens: jax.Array | None = None
 ) -> jax.Array:
   """Final norm, unembedding and soft cap: [..., D] to float32 [..., V].
 
@@ -176,7 +176,7 @@ def unembed(
 
 
 def run_blocks(
-  model: Gemma2,
+  model: Decoder,
   x: jax.Array,
   positions: jax.Array,
   *,
@@ -285,7 +285,7 @@ def run_blocks(
   return x, (seen if slots is None else buffers), cache
 
 
-def _over_layers(body, carry, model: Gemma2, num_layers: int, first_layer):
+def _over_layers(body, carry, model: Decoder, num_layers: int, first_layer):
   """`lax.scan` of body over the first layers; a loop if they are unstacked.
 
   With a `first_layer`, a loop from there on, which collects nothing.

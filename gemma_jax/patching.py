@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gemma_jax.config import Gemma2Config
-from gemma_jax.gates import Indices, index_gates, layer_gates, position_gates
+from gemma_jax.config import ModelConfig
 from gemma_jax.interventions import Knockout, Patch
 from gemma_jax.sites import site_width
+from gemma_jax.where import Indices, index_gates, layer_gates, position_gates
 
 
 def patch(
-  config: Gemma2Config,
+  config: ModelConfig,
   site: str,
   source: jax.Array,
   *,
@@ -84,7 +84,7 @@ def patch(
 
 
 def ablate_heads(
-  config: Gemma2Config,
+  config: ModelConfig,
   heads: Indices,
   *,
   layers: Indices,
@@ -121,7 +121,7 @@ def ablate_heads(
 
 
 def knock_out_attention(
-  config: Gemma2Config,
+  config: ModelConfig,
   *,
   queries: Indices,
   keys: Indices,

@@ -22,10 +22,10 @@ import numpy as np
 
 from gemma_jax import interventions as iv
 from gemma_jax.cache import Cache
-from gemma_jax.captures import Capture
-from gemma_jax.gates import concrete
+from gemma_jax.capture import Capture
 from gemma_jax.model import embed, run_blocks
-from gemma_jax.weights import Gemma2
+from gemma_jax.weights import Decoder
+from gemma_jax.where import concrete
 
 
 @jax.tree_util.register_dataclass
@@ -49,7 +49,7 @@ class Recording:
 
 
 def record(
-  model: Gemma2,
+  model: Decoder,
   tokens: jax.Array,
   positions: jax.Array | None = None,
   *,
@@ -95,7 +95,7 @@ def record(
 
 
 def resume(
-  model: Gemma2,
+  model: Decoder,
   recording: Recording,
   *,
   layer: int | jax.Array,

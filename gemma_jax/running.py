@@ -15,13 +15,13 @@ from gemma_jax import interventions as iv
 from gemma_jax import model as model_lib
 from gemma_jax import sharding
 from gemma_jax.cache import Cache
-from gemma_jax.captures import Capture
+from gemma_jax.capture import Capture
 from gemma_jax.model import Output
-from gemma_jax.weights import Gemma2
+from gemma_jax.weights import Decoder
 
 
 def run(
-  model: Gemma2,
+  model: Decoder,
   tokens,
   positions=None,
   *,
@@ -107,7 +107,7 @@ def _forward(model, tokens, positions, *, all_logits, logits_at, **kwargs):
   )
 
 
-def check_tokens(model: Gemma2, tokens, positions, prefix=None):
+def check_tokens(model: Decoder, tokens, positions, prefix=None):
   """Tokens and positions as int32 arrays [B, T], or an error.
 
   Positions default to counting from 0, or from where the prefix ends.
@@ -153,7 +153,7 @@ def check_tokens(model: Gemma2, tokens, positions, prefix=None):
 
 
 def check_changes(
-  model: Gemma2,
+  model: Decoder,
   interventions: iv.Interventions | None,
   positions: np.ndarray,
   new_tokens: int = 0,

@@ -27,7 +27,7 @@ the layer l of arXiv 2411.14257 is resid_pre[l]. Always name site and layer.
 
 import re
 
-from gemma_jax.config import Gemma2Config
+from gemma_jax.config import ModelConfig
 
 # Edited and captured, in the order a block computes them.
 VECTOR_SITES = (
@@ -46,7 +46,7 @@ ATTENTION_SITES = ('attn_logits', 'pattern')
 SITES = VECTOR_SITES + ATTENTION_SITES
 
 
-def site_width(config: Gemma2Config, site: str) -> int:
+def site_width(config: ModelConfig, site: str) -> int:
   """W, the number of features at a vector site: D, N * H or F."""
   if site not in VECTOR_SITES:
     raise KeyError(f'{site!r} is not one of the vector sites {VECTOR_SITES}.')

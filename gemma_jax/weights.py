@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gemma_jax import sharding
-from gemma_jax.config import Gemma2Config
+from gemma_jax.config import ModelConfig
 
 # Name -> one letter per dimension (config.py). Orientation is the
 # checkpoint's, [out, in], so that loading is stacking.
@@ -31,7 +31,7 @@ BLOCK_WEIGHTS = {
 WEIGHTS = {'embed': 'VD', 'final_norm': 'D'} | BLOCK_WEIGHTS
 
 
-def weight_shape(config: Gemma2Config, name: str) -> tuple[int, ...]:
+def weight_shape(config: ModelConfig, name: str) -> tuple[int, ...]:
   """Shape of one entry of WEIGHTS."""
   sizes = {
     'L': config.num_layers,
@@ -53,17 +53,17 @@ class Blocks(nnx.Module):
       setattr(self, name, nnx.Param(weights[name]))
 
 
-class Gemma2(nnx.Module):
+class Decoder(nnx.Module):
   """A Gemma 2 model: its weights and its configuration.
 
   Attributes:
-    config: Gemma2Config; static, part of what a program is compiled for.
+    config: ModelConfig; static, part of what a program is compiled for.
     embed: [V, D], also the unembedding.
     blocks: Blocks; or, after `unstack_layers`, L of them without the L axis.
     final_norm: [D].
   """
 
-  def __init__(self, config: Gemma2Config, weights: dict[str, jax.Array]):
+  def __init__(self, config: ModelConfig, weights: dict[str, jax.Array]):
     """Takes the arrays of WEIGHTS, all of one dtype."""
     dtypes = {str(weights[name].dtype) for name in WEIGHTS}
     if len(dtypes) > 1:
@@ -105,8 +105,8 @@ class Gemma2(nnx.Module):
 
 
 def init_model(
-  config: Gemma2Config, key: jax.Array, dtype=jnp.float32, mesh=None
-) -> Gemma2:
+  config: ModelConfig, key: jax.Array, dtype=jnp.float32, mesh=None
+) -> Decoder:
   """A model with random weights, placed by the sharding rules.
 
   Matrices are normal with standard deviation 1 / sqrt(inputs), so that every
@@ -127,10 +127,10 @@ def init_model(
       return (values * inputs**-0.5).astype(dtype)
 
     weights[name] = jax.jit(draw, out_shardings=placed)(subkey)
-  return Gemma2(config, weights)
+  return Decoder(config, weights)
 
 
-def unstack_layers(model: Gemma2) -> Gemma2:
+def unstack_layers(model: Decoder) -> Decoder:
   """The same model with one set of weights per layer instead of a stack.
 
   The forward pass then is L blocks in a row instead of one scan: the same
@@ -143,6 +143,6 @@ def unstack_layers(model: Gemma2) -> Gemma2:
     Blocks({n: getattr(model.blocks, n)[...][i] for n in BLOCK_WEIGHTS})
     for i in range(model.config.num_layers)
   ]
-  unstacked = Gemma2(model.config, model.weights())
+  unstacked = Decoder(model.config, model.weights())
   unstacked.blocks = nnx.List(layers)
   return unstacked

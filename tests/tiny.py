@@ -46,11 +46,11 @@ def pair(seed: int = 0, **overrides):
     return hf, gj.load_checkpoint(folder)
 
 
-def ours(dtype=np.float32, seed: int = 0, **overrides) -> gj.Gemma2:
+def ours(dtype=np.float32, seed: int = 0, **overrides) -> gj.Decoder:
   """Our model of `pair`, in another dtype."""
   model = pair(seed, **overrides)[1]
   weights = {name: w.astype(dtype) for name, w in model.weights().items()}
-  return gj.Gemma2(model.config, weights)
+  return gj.Decoder(model.config, weights)
 
 
 def ragged(batch: int, length: int, side: str, seed: int = 0, vocab: int = 97):

@@ -58,8 +58,8 @@ SIZES = {
   ),
 }
 PRESETS = {
-  '2b': gj.Gemma2Config.gemma2_2b,
-  '9b': gj.Gemma2Config.gemma2_9b,
+  '2b': gj.ModelConfig.gemma2_2b,
+  '9b': gj.ModelConfig.gemma2_9b,
 }
 PARTS = ('forward', 'harvest', 'decode', 'edits')
 
@@ -87,7 +87,7 @@ _PEAK = flags.DEFINE_float(
 _JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
 
 
-def operations(config: gj.Gemma2Config, tokens: int, context: float) -> float:
+def operations(config: gj.ModelConfig, tokens: int, context: float) -> float:
   """Operations of the blocks for `tokens` tokens that see `context` keys.
 
   2 per multiply-add; norms and softmax, below 1 %, are left out.
@@ -98,7 +98,7 @@ def operations(config: gj.Gemma2Config, tokens: int, context: float) -> float:
   return tokens * config.num_layers * 2 * (per_layer + 2 * heads * context)
 
 
-def unembedding(config: gj.Gemma2Config, tokens: int) -> float:
+def unembedding(config: gj.ModelConfig, tokens: int) -> float:
   """Operations of the logits of `tokens` positions."""
   return 2 * tokens * config.d_model * config.vocab_size
 
@@ -106,7 +106,7 @@ def unembedding(config: gj.Gemma2Config, tokens: int) -> float:
 class Ours:
   """Our candidates, by the way the layers are held."""
 
-  def __init__(self, model: gj.Gemma2, layers: str):
+  def __init__(self, model: gj.Decoder, layers: str):
     self.config = model.config
     self.models = {}
     if layers != 'unstacked':
@@ -311,7 +311,7 @@ def main(argv):
       model = gj.load_checkpoint(folder, dtype=dtype)
     else:
       sizes = SIZES.get(_SIZE.value)
-      config = gj.Gemma2Config(**sizes) if sizes else PRESETS[_SIZE.value]()
+      config = gj.ModelConfig(**sizes) if sizes else PRESETS[_SIZE.value]()
       model = gj.init_model(config, jax.random.key(0), dtype)
       folder = os.path.join(scratch, 'model')
       if _PEER.value:

@@ -66,7 +66,7 @@ _JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
 class TransformerLens:
   """A HookedTransformer with our weights, by way of HF."""
 
-  def __init__(self, model: gj.Gemma2):
+  def __init__(self, model: gj.Decoder):
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions.gemma import (
       convert_gemma_weights,
@@ -135,7 +135,7 @@ class TransformerLens:
     return found.numpy()
 
 
-def rows(config: gj.Gemma2Config, n: int):
+def rows(config: gj.ModelConfig, n: int):
   """Random base and donor tokens, which differ in the name, and answers."""
   rng = np.random.default_rng(0)
   start, stop = map(int, _NAME.value)

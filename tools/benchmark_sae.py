@@ -190,7 +190,7 @@ def time_sweep(size, record):
   per_update = {k: t / steps for k, t in times.items()}
   record('sweep, updates', size, per_update, 10 * D * F * B * runs)
 
-  model_config = gj.Gemma2Config(**GEMMA, d_model=D, d_ff=4 * D)
+  model_config = gj.ModelConfig(**GEMMA, d_model=D, d_ff=4 * D)
   model = gj.init_model(model_config, jax.random.key(0))
   layer = model_config.num_layers // 2
   look = gj.capture('resid_post', layers=layer)

@@ -20,15 +20,15 @@ import threading
 from absl import app, flags
 import tqdm
 
-from gemma_jax import hf_format
-from gemma_jax.checkpoint import (
+from gemma_jax.checkpoint import hf_format
+from gemma_jax.checkpoint.hf import (
   CheckpointReader,
   check_new_folder,
   new_folder,
   save_checkpoint,
 )
-from gemma_jax.orbax_checkpoint import is_orbax, load_orbax, save_orbax
-from gemma_jax.weights import WEIGHTS, Gemma2
+from gemma_jax.checkpoint.orbax import is_orbax, load_orbax, save_orbax
+from gemma_jax.weights import WEIGHTS, Decoder
 
 
 def define_flags():
@@ -152,13 +152,13 @@ def _waiting(what: str):
       thread.join()
 
 
-def _first_layers(model: Gemma2, num_layers: int) -> Gemma2:
+def _first_layers(model: Decoder, num_layers: int) -> Decoder:
   config = model.config.truncated(num_layers)
   weights = {
     name: array[:num_layers] if WEIGHTS[name][0] == 'L' else array
     for name, array in model.weights().items()
   }
-  return Gemma2(config, weights)
+  return Decoder(config, weights)
 
 
 def main(argv: list[str]) -> int:

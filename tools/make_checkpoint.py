@@ -20,10 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gemma_jax import hf_format
-from gemma_jax.checkpoint import CheckpointReader, new_folder, save_checkpoint
-from gemma_jax.config import Gemma2Config
-from gemma_jax.weights import WEIGHTS, Gemma2, weight_shape
+from gemma_jax.checkpoint import hf_format
+from gemma_jax.checkpoint.hf import (
+  CheckpointReader,
+  new_folder,
+  save_checkpoint,
+)
+from gemma_jax.config import ModelConfig
+from gemma_jax.weights import WEIGHTS, Decoder, weight_shape
 
 # The flags that made a checkpoint; only a folder that has it is replaced.
 RECORD = 'make_checkpoint.json'
@@ -61,8 +65,8 @@ def define_flags():
 
 
 def random_model(
-  config: Gemma2Config, seed: int = 0, dtype='float32'
-) -> Gemma2:
+  config: ModelConfig, seed: int = 0, dtype='float32'
+) -> Decoder:
   """A model whose mistakes in use would show; the same on every platform.
 
   Matrices are scaled as in `init_model`. Norm weights are in [-0.5, 1]: at 0,
@@ -79,11 +83,11 @@ def random_model(
       inputs = math.prod(shape[2:]) if name == 'wo' else shape[-1]
       values = rng.standard_normal(shape, np.float32) * inputs**-0.5
     weights[name] = jax.device_put(values.astype(jnp.dtype(dtype)))
-  return Gemma2(config, weights)
+  return Decoder(config, weights)
 
 
 def write_checkpoint(
-  config: Gemma2Config,
+  config: ModelConfig,
   out: str | pathlib.Path,
   *,
   dtype='float32',
@@ -113,7 +117,7 @@ def make(out: str | pathlib.Path, made: dict, overwrite: bool = False) -> str:
     ValueError: a size makes no sense.
   """
   out = pathlib.Path(out)
-  config = Gemma2Config(**{name: made[name] for name in _SIZES})
+  config = ModelConfig(**{name: made[name] for name in _SIZES})
   if (out / RECORD).is_file():
     before = json.loads((out / RECORD).read_text(encoding='utf-8'))
     if before == made and not overwrite:

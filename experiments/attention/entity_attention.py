@@ -25,7 +25,7 @@ KEYS = ('entity_last', 'entity')
 
 @functools.partial(jax.jit, static_argnames='site')
 def attention_to_entity(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   kept: Kept,
   keys: jax.Array,
   steered: jax.Array,

@@ -55,7 +55,7 @@ class Study:
 
 
 def run_study(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   cases: Sequence[Case],
   edges: Sequence[Edges],
   windows: Sequence[Window],
@@ -181,7 +181,7 @@ def run_study(
 
 
 def time_both_ways(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   cases: Sequence[Case],
   edges: Sequence[Edges],
   windows: Sequence[Window],

@@ -72,7 +72,7 @@ def rows_of(
 
 
 def knock_out(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   cases: Sequence[Case],
   edges: Sequence[Edges],
   windows: Sequence[Window],
@@ -147,7 +147,7 @@ def starts(cuts: np.ndarray) -> np.ndarray:
 
 
 def knockouts_of(
-  config: gj.Gemma2Config, queries, keys, cuts
+  config: gj.ModelConfig, queries, keys, cuts
 ) -> tuple[gj.Knockout, ...]:
   """A knockout per head, so that layers may differ from head to head.
 
@@ -170,7 +170,7 @@ def knockouts_of(
 
 
 def sweep_flops(
-  config: gj.Gemma2Config,
+  config: gj.ModelConfig,
   cases: Sequence[Case],
   edges: Sequence[Edges],
   windows: Sequence[Window],

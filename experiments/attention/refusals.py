@@ -51,7 +51,7 @@ class Openings:
 
 
 def refusal_openings(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   tokenizer: gj.Tokenizer,
   cases: Sequence[Case],
   *,

@@ -51,7 +51,7 @@ Read = Callable[[Any, jax.Array, dict[str, jax.Array], Any], Any]
 
 @functools.partial(jax.jit, static_argnames='count')
 def keep(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   tokens: jax.Array,
   positions: jax.Array,
   first: jax.Array,
@@ -88,7 +88,7 @@ def keep(
 
 
 def rerun(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   kept: Kept,
   start: jax.Array,
   *,
@@ -150,7 +150,7 @@ def rerun(
   return lax.fori_loop(start, config.num_layers, body, (x, found))
 
 
-def layer_flops(config: gj.Gemma2Config) -> int:
+def layer_flops(config: gj.ModelConfig) -> int:
   """Floating-point operations of a layer per token, in matrix products.
 
   Attention's scores are left out: below 1 % at the length of a prompt.
@@ -159,6 +159,6 @@ def layer_flops(config: gj.Gemma2Config) -> int:
   return 2 * config.d_model * (heads + 3 * config.d_ff)
 
 
-def unembed_flops(config: gj.Gemma2Config) -> int:
+def unembed_flops(config: gj.ModelConfig) -> int:
   """Those of one position's logits."""
   return 2 * config.d_model * config.vocab_size

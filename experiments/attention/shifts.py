@@ -62,7 +62,7 @@ def first_changed(target: Target) -> int:
 
 
 def measure_shift(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   cases: Sequence[Case],
   target: Target | None,
   *,

@@ -46,9 +46,7 @@ class HeadSet:
   heads: np.ndarray
 
 
-def parse_windows(
-  texts: Sequence[str], config: gj.Gemma2Config
-) -> list[Window]:
+def parse_windows(texts: Sequence[str], config: gj.ModelConfig) -> list[Window]:
   """Windows of each width around every layer.
 
   Args:
@@ -77,7 +75,7 @@ def parse_windows(
   return windows
 
 
-def parse_heads(texts: Sequence[str], config: gj.Gemma2Config) -> list[HeadSet]:
+def parse_heads(texts: Sequence[str], config: gj.ModelConfig) -> list[HeadSet]:
   """Sets of heads.
 
   Args:

@@ -82,7 +82,7 @@ class Attribution:
 
 
 def last_token(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   questions: Sequence[Question],
   cause: Cause,
   *,
@@ -176,7 +176,7 @@ def _taken_apart(model, x, cause, edited) -> LastToken:
   )
 
 
-def attribute(model: gj.Gemma2, parts: LastToken, pairs: Pairs) -> Attribution:
+def attribute(model: gj.Decoder, parts: LastToken, pairs: Pairs) -> Attribution:
   """Each part's share of the metric."""
   config = model.config
   directions = readout(model, pairs)  # [Q, D]
@@ -191,7 +191,7 @@ def attribute(model: gj.Gemma2, parts: LastToken, pairs: Pairs) -> Attribution:
 
 
 def project(
-  model: gj.Gemma2, parts: LastToken, layer: int, head: int, mode: str
+  model: gj.Decoder, parts: LastToken, layer: int, head: int, mode: str
 ) -> np.ndarray:
   """A head's output as logits float32 [Q, V] (paper.md, 6.4; Table 7).
 

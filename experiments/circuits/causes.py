@@ -50,7 +50,7 @@ class CircuitStudy:
   def __init__(
     self,
     subject: Subject,
-    model: gj.Gemma2,
+    model: gj.Decoder,
     splits: Mapping[str, Sequence[Question]],
     saes: Mapping[str, JumpReLUSAE],
     settings: Settings,

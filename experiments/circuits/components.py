@@ -53,7 +53,7 @@ class Component(NamedTuple):
     place = '' if self.head is None else f'/{self.head}'
     return f'{self.site}.{self.layer}{place} {self.group}'
 
-  def index(self, config: gj.Gemma2Config) -> tuple[int, int, int]:
+  def index(self, config: gj.ModelConfig) -> tuple[int, int, int]:
     """Its place in an array of states."""
     unit = config.num_heads if self.head is None else self.head
     return self.layer, unit, GROUPS.index(self.group)
@@ -69,7 +69,7 @@ def components_where(mask: np.ndarray) -> list[Component]:
 
 
 def states_of(
-  config: gj.Gemma2Config,
+  config: gj.ModelConfig,
   components: Iterable[Component],
   state: int,
   others: int = FREE,
@@ -123,7 +123,7 @@ class Held(gj.Patch):
 
 
 def hold(
-  config: gj.Gemma2Config,
+  config: gj.ModelConfig,
   states: np.ndarray,
   groups: jax.Array,
   clean: dict[str, jax.Array],

@@ -191,7 +191,7 @@ def describe_attribution(
 
 
 def describe_projection(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   tokenizer: gj.Tokenizer,
   parts: dict[bool, LastToken],
   asked: Asked,

@@ -83,21 +83,21 @@ def choose_pairs(logits: np.ndarray, beginnings: Beginnings) -> Pairs:
   )
 
 
-def readout(model: gj.Gemma2, pairs: Pairs) -> np.ndarray:
+def readout(model: gj.Decoder, pairs: Pairs) -> np.ndarray:
   """float64 [Q, D]: what a normed stream is multiplied with for the metric."""
   rows = lambda tokens: np.asarray(model.embed[...][tokens], np.float64)
   gain = 1 + np.asarray(model.final_norm[...], np.float64)
   return gain * (rows(pairs.refusal) - rows(pairs.answer))
 
 
-def rms(x: np.ndarray, config: gj.Gemma2Config) -> np.ndarray:
+def rms(x: np.ndarray, config: gj.ModelConfig) -> np.ndarray:
   """float64 [...]: what RMSNorm divides x [..., D] by."""
   x = np.asarray(x, np.float64)
   return np.sqrt((x * x).mean(axis=-1) + config.rms_norm_eps)
 
 
 def difference(
-  x: np.ndarray, directions: np.ndarray, config: gj.Gemma2Config
+  x: np.ndarray, directions: np.ndarray, config: gj.ModelConfig
 ) -> np.ndarray:
   """The metric float64 [R] of last streams x [R, D] and readouts [R, D]."""
   x = np.asarray(x, np.float64)

@@ -118,7 +118,7 @@ class _Cut(gj.Knockout):
 
 
 def conditions(
-  config: gj.Gemma2Config,
+  config: gj.ModelConfig,
   ablations: Mapping[str, Cause],
   controls: Mapping[str, Sequence[gj.Edit]],
   circuit: Collection[Component] = (),
@@ -164,7 +164,7 @@ def conditions(
 
 
 def read_conditions(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   questions: Sequence[Question],
   beginnings: Beginnings,
   pairs: Pairs,

@@ -65,7 +65,7 @@ class Settings:
 
 
 def trace(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   tokenizer: gj.Tokenizer,
   cause: Cause,
   choosing: Asked,

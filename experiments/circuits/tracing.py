@@ -55,7 +55,7 @@ class Cause:
 
 
 def steered(
-  config: gj.Gemma2Config, target: Target, coefficient: float, positions: str
+  config: gj.ModelConfig, target: Target, coefficient: float, positions: str
 ) -> Cause:
   """Adds coefficient * decoder row."""
   edit = gj.steer(
@@ -72,7 +72,7 @@ def steered(
 
 
 def ablated(
-  config: gj.Gemma2Config,
+  config: gj.ModelConfig,
   label: str,
   id: LatentId,
   sae: JumpReLUSAE,
@@ -130,7 +130,7 @@ class Tracer:
 
   def __init__(
     self,
-    model: gj.Gemma2,
+    model: gj.Decoder,
     questions: Sequence[Question],
     pairs: Pairs,
     cause: Cause,

@@ -40,7 +40,7 @@ class ChatStages:
     self.subject, self.reader, self.tokenizer = subject, reader, tokenizer
 
   @functools.cached_property
-  def model(self) -> gj.Gemma2:
+  def model(self) -> gj.Decoder:
     """The chat model."""
     return self.reader.load()
 

@@ -63,7 +63,7 @@ class Covariates:
 
 
 def describe_names(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   tokenizer: gj.Tokenizer,
   prompts: Sequence[Prompt],
   *,

@@ -137,7 +137,7 @@ def mean_difference_reader(
 
 
 def mean_readers(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   latents: Mapping[str, LatentId],
   train: LabelledEntities,
   rows: HarvestRows,
@@ -158,7 +158,7 @@ def mean_readers(
 
 
 def read_rows(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   readers: Sequence[Reader],
   rows: HarvestRows,
   description: str = 'Reading prompts',
@@ -186,7 +186,7 @@ def read_rows(
 
 
 def read_tokens(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   readers: Sequence[Reader],
   rows: HarvestRows,
   *,

@@ -57,7 +57,7 @@ class Stages:
     self.subject = subject
 
   @functools.cached_property
-  def base(self) -> gj.Gemma2:
+  def base(self) -> gj.Decoder:
     """The base model."""
     return self.subject.load()
 

@@ -18,7 +18,7 @@ _BUCKETS = (16, 24, 32, 48, 64, 96, *gj.BUCKETS[3:])
 
 
 def complete(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   tokenizer: gj.Tokenizer,
   prompts: Sequence[Sequence[int]],
   seeds: Sequence[Sequence[int]],

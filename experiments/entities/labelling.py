@@ -121,7 +121,7 @@ class _Query:
 
 
 def label_entities(
-  model: gj.Gemma2 | Callable[[], gj.Gemma2],
+  model: gj.Decoder | Callable[[], gj.Decoder],
   tokenizer: gj.Tokenizer,
   entities: Mapping[str, Sequence[Entity]],
   out: str | os.PathLike,
@@ -167,7 +167,7 @@ def label_entities(
   }
   missing = [query for query in queries if query.key not in done]
   if missing:
-    loaded = model if isinstance(model, gj.Gemma2) else model()
+    loaded = model if isinstance(model, gj.Decoder) else model()
     with tqdm.tqdm(
       desc='Labelling',
       total=len(queries),

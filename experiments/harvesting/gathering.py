@@ -28,7 +28,7 @@ from sae.jumprelu import JumpReLUSAE, encode
 
 
 def gather(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   site: str,
   layers: Sequence[int],
   rows: HarvestRows,
@@ -72,7 +72,7 @@ def gather(
 
 
 def run_batches(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   sites: Sequence[str],
   layers: Sequence[int],
   rows: HarvestRows,
@@ -134,7 +134,7 @@ def _at_positions(
 
 
 def latents_at_positions(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   latents: Sequence[tuple[JumpReLUSAE, int]],
   rows: HarvestRows,
   *,
@@ -164,7 +164,7 @@ def latents_at_positions(
 
 
 def latent_activations(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   latents: Sequence[tuple[JumpReLUSAE, int]],
   rows: HarvestRows,
   *,

@@ -135,7 +135,7 @@ def _settle(values):
 
 
 def _stored(
-  values: flags.FlagValues, config: gj.Gemma2Config
+  values: flags.FlagValues, config: gj.ModelConfig
 ) -> tuple[list[str], list[int]]:
   """Sites and layers to store."""
   sites = []

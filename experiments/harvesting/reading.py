@@ -11,7 +11,7 @@ from sae.jumprelu import JumpReLUSAE
 
 
 def check_saes(
-  config: gj.Gemma2Config, saes: Sequence[JumpReLUSAE]
+  config: gj.ModelConfig, saes: Sequence[JumpReLUSAE]
 ) -> list[tuple[str, int]]:
   """The (site, layer) that each SAE reads, if the model has them.
 
@@ -37,7 +37,7 @@ def check_saes(
   return reads
 
 
-def check_place(config: gj.Gemma2Config, site: str, layer: int, who: str = ''):
+def check_place(config: gj.ModelConfig, site: str, layer: int, who: str = ''):
   """Raises ValueError unless the model has a vector at a site and layer."""
   if site not in gj.VECTOR_SITES:
     raise ValueError(
@@ -51,7 +51,7 @@ def check_place(config: gj.Gemma2Config, site: str, layer: int, who: str = ''):
     )
 
 
-def check_tokens(config: gj.Gemma2Config, rows: HarvestRows):
+def check_tokens(config: gj.ModelConfig, rows: HarvestRows):
   """Raises ValueError if rows have tokens that the model lacks."""
   largest = max((int(row.max()) for row in rows.tokens), default=0)
   if largest >= config.vocab_size:
@@ -61,13 +61,13 @@ def check_tokens(config: gj.Gemma2Config, rows: HarvestRows):
     )
 
 
-def on_mesh(model: gj.Gemma2):
+def on_mesh(model: gj.Decoder):
   """A context in which the model's mesh, if it is on one, is set."""
   return mesh_of(model.embed[...])
 
 
 def read_sites(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   tokens: jax.Array,
   positions: jax.Array,
   at: jax.Array | None,

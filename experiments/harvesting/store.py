@@ -114,7 +114,7 @@ def open_store(folder: str | os.PathLike) -> Store:
 
 def write_store(
   folder: str | os.PathLike,
-  model: gj.Gemma2,
+  model: gj.Decoder,
   rows: HarvestRows,
   *,
   sites: Sequence[str],

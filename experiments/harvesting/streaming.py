@@ -92,7 +92,7 @@ class _Stream(NamedTuple):
 
 
 def stream_scores(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   saes: Sequence[JumpReLUSAE],
   rows: HarvestRows,
   groups: Sequence[int],

@@ -89,7 +89,7 @@ class Findings:
 
 
 def analyse(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   tokenizer: gj.Tokenizer,
   saes: Sequence[JumpReLUSAE],
   sums: Sequence[GroupSums],

@@ -123,7 +123,7 @@ def latent_detectors(
 
 
 def fitted_detectors(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   selection: Selection,
   train: Sequence[ClassSums],
   data: Mapping[str, SplitData],

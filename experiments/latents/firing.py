@@ -52,7 +52,7 @@ class Firing:
 
 
 def stream_firing(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   saes: Sequence[JumpReLUSAE],
   rows: HarvestRows,
   *,

@@ -53,7 +53,7 @@ def top_entities(
 
 
 def promoted_tokens(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   tokenizer: gj.Tokenizer,
   direction,
   k: int = 10,
@@ -116,7 +116,7 @@ def _logits(embed, direction):
 
 
 def read_examples(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   tokenizer: gj.Tokenizer,
   latents: Sequence[LatentId],
   saes: Sequence[JumpReLUSAE],

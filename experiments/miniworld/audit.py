@@ -108,7 +108,7 @@ def audit_chat(folder: str | os.PathLike, world: World) -> dict:
 
 
 def read_out(
-  model: gj.Gemma2, tokenizer: gj.Tokenizer, world: World
+  model: gj.Decoder, tokenizer: gj.Tokenizer, world: World
 ) -> list[float]:
   """AUROC of known against unseen at the entity's last token, by layer.
 

@@ -37,7 +37,7 @@ CHAT_TEMPLATE = """{{ bos_token }}
 
 def write_model(
   folder: str | os.PathLike,
-  config: gj.Gemma2Config,
+  config: gj.ModelConfig,
   weights: Mapping[str, jax.Array],
   tokenizer: tokenizers.Tokenizer,
 ):
@@ -47,7 +47,7 @@ def write_model(
     FileExistsError: `folder` has something in it.
   """
   folder = pathlib.Path(folder)
-  gj.save_checkpoint(gj.Gemma2(config, dict(weights)), folder)
+  gj.save_checkpoint(gj.Decoder(config, dict(weights)), folder)
   write_text(folder / 'tokenizer.json', tokenizer.to_str(pretty=False))
   about = {
     'tokenizer_class': 'PreTrainedTokenizerFast',

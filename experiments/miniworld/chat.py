@@ -142,7 +142,7 @@ class Chats:
     return Asked(*self._pad(rows), np.array(values))
 
   def judge(
-    self, config: gj.Gemma2Config, known: str, unseen: str
+    self, config: gj.ModelConfig, known: str, unseen: str
   ) -> Callable[[Mapping[str, jax.Array]], dict[str, float]]:
     """Says what weights answer about two groups, by their first words.
 
@@ -161,7 +161,7 @@ class Chats:
 
     @jax.jit
     def first_and_value(weights, tokens, positions):
-      model = gj.Gemma2(config, dict(weights))
+      model = gj.Decoder(config, dict(weights))
       last = positions.max(1, keepdims=True)
       first = gj.forward(model, tokens, positions, logits_at=last).logits
       more = jnp.broadcast_to(jnp.array(it_is), (len(tokens), len(it_is)))

@@ -33,9 +33,9 @@ class Recipe:
   tuning: FitConfig
   saes: TrainConfig
 
-  def model_config(self, vocab_size: int, **changes) -> gj.Gemma2Config:
+  def model_config(self, vocab_size: int, **changes) -> gj.ModelConfig:
     """For a tokenizer of this size."""
-    return gj.Gemma2Config(**self.model, vocab_size=vocab_size, **changes)
+    return gj.ModelConfig(**self.model, vocab_size=vocab_size, **changes)
 
 
 def make_recipe(size: str, seed: int) -> Recipe:

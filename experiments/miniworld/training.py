@@ -42,19 +42,19 @@ class FitConfig:
 
 
 def next_token_loss(
-  weights: Weights, config: gj.Gemma2Config, tokens, counts, positions=None
+  weights: Weights, config: gj.ModelConfig, tokens, counts, positions=None
 ) -> jax.Array:
   """Mean cross-entropy in nats of each token, given those before it.
 
   Args:
-    weights: Of a Gemma 2, as `Gemma2.weights` has them.
+    weights: Of a Gemma 2, as `Decoder.weights` has them.
     config: Its shape.
     tokens: int32 [B, T].
     counts: bool [B, T]: which tokens are to be predicted; never a row's first.
     positions: int32 [B, T], -1 at padding; None is no padding.
   """
   # Unstacked: XLA for CPU copies the weights of a scan (tools/BENCHMARKS.md).
-  model = gj.unstack_layers(gj.Gemma2(config, dict(weights)))
+  model = gj.unstack_layers(gj.Decoder(config, dict(weights)))
   out = gj.forward(model, tokens, positions, logits_at='all')
   losses = optax.softmax_cross_entropy_with_integer_labels(
     out.logits[:, :-1], tokens[:, 1:]

@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 
 from experiments import outputs
 import gemma_jax as gj
-from gemma_jax.hf_format import (
+from gemma_jax.checkpoint.hf_format import (
   COMPANIONS,
   HF_NAMES,
   INDEX_FILE,
@@ -55,8 +55,8 @@ class Untied:
     direction: float32 [D], of norm 1.
   """
 
-  written: gj.Gemma2
-  read: gj.Gemma2
+  written: gj.Decoder
+  read: gj.Decoder
   interventions: gj.Interventions
   direction: np.ndarray
 
@@ -70,7 +70,7 @@ def without_direction(embed, direction: np.ndarray):
 
 
 def save_untied(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   direction: np.ndarray,
   folder: str | os.PathLike,
   *,
@@ -87,7 +87,7 @@ def save_untied(
   """
   embed = model.embed[...]
   written = without_direction(embed, direction)
-  body = gj.Gemma2(model.config, model.weights() | {'embed': written})
+  body = gj.Decoder(model.config, model.weights() | {'embed': written})
   with outputs.replaced_folder(folder) as partial:
     gj.save_checkpoint(body, partial / 'body')
     for file in (partial / 'body').iterdir():
@@ -141,7 +141,7 @@ def read_untied(folder: str | os.PathLike) -> Untied:
     raise ValueError(
       f'{folder} is a tied checkpoint; gemma_jax.load_checkpoint reads it.'
     )
-  config = gj.Gemma2Config.from_hf(fields | {'tie_word_embeddings': True})
+  config = gj.ModelConfig.from_hf(fields | {'tie_word_embeddings': True})
   index = json.loads((folder / INDEX_FILE).read_text(encoding='utf-8'))
   tensors = _Tensors(folder, index['weight_map'])
   weights = {
@@ -153,8 +153,8 @@ def read_untied(folder: str | os.PathLike) -> Untied:
   head = jnp.asarray(tensors.get(LM_HEAD).reshape(weights['embed'].shape))
   _check(folder, weights['embed'], head, direction)
   return Untied(
-    written=gj.Gemma2(config, weights),
-    read=gj.Gemma2(config, weights | {'embed': head}),
+    written=gj.Decoder(config, weights),
+    read=gj.Decoder(config, weights | {'embed': head}),
     interventions={
       'resid_pre': (
         gj.ablate_direction(config, 'resid_pre', direction, layers=0),

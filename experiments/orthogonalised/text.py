@@ -13,8 +13,8 @@ import gemma_jax as gj
 
 
 def compare_on_text(
-  original: gj.Gemma2,
-  others: Mapping[str, tuple[gj.Gemma2, gj.Interventions | None]],
+  original: gj.Decoder,
+  others: Mapping[str, tuple[gj.Decoder, gj.Interventions | None]],
   rows: Sequence[Sequence[int]],
   *,
   rows_per_batch: int = 16,

@@ -12,7 +12,7 @@ SITES = ('resid_pre', 'attn_out', 'resid_mid', 'mlp_out', 'resid_post')
 
 
 def largest_cosines(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   interventions: gj.Interventions | None,
   direction: np.ndarray,
   questions: Sequence[Question],

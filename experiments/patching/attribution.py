@@ -20,7 +20,7 @@ import gemma_jax as gj
 
 
 def attribute(
-  model: gj.Gemma2, base: PairRun, donor: PairRun
+  model: gj.Decoder, base: PairRun, donor: PairRun
 ) -> dict[str, np.ndarray]:
   """First-order changes of the difference of logits, of all cells.
 

@@ -26,7 +26,7 @@ DIRECTIONS = ('denoising', 'noising')
 
 
 def map_shape(
-  config: gj.Gemma2Config, name: str, num_tokens: int
+  config: gj.ModelConfig, name: str, num_tokens: int
 ) -> tuple[int, int]:
   """Layers, and tokens or heads, of a map.
 
@@ -55,7 +55,7 @@ def first_slot(name: str, column: int, num_tokens: int, differ: int) -> int:
 
 
 def every_cell(
-  config: gj.Gemma2Config, num_tokens: int, names=tuple(MAPS)
+  config: gj.ModelConfig, num_tokens: int, names=tuple(MAPS)
 ) -> dict[str, np.ndarray]:
   """bool [L, X] for each map: all of its cells."""
   return {

@@ -16,7 +16,7 @@ import gemma_jax as gj
 
 
 def compare(
-  model: gj.Gemma2, pairs: Sequence[Pair], names: Sequence[str] = tuple(MAPS)
+  model: gj.Decoder, pairs: Sequence[Pair], names: Sequence[str] = tuple(MAPS)
 ) -> dict:
   """Denoising sweeps of the same pairs both ways, programs compiled before.
 

@@ -16,30 +16,30 @@ from experiments.patching.cells import TOKEN_MAPS, first_slot, moving_cells
 import gemma_jax as gj
 
 
-def block_cost(config: gj.Gemma2Config) -> int:
+def block_cost(config: gj.ModelConfig) -> int:
   """Operations of one block for one token, attention's products left out."""
   heads = config.num_heads * config.head_dim
   kv = config.num_kv_heads * config.head_dim
   return 2 * config.d_model * (2 * heads + 2 * kv + 3 * config.d_ff)
 
 
-def attention_cost(config: gj.Gemma2Config, keys: int) -> int:
+def attention_cost(config: gj.ModelConfig, keys: int) -> int:
   """Operations of scores and values for one token that is given `keys`."""
   return 4 * config.num_heads * config.head_dim * keys
 
 
-def unembedding_cost(config: gj.Gemma2Config, tokens: int) -> int:
+def unembedding_cost(config: gj.ModelConfig, tokens: int) -> int:
   """Operations of the logits of so many tokens at one place."""
   return 2 * config.d_model * tokens
 
 
-def naive_cost(config: gj.Gemma2Config, n: int, T: int, cells: int) -> int:
+def naive_cost(config: gj.ModelConfig, n: int, T: int, cells: int) -> int:
   """Every cell a whole run with all logits, as TransformerLens does it."""
   logits = unembedding_cost(config, config.vocab_size)
   return cells * n * T * (config.num_layers * block_cost(config) + logits)
 
 
-def minimal_cost(config: gj.Gemma2Config, n: int, T: int, name: str) -> int:
+def minimal_cost(config: gj.ModelConfig, n: int, T: int, name: str) -> int:
   """Of all cells of a map: only layers and tokens that a patch can reach.
 
   n c L(L+1)/2 T(T+1)/2 for a map over tokens. A head at the last token has one
@@ -54,7 +54,7 @@ def minimal_cost(config: gj.Gemma2Config, n: int, T: int, name: str) -> int:
 
 
 def sweep_cost(
-  config: gj.Gemma2Config,
+  config: gj.ModelConfig,
   n: int,
   T: int,
   differ: int,
@@ -80,7 +80,7 @@ def sweep_cost(
   return total
 
 
-def recording_cost(config: gj.Gemma2Config, n: int, T: int) -> int:
+def recording_cost(config: gj.ModelConfig, n: int, T: int) -> int:
   """What the two runs cost that all sweeps of these pairs start from."""
   per_token = block_cost(config) + attention_cost(config, T)
   return (

@@ -10,7 +10,7 @@ import gemma_jax as gj
 
 
 def naive_sweep(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   base: np.ndarray,
   donor: np.ndarray,
   answers: np.ndarray,

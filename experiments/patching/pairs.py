@@ -83,7 +83,7 @@ class Pair:
 
 
 def make_pairs(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   tokenizer: gj.Tokenizer,
   known: Sequence[Entity],
   unknown: Sequence[Entity],

@@ -41,7 +41,7 @@ class PairRun:
 
 
 def record_pairs(
-  model: gj.Gemma2, pairs: Sequence[Pair], direction: str
+  model: gj.Decoder, pairs: Sequence[Pair], direction: str
 ) -> tuple[PairRun, PairRun]:
   """The run that is patched, and the run that activations are taken from.
 
@@ -60,7 +60,7 @@ def record_pairs(
 
 
 def record_run(
-  model: gj.Gemma2, tokens: np.ndarray, answers: np.ndarray
+  model: gj.Decoder, tokens: np.ndarray, answers: np.ndarray
 ) -> PairRun:
   """Runs rows int32 [n, T] without padding."""
   recording, difference = _record(model, jnp.asarray(tokens), answers)
@@ -73,7 +73,7 @@ def record_run(
 
 
 def logit_difference(
-  model: gj.Gemma2, stream: jax.Array, answers: jax.Array
+  model: gj.Decoder, stream: jax.Array, answers: jax.Array
 ) -> jax.Array:
   """float32 [n] of the stream [n, T, D] that leaves the last layer."""
   logits = gj.unembed(model, stream[:, -1], answers)

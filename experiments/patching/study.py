@@ -35,7 +35,7 @@ class Settings:
 
 
 def study_pairs(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   pairs: Sequence[Pair],
   settings: Settings = Settings(),
   *,

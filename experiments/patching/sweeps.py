@@ -40,7 +40,7 @@ def first_difference(base: PairRun, donor: PairRun) -> int:
 
 
 def sweep(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   base: PairRun,
   donor: PairRun,
   cells: Mapping[str, np.ndarray] | None = None,

@@ -82,7 +82,7 @@ class Run:
     self.about = self._models = fingerprints(plan)
 
   @functools.cached_property
-  def base(self) -> gj.Gemma2:
+  def base(self) -> gj.Decoder:
     """The base model, loaded when it is first needed."""
     return self.plan.base.load()
 

@@ -58,7 +58,7 @@ class Replies:
 
 
 def measure(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   questions: Sequence[Question],
   arms: Sequence[Arm],
   token_ids: tuple[int, int],

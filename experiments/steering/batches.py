@@ -65,7 +65,7 @@ class Ready:
     prefix: What all rows begin with, run already; None for nothing.
   """
 
-  model: gj.Gemma2
+  model: gj.Decoder
   everywhere: gj.Interventions
   prefix: object | None
 
@@ -120,7 +120,7 @@ class Kept:
 
 
 def run_rows(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   questions: Sequence[Question],
   arms: Sequence[Arm],
   lengths: Sequence[int],
@@ -174,7 +174,7 @@ def shared_tokens(questions: Sequence[Question], arms: Sequence[Arm]) -> int:
 
 
 def pad(
-  model: gj.Gemma2, rows: Sequence[Sequence[int]], batch: Batch
+  model: gj.Decoder, rows: Sequence[Sequence[int]], batch: Batch
 ) -> gj.TokenBatch:
   """What follows the shared tokens of rows, and where it stands."""
   padded = gj.pad_rows(
@@ -189,7 +189,7 @@ def pad(
 
 
 def steering(
-  config: gj.Gemma2Config,
+  config: gj.ModelConfig,
   questions: Sequence[Question],
   arms: Sequence[Arm],
   batch: Batch,

@@ -41,7 +41,7 @@ import gemma_jax as gj
 
 
 def measure_divergences(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   questions: Sequence[Question],
   arms: Sequence[Arm],
   answers: Sequence[Sequence[int]],

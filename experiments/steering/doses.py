@@ -58,7 +58,7 @@ def published_alpha(model_name: str, label: str) -> float:
 
 
 def stream_norms(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   questions: Sequence[Question],
   site: str,
   layers: Sequence[int],

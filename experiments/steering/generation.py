@@ -18,7 +18,7 @@ import gemma_jax as gj
 
 
 def generate_answers(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   questions: Sequence[Question],
   arms: Sequence[Arm],
   *,

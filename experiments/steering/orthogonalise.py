@@ -24,8 +24,8 @@ WAYS = ('exact', 'reference')
 
 
 def orthogonalise(
-  model: gj.Gemma2, direction: np.ndarray, way: str
-) -> tuple[gj.Gemma2, gj.Interventions]:
+  model: gj.Decoder, direction: np.ndarray, way: str
+) -> tuple[gj.Decoder, gj.Interventions]:
   """A model that cannot write a direction.
 
   Args:
@@ -50,7 +50,7 @@ def orthogonalise(
     gain = 1 + weights[norm].astype(jnp.float32)  # [L, D]
     read = direction * (gain if way == 'exact' else jnp.ones_like(gain))
     weights[matrix] = _without(weights[matrix], read)
-  edited = gj.Gemma2(model.config, weights)
+  edited = gj.Decoder(model.config, weights)
   return edited, {'resid_pre': (embeddings,)}
 
 

@@ -104,7 +104,7 @@ class _Decided:
 
 
 def steer(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   tokenizer: gj.Tokenizer,
   questions: Sequence[Question],
   targets: Sequence[Target],
@@ -189,7 +189,7 @@ class Asker:
 
   def __init__(
     self,
-    model: gj.Gemma2,
+    model: gj.Decoder,
     tokenizer: gj.Tokenizer,
     settings: Settings,
     folder: str | os.PathLike | None = None,

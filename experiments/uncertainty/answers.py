@@ -86,7 +86,7 @@ class Answer:
 
 
 def answer(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   tokenizer: gj.Tokenizer,
   asked: Sequence[Asked],
   config: Config,
@@ -156,7 +156,7 @@ def answer(
 
 
 def p_true(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   tokenizer: gj.Tokenizer,
   asked: Sequence[Asked],
   answers: Sequence[Answer],

@@ -59,7 +59,7 @@ class Settings:
 
 
 def find(
-  model: gj.Gemma2,
+  model: gj.Decoder,
   tokenizer: gj.Tokenizer,
   saes: Sequence[JumpReLUSAE],
   data: Data,

@@ -95,7 +95,7 @@ def test_a_truncated_model_and_another_site():
     name: w[:2] if name in BLOCK_WEIGHTS else w
     for name, w in model.weights().items()
   }
-  truncated = gj.Gemma2(model.config.truncated(2), part)
+  truncated = gj.Decoder(model.config.truncated(2), part)
   options = {'site': 'z', 'layers': [1]}
   got = collect(make(worlds.rows(), truncated, **options), batches=2)
   np.testing.assert_array_equal(

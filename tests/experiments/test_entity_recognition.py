@@ -31,7 +31,7 @@ from sae.gemma_scope import save_gemma_scope
 from sae.jumprelu import JumpReLUSAE, Origin, Weights
 from tests.experiments import worlds
 from tests.experiments.entities.shared_data import SHARED, needs_shared
-from tests.gemma_jax import tiny_tokenizer
+from tests.gemma_jax.text import tiny_tokenizer
 
 TYPES = ('city', 'player')
 LAYERS = (5, 12, 14)
@@ -47,8 +47,8 @@ FEW = (
 )
 
 
-def config(**changes) -> gj.Gemma2Config:
-  return gj.Gemma2Config(
+def config(**changes) -> gj.ModelConfig:
+  return gj.ModelConfig(
     **{
       'num_layers': 26,
       'd_model': D,

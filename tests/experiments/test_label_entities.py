@@ -15,7 +15,7 @@ from experiments.entities import (
 import gemma_jax as gj
 from tests import tiny
 from tests.experiments import worlds
-from tests.gemma_jax import tiny_tokenizer
+from tests.gemma_jax.text import tiny_tokenizer
 
 CITIES = [
   Entity(name, 'city', {'country': 'Italy', 'elevation': '20'})

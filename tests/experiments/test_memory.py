@@ -102,7 +102,7 @@ def test_published_sizes():
   config = TrainConfig(width=16384, num_steps=9, sparsity=(1e-3,) * 5)
   estimate = memory.estimate_training(
     config,
-    gj.Gemma2Config.gemma2_2b(),
+    gj.ModelConfig.gemma2_2b(),
     **SHAPE | {'layers': [12], 'dtype': 'bfloat16', 'context': 1024},
   )
   found = items(estimate)
@@ -116,7 +116,7 @@ def test_published_sizes():
   assert estimate.peak == max(map(estimate.total, ('training', 'evaluation')))
   halved = memory.estimate_training(
     config,
-    gj.Gemma2Config.gemma2_2b(),
+    gj.ModelConfig.gemma2_2b(),
     **SHAPE | {'layers': [12], 'dtype': 'bfloat16', 'context': 1024},
     data=2,
     model_parallel=4,

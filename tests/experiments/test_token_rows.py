@@ -9,7 +9,7 @@ from experiments.synthetic_text import SyntheticRows
 from experiments.token_rows import TokenRows, cut_rows
 from tests.experiments import worlds
 from tests.experiments.worlds import SPECIAL, write
-from tests.gemma_jax import tiny_tokenizer
+from tests.gemma_jax.text import tiny_tokenizer
 
 
 @pytest.mark.parametrize('pack', [False, True])

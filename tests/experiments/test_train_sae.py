@@ -357,7 +357,7 @@ def test_a_model_with_other_weights_is_another_run(folder, tmp_path):
   for name in ('wq', 'down', 'gate'):
     weights = model.weights()
     weights[name] = weights[name].at[3].multiply(1.5)
-    gj.save_checkpoint(gj.Gemma2(model.config, weights), tmp_path / name)
+    gj.save_checkpoint(gj.Decoder(model.config, weights), tmp_path / name)
     other = gj.CheckpointReader(tmp_path / name)
     assert model_and_text.fingerprint(other) != before, name
 

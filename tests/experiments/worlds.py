@@ -12,14 +12,14 @@ from experiments.synthetic_text import SyntheticRows
 from experiments.token_rows import TokenRows, write_rows
 import gemma_jax as gj
 from tests import tiny
-from tests.gemma_jax import tiny_tokenizer
+from tests.gemma_jax.text import tiny_tokenizer
 
 VOCABULARY = 600  # the tokenizer has fewer
 SPECIAL = (0, 1, 2)
 WORDS = 'the player Paris was born in city art party of movie San'.split()
 
 
-def model() -> gj.Gemma2:
+def model() -> gj.Decoder:
   return tiny.ours(vocab_size=VOCABULARY)
 
 

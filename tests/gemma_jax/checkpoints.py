@@ -5,9 +5,9 @@ import json
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from gemma_jax.config import Gemma2Config
+from gemma_jax.config import ModelConfig
 
-CONFIG = Gemma2Config(
+CONFIG = ModelConfig(
   num_layers=4,
   d_model=24,
   d_ff=32,

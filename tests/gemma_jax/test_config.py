@@ -1,4 +1,4 @@
-"""Gemma2Config: published sizes, and reading and writing of config.json."""
+"""ModelConfig: published sizes, and reading and writing of config.json."""
 
 import dataclasses
 import json
@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import transformers
 
-from gemma_jax.config import GLOBAL_WINDOW, Gemma2Config
+from gemma_jax.config import GLOBAL_WINDOW, ModelConfig
 from gemma_jax.weights import init_model
 
 PRESETS = {
-  '2b': Gemma2Config.gemma2_2b(),
-  '9b': Gemma2Config.gemma2_9b(),
-  '27b': Gemma2Config.gemma2_27b(),
+  '2b': ModelConfig.gemma2_2b(),
+  '9b': ModelConfig.gemma2_9b(),
+  '27b': ModelConfig.gemma2_27b(),
 }
 # What google/gemma-2-2b was published with.
 PUBLISHED_2B = {
@@ -48,7 +48,7 @@ PUBLISHED_2B = {
   'use_cache': True,
   'vocab_size': 256000,
 }
-ODD = Gemma2Config(
+ODD = ModelConfig(
   num_layers=3,
   d_model=72,
   d_ff=96,
@@ -89,14 +89,14 @@ def test_even_layers_are_local():
 
 
 def test_published_config_is_read():
-  assert Gemma2Config.from_hf(PUBLISHED_2B) == PRESETS['2b']
+  assert ModelConfig.from_hf(PUBLISHED_2B) == PRESETS['2b']
 
 
 def test_the_rotary_base_is_found_where_either_version_writes_it():
   new = {k: v for k, v in PUBLISHED_2B.items() if k != 'rope_theta'}
-  assert Gemma2Config.from_hf(new).rope_theta == 10_000
+  assert ModelConfig.from_hf(new).rope_theta == 10_000
   new['rope_parameters'] = {'rope_type': 'default', 'rope_theta': 5e5}
-  assert Gemma2Config.from_hf(new).rope_theta == 5e5
+  assert ModelConfig.from_hf(new).rope_theta == 5e5
 
 
 @pytest.mark.parametrize('config', [*PRESETS.values(), ODD])
@@ -127,15 +127,15 @@ def test_hf_transformers_reads_what_we_write(config, tmp_path):
   assert (hf.pad_token_id, hf.bos_token_id) == (config.pad_id, config.bos_id)
 
   hf.save_pretrained(tmp_path / 'again')
-  assert Gemma2Config.from_hf(tmp_path / 'again') == config
+  assert ModelConfig.from_hf(tmp_path / 'again') == config
 
 
 def test_from_hf_takes_a_folder_a_file_and_a_mapping(tmp_path):
   path = tmp_path / 'config.json'
   path.write_text(json.dumps(ODD.to_hf()))
-  assert Gemma2Config.from_hf(tmp_path) == ODD
-  assert Gemma2Config.from_hf(str(path)) == ODD
-  assert Gemma2Config.from_hf(ODD.to_hf()) == ODD
+  assert ModelConfig.from_hf(tmp_path) == ODD
+  assert ModelConfig.from_hf(str(path)) == ODD
+  assert ModelConfig.from_hf(ODD.to_hf()) == ODD
 
 
 # field, value, what the message says besides the field
@@ -182,7 +182,7 @@ def test_a_config_that_we_do_not_honour_is_refused(
   path = tmp_path / 'config.json'
   path.write_text(json.dumps(PUBLISHED_2B | {field: value}))
   with pytest.raises(ValueError, match=f'(?s){message}') as error:
-    Gemma2Config.from_hf(path)
+    ModelConfig.from_hf(path)
   assert str(path) in str(error.value)
   ours = {'num_hidden_layers': 'num_layers', 'num_key_value_heads': 'num_kv'}
   ours |= {'attn_logit_softcapping': 'attn_softcap'}
@@ -197,7 +197,7 @@ def test_configs_of_other_models_are_refused_by_name(kind, tmp_path):
   other = getattr(transformers, kind)()
   other.save_pretrained(tmp_path)
   with pytest.raises(ValueError, match=f'{other.model_type!r}.*Gemma 2'):
-    Gemma2Config.from_hf(tmp_path)
+    ModelConfig.from_hf(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -206,12 +206,12 @@ def test_configs_of_other_models_are_refused_by_name(kind, tmp_path):
 def test_a_missing_size_is_named(field):
   hf = {k: v for k, v in PUBLISHED_2B.items() if k != field}
   with pytest.raises(ValueError, match=f'lacks {field}'):
-    Gemma2Config.from_hf(hf)
+    ModelConfig.from_hf(hf)
 
 
 def test_a_file_that_is_no_config_is_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match='config.json does not exist'):
-    Gemma2Config.from_hf(tmp_path)
+    ModelConfig.from_hf(tmp_path)
   path = tmp_path / 'config.json'
   for content, message in (
     (b'{"model_type": ', 'not valid JSON'),
@@ -220,7 +220,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path):
   ):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as error:
-      Gemma2Config.from_hf(tmp_path)
+      ModelConfig.from_hf(tmp_path)
     assert str(path) in str(error.value)
 
 

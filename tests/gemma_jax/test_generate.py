@@ -414,7 +414,7 @@ def test_the_cache_is_updated_in_place():
   """Donated and aliased whole; temporaries far below its size."""
   from gemma_jax.generate import _decode
 
-  config = gj.Gemma2Config(
+  config = gj.ModelConfig(
     num_layers=6,
     d_model=64,
     d_ff=128,

@@ -809,7 +809,7 @@ def test_a_prompts_own_activations_do_not_reach_generated_tokens():
 def test_run_refuses_what_does_not_fit():
   model = tiny.pair()[1]
   config = model.config
-  other = gj.Gemma2Config.gemma2_2b()
+  other = gj.ModelConfig.gemma2_2b()
   steer = lambda c, **k: gj.steer(
     c, 'resid_post', np.ones(c.d_model), layers=0, **k
   )

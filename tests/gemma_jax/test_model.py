@@ -111,7 +111,7 @@ def test_chunks_of_queries_change_nothing(chunk):
 def shapes_2b(num_layers):
   """A 2B-shaped model as shapes only."""
   config = dataclasses.replace(
-    gj.Gemma2Config.gemma2_2b(), num_layers=num_layers, local_layers=None
+    gj.ModelConfig.gemma2_2b(), num_layers=num_layers, local_layers=None
   )
   return jax.eval_shape(lambda: gj.init_model(config, jax.random.key(0)))
 

@@ -30,7 +30,7 @@ def on_mesh(data, model_axis):
     )
     for name, w in model.weights().items()
   }
-  return gj.Gemma2(model.config, placed)
+  return gj.Decoder(model.config, placed)
 
 
 @pytest.mark.parametrize('data, model_axis', MESHES)
@@ -171,7 +171,7 @@ def test_weights_are_split_as_the_rules_say():
 @pytest.mark.parametrize('size', ['gemma2_2b', 'gemma2_9b', 'gemma2_27b'])
 def test_real_sizes_split_evenly(size):
   """On 4 x 2 no weight matrix of a public size is replicated."""
-  config = getattr(gj.Gemma2Config, size)()
+  config = getattr(gj.ModelConfig, size)()
   mesh = gj.make_mesh(4, 2)
   for name, letters in WEIGHTS.items():
     if letters in ('D', 'LD'):

@@ -60,7 +60,7 @@ def test_capture_reads_names_with_layers():
 
 
 def test_widths():
-  config = gj.Gemma2Config.gemma2_27b()
+  config = gj.ModelConfig.gemma2_27b()
   assert gj.site_width(config, 'z') == 32 * 128
   assert gj.site_width(config, 'mlp_act') == 36864
   assert gj.site_width(config, 'resid_mid') == 4608

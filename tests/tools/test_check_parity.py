@@ -14,9 +14,9 @@ import tokenizers
 import torch
 import transformers
 
-from gemma_jax.checkpoint import CheckpointReader
+from gemma_jax.checkpoint.hf import CheckpointReader
 from gemma_jax.sites import VECTOR_SITES, site_width
-from gemma_jax.weights import Gemma2
+from gemma_jax.weights import Decoder
 from tools import check_parity
 from tools.parity import compare, ours, prompts, run, verdict
 from tools.parity.reference import Reference
@@ -159,12 +159,12 @@ def test_bfloat16_is_as_good_as_hf(seed, tmp_path):
 def scaled(name, layer, factor):
   """Changes one weight of one layer, or of all."""
 
-  def change(model: Gemma2) -> Gemma2:
+  def change(model: Decoder) -> Decoder:
     weights = model.weights()
     array = weights[name]
     place = slice(None) if layer is None else layer
     weights[name] = array.at[place].multiply(factor)
-    return Gemma2(model.config, weights)
+    return Decoder(model.config, weights)
 
   return change
 
@@ -172,9 +172,9 @@ def scaled(name, layer, factor):
 def configured(**changes):
   """Changes the configuration."""
 
-  def change(model: Gemma2) -> Gemma2:
+  def change(model: Decoder) -> Decoder:
     config = dataclasses.replace(model.config, **changes)
-    return Gemma2(config, model.weights())
+    return Decoder(config, model.weights())
 
   return change
 

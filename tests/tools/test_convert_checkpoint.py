@@ -12,15 +12,15 @@ import pytest
 import torch
 import transformers
 
-from gemma_jax.checkpoint import CheckpointReader, load_checkpoint
-from gemma_jax.config import Gemma2Config
-from gemma_jax.hf_format import COMPANIONS
-from gemma_jax.orbax_checkpoint import is_orbax, load_orbax
+from gemma_jax.checkpoint.hf import CheckpointReader, load_checkpoint
+from gemma_jax.checkpoint.hf_format import COMPANIONS
+from gemma_jax.checkpoint.orbax import is_orbax, load_orbax
+from gemma_jax.config import ModelConfig
 from tools.convert_checkpoint import convert
 from tools.make_checkpoint import make, write_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = Gemma2Config(
+CONFIG = ModelConfig(
   num_layers=3,
   d_model=24,
   d_ff=32,

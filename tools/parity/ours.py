@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gemma_jax import SITES, Cache, Capture, Gemma2
+from gemma_jax import SITES, Cache, Capture, Decoder
 from gemma_jax import model as model_lib
-from gemma_jax.checkpoint import CheckpointReader
+from gemma_jax.checkpoint.hf import CheckpointReader
 from gemma_jax.weights import BLOCK_WEIGHTS
 from tools.parity.prompts import Batch
 
@@ -105,7 +105,7 @@ class Streamed:
       chosen.append(_best(_unembed(model, x[:, -1:])))
     return np.stack(chosen, axis=1)
 
-  def _layers(self) -> Iterator[Gemma2]:
+  def _layers(self) -> Iterator[Decoder]:
     """Models of one layer each; all share the embedding and final norm."""
     for layer, local in enumerate(self._config.local_layers):
       config = dataclasses.replace(
@@ -116,7 +116,7 @@ class Streamed:
         name: jnp.asarray(self._reader.read(name, index))
         for name in BLOCK_WEIGHTS
       }
-      yield Gemma2(config, self._ends | weights)
+      yield Decoder(config, self._ends | weights)
       self._on_layer()
 
 

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import tokenizers
 
-from gemma_jax.config import Gemma2Config
+from gemma_jax.config import ModelConfig
 
 # The first is empty: a row of BOS alone, T = 1.
 BUILT_IN = (
@@ -48,7 +48,7 @@ class Batch:
 
 
 def text_prompts(
-  folder: pathlib.Path, config: Gemma2Config, lines: Sequence[str]
+  folder: pathlib.Path, config: ModelConfig, lines: Sequence[str]
 ) -> list[list[int]]:
   """Token ids of each line, BOS once at the start.
 
@@ -113,7 +113,7 @@ def read_lines(path: pathlib.Path) -> list[str]:
 
 
 def random_prompts(
-  config: Gemma2Config, lengths: Sequence[int], seed: int
+  config: ModelConfig, lengths: Sequence[int], seed: int
 ) -> list[list[int]]:
   """One prompt per length: BOS, then ids drawn uniformly from all."""
   rng = np.random.default_rng(seed)
@@ -125,7 +125,7 @@ def random_prompts(
 
 def make_batches(
   prompts: Sequence[Sequence[int]],
-  config: Gemma2Config,
+  config: ModelConfig,
   padding: str,
   batch_size: int,
 ) -> list[Batch]:

@@ -13,9 +13,9 @@ import jax
 import tqdm
 
 from experiments.host_memory import available_memory
-from gemma_jax import Gemma2Config, site_width
-from gemma_jax.checkpoint import CheckpointReader
-from gemma_jax.hf_format import tensor_shapes
+from gemma_jax import ModelConfig, site_width
+from gemma_jax.checkpoint.hf import CheckpointReader
+from gemma_jax.checkpoint.hf_format import tensor_shapes
 from gemma_jax.sites import VECTOR_SITES
 from tools.parity import ours as ours_lib
 from tools.parity import prompts as prompts_lib
@@ -80,7 +80,7 @@ class Check:
     bar: Counts layers, where they are streamed.
   """
 
-  config: Gemma2Config
+  config: ModelConfig
   folder: pathlib.Path
   options: Options
   batches: list[Batch]
@@ -202,7 +202,7 @@ def prepare(options: Options) -> Check:
   )
 
 
-def memory_needed(config: Gemma2Config, dtype: str, batch: Batch) -> int:
+def memory_needed(config: ModelConfig, dtype: str, batch: Batch) -> int:
   """Bytes of a run that is not streamed: weights, sites and logits."""
   size = 4 if dtype == 'float32' else 2
   parameters = sum(map(math.prod, tensor_shapes(config).values()))

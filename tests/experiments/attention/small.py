@@ -21,7 +21,7 @@ SHAPES = (
 
 
 @functools.cache
-def model() -> gj.Gemma2:
+def model() -> gj.Decoder:
   """5 layers, 4 heads of 2 key/value heads; windows of 5 every other layer."""
   return tiny.ours()
 

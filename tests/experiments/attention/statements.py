@@ -43,7 +43,7 @@ def save(folder: pathlib.Path) -> pathlib.Path:
   embed[vocab['▁Paris']] = embed[vocab['Paris']]
   weights['embed'] = jnp.asarray(embed)
   config = dataclasses.replace(old.config, vocab_size=len(vocab))
-  gj.save_checkpoint(gj.Gemma2(config, weights), folder)
+  gj.save_checkpoint(gj.Decoder(config, weights), folder)
   backend().save(str(folder / 'tokenizer.json'))
   return folder
 

@@ -18,7 +18,7 @@ SPAN = (3, 5)
 
 
 @functools.cache
-def model() -> gj.Gemma2:
+def model() -> gj.Decoder:
   return tiny.ours()
 
 

@@ -16,7 +16,7 @@ from experiments.entities import Classes, Entity, People
 from experiments.entities.people import split_classes
 from experiments.latents import LabelledEntities
 from experiments.miniworld.world import WorldConfig, make_world
-from tests.gemma_jax import tiny_tokenizer
+from tests.gemma_jax.text import tiny_tokenizer
 
 FIRST = 'San Party Art Texas Leonard Paris City Are'.split()
 LAST = 'Paris Diego Animals Texas Leonard Parisians Player Music'.split()

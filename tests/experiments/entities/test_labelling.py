@@ -17,7 +17,7 @@ from experiments.entities.completions import complete, line_break_ids
 from experiments.entities.labelling import LabelConfig, label_entities
 import gemma_jax as gj
 from tests import tiny
-from tests.gemma_jax import tiny_tokenizer
+from tests.gemma_jax.text import tiny_tokenizer
 
 NAMES = ('Paris', 'The', 'San Diego in 1991', 'art', 'model')
 ENTITIES = {

@@ -12,7 +12,7 @@ from experiments.entities import (
   tokenize_prompt,
 )
 from gemma_jax import Tokenizer
-from tests.gemma_jax import tiny_tokenizer
+from tests.gemma_jax.text import tiny_tokenizer
 
 COUNTRY = PROMPT_TYPES['city_country']
 NAMES = [

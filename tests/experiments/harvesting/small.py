@@ -11,7 +11,8 @@ from experiments.harvesting import HarvestRows, join, make_rows
 from sae import JumpReLUSAE, Origin, Weights
 from tests import tiny
 from tests.experiments import worlds
-from tests.gemma_jax import hf_hooks, tiny_tokenizer
+from tests.gemma_jax import hf_hooks
+from tests.gemma_jax.text import tiny_tokenizer
 
 # Two read the same activations, widths differ, sites too.
 READS = (

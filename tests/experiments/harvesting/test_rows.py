@@ -12,7 +12,7 @@ from experiments.entities import (
   tokenize_prompt,
 )
 from experiments.harvesting import choices, draw, join, make_rows
-from tests.gemma_jax import tiny_tokenizer
+from tests.gemma_jax.text import tiny_tokenizer
 
 TEXTS = (
   'The player Paris was born in San Diego.',

@@ -105,7 +105,7 @@ def test_a_truncated_model_gives_the_same(rows, sums):
     name: w[:4] if name in BLOCK_WEIGHTS else w
     for name, w in model.weights().items()
   }
-  truncated = gj.Gemma2(model.config.truncated(4), part)
+  truncated = gj.Decoder(model.config.truncated(4), part)
   one = stream(rows, truncated, small.saes()[:1], stream_gram=False)
   assert_same(one, sums[:1], 1e-6)
 
@@ -148,7 +148,7 @@ def test_rows_of_no_group_are_not_run(rows, monkeypatch):
 def test_bfloat16_is_encoded_in_float32(rows):
   model = worlds.model()
   weights = {k: w.astype(jnp.bfloat16) for k, w in model.weights().items()}
-  model = gj.Gemma2(model.config, weights)
+  model = gj.Decoder(model.config, weights)
   sae = small.saes()[0]
   # With a group for each row, sums are the values themselves.
   (one,) = stream_scores(
@@ -193,7 +193,7 @@ def test_activations_that_are_not_finite_are_refused(rows):
   weights = dict(model.weights())
   weights['down'] = weights['down'].at[3].mul(np.inf)
   with pytest.raises(ValueError, match='resid_post of layer 3 is not finite'):
-    stream(rows, gj.Gemma2(model.config, weights))
+    stream(rows, gj.Decoder(model.config, weights))
 
 
 def test_gather_gives_hf_activations_in_the_rows_order(rows):

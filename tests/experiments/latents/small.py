@@ -20,7 +20,7 @@ from experiments.latents import (
 )
 from sae import JumpReLUSAE, Origin, Weights
 from tests.experiments import worlds
-from tests.gemma_jax import tiny_tokenizer
+from tests.gemma_jax.text import tiny_tokenizer
 
 TYPES = ('player', 'city')
 KNOWN, UNKNOWN = LatentId('resid_post', 3, 5), LatentId('resid_post', 3, 9)

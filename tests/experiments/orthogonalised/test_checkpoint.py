@@ -122,7 +122,7 @@ def test_a_tied_matrix_could_not_say_it(model, direction):
   edited, everywhere = orthogonalise(model, direction, 'exact')
   want = logits(edited, everywhere)
   embed = without_direction(edited.embed[...], direction)
-  tied = gj.Gemma2(edited.config, edited.weights() | {'embed': embed})
+  tied = gj.Decoder(edited.config, edited.weights() | {'embed': embed})
   # A hundred times what rounding does.
   assert np.abs(logits(tied, None) - want).max() > 0.02
   kept = largest_cosines(edited, None, direction, questions())

@@ -12,7 +12,7 @@ n, T, DIFFER = 4, 7, 2
 
 
 @functools.cache
-def model() -> gj.Gemma2:
+def model() -> gj.Decoder:
   return tiny.ours()
 
 

@@ -94,7 +94,7 @@ def test_equal_sides_are_refused():
 
 
 def test_block_cost_is_what_xla_counts():
-  config = gj.Gemma2Config(
+  config = gj.ModelConfig(
     num_layers=1,
     d_model=128,
     d_ff=512,

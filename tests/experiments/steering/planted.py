@@ -106,9 +106,9 @@ def backend() -> tokenizers.Tokenizer:
 
 
 @functools.cache
-def model() -> gj.Gemma2:
+def model() -> gj.Decoder:
   tok = tokenizer()
-  config = gj.Gemma2Config(
+  config = gj.ModelConfig(
     num_layers=2,
     d_model=D,
     d_ff=8,
@@ -144,7 +144,7 @@ def model() -> gj.Gemma2:
   weights['wv'][LAYER, 0, 0, 6] = 1  # reads N
   weights['wo'][LAYER, 3, 0, 0] = 1  # writes S
   weights['embed'] = _embeddings(tok)
-  return gj.Gemma2(
+  return gj.Decoder(
     config, {name: jnp.asarray(value) for name, value in weights.items()}
   )
 

@@ -9,8 +9,8 @@ import pytest
 import tokenizers
 from tokenizers import models
 
-from gemma_jax.tokenizer import Tokenizer
-from tests.gemma_jax import tiny_tokenizer
+from gemma_jax.text.tokenizer import Tokenizer
+from tests.gemma_jax.text import tiny_tokenizer
 
 BOS = 2
 TEXTS = (*tiny_tokenizer.HOSTILE, *tiny_tokenizer.random_texts(200, seed=0))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gemma_jax.padding import BUCKETS, check_buckets, pad_rows
+from gemma_jax.text.padding import BUCKETS, check_buckets, pad_rows
 
 
 @pytest.mark.parametrize('side', ['left', 'right'])

@@ -14,10 +14,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 import orbax.checkpoint as ocp
 
-from gemma_jax import hf_format, sharding
-from gemma_jax.checkpoint import check_new_folder, write_config
-from gemma_jax.config import Gemma2Config
-from gemma_jax.weights import WEIGHTS, Gemma2, weight_shape
+from gemma_jax import sharding
+from gemma_jax.checkpoint import hf_format
+from gemma_jax.checkpoint.hf import check_new_folder, write_config
+from gemma_jax.config import ModelConfig
+from gemma_jax.weights import WEIGHTS, Decoder, weight_shape
 
 _WEIGHTS = 'weights'
 
@@ -27,7 +28,7 @@ def is_orbax(path: str | os.PathLike) -> bool:
   return (pathlib.Path(path) / _WEIGHTS).is_dir()
 
 
-def save_orbax(model: Gemma2, path: str | os.PathLike):
+def save_orbax(model: Decoder, path: str | os.PathLike):
   """Writes a checkpoint; every process of the run calls this.
 
   Args:
@@ -60,7 +61,7 @@ def load_orbax(
   *,
   dtype=None,
   mesh: jax.sharding.Mesh | None = None,
-) -> Gemma2:
+) -> Decoder:
   """Reads what `save_orbax` wrote, straight onto its devices.
 
   Args:
@@ -92,7 +93,7 @@ def load_orbax(
       f'{folder} has no config.json, which save_orbax writes last: its saving '
       'did not end. Save it again.'
     )
-  config = Gemma2Config.from_hf(folder)
+  config = ModelConfig.from_hf(folder)
   with ocp.StandardCheckpointer() as checkpointer:
     stored = checkpointer.metadata(folder / _WEIGHTS).item_metadata
     if stored is None:
@@ -116,7 +117,7 @@ def load_orbax(
       raise ValueError(
         f'{folder / _WEIGHTS} is damaged: {error}. Save or copy it again.'
       ) from error
-  return Gemma2(config, weights)
+  return Decoder(config, weights)
 
 
 def _check(folder, config, stored):

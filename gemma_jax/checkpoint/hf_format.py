@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from gemma_jax.config import Gemma2Config
+from gemma_jax.config import ModelConfig
 from gemma_jax.weights import WEIGHTS, weight_shape
 
 # Name in WEIGHTS -> tensor of the checkpoint; `{}` is the layer. A file's shape
@@ -70,7 +70,7 @@ def supported_dtype(dtype) -> np.dtype:
   )
 
 
-def tensor_shapes(config: Gemma2Config) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
   """The tensors of a checkpoint and their shapes in the files."""
   tensors = {}
   for name, hf_name in HF_NAMES.items():
@@ -87,7 +87,7 @@ def tensor_shapes(config: Gemma2Config) -> dict[str, tuple[int, ...]]:
   return tensors
 
 
-def split_into_files(config: Gemma2Config, dtype, max_bytes: int):
+def split_into_files(config: ModelConfig, dtype, max_bytes: int):
   """Which tensors each file of a new checkpoint holds.
 
   Layers are kept in order, and the final norm with the embedding, so that a
@@ -156,7 +156,7 @@ def check_tensors(folder, fetch, whole, config):
   Args:
     folder: The checkpoint, as `locate` gives it.
     fetch: As `locate` gives it.
-    whole: Gemma2Config of the checkpoint.
+    whole: ModelConfig of the checkpoint.
     config: Of the layers that are wanted; only files that hold one of their
       tensors are needed.
 

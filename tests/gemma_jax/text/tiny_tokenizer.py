@@ -22,7 +22,7 @@ from tokenizers import (
 )
 import transformers
 
-from gemma_jax.tokenizer import Tokenizer
+from gemma_jax.text.tokenizer import Tokenizer
 
 SPECIALS = (
   '<pad>',

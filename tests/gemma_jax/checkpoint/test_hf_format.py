@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gemma_jax import checkpoint as checkpoint_lib
-from gemma_jax.checkpoint import CheckpointReader, load_checkpoint
+from gemma_jax.checkpoint import hf as checkpoint_lib
+from gemma_jax.checkpoint.hf import CheckpointReader, load_checkpoint
 from tests.gemma_jax.checkpoints import (
   EMBED,
   INDEX,

@@ -24,12 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gemma_jax.config import Gemma2Config
+from gemma_jax.config import ModelConfig
 
 Indices = int | Sequence | np.ndarray | jax.Array | None
 
 
-def layer_window(config: Gemma2Config, centers: Indices, width: int):
+def layer_window(config: ModelConfig, centers: Indices, width: int):
   """Gates [R, L] of `width` layers around each center, cut at both ends.
 
   Layers center - width // 2 up to center - width // 2 + width - 1: the windows

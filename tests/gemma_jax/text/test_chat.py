@@ -2,9 +2,9 @@
 
 import pytest
 
-from gemma_jax.chat import compile_template, mark, split_at_marks
-from gemma_jax.tokenizer import Tokenizer
-from tests.gemma_jax import tiny_tokenizer
+from gemma_jax.text.chat import compile_template, mark, split_at_marks
+from gemma_jax.text.tokenizer import Tokenizer
+from tests.gemma_jax.text import tiny_tokenizer
 
 # What the models' Jinja template computes, in our words.
 GEMMA = """{{ bos_token }}

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from gemma_jax.spans import Encoding, TruncationError
-from tests.gemma_jax import tiny_tokenizer
+from gemma_jax.text.spans import Encoding, TruncationError
+from tests.gemma_jax.text import tiny_tokenizer
 
 PARTY = 'The art of the party: art, partner and art.'
 

@@ -11,19 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gemma_jax.config import Gemma2Config
-from gemma_jax.gates import (
+from gemma_jax.config import ModelConfig
+from gemma_jax.interventions import Edit
+from gemma_jax.sites import site_width
+from gemma_jax.where import (
   Indices,
   concrete,
   layer_gates,
   position_gates,
 )
-from gemma_jax.interventions import Edit
-from gemma_jax.sites import site_width
 
 
 def steer(
-  config: Gemma2Config,
+  config: ModelConfig,
   site: str,
   direction: jax.Array,
   *,
@@ -60,7 +60,7 @@ def steer(
 
 
 def ablate_direction(
-  config: Gemma2Config,
+  config: ModelConfig,
   site: str,
   directions: jax.Array,
   *,
@@ -139,7 +139,7 @@ def orthonormal_basis(directions: jax.Array) -> jax.Array:
 
 
 def clamp_latent(
-  config: Gemma2Config,
+  config: ModelConfig,
   site: str,
   *,
   encoder: jax.Array,
@@ -185,7 +185,7 @@ def clamp_latent(
 
 
 def scale_latent(
-  config: Gemma2Config,
+  config: ModelConfig,
   site: str,
   *,
   encoder: jax.Array,

@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 import jinja2.sandbox
 
-from gemma_jax.spans import quote
+from gemma_jax.text.spans import quote
 
 END_OF_TURN = '<end_of_turn>'
 Messages = str | Sequence[Mapping[str, str]]

@@ -7,16 +7,16 @@ import sys
 
 import pytest
 
-from gemma_jax.config import Gemma2Config
+from gemma_jax.config import ModelConfig
 from tools.make_checkpoint import write_checkpoint
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 
 _MEASURE = """
 import sys
 import jax
 jax.config.update('jax_num_cpu_devices', 8)
-from gemma_jax.checkpoint import load_checkpoint
+from gemma_jax.checkpoint.hf import load_checkpoint
 from gemma_jax.sharding import make_mesh
 
 def kib(field):
@@ -37,7 +37,7 @@ print((kib('VmHWM') - before) * 1024, size)
 def big(tmp_path_factory):
   """1.5 GB of bfloat16 in four files."""
   folder = tmp_path_factory.mktemp('big')
-  config = Gemma2Config(
+  config = ModelConfig(
     num_layers=10,
     d_model=2048,
     d_ff=8192,

@@ -24,10 +24,11 @@ from typing import Any
 
 import tokenizers
 
-from gemma_jax import chat, hf_format, spans
-from gemma_jax.padding import BUCKETS, TokenBatch, check_buckets, pad_rows
-from gemma_jax.spans import Encoding, Span, quote
-from gemma_jax.vocabulary import Vocabulary
+from gemma_jax.checkpoint import hf_format
+from gemma_jax.text import chat, spans
+from gemma_jax.text.padding import BUCKETS, TokenBatch, check_buckets, pad_rows
+from gemma_jax.text.spans import Encoding, Span, quote
+from gemma_jax.text.vocabulary import Vocabulary
 
 # Gemma's names, for a model without a tokenizer_config.json that says.
 _NAMES = {'bos_token': '<bos>', 'eos_token': '<eos>', 'pad_token': '<pad>'}

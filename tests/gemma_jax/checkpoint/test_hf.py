@@ -17,13 +17,13 @@ from safetensors.numpy import load_file, save_file
 import torch
 import transformers
 
-from gemma_jax import checkpoint as checkpoint_lib
-from gemma_jax.checkpoint import (
+from gemma_jax.checkpoint import hf as checkpoint_lib
+from gemma_jax.checkpoint.hf import (
   CheckpointReader,
   load_checkpoint,
   save_checkpoint,
 )
-from gemma_jax.orbax_checkpoint import save_orbax
+from gemma_jax.checkpoint.orbax import save_orbax
 from gemma_jax.sharding import make_mesh
 from gemma_jax.weights import unstack_layers
 from tests.gemma_jax.checkpoints import (
@@ -36,7 +36,7 @@ from tests.gemma_jax.checkpoints import (
 )
 from tools.make_checkpoint import random_model
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
@@ -280,8 +280,8 @@ def test_a_failed_save_leaves_nothing(model, tmp_path, monkeypatch):
 
 _KILLED = """
 import os, signal
-from gemma_jax import checkpoint
-from gemma_jax.config import Gemma2Config
+from gemma_jax.checkpoint import hf as checkpoint
+from gemma_jax.config import ModelConfig
 from tools.make_checkpoint import random_model
 
 save, calls = checkpoint.save_file, []

@@ -12,13 +12,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from gemma_jax.checkpoint import load_checkpoint
-from gemma_jax.orbax_checkpoint import load_orbax, save_orbax
+from gemma_jax.checkpoint.hf import load_checkpoint
+from gemma_jax.checkpoint.orbax import load_orbax, save_orbax
 from gemma_jax.sharding import make_mesh
 from tests.gemma_jax.checkpoints import CONFIG, assert_same, edit_json
 from tools.make_checkpoint import random_model
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 # Orbax abandons its other reads when one fails; they report that they were.
 pytestmark = pytest.mark.filterwarnings(
   'ignore::pytest.PytestUnraisableExceptionWarning'
@@ -146,8 +146,8 @@ import jax, numpy as np
 jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_cpu_collectives_implementation', 'gloo')
 from gemma_jax import sharding
-from gemma_jax.checkpoint import CheckpointReader, save_checkpoint
-from gemma_jax.orbax_checkpoint import load_orbax, save_orbax
+from gemma_jax.checkpoint.hf import CheckpointReader, save_checkpoint
+from gemma_jax.checkpoint.orbax import load_orbax, save_orbax
 
 checkpoint, out, port, process = sys.argv[1:]
 assert sharding.initialize_distributed(f'localhost:{port}', 2, int(process))

@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 import tokenizers
 
-from gemma_jax.spans import quote
+from gemma_jax.text.spans import quote
 
 
 class Vocabulary:

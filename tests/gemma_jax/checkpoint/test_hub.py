@@ -9,7 +9,7 @@ import types
 import pytest
 from safetensors.numpy import load_file
 
-from gemma_jax.checkpoint import CheckpointReader, load_checkpoint
+from gemma_jax.checkpoint.hf import CheckpointReader, load_checkpoint
 from tests.gemma_jax.checkpoints import INDEX, assert_same, file_of
 
 

@@ -23,10 +23,11 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from gemma_jax import hf_format, sharding
-from gemma_jax.config import Gemma2Config
-from gemma_jax.hf_format import HF_NAMES, LM_HEAD
-from gemma_jax.weights import WEIGHTS, Gemma2, weight_shape
+from gemma_jax import sharding
+from gemma_jax.checkpoint import hf_format
+from gemma_jax.checkpoint.hf_format import HF_NAMES, LM_HEAD
+from gemma_jax.config import ModelConfig
+from gemma_jax.weights import WEIGHTS, Decoder, weight_shape
 
 # Files are mapped anew for every piece of this size, because the pages of a
 # mapping count as this process's memory until it is closed.
@@ -40,7 +41,7 @@ def load_checkpoint(
   num_layers: int | None = None,
   mesh: jax.sharding.Mesh | None = None,
   revision: str | None = None,
-) -> Gemma2:
+) -> Decoder:
   """Loads a Gemma 2 from a Hugging Face checkpoint.
 
   Args:
@@ -87,7 +88,7 @@ class CheckpointReader:
     """Opens and checks; arguments and errors are those of `load_checkpoint`."""
     dtype = None if dtype is None else hf_format.supported_dtype(dtype)
     self.folder, fetch = hf_format.locate(path_or_hub_id, revision)
-    whole = Gemma2Config.from_hf(self.folder)
+    whole = ModelConfig.from_hf(self.folder)
     layers = whole.num_layers if num_layers is None else num_layers
     self.config = whole.truncated(layers)
 
@@ -178,7 +179,7 @@ class CheckpointReader:
     self,
     mesh: jax.sharding.Mesh | None = None,
     on_bytes: Callable[[int], object] = lambda n: None,
-  ) -> Gemma2:
+  ) -> Decoder:
     """Reads all weights onto devices; see `load_checkpoint` and `read`."""
     self._check_head()
     weights = {}
@@ -198,7 +199,7 @@ class CheckpointReader:
           'dtype=jnp.float32.',
           stacklevel=3,
         )
-    return Gemma2(self.config, weights)
+    return Decoder(self.config, weights)
 
   def _read_shards(self, name, shape, placed, on_bytes):
     """One weight on a mesh; what several devices hold is read once."""
@@ -234,7 +235,7 @@ class CheckpointReader:
 
 
 def save_checkpoint(
-  model: Gemma2,
+  model: Decoder,
   path: str | os.PathLike,
   *,
   max_shard_bytes: int = 4 * 10**9,
@@ -287,7 +288,7 @@ def save_checkpoint(
       _write_json(folder / hf_format.INDEX_FILE, index)
 
 
-def write_config(folder: pathlib.Path, model: Gemma2):
+def write_config(folder: pathlib.Path, model: Decoder):
   """Writes the `config.json` of a model, with its dtype."""
   fields = model.config.to_hf() | {'dtype': str(model.dtype)}
   _write_json(folder / 'config.json', fields)

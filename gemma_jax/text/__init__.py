@@ -1,0 +1,1 @@
+"""Text: tokenizers, chats, spans of tokens, padded batches."""
