@@ -1,21 +1,22 @@
-"""One layer of Gemma 2, with its sites in the order of computation.
+"""One layer of a decoder, with its sites in the order of computation.
 
 To add a site, name it in `sites.py` and call `at('name', x)` where it is
 computed.
 """
 
+from collections.abc import Callable
 import dataclasses
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from gemma_jax import interventions as iv
 from gemma_jax import layers
 from gemma_jax import sites as sites_lib
 from gemma_jax.cache import Cache, store
 from gemma_jax.capture import Capture, find_positions, take_positions
 from gemma_jax.config import ModelConfig
+from gemma_jax.interventions import Change
 from gemma_jax.sharding import constrain
 
 
@@ -26,24 +27,28 @@ class Run:
   config: ModelConfig
   positions: jax.Array  # [B, T]
   key_positions: jax.Array  # [B, S], without the prefix
-  rotary: tuple[jax.Array, jax.Array]
-  interventions: iv.Interventions
+  rotary: Callable  # layer -> cos and sin, [B, T, 1, H/2], or None
+  interventions: tuple[Change, ...]
   capture: Capture
   cache_length: jax.Array | None
   cache_is_empty: bool
   prefix: Cache | None
   query_chunk: int
 
+  def changes(self, site: str) -> list[Change]:
+    """Those of one site, in order."""
+    return [change for change in self.interventions if change.site == site]
+
 
 def block(run: Run, w, layer, window, x, keys_values):
   """One layer: x [B, T, D] to x, what was captured, the cache's arrays."""
-  eps = run.config.rms_norm_eps
+  config = run.config
   seen = {}
 
   def at(site, x):
     """A site: changes x, then shows it to the capture."""
-    for change in run.interventions.get(site, ()):
-      x = change.apply(x, layer, run.positions)
+    for change in run.changes(site):
+      x = change.apply(x, layer, run.positions, config)
     x = constrain(x, _ACTIVATION_LETTERS.get(site, 'BT.'))
     if site in run.capture.sites:
       seen[site] = x
@@ -54,18 +59,21 @@ def block(run: Run, w, layer, window, x, keys_values):
   # Padding adds nothing to its stream, which stays the embedding.
   real = (run.positions >= 0)[:, :, None]
   x = at('resid_pre', x)
-  y = layers.rms_norm(x, w.pre_attn_norm[...], eps)
+  y = layers.norm(config, x, w.pre_attn_norm, w.pre_attn_norm_b)
   z, keys_values = _attention(run, w, layer, window, y, keys_values, seen)
   B, T, N, H = z.shape
   z = at('z', z.reshape(B, T, N * H))
-  a = at('attn_out_raw', layers.linear(z, w.wo[...].reshape(-1, N * H)))
-  a = layers.rms_norm(a, w.post_attn_norm[...], eps)
+  a = layers.linear(z, w.wo[...].reshape(-1, N * H), w.bo)
+  a = at('attn_out_raw', a)
+  if config.post_norms:
+    a = layers.norm(config, a, w.post_attn_norm)
   x = layers.add(x, at('attn_out', jnp.where(real, a, 0)))
   x = at('resid_mid', x)
-  y = layers.rms_norm(x, w.pre_mlp_norm[...], eps)
-  m = at('mlp_act', layers.gated_mlp(y, w.gate[...], w.up[...]))
-  m = at('mlp_out_raw', layers.linear(m, w.down[...]))
-  m = layers.rms_norm(m, w.post_mlp_norm[...], eps)
+  y = layers.norm(config, x, w.pre_mlp_norm, w.pre_mlp_norm_b)
+  m = at('mlp_act', layers.mlp(config, y, w))
+  m = at('mlp_out_raw', layers.linear(m, w.down[...], w.down_b))
+  if config.post_norms:
+    m = layers.norm(config, m, w.post_mlp_norm)
   x = layers.add(x, at('mlp_out', jnp.where(real, m, 0)))
   x = at('resid_post', x)
   return x, seen, keys_values
@@ -79,15 +87,17 @@ def _attention(run: Run, w, layer, window, y, keys_values, seen):
   """Heads' outputs [B, T, N, H] of the normed stream y [B, T, D]."""
   config = run.config
 
-  def heads(weight):
+  def heads(weight, bias):
     """y through a projection [n, H, D]: [B, T, n, H]."""
     n, H, D = weight.shape
-    flat = layers.linear(y, weight[...].reshape(n * H, D))
+    flat = layers.linear(y, weight[...].reshape(n * H, D), bias)
     return flat.reshape(*y.shape[:2], n, H)
 
-  q = layers.rotate(heads(w.wq), *run.rotary)
-  k = layers.rotate(heads(w.wk), *run.rotary)
-  v = heads(w.wv)
+  q, k, v = heads(w.wq, w.bq), heads(w.wk, w.bk), heads(w.wv, w.bv)
+  if config.qk_norm:
+    q, k = layers.norm(config, q, w.q_norm), layers.norm(config, k, w.k_norm)
+  if (angles := run.rotary(layer)) is not None:
+    q, k = layers.rotate(q, *angles), layers.rotate(k, *angles)
   q = constrain(q, 'BTNH')
   k = constrain(k.swapaxes(1, 2), 'BKTH')
   v = constrain(v.swapaxes(1, 2), 'BKTH')
@@ -108,8 +118,8 @@ def _attention(run: Run, w, layer, window, y, keys_values, seen):
 
   def scores(q, query_positions):
     allowed = layers.visible(query_positions, key_positions, window)
-    for knockout in run.interventions.get('attn_logits', ()):
-      cut = knockout.cuts(layer, query_positions, key_positions)
+    for knockout in run.changes('attn_logits'):
+      cut = knockout.cuts(layer, query_positions, key_positions, config)
       allowed = (allowed if allowed.ndim == 4 else allowed[:, None]) & ~cut
     scale = config.query_pre_attn_scalar**-0.5
     return layers.attention_scores(q, keys, allowed, scale, config.attn_softcap)

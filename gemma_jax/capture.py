@@ -1,6 +1,5 @@
 """Reading activations: which sites, layers and positions."""
 
-from collections.abc import Sequence
 import dataclasses
 
 import jax
@@ -8,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gemma_jax import sites as sites_lib
+from gemma_jax import where
+from gemma_jax.config import ModelConfig
 
 
 @jax.tree_util.register_dataclass
@@ -16,12 +17,13 @@ class Capture:
   """Which activations to return.
 
   Attributes:
-    sites: Canonical names; compiled in. For attention sites the rows of the
-      queries at `positions` are returned.
+    sites: Names; compiled in. For attention sites the rows of the queries at
+      `positions` are returned.
     layers: int32 [k], distinct; -1 leaves a slot at 0. None is all layers, and
       the form to use under `jax.grad`.
     positions: int32 [B or 1, P], absolute; places that a row does not have
-      give 0. None is all T places as they stand in `tokens`.
+      give 0, and LAST (where.py) is each row's last token. None is all T places
+      as they stand in `tokens`.
   """
 
   sites: tuple[str, ...] = dataclasses.field(metadata={'static': True})
@@ -31,8 +33,8 @@ class Capture:
 
 def capture(
   *sites: str,
-  layers: int | Sequence[int] | None = None,
-  positions: int | Sequence | np.ndarray | jax.Array | None = None,
+  layers: where.Indices = None,
+  positions: where.Indices = None,
 ) -> Capture:
   """Says which activations to return.
 
@@ -41,8 +43,8 @@ def capture(
       'blocks.5.hook_resid_post', asks for that layer.
     layers: One layer or several distinct ones, from 0; None is those of the
       names, or else all.
-    positions: Absolute positions: int32 [P] for all rows or [B, P]; one int is
-      that position. None is every place.
+    positions: One absolute position or several, the same in every row; 'last';
+      or per_row([B]) and per_row([B, P]). None is every place.
 
   Raises:
     KeyError: a name is unknown or ambiguous.
@@ -66,25 +68,54 @@ def capture(
       'sites share one choice of layers. Give bare sites and `layers`.'
     )
   layers = named or layers
+  if isinstance(layers, where.PerRow | str):
+    raise ValueError(
+      f'All rows are captured at the same layers, got layers={layers!r}.'
+    )
   if layers is not None:
-    layers = np.atleast_1d(np.asarray(layers, np.int32))
+    layers = np.atleast_1d(np.asarray(layers))
+    if layers.ndim > 1 or not np.issubdtype(layers.dtype, np.integer):
+      raise ValueError(
+        f'Layers to capture are integers, got {layers.dtype} {layers.shape}.'
+      )
+    layers = layers.astype(np.int32)
     if layers.min(initial=0) < 0:
       raise ValueError(f'Layers count from 0; got {layers.tolist()}.')
     if len(np.unique(layers)) != len(layers):
       raise ValueError(f'Layers to capture are repeated: {layers.tolist()}.')
   if positions is not None:
-    positions = np.atleast_1d(np.asarray(positions, np.int32))
-    if positions.ndim == 1 and positions.min(initial=0) < 0:
-      raise ValueError(
-        f'Positions count from 0, got {positions.tolist()}; for the last one '
-        'give last_position(positions).'
-      )
-    positions = positions[None] if positions.ndim == 1 else positions
+    positions = where.absolute(positions, 'positions')
   return Capture(
     sites=tuple(dict.fromkeys(site for site, _ in parsed)),
     layers=layers,
     positions=positions,
   )
+
+
+def prepare(
+  capture: Capture | None, config: ModelConfig, positions: jax.Array
+) -> Capture:
+  """A capture with canonical sites and 'last' resolved; None is nothing.
+
+  Raises:
+    KeyError: not a site.
+  """
+  if capture is None:
+    return Capture(sites=())
+  at = capture.positions
+  return Capture(
+    sites=tuple(sites_lib.resolve(site, config) for site in capture.sites),
+    layers=capture.layers,
+    positions=None if at is None else resolve_last(at, positions),
+  )
+
+
+def resolve_last(at: jax.Array, positions: jax.Array) -> jax.Array:
+  """Positions int32 [B or 1, P] with LAST being each row's last, [B, T]."""
+  known = where.concrete(at)
+  if known is not None and not (known == where.LAST).any():
+    return at
+  return jnp.where(at == where.LAST, positions.max(1)[:, None], at)
 
 
 def take_positions(x: jax.Array, positions: jax.Array, at: jax.Array):

@@ -1,111 +1,211 @@
-"""Sizes and constants of a Gemma 2 model.
+"""Sizes and constants of one decoder.
 
 The letters, used in every shape of this package: B batch row, T query
 position, S key or cache slot, L layer, D d_model, N query heads, K key/value
-heads, H head_dim, F d_ff, V vocabulary, k rank or slot, P read position, W the
-width of a site.
+heads, H head_dim, F d_ff, V vocabulary, M rows of a position table, k rank or
+slot, P read position, W the width of a site.
 """
 
-from collections.abc import Mapping
 import dataclasses
-import json
-import pathlib
-from typing import Any
 
 import numpy as np
 
 # A local layer's window is compared with a distance; a global layer's window
 # is larger than any distance.
 GLOBAL_WINDOW = 2**30
+ACTIVATIONS = ('gelu_tanh', 'gelu', 'silu', 'relu')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+  """How the rotary frequencies of global layers are stretched.
+
+  With `factor` alone, every frequency is divided by it ("linear"). With the
+  others too it is Llama 3.1's rule: only wavelengths above
+  original_positions / low_freq_factor are stretched, those below
+  original_positions / high_freq_factor are kept, and between the two the
+  frequency is interpolated (HF, modeling_rope_utils.py, 'llama3').
+
+  Attributes:
+    factor: Divides the frequencies.
+    low_freq_factor: None for linear scaling.
+    high_freq_factor: Likewise.
+    original_positions: Context before the stretching; likewise.
+  """
+
+  factor: float
+  low_freq_factor: float | None = None
+  high_freq_factor: float | None = None
+  original_positions: int | None = None
+
+  def scaled(self, frequencies: np.ndarray) -> np.ndarray:
+    """The stretched frequencies, float32 [H/2]."""
+    factor = np.float32(self.factor)
+    if self.original_positions is None:
+      return frequencies / factor
+    low, high = self.low_freq_factor, self.high_freq_factor
+    turns = self.original_positions / (np.float32(2 * np.pi) / frequencies)
+    smooth = (turns - np.float32(low)) / np.float32(high - low)
+    between = (1 - smooth) * frequencies / factor + smooth * frequencies
+    kept = np.where(turns > high, frequencies, between)
+    return np.where(turns < low, frequencies / factor, kept).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-  """One Gemma 2 architecture. Defaults are those all public sizes share.
+  """One decoder, described by data. `families` makes them.
 
   Attributes:
+    family: Its key in `families.FAMILIES`: HF's model_type.
     num_layers: L.
     d_model: D, the width of the residual stream.
-    d_ff: F, the width of the gated feed-forward layer.
+    d_ff: F, the width of the feed-forward layer.
     num_heads: N, query heads.
     num_kv_heads: K; query head n reads key/value head n // (N / K).
     head_dim: H. N * H need not be D.
     vocab_size: V.
+    norm: 'rms', or 'layer' for LayerNorm, which has a bias.
+    norm_offset: A norm's gain is norm_offset + weight: 1 in Gemma, else 0.
+    norm_eps: Added to the mean square, or to the variance.
+    post_norms: Whether a sublayer's output is normed before it is added.
+    qk_norm: Whether queries and keys are RMS-normed per head, before rotation.
+    qkv_bias: Whether the projections to q, k and v have biases.
+    out_bias: Whether the projection of the heads' outputs has one.
+    mlp_bias: Whether the projections of the MLP have.
+    gated: Whether the MLP is activation(gate) * up, or activation(up).
+    activation: One of ACTIVATIONS.
     query_pre_attn_scalar: Attention scores are multiplied by this to the power
-      -0.5. It is not head_dim on 27B.
-    window: How many keys a local layer sees, the query's own included.
-    local_layers: Which layers are local, L booleans; None means the even ones
-      (0-based), as in every public checkpoint.
+      -0.5; None is head_dim. It is not head_dim on Gemma 2 27B.
+    window: How many keys a local layer sees, the query's own included; None
+      where no layer is local.
+    local_layers: Which layers are local, L booleans; () is none of them.
     attn_softcap: c in c * tanh(score / c); None is no cap.
     final_softcap: The same for the final logits.
+    position_rows: M, rows of the learned position table; 0 is rotary positions.
+    position_offset: Position p is row p + position_offset of that table.
     rope_theta: Base of the rotary frequencies.
-    rms_norm_eps: Added to the mean square.
+    rope_local_theta: The same for local layers; None is rope_theta.
+    rope_scaling: What is done to the frequencies of global layers.
+    scale_embedding: Whether embeddings are multiplied by sqrt(D).
+    tied: Whether the unembedding is the embedding.
     max_positions: Longest context the model was made for. `generate` refuses
       to go beyond it.
-    pad_id: Token id that fills empty places.
-    bos_id: Token id every prompt starts with.
+    pad_id: Token id that fills empty places; None where the model has none.
+    bos_id: Token id that may begin a text; None likewise. Whether prompts
+      start with it is the tokenizer's rule.
     eos_ids: Token ids that end a generation.
     truncated_from: L of the whole model where this one has only its first
       layers: such a model has streams, but no logits.
   """
 
+  family: str
   num_layers: int
   d_model: int
   d_ff: int
   num_heads: int
   num_kv_heads: int
   head_dim: int
-  vocab_size: int = 256_000
-  query_pre_attn_scalar: float
-  window: int = 4096
-  local_layers: tuple[bool, ...] | None = None
-  attn_softcap: float | None = 50.0
-  final_softcap: float | None = 30.0
+  vocab_size: int
+  norm: str = 'rms'
+  norm_offset: float = 0.0
+  norm_eps: float = 1e-6
+  post_norms: bool = False
+  qk_norm: bool = False
+  qkv_bias: bool = False
+  out_bias: bool = False
+  mlp_bias: bool = False
+  gated: bool = True
+  activation: str = 'silu'
+  query_pre_attn_scalar: float | None = None
+  window: int | None = None
+  local_layers: tuple[bool, ...] = ()
+  attn_softcap: float | None = None
+  final_softcap: float | None = None
+  position_rows: int = 0
+  position_offset: int = 0
   rope_theta: float = 10_000.0
-  rms_norm_eps: float = 1e-6
-  max_positions: int = 8192
-  pad_id: int = 0
-  bos_id: int = 2
-  eos_ids: tuple[int, ...] = (1,)
+  rope_local_theta: float | None = None
+  rope_scaling: RopeScaling | None = None
+  scale_embedding: bool = False
+  tied: bool = True
+  max_positions: int
+  pad_id: int | None = None
+  bos_id: int | None = None
+  eos_ids: tuple[int, ...] = ()
   truncated_from: int | None = None
 
   def __post_init__(self):
     for name in (
       'num_layers d_model d_ff num_heads num_kv_heads head_dim vocab_size '
-      'query_pre_attn_scalar window rope_theta max_positions'
+      'rope_theta max_positions'
     ).split():
       if not getattr(self, name) > 0:
         raise ValueError(
           f'{name} must be positive, got {getattr(self, name)!r}.'
         )
-    for name in ('attn_softcap', 'final_softcap'):
-      cap = getattr(self, name)
-      if cap is not None and not cap > 0:
-        raise ValueError(f'{name} must be positive or None, got {cap!r}.')
+    for name in (
+      'attn_softcap final_softcap window query_pre_attn_scalar rope_local_theta'
+    ).split():
+      value = getattr(self, name)
+      if value is not None and not value > 0:
+        raise ValueError(f'{name} must be positive or None, got {value!r}.')
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f'num_heads={self.num_heads} must be a multiple of '
         f'num_kv_heads={self.num_kv_heads}: query heads share them in groups.'
       )
-    if self.head_dim % 2:
+    if self.head_dim % 2 and not self.position_rows:
       raise ValueError(
         f'head_dim must be even for rotary embeddings, got {self.head_dim}.'
       )
-    if self.local_layers is None:
-      even = tuple(i % 2 == 0 for i in range(self.num_layers))
-      object.__setattr__(self, 'local_layers', even)
+    if self.activation not in ACTIVATIONS or self.norm not in ('rms', 'layer'):
+      raise ValueError(
+        f'activation={self.activation!r} must be one of {ACTIVATIONS}, and '
+        f"norm={self.norm!r} 'rms' or 'layer'."
+      )
+    if self.query_pre_attn_scalar is None:
+      object.__setattr__(self, 'query_pre_attn_scalar', self.head_dim)
+    if not self.local_layers:
+      object.__setattr__(self, 'local_layers', (False,) * self.num_layers)
     if len(self.local_layers) != self.num_layers:
       raise ValueError(
         f'local_layers must have num_layers={self.num_layers} entries, got '
         f'{len(self.local_layers)}.'
       )
+    if any(self.local_layers) and self.window is None:
+      raise ValueError('Local layers need a window, got window=None.')
 
   @property
   def windows(self) -> np.ndarray:
     """int32[L]: how far back each layer sees, as the forward pass scans it."""
-    return np.where(self.local_layers, self.window, GLOBAL_WINDOW).astype(
-      np.int32
-    )
+    window = GLOBAL_WINDOW if self.window is None else self.window
+    windows = np.where(self.local_layers, window, GLOBAL_WINDOW)
+    return windows.astype(np.int32)
+
+  @property
+  def frequencies(self) -> np.ndarray:
+    """float32[L, H/2]: radians per position, as HF computes them."""
+    # HF's power is a float32; this one is rounded to it from float64.
+    exponents = np.arange(0, self.head_dim, 2, np.float32) / self.head_dim
+
+    def rotary(theta):
+      powers = np.float64(theta) ** exponents.astype(np.float64)
+      return np.float32(1) / powers.astype(np.float32)
+
+    full = rotary(self.rope_theta)
+    if self.rope_scaling is not None:
+      full = self.rope_scaling.scaled(full)
+    local = full
+    if self.rope_local_theta is not None:
+      local = rotary(self.rope_local_theta)
+    return np.where(np.array(self.local_layers)[:, None], local, full)
+
+  @property
+  def fill_id(self) -> int:
+    """A valid token id for places where nothing is: pad_id, or eos, or 0."""
+    ids = (self.pad_id, *self.eos_ids, 0)
+    valid = (i for i in ids if i is not None and 0 <= i < self.vocab_size)
+    return next(valid)
 
   def truncated(self, num_layers: int) -> 'ModelConfig':
     """The same model with only its first `num_layers` layers."""
@@ -122,237 +222,3 @@ class ModelConfig:
       truncated_from=self.truncated_from or self.num_layers,
       local_layers=self.local_layers[:num_layers],
     )
-
-  @classmethod
-  def gemma2_2b(cls) -> 'ModelConfig':
-    """google/gemma-2-2b and -2b-it: 2,614,341,888 parameters."""
-    return cls(
-      num_layers=26,
-      d_model=2304,
-      d_ff=9216,
-      num_heads=8,
-      num_kv_heads=4,
-      head_dim=256,
-      query_pre_attn_scalar=256,
-    )
-
-  @classmethod
-  def gemma2_9b(cls) -> 'ModelConfig':
-    """google/gemma-2-9b and -9b-it: 9,241,705,984 parameters."""
-    return cls(
-      num_layers=42,
-      d_model=3584,
-      d_ff=14336,
-      num_heads=16,
-      num_kv_heads=8,
-      head_dim=256,
-      query_pre_attn_scalar=256,
-    )
-
-  @classmethod
-  def gemma2_27b(cls) -> 'ModelConfig':
-    """google/gemma-2-27b and -27b-it: 27,227,128,320 parameters."""
-    return cls(
-      num_layers=46,
-      d_model=4608,
-      d_ff=36864,
-      num_heads=32,
-      num_kv_heads=16,
-      head_dim=128,
-      query_pre_attn_scalar=144,  # d_model / num_heads, not head_dim
-    )
-
-  @classmethod
-  def from_hf(cls, source: str | pathlib.Path | Mapping[str, Any]):
-    """Reads a Hugging Face `config.json`, strictly.
-
-    Args:
-      source: The file, its folder, or its parsed content.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is not JSON, not a Gemma 2, lacks a size, or asks for
-        something this implementation does not do. A field is honoured or
-        refused, never ignored.
-    """
-    if isinstance(source, Mapping):
-      return _parse_hf(source, 'config')
-    path = pathlib.Path(source)
-    path = path / 'config.json' if path.is_dir() else path
-    if not path.is_file():
-      raise FileNotFoundError(
-        f'{path} does not exist. A checkpoint folder needs the config.json '
-        'that was published with its weights.'
-      )
-    try:
-      fields = json.loads(path.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-      raise ValueError(f'{path} is not valid JSON: {error}.') from error
-    if not isinstance(fields, dict):
-      raise ValueError(f'{path} must hold a JSON object.')
-    return _parse_hf(fields, str(path))
-
-  def to_hf(self) -> dict[str, Any]:
-    """The content of a `config.json` that HF transformers reads."""
-    hf = {key: getattr(self, name) for key, name in _SIZES.items()}
-    hf |= {key: getattr(self, name) for key, name in _OPTIONAL.items()}
-    hf |= _FIXED
-    # transformers is strict about 24 and 24.0.
-    scalar = self.query_pre_attn_scalar
-    hf['query_pre_attn_scalar'] = int(scalar) if scalar % 1 == 0 else scalar
-    hf['rope_theta'] = float(self.rope_theta)
-    for key in ('attn_logit_softcapping', 'final_logit_softcapping'):
-      hf[key] = None if hf[key] is None else float(hf[key])
-    hf['layer_types'] = [
-      'sliding_attention' if local else 'full_attention'
-      for local in self.local_layers
-    ]
-    one_eos = len(self.eos_ids) == 1
-    hf['eos_token_id'] = self.eos_ids[0] if one_eos else list(self.eos_ids)
-    hf['architectures'] = ['Gemma2ForCausalLM']
-    if self.truncated_from is not None:
-      hf['truncated_from'] = self.truncated_from
-    return hf
-
-
-# HF field -> ours. The sizes must be present.
-_SIZES = {
-  'num_hidden_layers': 'num_layers',
-  'hidden_size': 'd_model',
-  'intermediate_size': 'd_ff',
-  'num_attention_heads': 'num_heads',
-  'num_key_value_heads': 'num_kv_heads',
-  'head_dim': 'head_dim',
-  'vocab_size': 'vocab_size',
-  'query_pre_attn_scalar': 'query_pre_attn_scalar',
-}
-# These default to what every public checkpoint has.
-_OPTIONAL = {
-  'sliding_window': 'window',
-  'attn_logit_softcapping': 'attn_softcap',
-  'final_logit_softcapping': 'final_softcap',
-  'rms_norm_eps': 'rms_norm_eps',
-  'max_position_embeddings': 'max_positions',
-  'pad_token_id': 'pad_id',
-  'bos_token_id': 'bos_id',
-}
-# The only values we implement.
-_FIXED = {
-  'model_type': 'gemma2',
-  'hidden_activation': 'gelu_pytorch_tanh',
-  'attention_bias': False,
-  'tie_word_embeddings': True,
-}
-_ALLOWED = {
-  'hidden_act': ('gelu_pytorch_tanh',),
-  'attention_dropout': (0, None),
-  'use_bidirectional_attention': (None, False),
-  'rope_scaling': (None,),
-  'quantization_config': (None,),
-  'tie_encoder_decoder': (False,),
-  'is_encoder_decoder': (False,),
-  'pruned_heads': ({}, None),
-}
-# Say nothing about what the model computes.
-_INERT = frozenset(
-  (
-    'architectures torch_dtype dtype transformers_version use_cache '
-    'initializer_range cache_implementation _name_or_path _commit_hash '
-    'id2label label2id problem_type return_dict output_attentions '
-    'output_hidden_states chunk_size_feed_forward _attn_implementation '
-    'unsloth_version finetuning_task task_specific_params'
-  ).split()
-)
-
-
-_INTEGERS = {
-  field.name for field in dataclasses.fields(ModelConfig) if field.type is int
-}
-
-
-def _parse_hf(hf: Mapping[str, Any], origin: str) -> ModelConfig:
-  """`from_hf` of parsed content; `origin` names it in errors."""
-
-  def refuse(key, expected):
-    raise ValueError(
-      f'{origin}: {key}={hf.get(key)!r} is not supported; expected {expected}.'
-    )
-
-  if hf.get('model_type') != 'gemma2':
-    raise ValueError(
-      f'{origin}: model_type is {hf.get("model_type")!r} (architectures '
-      f'{hf.get("architectures")}), not "gemma2". Only Gemma 2 checkpoints '
-      'can be loaded.'
-    )
-  missing = sorted(_SIZES.keys() - hf.keys())
-  if missing:
-    raise ValueError(f'{origin} lacks {", ".join(missing)}.')
-
-  kwargs = {name: hf[key] for key, name in _SIZES.items()}
-  kwargs |= {name: hf[key] for key, name in _OPTIONAL.items() if key in hf}
-  for key, name in (_SIZES | _OPTIONAL).items():
-    value = kwargs.get(name)
-    if name not in kwargs or (value is None and key.endswith('softcapping')):
-      continue
-    kind = int if name in _INTEGERS else int | float
-    if isinstance(value, bool) or not isinstance(value, kind):
-      refuse(key, 'an integer' if kind is int else 'a number')
-
-  for key, value in hf.items():
-    if key in _FIXED and value != _FIXED[key]:
-      refuse(key, repr(_FIXED[key]))
-    elif key in _ALLOWED and value not in _ALLOWED[key]:
-      refuse(key, ' or '.join(map(repr, _ALLOWED[key])))
-    elif key == 'sliding_window_size' and value != hf.get('sliding_window'):
-      refuse(key, 'the value of sliding_window')
-
-  num_layers = kwargs['num_layers']
-  if (kinds := hf.get('layer_types')) is not None:
-    known = ('sliding_attention', 'full_attention')
-    good = isinstance(kinds, list) and all(kind in known for kind in kinds)
-    if not good or len(kinds) != num_layers:
-      refuse('layer_types', f'{num_layers} values out of {known}')
-    kwargs['local_layers'] = tuple(kind == known[0] for kind in kinds)
-
-  rope = hf.get('rope_parameters') or {}
-  good = isinstance(rope, Mapping) and rope.keys() <= {
-    'rope_type',
-    'rope_theta',
-  }
-  if not good or rope.get('rope_type', 'default') != 'default':
-    refuse('rope_parameters', "rope_type 'default' and rope_theta only")
-  thetas = {s['rope_theta'] for s in (rope, hf) if 'rope_theta' in s}
-  if len(thetas) > 1:
-    refuse('rope_theta', f'one value, got {sorted(thetas)}')
-  if thetas:
-    kwargs['rope_theta'] = thetas.pop()
-
-  if (eos := hf.get('eos_token_id')) is not None:
-    kwargs['eos_ids'] = tuple(eos) if isinstance(eos, list) else (eos,)
-    if not all(type(token) is int for token in kwargs['eos_ids']):
-      refuse('eos_token_id', 'an integer or several')
-
-  honoured = _SIZES.keys() | _OPTIONAL.keys() | _FIXED.keys() | _ALLOWED.keys()
-  if (whole := hf.get('truncated_from')) is not None:
-    if type(whole) is not int or whole <= num_layers:
-      refuse('truncated_from', f'an integer above {num_layers}')
-    kwargs['truncated_from'] = whole
-
-  honoured |= {
-    'truncated_from',
-    'layer_types',
-    'rope_parameters',
-    'rope_theta',
-    'eos_token_id',
-  }
-  unknown = sorted(hf.keys() - honoured - _INERT - {'sliding_window_size'})
-  if unknown:
-    raise ValueError(
-      f'{origin}: unknown field {unknown[0]}={hf[unknown[0]]!r}'
-      f'{f" (and {unknown[1:]})" if unknown[1:] else ""}. A field that might '
-      'change what the model computes is not ignored; remove it if it does not.'
-    )
-  try:
-    return ModelConfig(**kwargs)
-  except ValueError as error:
-    raise ValueError(f'{origin}: {error}') from error

@@ -1,49 +1,52 @@
-"""Edits along directions, and of SAE latents, under the field's names.
+"""Edits along directions, of SAE latents, and by whole SAEs.
 
-Layers, positions and heads are said as `gates.py` explains: None for all, an
-int for all rows, [R] for one per row, [R, m] for several, or a mask. Wrong
-values raise here, before any work.
+Every function returns a change that carries its site, for the list
+`interventions` of `run`, `generate` and `forward`. Layers and positions are
+said as `where.py` explains: a list is all of them in every row, and what
+differs by row is said with `per_row`. Directions and coefficients may differ
+by row too: their leading axis is R, 1 or the rows of the batch. Nothing here
+knows the model; a change that does not fit it is refused when it is run.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gemma_jax.config import ModelConfig
-from gemma_jax.interventions import Edit
-from gemma_jax.sites import site_width
-from gemma_jax.where import (
-  Indices,
-  concrete,
-  layer_gates,
-  position_gates,
-)
+from gemma_jax.interventions import Edit, Splice
+from gemma_jax.sites import SITES, VECTOR_SITES, parse_site
+from gemma_jax.where import Indices, Selection, concrete, select
 
 
 def steer(
-  config: ModelConfig,
   site: str,
   direction: jax.Array,
   *,
-  layers: Indices,
+  layers: Indices = None,
   coefficient: float | jax.Array = 1.0,
   positions: Indices = None,
-  num_positions: int | Sequence[int] | None = None,
 ) -> Edit:
   """Adds coefficient * direction.
 
   Args:
-    config: Of the model.
-    site: Where; its width is W.
+    site: Where; its width is W. A name with a layer, such as
+      'blocks.5.hook_resid_post', says the layer too.
     direction: [W], or [R, W] for one per row; used as it is, not normalised.
-    layers: Which layers (gates.py).
+    layers: Which layers; they must be said, here or by the site's name.
+      range(L) is all of them.
     coefficient: Scalar, or [R].
     positions: Which positions.
-    num_positions: Needed with positions.
+
+  Raises:
+    ValueError: no layer is said, or a shape does not fit.
   """
-  direction = _vectors(config, site, direction, 'direction')
+  if layers is None and parse_site(site)[1] is None:
+    raise ValueError(
+      f'steer at {site}: say which layers, such as layers=12. To add the '
+      'direction at every layer, give layers=range(L).'
+    )
+  direction = _vectors(direction, 'direction')
   R, k = direction.shape[:2]
   if k != 1:
     raise ValueError(
@@ -51,8 +54,8 @@ def steer(
       'edits.'
     )
   return Edit(
-    layers=layer_gates(config, layers) * _column(coefficient),
-    tokens=position_gates(positions, num_positions),
+    **place(site, layers, positions),
+    coefficient=_per_row(coefficient, 'coefficient'),
     read=jnp.zeros_like(direction),
     write=direction,
     **_terms(shift=jnp.ones((R, k))),
@@ -60,19 +63,16 @@ def steer(
 
 
 def ablate_direction(
-  config: ModelConfig,
   site: str,
   directions: jax.Array,
   *,
   layers: Indices = None,
   value: float | jax.Array = 0.0,
   positions: Indices = None,
-  num_positions: int | Sequence[int] | None = None,
 ) -> Edit:
   """Sets the component of the activation along unit directions to `value`.
 
   Args:
-    config: Of the model.
     site: Where.
     directions: [W]; [R, W], one per row; or [R, k, W], a subspace per row,
       whose k rows must be orthogonal: all are projected out at once, and
@@ -81,12 +81,11 @@ def ablate_direction(
     value: Component left along each direction, scalar, [R] or [R, k]; 0
       ablates.
     positions: Which positions.
-    num_positions: Needed with positions.
 
   Raises:
     ValueError: a direction is zero, or the directions are not orthogonal.
   """
-  directions = _vectors(config, site, directions, 'directions')
+  directions = _vectors(directions, 'directions')
   norms = jnp.linalg.norm(directions, axis=-1, keepdims=True)
   if (known := concrete(norms)) is not None and not np.all(known > 0):
     raise ValueError(
@@ -104,8 +103,8 @@ def ablate_direction(
       )
   ones = jnp.ones(unit.shape[:2])
   return Edit(
-    layers=layer_gates(config, layers),
-    tokens=position_gates(positions, num_positions),
+    **place(site, layers, positions),
+    coefficient=jnp.ones(1),
     read=unit,
     write=unit,
     **_terms(slope=-ones, shift=ones * _per_latent(value, ones)),
@@ -138,110 +137,164 @@ def orthonormal_basis(directions: jax.Array) -> jax.Array:
   return q.swapaxes(-1, -2)
 
 
-def clamp_latent(
-  config: ModelConfig,
-  site: str,
-  *,
-  encoder: jax.Array,
-  decoder: jax.Array,
-  bias: jax.Array | float,
-  threshold: jax.Array | float,
+def clamp_latents(
+  latents: Any,
   value: jax.Array | float,
-  layers: Indices,
+  *,
   only_active: bool = False,
   positions: Indices = None,
-  num_positions: int | Sequence[int] | None = None,
 ) -> Edit:
   """Sets JumpReLU SAE latents to a value, keeping the SAE's error term.
 
   x += (value - latent(x)) * decoder, with latent(x) = p if p > threshold else
-  0 and p = x @ encoder + bias. Value 0 ablates the latent.
+  0 and p = x @ encoder + bias. Value 0 ablates the latents.
+
+    clamp_latents(sae.select([3, 7]), 0.0)               both, in every row
+    clamp_latents(sae.select(np.array([[3], [7]])), 0.0) one per row
 
   Args:
-    config: Of the model.
-    site: What the SAE reads. Gemma Scope's residual SAE of layer l reads
-      resid_post of layer l.
-    encoder: Columns of W_enc: [W]; [R, W]; or [R, k, W] for k latents at once.
-    decoder: Rows of W_dec, likewise.
-    bias: Entries of b_enc: scalar, [R] or [R, k].
-    threshold: Of the latents, likewise.
-    value: What to set them to, likewise.
-    layers: Which layers; normally the SAE's.
+    latents: From `sae.select`: they know their site and layer. An object with
+      encoder and decoder [k, W] or [R, k, W], bias and threshold [k] or [R, k],
+      site and layer.
+    value: What to set them to: scalar, or [R, k], [R, 1] or [1, k].
     only_active: Leave a latent alone where it is 0.
     positions: Which positions.
-    num_positions: Needed with positions.
+
+  Raises:
+    ValueError: the latents do not say their site and layer.
   """
-  read, write, terms = _latents(config, site, encoder, decoder, bias, threshold)
+  where, read, write, terms = _latents(latents, positions)
   ones = jnp.ones(read.shape[:2])
   value = ones * _per_latent(value, ones)
   terms |= {'slope': -ones, 'offset' if only_active else 'shift': value}
   return Edit(
-    layers=layer_gates(config, layers),
-    tokens=position_gates(positions, num_positions),
+    **where,
+    coefficient=jnp.ones(1),
     read=read,
     write=write,
     **_terms(**terms),
   )
 
 
-def scale_latent(
-  config: ModelConfig,
-  site: str,
-  *,
-  encoder: jax.Array,
-  decoder: jax.Array,
-  bias: jax.Array | float,
-  threshold: jax.Array | float,
-  factor: jax.Array | float,
-  layers: Indices,
-  positions: Indices = None,
-  num_positions: int | Sequence[int] | None = None,
+def scale_latents(
+  latents: Any, factor: jax.Array | float, *, positions: Indices = None
 ) -> Edit:
   """Multiplies JumpReLU SAE latents by a factor, keeping the error term.
 
   x += (factor - 1) * latent(x) * decoder. Factor 0 ablates. Arguments are
-  those of `clamp_latent`; factor is scalar, [R] or [R, k].
+  those of `clamp_latents`; factor is as its value.
   """
-  read, write, terms = _latents(config, site, encoder, decoder, bias, threshold)
+  where, read, write, terms = _latents(latents, positions)
   ones = jnp.ones(read.shape[:2])
   terms['slope'] = ones * (_per_latent(factor, ones) - 1)
   return Edit(
-    layers=layer_gates(config, layers),
-    tokens=position_gates(positions, num_positions),
+    **where,
+    coefficient=jnp.ones(1),
     read=read,
     write=write,
     **_terms(**terms),
   )
 
 
-def _vectors(config, site, vectors, what) -> jax.Array:
-  """float32 [R, k, W] from [W], [R, W] or [R, k, W]."""
-  W = site_width(config, site)
-  vectors = jnp.asarray(vectors, jnp.float32)
-  if vectors.ndim not in (1, 2, 3) or vectors.shape[-1] != W:
-    raise ValueError(
-      f'{what} at {site} has shape {vectors.shape}, expected [W], [R, W] or '
-      f'[R, k, W] with W={W}, the width of {site} in this model.'
-    )
-  shape = {1: (1, 1, W), 2: (-1, 1, W), 3: vectors.shape}[vectors.ndim]
-  return vectors.reshape(shape)
+def splice(
+  module: Any,
+  *,
+  site: str | None = None,
+  layers: Indices = None,
+  positions: Indices = None,
+) -> Splice:
+  """Puts a module's output, an SAE's reconstruction, in the activation's place.
+
+  Args:
+    module: A pytree that is called with x [B, T, W], such as an SAE. One with
+      an `origin` knows its site and layer; one with `as_function` is compiled
+      once for all of its shape.
+    site: Where, if the module does not know, or to say it aloud.
+    layers: Which layers, likewise.
+    positions: Which positions.
+
+  Raises:
+    ValueError: site or layer is not known, or is not that of the module.
+  """
+  mine = getattr(module, 'origin', None)
+  known = getattr(mine, 'site', None), getattr(mine, 'layer', None)
+  site, layers = _known_place(f'{mine or module}', known, site, layers)
+  if hasattr(module, 'as_function'):
+    module = module.as_function()
+  return Splice(**place(site, layers, positions), module=module)
 
 
-def _latents(config, site, encoder, decoder, bias, threshold):
-  """read, write [R, k, W], and bias, threshold [R, k] as terms of an Edit."""
-  read = _vectors(config, site, encoder, 'encoder')
-  write = _vectors(config, site, decoder, 'decoder')
-  if read.shape[1] != write.shape[1]:
+def place(
+  site: str, layers: Indices, positions: Indices
+) -> dict[str, str | Selection]:
+  """Site, layers and positions of a change, checked.
+
+  Raises:
+    KeyError: not a site.
+    ValueError: the site's name has a layer, and layers are given too.
+  """
+  name, layer = parse_site(site)
+  if name in SITES and name not in VECTOR_SITES:
     raise ValueError(
-      f'encoder has {read.shape[1]} latents per row, decoder '
-      f'{write.shape[1]}; they must be the same latents.'
+      f'{name} has no vector per token, so it cannot be edited or patched; '
+      'knock_out_attention cuts its edges.'
     )
-  ones = jnp.ones(read.shape[:2])
-  terms = {
-    'bias': ones * _per_latent(bias, ones),
-    'threshold': ones * _per_latent(threshold, ones),
+  if layer is not None:
+    if layers is not None:
+      raise ValueError(f'{site} names its layer; leave out layers={layers!r}.')
+    layers = layer
+  return {
+    'site': name,
+    'layers': select(layers, 'layer'),
+    'positions': select(positions, 'position', last=True),
   }
-  return read, write, terms
+
+
+def _known_place(what, known, site, layers):
+  """Site and layers, from an SAE's origin and from arguments."""
+  its_site, its_layer = known
+  if site is not None and its_site is not None:
+    if parse_site(site)[0] != its_site:
+      raise ValueError(f'{what} reads {its_site}, not {site}.')
+  if its_layer is not None and isinstance(layers, int | np.integer):
+    if layers != int(its_layer):
+      raise ValueError(f'{what} reads layer {its_layer}, not {layers}.')
+  site = its_site if site is None else site
+  layers = its_layer if layers is None else layers
+  if site is None or (layers is None and parse_site(site)[1] is None):
+    raise ValueError(
+      f'{what} does not say what it reads. Give its site and layers, or load '
+      'it so that its origin is known.'
+    )
+  return site, layers
+
+
+def _vectors(vectors, what) -> jax.Array:
+  """float32 [R, k, W] from [W], [R, W] or [R, k, W]."""
+  vectors = jnp.asarray(vectors, jnp.float32)
+  if vectors.ndim not in (1, 2, 3):
+    raise ValueError(
+      f'{what} has shape {vectors.shape}, expected [W], [R, W] or [R, k, W] '
+      'with W the width of the site.'
+    )
+  if vectors.ndim == 1:
+    return vectors[None, None]
+  return vectors[:, None] if vectors.ndim == 2 else vectors
+
+
+def _latents(latents, positions):
+  """Place, read and write [R, k, W], and terms [R, k], of latents."""
+  known = getattr(latents, 'site', None), getattr(latents, 'layer', None)
+  site, layer = _known_place('This selection of latents', known, None, None)
+  rows = lambda x: x if x.ndim == 3 else x.reshape(1, -1, x.shape[-1])
+  read = rows(jnp.asarray(latents.encoder, jnp.float32))
+  write = rows(jnp.asarray(latents.decoder, jnp.float32))
+  R, k, _ = read.shape
+  terms = {
+    name: jnp.asarray(getattr(latents, name), jnp.float32).reshape(R, k)
+    for name in ('bias', 'threshold')
+  }
+  return place(site, layer, positions), read, write, terms
 
 
 def _terms(**given) -> dict[str, jax.Array]:
@@ -264,12 +317,12 @@ def _per_latent(values, like) -> jax.Array:
   return values.reshape(-1, 1) if values.ndim < 2 else values
 
 
-def _column(values) -> jax.Array:
-  """float32 [1 or R, 1] from a scalar or [R]."""
+def _per_row(values, what) -> jax.Array:
+  """float32 [1 or R] from a scalar or [R]."""
   values = jnp.asarray(values, jnp.float32)
   if values.ndim > 1:
     raise ValueError(
-      f'coefficient has shape {values.shape}, expected a scalar or [R]. For '
-      'another coefficient per layer give gates [R, L] as `layers`.'
+      f'{what} has shape {values.shape}, expected a scalar or [R]. For another '
+      'one per layer, give a float mask over layers.'
     )
-  return values.reshape(-1, 1)
+  return values.reshape(-1)

@@ -46,7 +46,8 @@ class Generation:
   """What `generate` returns; G is max_new_tokens, B counts every sample.
 
   Attributes:
-    tokens: int32 [B, G]; a stop token is kept, what follows it is pad_id.
+    tokens: int32 [B, G]; a stop token is kept, what follows it is the
+      config's fill_id.
     logprobs: float32 [B, G]: log-probability of each token under the model
       (with its interventions), before temperature, top-k and top-p; 0 at
       padding.
@@ -90,8 +91,9 @@ def generate(
       from it.
     stop_ids: A row ends with any of these; None is the config's eos_ids, []
       never stops.
-    interventions: Site -> changes, by absolute position: position gates must
-      cover prompt and new tokens; `before` and `since` choose between them.
+    interventions: Changes, by absolute position, the new tokens counting on.
+      'last' is the prompt's last token; `before` and `since` choose between
+      the prompt and what is generated.
     prefix: From `share_prefix`: tokens before every row's own, which
       interventions do not change.
 
@@ -111,14 +113,15 @@ def generate(
   if B == 0 or last.min() < 0:
     raise ValueError(
       f'Row {int(last.argmin()) if B else 0} has no token to continue from. '
-      f'Start prompts with bos_id={config.bos_id}.'
+      'Leave it out, or start it with a token such as BOS.'
     )
   if last.max() + max_new_tokens >= config.max_positions:
     raise ValueError(
       f'A prompt of {last.max() + 1} positions and {max_new_tokens} new tokens '
       f'exceed max_positions={config.max_positions}.'
     )
-  running.check_changes(
+  # 'last' is resolved here, once: in the loop it would be every new token.
+  interventions = running.check_changes(
     model, interventions, positions, max_new_tokens, prefix=prefix
   )
   seeds = np.asarray(seeds)
@@ -180,7 +183,7 @@ def share_prefix(model: Decoder, tokens) -> Cache:
     model, np.asarray(tokens)[None], None
   )
   with sharding.mesh_of(model.embed[...]):
-    return _prefill(model, tokens, positions, None, None, capacity=0)[1]
+    return _prefill(model, tokens, positions, (), None, capacity=0)[1]
 
 
 @functools.partial(jax.jit, static_argnames='capacity')
@@ -194,7 +197,7 @@ def _prefill(model, tokens, positions, interventions, prefix, *, capacity):
     tokens,
     positions,
     interventions=interventions,
-    logits_at=running.last_position(positions),
+    logits_at='last',
     cache=Cache.empty(
       model.config, B, T + capacity, model.dtype, model.is_stacked
     ),
@@ -243,7 +246,7 @@ def _decode(
   def draw(step, logits, done):
     token = _choose(logits, sampling, seeds, step)
     logprob = jax.nn.log_softmax(logits)[rows, token]
-    token = jnp.where(done, model.config.pad_id, token)
+    token = jnp.where(done, model.config.fill_id, token)
     logprob = jnp.where(done, 0.0, logprob)
     stops = (token[:, None] == stop_ids[None]).any(-1)
     return token, logprob, done | stops
@@ -272,7 +275,7 @@ def _decode(
     return (step < limit) & ~done.all()
 
   token, logprob, done = draw(0, logits, jnp.zeros(B, bool))
-  tokens = jnp.full((B, capacity), model.config.pad_id, jnp.int32)
+  tokens = jnp.full((B, capacity), model.config.fill_id, jnp.int32)
   logprobs = jnp.zeros((B, capacity), jnp.float32)
   state = (
     jnp.int32(1),

@@ -1,4 +1,4 @@
-"""The arithmetic of one Gemma 2 block, as functions of arrays.
+"""The arithmetic of one block, as functions of arrays.
 
 Norms, rotations, soft caps, masks and softmax are computed in float32 whatever
 the dtype of the activations. Weights keep the orientation of the checkpoint,
@@ -10,21 +10,47 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from gemma_jax.config import ModelConfig
+
 # Finite, so that a row with no key at all stays finite (uniform attention).
 K_MASK = -2.3819763e38
 
 
-def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
-  """x [..., D] over its root mean square, times 1 + weight [D].
+def rms_norm(
+  x: jax.Array, weight: jax.Array, eps: float, offset: float
+) -> jax.Array:
+  """x [..., D] over its root mean square, times offset + weight [D].
 
-  float32 throughout, the scale included, and one rounding to x.dtype at the
-  end: rounding 1 + weight in bfloat16 doubles the error.
+  float32 throughout, the gain included, and one rounding to x.dtype at the
+  end: rounding 1 + weight in bfloat16 doubles the error. The offset is 0 or 1.
   """
   y = x.astype(jnp.float32)
   y = y * lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
   # Not y * (1 + weight): a compiler may merge a last product into a sum that
   # follows, and an edit in between that adds 0 would change the rounding.
-  return rounded(y + y * weight.astype(jnp.float32), x.dtype)
+  gained = y * weight.astype(jnp.float32)
+  return rounded(y + gained if offset else gained, x.dtype)
+
+
+def layer_norm(
+  x: jax.Array, weight: jax.Array, bias: jax.Array, eps: float
+) -> jax.Array:
+  """x [..., D] centred, over its deviation, times weight [D], plus bias [D].
+
+  In float32, rounded once to x.dtype.
+  """
+  y = x.astype(jnp.float32)
+  y = y - jnp.mean(y, axis=-1, keepdims=True)
+  y = y * lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+  y = y * weight.astype(jnp.float32) + bias.astype(jnp.float32)
+  return rounded(y, x.dtype)
+
+
+def norm(config: ModelConfig, x: jax.Array, weight, bias=None) -> jax.Array:
+  """The norm that a model uses, of x [..., D]; bias None for RMS norms."""
+  if config.norm == 'layer':
+    return layer_norm(x, weight[...], bias[...], config.norm_eps)
+  return rms_norm(x, weight[...], config.norm_eps, config.norm_offset)
 
 
 def rounded(x: jax.Array, dtype) -> jax.Array:
@@ -49,11 +75,15 @@ def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
   return x if cap is None else cap * jnp.tanh(x / cap)
 
 
-def rotary_angles(positions: jax.Array, head_dim: int, theta: float):
-  """cos and sin, float32 [B, T, 1, H/2], of positions int32 [B, T]."""
-  half = head_dim // 2
-  frequency = theta ** -(jnp.arange(half, dtype=jnp.float32) / half)
-  angle = positions.astype(jnp.float32)[..., None, None] * frequency
+def rotary_angles(positions: jax.Array, frequencies: jax.Array):
+  """cos and sin, float32 [..., B, T, 1, H/2].
+
+  Args:
+    positions: int32 [B, T].
+    frequencies: float32 [..., H/2], radians per position.
+  """
+  frequencies = jnp.asarray(frequencies)[..., None, None, None, :]
+  angle = positions.astype(jnp.float32)[..., None, None] * frequencies
   return jnp.cos(angle), jnp.sin(angle)
 
 
@@ -130,14 +160,25 @@ def attention_values(pattern: jax.Array, values: list[jax.Array]) -> jax.Array:
   return z.swapaxes(1, 2)
 
 
-def linear(x: jax.Array, weight: jax.Array) -> jax.Array:
-  """x [..., I] times weight [O, I] transposed: [..., O]."""
-  return jnp.einsum('...I,OI->...O', x, weight)
+def linear(x: jax.Array, weight: jax.Array, bias=None) -> jax.Array:
+  """x [..., I] times weight [O, I] transposed, plus bias [O]: [..., O]."""
+  y = jnp.einsum('...I,OI->...O', x, weight)
+  return y if bias is None else y + bias[...].reshape(-1)
 
 
-def gated_mlp(x: jax.Array, gate: jax.Array, up: jax.Array) -> jax.Array:
-  """gelu(x gate^T) * (x up^T), [B, T, F]; the tanh form of gelu."""
-  return jax.nn.gelu(linear(x, gate), approximate=True) * linear(x, up)
+def activation(name: str, x: jax.Array) -> jax.Array:
+  """One of config.ACTIVATIONS."""
+  if name.startswith('gelu'):
+    return jax.nn.gelu(x, approximate=name == 'gelu_tanh')
+  return {'silu': jax.nn.silu, 'relu': jax.nn.relu}[name](x)
+
+
+def mlp(config: ModelConfig, x: jax.Array, w) -> jax.Array:
+  """What the MLP's hidden layer holds, [B, T, F], of its normed input."""
+  up = linear(x, w.up[...], w.up_b)
+  if not config.gated:
+    return activation(config.activation, up)
+  return activation(config.activation, linear(x, w.gate[...], w.gate_b)) * up
 
 
 def _product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:

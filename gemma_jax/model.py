@@ -1,4 +1,4 @@
-"""The forward pass of Gemma 2.
+"""The forward pass of a decoder.
 
 `forward` is one `lax.scan` over layers, whose body is `block` of `block.py`.
 
@@ -15,13 +15,16 @@ from flax import nnx
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from gemma_jax import interventions as iv
-from gemma_jax import layers
+from gemma_jax import layers, where
 from gemma_jax import sites as sites_lib
 from gemma_jax.block import Run, block
 from gemma_jax.cache import Cache
-from gemma_jax.capture import Capture, take_positions
+from gemma_jax.capture import Capture, resolve_last, take_positions
+from gemma_jax.capture import prepare as prepare_capture
+from gemma_jax.config import ModelConfig
 from gemma_jax.sharding import constrain
 from gemma_jax.weights import Decoder
 
@@ -35,17 +38,45 @@ QUERY_CHUNK = 512
 class Output:
   """What `forward` returns.
 
+  `out['resid_post', 12]` is one layer of a site, [B, P, W], and
+  `out['resid_post']` all layers that were captured, [k, B, P, W].
+
   Attributes:
     logits: float32 [B, P, V], soft-capped; None unless asked for.
     activations: Site -> [k, B, P, W], or [k, B, N, P, S] for attention sites,
       S being the slots attended to. k follows Capture.layers. On a mesh B is
       split over 'data', and W of z and mlp_act and N over 'model'.
+    captured_layers: int32 [k].
+    captured_at: int32 [B or 1, P], absolute positions; -1 is padding.
     cache: The cache with this call's tokens added, or None.
   """
 
   logits: jax.Array | None
   activations: dict[str, jax.Array]
+  captured_layers: jax.Array
+  captured_at: jax.Array
   cache: Cache | None
+
+  def __getitem__(self, key: str | tuple[str, int]) -> jax.Array:
+    """A captured site: of all captured layers, or of one.
+
+    Raises:
+      KeyError: it was not captured, or not at that layer.
+    """
+    name, layer = (key, None) if isinstance(key, str) else key
+    site, named = sites_lib.parse_site(name)
+    layer = named if layer is None else layer
+    if site not in self.activations:
+      raise KeyError(
+        f'{name!r} was not captured; what was is '
+        f'{", ".join(self.activations) or "nothing"}.'
+      )
+    if layer is None:
+      return self.activations[site]
+    held = np.asarray(self.captured_layers).tolist()
+    if layer not in held:
+      raise KeyError(f'{site} was captured at layers {held}, not {layer}.')
+    return self.activations[site][held.index(layer)]
 
 
 def forward(
@@ -59,7 +90,7 @@ def forward(
   cache: Cache | None = None,
   cache_is_empty: bool = False,
   prefix: Cache | None = None,
-  num_layers: int | None = None,
+  num_layers: int | jax.Array | None = None,
   query_chunk: int = QUERY_CHUNK,
   remat: bool | Callable[..., bool] = False,
 ) -> Output:
@@ -69,18 +100,20 @@ def forward(
     model: The weights; bfloat16 or float32.
     tokens: int32 [B, T]. Ids at padding do not matter but must be valid.
     positions: int32 [B, T], -1 at padding; None counts from 0 with no padding.
-    interventions: Site -> changes, see `interventions.py`.
+    interventions: A list of changes, see `interventions.py`.
     capture: Activations to return, as they are after the changes made there.
-    logits_at: int32 [B or 1, P] absolute positions; 'all' for every place;
-      None (nothing) skips the unembedding. A position that a row does not
-      have, -1 too, gives logits 0.
+    logits_at: int32 [B or 1, P] absolute positions, LAST (where.py) being each
+      row's last; 'all' for every place; 'last'; None (nothing) skips the
+      unembedding. A position that a row does not have, -1 too, gives logits 0.
     cache: Keys and values of earlier tokens; this call's are added to it. It
       must have room: a full cache is overwritten from its end.
     cache_is_empty: Static promise that `cache` holds nothing yet, so that this
       call attends to its own tokens only.
     prefix: A cache with one row that all rows see and nobody writes; its
       length is static, every slot is attended to.
-    num_layers: Static; run only the first so many layers.
+    num_layers: Run only the first so many layers. An int is static; an array
+      is data, which one program serves, but not under `grad`, and only where
+      Capture.layers says what to keep.
     query_chunk: Static; more queries than this are attended in chunks.
     remat: Recompute blocks in the backward pass instead of storing what is
       inside them: True, or a policy of `jax.checkpoint_policies` that says
@@ -110,46 +143,73 @@ def forward(
     )
   num_layers = config.num_layers if num_layers is None else num_layers
   whole = config.truncated_from or config.num_layers
-  if num_layers != whole and logits_at is not None:
+  static = isinstance(num_layers, int)
+  if logits_at is not None and (not static or num_layers != whole):
     raise ValueError(
       f'Logits need all {whole} layers, not {num_layers}. For the '
       'logit lens, capture resid_post and call `unembed`.'
     )
-  interventions = interventions or {}
-  iv.check_interventions(interventions, config, tokens.shape[0])
+  if static:
+    config.truncated(num_layers)  # raises unless there are so many
+  interventions = iv.prepare(interventions, config, positions)
+  capture = prepare_capture(capture, config, positions)
 
-  x = embed(model, tokens)
+  x = embed(model, tokens, positions)
   x, activations, cache = run_blocks(
     model,
     x,
     positions,
     interventions=interventions,
-    capture=capture or Capture(sites=()),
+    capture=capture,
     cache=cache,
     cache_is_empty=cache_is_empty,
     prefix=prefix,
-    num_layers=config.truncated(num_layers).num_layers,
+    num_layers=num_layers,
     query_chunk=query_chunk,
     remat=remat,
   )
   logits = None
-  if isinstance(logits_at, str):
-    if logits_at != 'all':
-      raise ValueError(f"logits_at is {logits_at!r}; the only word is 'all'.")
+  if isinstance(logits_at, str) and logits_at == 'all':
     logits = unembed(model, x)
   elif logits_at is not None:
-    logits = unembed(model, take_positions(x, positions, logits_at))
-  return Output(logits=logits, activations=activations, cache=cache)
+    if isinstance(logits_at, str):
+      logits_at = where.absolute(logits_at, 'logits_at')
+    at = resolve_last(logits_at, positions)
+    logits = unembed(model, take_positions(x, positions, at))
+  layers_seen, at_seen = capture.layers, capture.positions
+  return Output(
+    logits=logits,
+    activations=activations,
+    captured_layers=jnp.arange(num_layers if static else 0, dtype=jnp.int32)
+    if layers_seen is None
+    else jnp.asarray(layers_seen),
+    captured_at=positions if at_seen is None else jnp.asarray(at_seen),
+    cache=cache,
+  )
 
 
-def embed(model: Decoder, tokens: jax.Array) -> jax.Array:
+def embed(
+  model: Decoder, tokens: jax.Array, positions: jax.Array | None = None
+) -> jax.Array:
   """Token ids [B, T] to the stream entering layer 0, [B, T, D].
 
-  The scale sqrt(D) is rounded to the dtype of the weights, as HF does.
+  Args:
+    model: The weights. Where embeddings are scaled, by sqrt(D), the scale is
+      rounded to their dtype, as HF does.
+    tokens: int32 [B, T].
+    positions: int32 [B, T], for learned positions; None counts from 0. Padding
+      gets those of position 0, which nothing sees.
   """
+  config = model.config
   x = model.embed[...][tokens]
-  scale = jnp.asarray(math.sqrt(model.config.d_model), model.dtype)
-  return constrain(x * scale, 'BT.')
+  if config.scale_embedding:
+    x = x * jnp.asarray(math.sqrt(config.d_model), model.dtype)
+  if config.position_rows:
+    if positions is None:
+      positions = jnp.arange(tokens.shape[1])
+    rows = jnp.maximum(positions, 0) + config.position_offset
+    x = layers.add(x, model.positions[...][rows])
+  return constrain(x, 'BT.')
 
 
 def unembed(
@@ -164,8 +224,8 @@ def unembed(
     x: The stream, [..., D].
     tokens: int32 [..., k], to have the logits of these alone, [..., k].
   """
-  x = layers.rms_norm(x, model.final_norm[...], model.config.rms_norm_eps)
-  rows = model.embed[...]
+  x = layers.norm(model.config, x, model.final_norm, model.final_norm_b)
+  rows = model.unembedding
   logits = jnp.einsum(
     '...D,VD->...V' if tokens is None else '...D,...kD->...k',
     x,
@@ -180,21 +240,22 @@ def run_blocks(
   x: jax.Array,
   positions: jax.Array,
   *,
-  interventions: iv.Interventions,
+  interventions: tuple[iv.Change, ...] = (),
   capture: Capture,
   cache: Cache | None = None,
   cache_is_empty: bool = False,
   prefix: Cache | None = None,
   first_layer: int | jax.Array | None = None,
-  num_layers: int,
+  num_layers: int | jax.Array,
   query_chunk: int = QUERY_CHUNK,
   remat: bool | Callable[..., bool] = False,
 ):
   """The layers: x [B, T, D] at the first one to the stream after the last.
 
-  Arguments are those of `forward`, whose prefix may have B rows here, a row's
-  own each; and `first_layer`, an int32 scalar: x enters this layer, and those
-  below are not run. It is data: one program serves every first layer.
+  Arguments are those of `forward`, changes and capture as their `prepare` made
+  them; the prefix may have B rows here, a row's own each; and `first_layer`, an
+  int32 scalar: x enters this layer, and those below are not run. It is data,
+  as `num_layers` may be: one program serves all of them.
 
   Returns x, the activations, the cache.
   """
@@ -202,14 +263,15 @@ def run_blocks(
   for site in capture.sites:
     if site not in sites_lib.SITES:
       raise KeyError(f'Cannot capture {site!r}; sites are {sites_lib.SITES}.')
-  if first_layer is not None and not model.is_stacked:
+  some = first_layer is not None or not isinstance(num_layers, int)
+  if some and not model.is_stacked:
     raise ValueError(
-      'Layers are run from a given one on in a stack; keep the model that '
-      '`unstack_layers` was given.'
+      'Layers are run from or up to a given one in a stack; keep the model '
+      'that `unstack_layers` was given.'
     )
-  if first_layer is not None and capture.sites and capture.layers is None:
+  if some and capture.sites and capture.layers is None:
     raise ValueError(
-      'From a given layer on, say which layers to capture: Capture.layers.'
+      'From or up to a given layer, say which to capture: Capture.layers.'
     )
   B, T, _ = x.shape
   if cache is not None:
@@ -222,7 +284,7 @@ def run_blocks(
     key_positions=(
       positions if cache is None or cache_is_empty else key_positions
     ),
-    rotary=layers.rotary_angles(positions, config.head_dim, config.rope_theta),
+    rotary=rotary_by_layer(config, positions),
     interventions=interventions,
     capture=capture,
     cache_length=None if cache is None else cache.length,
@@ -285,13 +347,29 @@ def run_blocks(
   return x, (seen if slots is None else buffers), cache
 
 
-def _over_layers(body, carry, model: Decoder, num_layers: int, first_layer):
+def rotary_by_layer(config: ModelConfig, positions: jax.Array):
+  """A function of the layer: cos and sin there, or None without rotation.
+
+  Angles are computed once for each kind of layer that the model has.
+  """
+  if config.position_rows:
+    return lambda layer: None
+  kinds, kind = np.unique(config.frequencies, axis=0, return_inverse=True)
+  cos, sin = layers.rotary_angles(positions, kinds)
+  if len(kinds) == 1:
+    return lambda layer: (cos[0], sin[0])
+  kind = jnp.asarray(kind.reshape(-1), jnp.int32)
+  return lambda layer: (cos[kind[layer]], sin[kind[layer]])
+
+
+def _over_layers(body, carry, model: Decoder, num_layers, first_layer):
   """`lax.scan` of body over the first layers; a loop if they are unstacked.
 
-  With a `first_layer`, a loop from there on, which collects nothing.
+  With a `first_layer`, or `num_layers` as data, a loop that collects nothing.
   """
-  windows = jnp.asarray(model.config.windows)[:num_layers]
-  if first_layer is not None:
+  windows = jnp.asarray(model.config.windows)
+  if first_layer is not None or not isinstance(num_layers, int):
+    first_layer = 0 if first_layer is None else first_layer
 
     def step(layer, carry):
       weights = _layer_weights(model.blocks, layer)
@@ -306,6 +384,7 @@ def _over_layers(body, carry, model: Decoder, num_layers: int, first_layer):
       collected.append(seen)
     return carry, jax.tree.map(lambda *a: jnp.stack(a), *collected)
 
+  windows = windows[:num_layers]
   numbers = jnp.arange(num_layers)
   if num_layers == model.config.num_layers:
     return lax.scan(body, carry, (model.blocks, numbers, windows))

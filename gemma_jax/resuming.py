@@ -23,6 +23,7 @@ import numpy as np
 from gemma_jax import interventions as iv
 from gemma_jax.cache import Cache
 from gemma_jax.capture import Capture
+from gemma_jax.capture import prepare as prepare_capture
 from gemma_jax.model import embed, run_blocks
 from gemma_jax.weights import Decoder
 from gemma_jax.where import concrete
@@ -72,13 +73,11 @@ def record(
   B, T = tokens.shape
   if positions is None:
     positions = jnp.broadcast_to(jnp.arange(T), (B, T))
-  interventions = interventions or {}
-  iv.check_interventions(interventions, config, B)
   x, activations, cache = run_blocks(
     model,
-    embed(model, tokens),
+    embed(model, tokens, positions),
     positions,
-    interventions=interventions,
+    interventions=iv.prepare(interventions, config, positions),
     capture=Capture(sites=tuple(dict.fromkeys(('resid_pre', *sites)))),
     cache=Cache.empty(config, B, T, model.dtype),
     cache_is_empty=True,
@@ -141,14 +140,13 @@ def resume(
       f'The stream has shape {stream.shape}, expected '
       f'[{"R" if B == 1 else B}, {T - slot}, {config.d_model}].'
     )
-  interventions = interventions or {}
-  iv.check_interventions(interventions, config, R)
+  positions = jnp.broadcast_to(positions, (R, T - slot))
   x, activations, _ = run_blocks(
     model,
     stream,
-    jnp.broadcast_to(positions, (R, T - slot)),
-    interventions=interventions,
-    capture=capture or Capture(sites=()),
+    positions,
+    interventions=iv.prepare(interventions, config, positions),
+    capture=prepare_capture(capture, config, positions),
     prefix=_before(recording, slot) if slot else None,
     first_layer=jnp.asarray(layer, jnp.int32),
     num_layers=L,

@@ -8,14 +8,14 @@ from collections.abc import Callable
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gemma_jax import interventions as iv
 from gemma_jax import model as model_lib
-from gemma_jax import sharding
+from gemma_jax import sharding, where
 from gemma_jax.cache import Cache
-from gemma_jax.capture import Capture
+from gemma_jax.capture import Capture, resolve_last
+from gemma_jax.capture import prepare as prepare_capture
 from gemma_jax.model import Output
 from gemma_jax.weights import Decoder
 
@@ -27,45 +27,62 @@ def run(
   *,
   interventions: iv.Interventions | None = None,
   capture: Capture | None = None,
-  logits_at=None,
+  logits_at: where.Indices = None,
   prefix: Cache | None = None,
-  num_layers: int | None = None,
   query_chunk: int = model_lib.QUERY_CHUNK,
   remat: bool | Callable[..., bool] = False,
 ) -> Output:
   """Runs the model on a batch, after checking what it is given.
 
-  Compiled once per choice of shapes, sites, types of changes and static
-  arguments; see `model.forward` for all arguments. On a mesh, the mesh of the
-  model's weights is used and rows are split over 'data'.
+  Without logits, layers above the last one captured are not run. Compiled once
+  per choice of shapes, sites and types of changes: layers, positions, heads,
+  directions and coefficients are data. On a mesh, the mesh of the model's
+  weights is used and rows are split over 'data'.
+
+  Args:
+    model: The weights.
+    tokens: int32 [B, T].
+    positions: int32 [B, T], -1 at padding; None counts from 0.
+    interventions: Changes, in the order in which they are made.
+    capture: Activations to return.
+    logits_at: Positions whose logits are returned: 'last', 'all', a list for
+      every row, or per_row; None is none.
+    prefix, query_chunk, remat: As in `model.forward`.
 
   Raises:
     KeyError, ValueError: tokens outside the vocabulary, positions that do not
       increase, a layer, position or site that does not exist, a change that
       touches no token of a row, wrong shapes. Nothing has run by then.
   """
+  config = model.config
   tokens, positions = check_tokens(model, tokens, positions, prefix)
-  layers = model.config.num_layers if num_layers is None else num_layers
-  check_changes(
-    model, interventions, positions, prefix=prefix, num_layers=layers
+  capture = prepare_capture(capture, config, positions)
+  num_layers, upto = config.num_layers, None
+  if capture.layers is not None:
+    wanted = np.asarray(capture.layers)
+    bad = wanted[(wanted >= num_layers) | (wanted < -1)]
+    if bad.size:
+      raise ValueError(
+        f'Cannot capture layer {bad[0]}: the model has layers 0 to '
+        f'{num_layers - 1}.'
+      )
+    if logits_at is None:
+      num_layers = int(wanted.max(initial=0)) + 1
+      # As data where a loop can have it so: one program for every layer.
+      upto = np.int32(num_layers) if model.is_stacked and not remat else None
+  interventions = check_changes(
+    model, interventions, positions, prefix=prefix, num_layers=num_layers
   )
   every = isinstance(logits_at, str) and logits_at == 'all'
   if logits_at is not None and not every:
-    logits_at = np.asarray(logits_at)
-    if logits_at.ndim != 2 or logits_at.shape[0] not in (1, len(tokens)):
+    logits_at = where.absolute(logits_at, 'logits_at')
+    logits_at = np.asarray(resolve_last(logits_at, positions))
+    if logits_at.shape[0] not in (1, len(tokens)):
       raise ValueError(
-        f"logits_at is {logits_at!r}; expected 'all' or positions [B or 1, P], "
-        f'for B={len(tokens)} rows, such as last_position(positions).'
-      )
-  if capture is not None and capture.layers is not None:
-    wanted = np.asarray(capture.layers)
-    bad = wanted[(wanted >= layers) | (wanted < -1)]
-    if bad.size:
-      raise ValueError(
-        f'Cannot capture layer {bad[0]}: layers 0 to {layers - 1} are run.'
+        f'logits_at has {len(logits_at)} rows; the batch has {len(tokens)}.'
       )
   for name, at in (
-    ('capture.positions', capture and capture.positions),
+    ('capture.positions', capture.positions),
     ('logits_at', None if every else logits_at),
   ):
     if at is not None:
@@ -80,22 +97,20 @@ def run(
       logits_at=None if every else logits_at,
       all_logits=every,
       prefix=prefix,
-      num_layers=num_layers,
+      upto=upto,
+      num_layers=None if upto is not None else num_layers,
       query_chunk=query_chunk,
       remat=remat,
     )
-
-
-def last_position(positions) -> jax.Array:
-  """int32 [B, 1]: each row's last position, as `logits_at` takes it."""
-  return jnp.max(jnp.asarray(positions), axis=1, keepdims=True)
 
 
 @functools.partial(
   jax.jit,
   static_argnames=('all_logits', 'num_layers', 'query_chunk', 'remat'),
 )
-def _forward(model, tokens, positions, *, all_logits, logits_at, **kwargs):
+def _forward(
+  model, tokens, positions, *, all_logits, logits_at, upto, num_layers, **kwargs
+):
   tokens = sharding.constrain(tokens, 'BT')
   positions = sharding.constrain(positions, 'BT')
   return model_lib.forward(
@@ -103,6 +118,7 @@ def _forward(model, tokens, positions, *, all_logits, logits_at, **kwargs):
     tokens,
     positions,
     logits_at='all' if all_logits else logits_at,
+    num_layers=num_layers if upto is None else upto,
     **kwargs,
   )
 
@@ -159,54 +175,93 @@ def check_changes(
   new_tokens: int = 0,
   prefix: Cache | None = None,
   num_layers: int | None = None,
-):
-  """Raises where a change does not fit, or touches nothing that is run.
+) -> tuple[iv.Change, ...]:
+  """The changes, prepared; raises where one does not fit, or does nothing.
 
   Args:
     model: Its shapes are what changes must fit.
-    interventions: Site -> changes.
+    interventions: Changes.
     positions: int32 [B, T].
     new_tokens: How many tokens will follow in every row.
     prefix: Tokens before the rows', seen as keys.
     num_layers: How many layers are run; None is all.
   """
-  iv.check_interventions(interventions or {}, model.config, len(positions))
+  config = model.config
+  changes = iv.prepare(interventions, config, positions)
+  sizes = {'layer': config.num_layers, 'head': config.num_heads}
   first = np.where(positions < 0, np.iinfo(np.int32).max, positions).min(1)
   last = positions.max(1) + new_tokens - (new_tokens > 0)
-  for site, changes in (interventions or {}).items():
-    for number, change in enumerate(changes):
-      where = f'{type(change).__name__} {number} at {site}'
-      layers = np.asarray(change.layers) != 0
-      unrun = layers.any(1) & ~layers[:, :num_layers].any(1)
-      if unrun.any():
+  for number, change in enumerate(changes):
+    name = f'interventions[{number}], {type(change).__name__} at {change.site}'
+    for field, what in iv.SELECTIONS.items():
+      selection = getattr(change, field, None)
+      if selection is None:
+        continue
+      if what in sizes:
+        _check_indices(name, what, selection, sizes[what], num_layers)
+        continue
+      start = first * 0 if field == 'keys' and prefix is not None else first
+      _check_positions(name, field, selection, start, last)
+    if isinstance(change, iv.Patch):
+      _check_slots(name, change, positions)
+  return changes
+
+
+def _check_indices(name, what, selection, size, num_layers):
+  """Raises for layers or heads that do not exist, or are not run."""
+  for row, chosen in enumerate(selection.indices(size) or ()):
+    if chosen.size and not 0 <= chosen[0] <= chosen[-1] < size:
+      bad = chosen[(chosen < 0) | (chosen >= size)][0]
+      raise ValueError(
+        f'{name}: {what} {bad} (row {row}) is out of range; the model has '
+        f'{what}s 0 to {size - 1}.'
+      )
+    if what == 'layer' and num_layers and chosen.size:
+      if chosen[0] >= num_layers:
         raise ValueError(
-          f'{where} is set at layers {np.flatnonzero(layers[unrun.argmax()])}; '
-          f'only layers 0 to {num_layers - 1} are run.'
+          f'{name} is set at layers {chosen.tolist()}; only layers 0 to '
+          f'{num_layers - 1} are run, up to the last one captured.'
         )
-      for name in ('tokens', 'queries', 'keys'):
-        gates = getattr(change, name, None)
-        if gates is None or gates.shape[1] == 1:
-          continue
-        if gates.shape[1] <= last.max():
-          raise ValueError(
-            f'{where} has gates for positions 0 to {gates.shape[1] - 1} '
-            f'({name}); rows go up to {last.max()}, new tokens included. Give '
-            f'num_positions={last.max() + 1} or more.'
-          )
-        start = first if name != 'keys' or prefix is None else first * 0
-        on = np.broadcast_to(
-          np.asarray(gates) != 0, (len(positions), gates.shape[1])
-        )
-        at = np.arange(gates.shape[1])
-        here = on & (at >= start[:, None]) & (at <= last[:, None])
-        missed = on.any(1) & ~here.any(1) & (last >= 0)
-        if missed.any():
-          row = int(np.argmax(missed))
-          raise ValueError(
-            f'{where} is set at positions '
-            f'{np.flatnonzero(on[row]).tolist()} of row {row} ({name}), which '
-            f'has positions {start[row]} to {last[row]}: it would do nothing.'
-          )
+
+
+def _check_positions(name, field, selection, first, last):
+  """Raises where a selection of positions misses every token of a row."""
+  size = selection.size
+  if size is not None and size <= last.max():
+    raise ValueError(
+      f'{name}: {field} is a mask over positions 0 to {size - 1}; rows go up '
+      f'to {last.max()}, new tokens included. Give a mask of {last.max() + 1} '
+      'or more, or say which positions.'
+    )
+  rows = selection.indices(int(last.max()) + 1) or ()
+  for row in range(len(last) if rows else 0):
+    chosen = rows[row if len(rows) > 1 else 0]
+    inside = (chosen >= first[row]) & (chosen <= last[row])
+    if chosen.size and not inside.any() and last[row] >= 0:
+      raise ValueError(
+        f'{name} is set at positions {chosen.tolist()} of row {row} ({field}), '
+        f'which has positions {first[row]} to {last[row]}: it would do '
+        'nothing.'
+      )
+
+
+def _check_slots(name: str, change: iv.Patch, positions: np.ndarray):
+  """Raises where a position is to be patched that the source does not have."""
+  slots = where.concrete(change.slots)
+  if slots is None or slots.shape[1] == 1 or change.positions.is_all:
+    return
+  rows = change.positions.indices(int(positions.max()) + 1) or ()
+  for row in range(len(positions) if rows else 0):
+    chosen = rows[row if len(rows) > 1 else 0]
+    chosen = chosen[np.isin(chosen, positions[row])]
+    missing = np.setdiff1d(chosen, slots[row if len(slots) > 1 else 0])
+    if missing.size:
+      raise ValueError(
+        f'{name}: the source has no activation of position {missing[0]}, which '
+        f'is to be patched in row {row}. Positions are absolute. To put one '
+        'activation at another position, give it as an array: source=donor['
+        f'{change.site!r}, layer], captured at one position.'
+      )
 
 
 def _check_present(name: str, at: np.ndarray, positions: np.ndarray):
@@ -218,8 +273,8 @@ def _check_present(name: str, at: np.ndarray, positions: np.ndarray):
   bad = ~found & (at != -1)
   if (at == -1).all():
     raise ValueError(
-      f'{name} is -1 everywhere. Positions count from 0; for the last one give '
-      'last_position(positions).'
+      f'{name} is -1 everywhere. Positions count from 0; the last one is '
+      "'last'."
     )
   if bad.any():
     row, column = np.argwhere(bad)[0]

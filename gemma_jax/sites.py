@@ -1,25 +1,22 @@
 """Names of the places where activations are read and changed.
 
 A *site* is a tensor that every layer computes once; together with a 0-based
-layer it names one activation. The seven canonical sites, in the order of
-computation, with the tensor of HF transformers that equals each:
+layer it names one activation. The sites, in the order of computation:
 
-  resid_pre    D    the stream entering the block     hidden_states[l]
-  z            N*H  heads' outputs, before W_O        input of self_attn.o_proj
-  attn_out     D    what attention adds to the stream output of
-                    (after the post-norm)             post_attention_layernorm
-  resid_mid    D    the stream between the sublayers  input of
-                                                      pre_feedforward_layernorm
-  mlp_act      F    gelu(gate) * up, before W_down    input of mlp.down_proj
-  mlp_out      D    what the MLP adds to the stream   output of
-                    (after the post-norm)             post_feedforward_layernorm
-  resid_post   D    the stream leaving the block      hidden_states[l + 1], but
-                                                      the last of those is after
-                                                      the final norm
+  resid_pre     D    the stream entering the block
+  z             N*H  heads' outputs side by side, before W_O
+  attn_out_raw  D    what W_O makes of them
+  attn_out      D    what attention adds to the stream: after the post-norm
+                     where there is one, else attn_out_raw
+  resid_mid     D    the stream between the sublayers
+  mlp_act       F    the MLP's hidden layer, before W_down
+  mlp_out_raw   D    what W_down makes of it
+  mlp_out       D    what the MLP adds to the stream, as for attn_out
+  resid_post    D    the stream leaving the block
 
-`attn_out_raw` and `mlp_out_raw` [D] are the sublayers' outputs before their
-post-norm. Attention itself has `attn_logits` [N, P, S], the scores after soft
-cap and mask, and `pattern` [N, P, S], the probabilities.
+Attention itself has `attn_logits` [N, P, S], the scores after soft cap and
+mask, and `pattern` [N, P, S], the probabilities. Which modules of HF
+transformers hold these tensors is in the tables of `families`.
 
 Gemma Scope's residual SAE of layer l reads resid_post[l] = resid_pre[l + 1];
 the layer l of arXiv 2411.14257 is resid_pre[l]. Always name site and layer.
@@ -28,6 +25,7 @@ the layer l of arXiv 2411.14257 is resid_pre[l]. Always name site and layer.
 import re
 
 from gemma_jax.config import ModelConfig
+from gemma_jax.families import FAMILIES, family_of
 
 # Edited and captured, in the order a block computes them.
 VECTOR_SITES = (
@@ -72,18 +70,8 @@ _ALIASES = {
   'blocks.{}.hook_out': 'resid_post',
   'blocks.{}.attn.hook_attn_scores': 'attn_logits',
   'blocks.{}.attn.hook_pattern': 'pattern',
-  # HF transformers modules.
-  'model.layers.{}.self_attn.o_proj.input': 'z',
-  'model.layers.{}.self_attn.output': 'attn_out_raw',
-  'model.layers.{}.post_attention_layernorm.output': 'attn_out',
-  'model.layers.{}.pre_feedforward_layernorm.input': 'resid_mid',
-  'model.layers.{}.mlp.down_proj.input': 'mlp_act',
-  'model.layers.{}.mlp.output': 'mlp_out_raw',
-  'model.layers.{}.post_feedforward_layernorm.output': 'mlp_out',
-  'model.layers.{}.input': 'resid_pre',
   # Right for every layer: the entry that HF normalises has index L.
   'hidden_states[{}]': 'resid_pre',
-  'model.layers.{}.output': 'resid_post',
   # interp-engine and nnterp.
   'resid_pre.{}': 'resid_pre',
   'z.{}': 'z',
@@ -105,7 +93,19 @@ _AMBIGUOUS = {
 }
 
 
-def parse_site(name: str) -> tuple[str, int | None]:
+def _hf_names(family: str) -> dict[str, str]:
+  """HF's module of a layer, with .input or .output -> site, in one family."""
+  tables = FAMILIES[family]
+  names: dict[str, str] = {}
+  for site in VECTOR_SITES:
+    # Without a post-norm the raw tensor is the added one: the latter is meant.
+    names[f'{tables.layers}.{{}}.{tables.modules[site]}'] = site
+  return names
+
+
+def parse_site(
+  name: str, config: ModelConfig | None = None
+) -> tuple[str, int | None]:
   """Reads any known spelling of a site.
 
   Args:
@@ -113,6 +113,10 @@ def parse_site(name: str) -> tuple[str, int | None]:
       TransformerLens ('blocks.5.hook_resid_post'; 'hook_resid_post' alone
       too), HF ('model.layers.5.mlp.output'), interp-engine ('resid_post.5') or
       nnterp ('model.layers_output[5]') write it.
+    config: Of the model that is meant. Some modules of HF are another site in
+      another family: model.layers.5.post_attention_layernorm is after
+      attention in Gemma 2, and before the MLP in Llama. Without a config such
+      a name is returned as it is, with `{}` for its layer, for `resolve`.
 
   Returns:
     The canonical site, and the layer, or None where the name carries none.
@@ -131,16 +135,46 @@ def parse_site(name: str) -> tuple[str, int | None]:
       f'{name!r} names different tensors in different tools. Say which: '
       f'{" or ".join(_AMBIGUOUS[pattern])}.'
     )
-  if layer is None:
+  if layer is None and name.startswith(('hook_', 'attn.', 'mlp.')):
     # A hook's name without its layer; z and pattern are inside attention.
     inside = 'attn.' if name in ('hook_z', 'hook_pattern') else ''
-    if name.startswith(('hook_', 'attn.', 'mlp.')):
-      pattern = f'blocks.{{}}.{inside}{name}'
-  if pattern not in _ALIASES:
+    pattern = f'blocks.{{}}.{inside}{name}'
+  if pattern in _ALIASES:
+    return _ALIASES[pattern], layer
+  families = [config.family] if config is not None else list(FAMILIES)
+  meanings = {_hf_names(each).get(pattern) for each in families} - {None}
+  if len(meanings) == 1 and (config is not None or not _elsewhere(pattern)):
+    return meanings.pop(), layer
+  if meanings and config is None:
+    return pattern, layer
+  if config is not None and (what := _elsewhere(pattern, config.family)):
     raise KeyError(
-      f'Unknown site {name!r}. Sites are {", ".join(SITES)}; also accepted: '
-      'the names of TransformerLens (blocks.5.hook_resid_post), HF '
-      '(model.layers.5.mlp.output), interp-engine (resid_post.5) and nnterp '
-      '(model.layers_output[5]).'
+      f'{name!r} is, in a {family_of(config).title} model, {what}. Sites are '
+      f'{", ".join(SITES)}.'
     )
-  return _ALIASES[pattern], layer
+  raise KeyError(
+    f'Unknown site {name!r}. Sites are {", ".join(SITES)}; also accepted: the '
+    'names of TransformerLens (blocks.5.hook_resid_post), HF '
+    '(model.layers.5.mlp.output), interp-engine (resid_post.5) and nnterp '
+    '(model.layers_output[5]).'
+  )
+
+
+def resolve(site: str, config: ModelConfig) -> str:
+  """The canonical name of a site as `parse_site` returned it, for a model.
+
+  Raises:
+    KeyError: this model has no such site.
+  """
+  if site in SITES:
+    return site
+  return parse_site(site, config)[0]
+
+
+def _elsewhere(pattern: str, family: str | None = None) -> str | None:
+  """What a module is in a family where it is no site."""
+  for each in FAMILIES.values() if family is None else [FAMILIES[family]]:
+    for module, what in each.ambiguous.items():
+      if pattern == f'{each.layers}.{{}}.{module}':
+        return what
+  return None

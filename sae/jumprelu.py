@@ -47,8 +47,10 @@ class Weights(NamedTuple):
   threshold: jax.Array
 
 
-class Latents(NamedTuple):
-  """Some latents of an SAE; `gemma_jax.clamp_latent(**latents._asdict())`.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Latents:
+  """Some latents of an SAE, as `gemma_jax.clamp_latents` takes them.
 
   `...` is the shape of the ids they were asked for by.
 
@@ -57,12 +59,18 @@ class Latents(NamedTuple):
     decoder: [..., D], rows of W_dec.
     bias: [...], of b_enc.
     threshold: float32 [...].
+    site: What the SAE reads; None is not known. Compiled in.
+    layer: Of the site, int32 [] (data); None is not known.
   """
 
   encoder: jax.Array
   decoder: jax.Array
   bias: jax.Array
   threshold: jax.Array
+  site: str | None = dataclasses.field(
+    default=None, metadata={'static': True}
+  )
+  layer: jax.Array | int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,6 +129,11 @@ def decode(weights: Weights, f: jax.Array) -> jax.Array:
     '...F,FD->...D', f, weights.W_dec, preferred_element_type=jnp.float32
   )
   return (y + weights.b_dec.astype(jnp.float32)).astype(f.dtype)
+
+
+def reconstruct(weights: Weights, x: jax.Array) -> jax.Array:
+  """The reconstruction [..., D] of activations x [..., D]."""
+  return decode(weights, encode(weights, x))
 
 
 class JumpReLUSAE(nnx.Module):
@@ -199,15 +212,21 @@ class JumpReLUSAE(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Reconstruction [..., D] of activations x [..., D]."""
-    weights = self.weights()
-    return decode(weights, encode(weights, self._checked(x)))
+    return reconstruct(self.weights(), self._checked(x))
 
-  def columns(self, ids) -> Latents:
+  def as_function(self) -> jax.tree_util.Partial:
+    """What `sae(x)` computes, as a pytree without the static origin.
+
+    A program that takes it is compiled once for all SAEs of a shape.
+    """
+    return jax.tree_util.Partial(reconstruct, self.weights())
+
+  def select(self, ids) -> Latents:
     """Some latents, which can be kept without the rest.
 
     Args:
-      ids: int, or int array. With `gemma_jax.clamp_latent`, [R] is one latent
-        per row, [R, k] or [1, k] are k latents at once.
+      ids: int, or int array. With `gemma_jax.clamp_latents`, [k] are k latents
+        at once in every row, and [R, k] differ by row.
 
     Returns:
       Latents of the shape of `ids`.
@@ -221,6 +240,8 @@ class JumpReLUSAE(nnx.Module):
       decoder=self.W_dec[...][ids],
       bias=self.b_enc[...][ids],
       threshold=self.threshold[...][ids],
+      site=self.origin.site,
+      layer=self.origin.layer,
     )
 
   def directions(self, ids) -> jax.Array:

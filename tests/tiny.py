@@ -10,7 +10,7 @@ import transformers
 
 import gemma_jax as gj
 
-TINY = {
+_ROTARY = {
   'vocab_size': 97,
   'hidden_size': 40,
   'intermediate_size': 56,
@@ -18,32 +18,83 @@ TINY = {
   'num_attention_heads': 4,
   'num_key_value_heads': 2,
   'head_dim': 16,
-  'query_pre_attn_scalar': 11,
-  'sliding_window': 5,
+}
+_GEMMA = {'query_pre_attn_scalar': 11, 'sliding_window': 5}
+# Family -> HF's configuration class, and sizes that are hard on it.
+FAMILIES = {
+  'gemma': ('GemmaConfig', _ROTARY),
+  'gemma2': ('Gemma2Config', _ROTARY | _GEMMA),
+  'gemma3_text': (
+    'Gemma3TextConfig',
+    _ROTARY | _GEMMA | {'max_position_embeddings': 128},
+  ),
+  'llama': ('LlamaConfig', _ROTARY | {'tie_word_embeddings': False}),
+  'mistral': ('MistralConfig', _ROTARY | {'sliding_window': 5}),
+  'qwen2': ('Qwen2Config', {k: v for k, v in _ROTARY.items() if k != 'head_dim'}),
+  'qwen3': ('Qwen3Config', _ROTARY),
+  'gpt2': (
+    'GPT2Config',
+    {
+      'vocab_size': 97,
+      'n_embd': 40,
+      'n_inner': 56,
+      'n_layer': 5,
+      'n_head': 4,
+      'n_positions': 64,
+      'bos_token_id': 2,
+      'eos_token_id': 1,
+    },
+  ),
+  'opt': (
+    'OPTConfig',
+    {
+      'vocab_size': 97,
+      'hidden_size': 40,
+      'word_embed_proj_dim': 40,
+      'ffn_dim': 56,
+      'num_hidden_layers': 5,
+      'num_attention_heads': 4,
+      'max_position_embeddings': 64,
+    },
+  ),
 }
 
 
 @functools.cache
-def pair(seed: int = 0, **overrides):
+def pair(seed: int = 0, family: str = 'gemma2', **overrides):
   """(HF model in float32, our model with the same weights).
 
-  Norm weights are not 0 and matrices are large, so that a forgotten gain,
-  cap or scale shows.
+  Gains of norms are far from 1, biases from 0, and matrices are large, so that
+  a forgotten gain, bias, cap or scale shows.
   """
-  config = transformers.Gemma2Config(
-    **(TINY | overrides), attn_implementation='eager'
-  )
-  hf = transformers.Gemma2ForCausalLM(config).eval()
+  kind, sizes = FAMILIES[family]
+  config = getattr(transformers, kind)(**_plain(sizes | overrides))
+  config._attn_implementation = 'eager'
+  hf = transformers.AutoModelForCausalLM.from_config(
+    config, attn_implementation='eager'
+  ).eval()
   generator = torch.Generator().manual_seed(seed)
+  offset = 0.0 if family.startswith('gemma') else 1.0
   with torch.no_grad():
     for name, parameter in hf.named_parameters():
-      std = 0.3 if 'norm' in name else 1.5 * parameter.shape[-1] ** -0.5
-      parameter.normal_(0, std, generator=generator)
+      gain = parameter.ndim == 1 and name.endswith('weight')
+      std = 1.5 * parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.3
+      mean = offset if gain else 0.0
+      parameter.normal_(mean, std, generator=generator)
     # Tokens repeat less when their embeddings differ in length.
-    hf.model.embed_tokens.weight.mul_(0.3)
+    hf.get_input_embeddings().weight.mul_(0.3)
   with tempfile.TemporaryDirectory() as folder:
     hf.save_pretrained(folder)
     return hf, gj.load_checkpoint(folder)
+
+
+def _plain(value):
+  """Tuples of pairs, which `functools.cache` can hash, as dictionaries."""
+  if isinstance(value, tuple) and value and isinstance(value[0], tuple):
+    return {key: _plain(item) for key, item in value}
+  if isinstance(value, dict):
+    return {key: _plain(item) for key, item in value.items()}
+  return list(value) if isinstance(value, tuple) else value
 
 
 def ours(dtype=np.float32, seed: int = 0, **overrides) -> gj.Decoder:

@@ -1,9 +1,10 @@
-"""Gemma 2 checkpoints in the format of Hugging Face: safetensors.
+"""Checkpoints: folders of Hugging Face with safetensors, and GGUF files.
 
 A checkpoint is a folder: `config.json`, and either `model.safetensors` or
 several such files with an index that says which tensor is where. Tensors are
 read as the slices that are needed, straight into stacked arrays, without torch
-and without a second copy of the model on the host.
+and without a second copy of the model on the host. A .gguf file is read
+through `gguf.py`, which presents it as such a folder.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,9 +26,10 @@ from safetensors.numpy import save_file
 
 from gemma_jax import sharding
 from gemma_jax.checkpoint import hf_format
-from gemma_jax.checkpoint.hf_format import HF_NAMES, LM_HEAD
-from gemma_jax.config import ModelConfig
-from gemma_jax.weights import WEIGHTS, Decoder, weight_shape
+from gemma_jax.checkpoint.gguf import GgufFile
+from gemma_jax.checkpoint.hf_format import LM_HEAD, Tensor
+from gemma_jax.families import config_fields, read_config
+from gemma_jax.weights import LETTERS, Decoder, weight_letters, weight_shape
 
 # Files are mapped anew for every piece of this size, because the pages of a
 # mapping count as this process's memory until it is closed.
@@ -42,11 +44,13 @@ def load_checkpoint(
   mesh: jax.sharding.Mesh | None = None,
   revision: str | None = None,
 ) -> Decoder:
-  """Loads a Gemma 2 from a Hugging Face checkpoint.
+  """Loads a model's weights. `load_model` loads its tokenizer too.
 
   Args:
-    path_or_hub_id: A folder, or a hub id such as 'google/gemma-2-2b'.
-    dtype: bfloat16, float16 or float32; None keeps that of the files.
+    path_or_hub_id: A folder, a .gguf file, or a hub id such as
+      'google/gemma-2-2b'.
+    dtype: bfloat16, float16 or float32; None keeps that of the files, and is
+      float32 for a .gguf.
     num_layers: Only the first so many layers, whose bytes alone are read;
       None is all.
     mesh: Where to place the weights, by `sharding.WEIGHT_RULES`; each process
@@ -55,8 +59,9 @@ def load_checkpoint(
 
   Raises:
     FileNotFoundError: there is no such folder, or a file of it is absent.
-    ValueError: it is not a whole and consistent Gemma 2 checkpoint. Everything
-      that can be told from the headers is checked before weights are read.
+    ValueError: it is not a whole and consistent checkpoint of a family that is
+      supported. Everything that can be told from the headers is checked before
+      weights are read.
 
   Warns:
     UserWarning: a tensor holds NaN or infinity.
@@ -72,6 +77,7 @@ class CheckpointReader:
 
   Attributes:
     folder: Where it is; tokenizer files are here too.
+    gguf: The .gguf file, or None for a folder.
     config: Of the first `num_layers` layers.
     dtype: Of what is read, unless `read` is told another.
     num_bytes: Size of the needed tensors in the files.
@@ -87,14 +93,28 @@ class CheckpointReader:
   ):
     """Opens and checks; arguments and errors are those of `load_checkpoint`."""
     dtype = None if dtype is None else hf_format.supported_dtype(dtype)
-    self.folder, fetch = hf_format.locate(path_or_hub_id, revision)
-    whole = ModelConfig.from_hf(self.folder)
+    self.gguf = None
+    if str(path_or_hub_id).endswith('.gguf'):
+      if revision is not None:
+        raise ValueError(f'revision={revision!r} is of no use for a file.')
+      self.gguf = GgufFile(path_or_hub_id)
+      self.folder = self.gguf.path.parent
+      whole = read_config(self.gguf.config_fields())
+    else:
+      self.folder, fetch = hf_format.locate(path_or_hub_id, revision)
+      whole = read_config(self.folder)
     layers = whole.num_layers if num_layers is None else num_layers
     self.config = whole.truncated(layers)
 
-    found = hf_format.check_tensors(self.folder, fetch, whole, self.config)
-    self._shapes = shapes = hf_format.tensor_shapes(self.config)
-    kinds = {found[key][1]: key for key in shapes}
+    if self.gguf is not None:
+      self._table = hf_format.tensor_table(self.config)
+      headers = self.gguf.headers()
+      found = {key: (self.gguf.path, 'F32') for key in headers}
+    else:
+      self._table, found = hf_format.check_tensors(
+        self.folder, fetch, whole, self.config
+      )
+    kinds = {found[key][1]: key for key in self._table}
     if len(kinds) > 1 and dtype is None:
       raise ValueError(
         f'{self.folder} mixes dtypes: '
@@ -104,13 +124,24 @@ class CheckpointReader:
     self.dtype = hf_format.DTYPES[min(kinds)] if dtype is None else dtype
     self._paths = {key: path for key, (path, _) in found.items()}
     self.num_bytes = sum(
-      math.prod(shape) * hf_format.DTYPES[found[key][1]].itemsize
-      for key, shape in shapes.items()
+      math.prod(tensor.shape) * hf_format.DTYPES[found[key][1]].itemsize
+      for key, tensor in self._table.items()
     )
+    # Weight and layer -> its tensor, and the output at which it begins there.
+    self._places = {}
+    for key, tensor in self._table.items():
+      start = 0
+      for name in tensor.weights:
+        self._places[name, tensor.layer] = key, start
+        start += hf_format.merged_shape(self.config, name)[0]
 
-  def path(self, name: str, layer: int = 0) -> pathlib.Path:
-    """The file that holds a weight of one layer."""
-    return self._paths[HF_NAMES[name].format(layer)]
+  def tensor(self, name: str, layer: int | None = None) -> str:
+    """The tensor that holds a weight, of one layer if it has layers."""
+    return self._places[name, layer][0]
+
+  def path(self, name: str, layer: int | None = None) -> pathlib.Path:
+    """The file that holds a weight."""
+    return self._paths[self.tensor(name, layer)]
 
   def read(
     self,
@@ -119,10 +150,10 @@ class CheckpointReader:
     dtype=None,
     on_bytes: Callable[[int], object] = lambda n: None,
   ) -> np.ndarray:
-    """Reads part of a weight, and no other bytes.
+    """Reads part of a weight, and no other bytes (of a .gguf, its tensors).
 
     Args:
-      name: One of WEIGHTS.
+      name: One of `weight_letters(config)`.
       index: Slices of step 1 into its (stacked) shape; dimensions left out
         are whole. `read('wq', [slice(3, 4)])` is layer 3, [1, N, H, D].
       dtype: As in `load_checkpoint`; None is `self.dtype`.
@@ -131,7 +162,7 @@ class CheckpointReader:
     Returns:
       A new array, aligned such that a CPU device takes it without a copy.
     """
-    letters = WEIGHTS[name]
+    letters = LETTERS[name]
     shape = weight_shape(self.config, name)
     index = tuple(index) + (slice(None),) * (len(shape) - len(index))
     spans = [range(n)[part] for n, part in zip(shape, index, strict=True)]
@@ -140,15 +171,16 @@ class CheckpointReader:
     dtype = self.dtype if dtype is None else hf_format.supported_dtype(dtype)
     out = _aligned(tuple(map(len, spans)), dtype)
     if letters[0] != 'L':
-      self._read_tensor(HF_NAMES[name], letters, spans, out, on_bytes)
+      self._read_tensor(name, None, letters, spans, out, on_bytes)
       return out
     for layer, target in zip(spans[0], out, strict=True):
-      key = HF_NAMES[name].format(layer)
-      self._read_tensor(key, letters[1:], spans[1:], target, on_bytes)
+      self._read_tensor(name, layer, letters[1:], spans[1:], target, on_bytes)
     return out
 
-  def _read_tensor(self, key, letters, spans, out, on_bytes):
-    """Fills `out` with the part of one tensor that `spans` name."""
+  def _read_tensor(self, name, layer, letters, spans, out, on_bytes):
+    """Fills `out` with the part of one layer's weight that `spans` name."""
+    key, offset = self._places[name, layer]
+    tensor: Tensor = self._table[key]
     H = self.config.head_dim
     heads = letters.find('H')  # merged with the dimension before it
     bounds = [(span.start, span.stop) for span in spans]
@@ -161,19 +193,31 @@ class CheckpointReader:
       bounds[heads - 1 : heads + 1] = [(start * H, stop * H)]
     if not out.size:
       return
-    unit = H if heads == 1 else 1  # rows of the file per row of `out`
+    unit = H if heads == 1 else 1  # outputs of the file per row of `out`
     rest = [slice(*bound) for bound in bounds[1:]]
-    row_bytes = unit * math.prod(self._shapes[key][1:]) * 4
-    rows = max(1, _PIECE_BYTES // row_bytes)
+    inputs = math.prod(hf_format.merged_shape(self.config, name)[1:])
+    rows = max(1, _PIECE_BYTES // (unit * inputs * 4))
     for at in range(0, len(out), rows):
       count = min(rows, len(out) - at)
-      first = bounds[0][0] + at * unit
-      with safe_open(self._paths[key], 'numpy') as file:
-        part = file.get_slice(key)[(slice(first, first + count * unit), *rest)]
+      first = offset + bounds[0][0] + at * unit
+      part = (slice(first, first + count * unit), *rest)
+      values = self._slice(key, part[::-1] if tensor.transposed else part)
+      on_bytes(values.nbytes)
+      values = values.T if tensor.transposed else values
       # Casting to float16 may overflow; `load` warns of that by name.
       with np.errstate(over='ignore'):
-        out[at : at + count] = part.reshape(count, *full[1:])[tuple(take)]
-      on_bytes(part.nbytes)
+        out[at : at + count] = values.reshape(count, *full[1:])[tuple(take)]
+
+  def _slice(self, key: str, part: tuple[slice, ...]) -> np.ndarray:
+    """Part of a tensor, as the file has it."""
+    if self.gguf is not None:
+      return self._dequantised(key)[part]
+    with safe_open(self._paths[key], 'numpy') as file:
+      return file.get_slice(key)[part]
+
+  @functools.lru_cache(maxsize=1)  # noqa: B019 - one tensor, while it is read
+  def _dequantised(self, key: str) -> np.ndarray:
+    return self.gguf.read(key)
 
   def load(
     self,
@@ -183,7 +227,7 @@ class CheckpointReader:
     """Reads all weights onto devices; see `load_checkpoint` and `read`."""
     self._check_head()
     weights = {}
-    for name, letters in WEIGHTS.items():
+    for name, letters in weight_letters(self.config).items():
       shape = weight_shape(self.config, name)
       placed = sharding.weight_sharding(letters, shape, mesh)
       if placed is None:
@@ -192,8 +236,9 @@ class CheckpointReader:
         weights[name] = self._read_shards(name, shape, placed, on_bytes)
       finite = np.asarray(_finite(weights[name], letters[0] == 'L', mesh))
       for layer in np.flatnonzero(~finite):
+        layer = int(layer) if letters[0] == 'L' else None
         warnings.warn(
-          f'{self.path(name, layer)}: tensor {HF_NAMES[name].format(layer)} '
+          f'{self.path(name, layer)}: tensor {self.tensor(name, layer)} '
           f'holds NaN or infinity (as {self.dtype}), and so will what the '
           'model computes. If the file is as published, load it with '
           'dtype=jnp.float32.',
@@ -214,23 +259,22 @@ class CheckpointReader:
     return jax.make_array_from_callback(shape, placed, read)
 
   def _check_head(self):
-    """Refuses an unembedding that is not the embedding's copy."""
-    if LM_HEAD not in self._paths:
+    """Refuses a second copy of a tied unembedding that is no copy."""
+    heads = [k for k in self._paths if k.endswith(LM_HEAD)]
+    if self.gguf is not None or not self.config.tied or not heads:
       return
-    key = HF_NAMES['embed']
+    (head,), key = heads, self.tensor('embed')
     rows = max(1, _PIECE_BYTES // (4 * self.config.d_model))
     V = self.config.vocab_size
     for at in range(0, V, rows):
       piece = slice(at, min(at + rows, V))
-      with safe_open(self._paths[LM_HEAD], 'numpy') as file:
-        head = file.get_slice(LM_HEAD)[piece]
-      with safe_open(self._paths[key], 'numpy') as file:
-        embed = file.get_slice(key)[piece].astype(head.dtype)
-      if head.tobytes() != embed.tobytes():
+      second = self._slice(head, (piece,))
+      embed = self._slice(key, (piece,)).astype(second.dtype)
+      if second.tobytes() != embed.tobytes():
         raise ValueError(
-          f'{self._paths[LM_HEAD]}: tensor {LM_HEAD} differs from {key}; '
-          'expected a copy of it. Gemma 2 ties the two; a model with an '
-          'unembedding of its own cannot be loaded.'
+          f'{self._paths[head]}: tensor {head} differs from {key}; expected a '
+          'copy of it, because config.json has tie_word_embeddings=true. Set '
+          'it to false if the model has an unembedding of its own.'
         )
 
 
@@ -265,7 +309,7 @@ def save_checkpoint(
       'Other processes hold part of this model. Save it with save_orbax, and '
       'convert that with tools/convert_checkpoint.py.'
     )
-  shapes = hf_format.tensor_shapes(model.config)
+  table = hf_format.tensor_table(model.config)
   files = hf_format.split_into_files(model.config, dtype, max_shard_bytes)
   with new_folder(path) as folder:
     write_config(folder, model)
@@ -274,23 +318,37 @@ def save_checkpoint(
       one = f'model-{i + 1:05d}-of-{len(files):05d}.safetensors'
       one = one if len(files) > 1 else hf_format.SINGLE_FILE
       tensors = {}
-      for key, name, layer in file:
-        array = weights[name] if layer is None else weights[name][layer]
-        tensors[key] = np.ascontiguousarray(array).reshape(shapes[key])
+      for key in file:
+        tensors[key] = _stored(weights, table[key])
         weight_map[key] = one
       save_file(tensors, folder / one, metadata={'format': 'pt'})
       # The library keeps its files from everybody else.
       shutil.copymode(folder / 'config.json', folder / one)
       on_bytes(sum(array.nbytes for array in tensors.values()))
-    total = sum(map(math.prod, shapes.values())) * dtype.itemsize
+    total = sum(math.prod(tensor.shape) for tensor in table.values())
+    total *= dtype.itemsize
     if len(files) > 1:
       index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
       _write_json(folder / hf_format.INDEX_FILE, index)
 
 
+def _stored(weights, tensor: Tensor) -> np.ndarray:
+  """A tensor as a file has it, from the weights that it holds."""
+  parts = []
+  for name in tensor.weights:
+    array = weights[name]
+    array = array if tensor.layer is None else array[tensor.layer]
+    array = np.asarray(array)
+    inputs = tensor.shape[0] if tensor.transposed else tensor.shape[-1]
+    flat = len(tensor.shape) == 1
+    parts.append(array.reshape(-1) if flat else array.reshape(-1, inputs))
+  joined = np.concatenate(parts)
+  return np.ascontiguousarray(joined.T if tensor.transposed else joined)
+
+
 def write_config(folder: pathlib.Path, model: Decoder):
   """Writes the `config.json` of a model, with its dtype."""
-  fields = model.config.to_hf() | {'dtype': str(model.dtype)}
+  fields = config_fields(model.config) | {'dtype': str(model.dtype)}
   _write_json(folder / 'config.json', fields)
 
 

@@ -1,41 +1,28 @@
-"""What a Hugging Face checkpoint of Gemma 2 is: names, shapes, files.
+"""What a Hugging Face checkpoint of a decoder is: names, shapes, files.
 
 A checkpoint is a folder (or a repository on the hub) with `config.json`, and
 either `model.safetensors` or several such files with an index that says which
-tensor is in which. Everything here is told from names and headers; weights are
-read by `checkpoint.py`.
+tensor is in which. Names and layouts of tensors are in the tables of
+`families`. Everything here is told from names and headers; weights are read by
+`hf.py`.
 """
 
 import functools
 import json
+import logging
 import math
 import pathlib
 import re
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from gemma_jax.config import ModelConfig
-from gemma_jax.weights import WEIGHTS, weight_shape
+from gemma_jax.families import family_of
+from gemma_jax.weights import LETTERS, weight_letters, weight_shape
 
-# Name in WEIGHTS -> tensor of the checkpoint; `{}` is the layer. A file's shape
-# is that of the weight with head and head_dim merged: [N*H, D].
-HF_NAMES = {
-  'embed': 'model.embed_tokens.weight',
-  'final_norm': 'model.norm.weight',
-  'pre_attn_norm': 'model.layers.{}.input_layernorm.weight',
-  'wq': 'model.layers.{}.self_attn.q_proj.weight',
-  'wk': 'model.layers.{}.self_attn.k_proj.weight',
-  'wv': 'model.layers.{}.self_attn.v_proj.weight',
-  'wo': 'model.layers.{}.self_attn.o_proj.weight',
-  'post_attn_norm': 'model.layers.{}.post_attention_layernorm.weight',
-  'pre_mlp_norm': 'model.layers.{}.pre_feedforward_layernorm.weight',
-  'gate': 'model.layers.{}.mlp.gate_proj.weight',
-  'up': 'model.layers.{}.mlp.up_proj.weight',
-  'down': 'model.layers.{}.mlp.down_proj.weight',
-  'post_mlp_norm': 'model.layers.{}.post_feedforward_layernorm.weight',
-}
 # Small files that belong to a checkpoint; conversions carry them along.
 COMPANIONS = (
   'tokenizer.json',
@@ -54,7 +41,7 @@ DTYPES = {
   'F16': jnp.dtype(jnp.float16),
   'F32': jnp.dtype(jnp.float32),
 }
-# Some exports write the tied unembedding a second time.
+# The unembedding; some exports write a tied one a second time.
 LM_HEAD = 'lm_head.weight'
 
 
@@ -70,49 +57,111 @@ def supported_dtype(dtype) -> np.dtype:
   )
 
 
+class Tensor(NamedTuple):
+  """One tensor of a checkpoint, and the weights it holds.
+
+  Attributes:
+    weights: Names; several stand one after another along the outputs.
+    layer: Which layer; None for a weight without layers.
+    transposed: Whether it is stored [in, out].
+    shape: In the file.
+  """
+
+  weights: tuple[str, ...]
+  layer: int | None
+  transposed: bool
+  shape: tuple[int, ...]
+
+
+def tensor_table(config: ModelConfig, prefix: str = '') -> dict[str, Tensor]:
+  """The tensors of a checkpoint, in the order of computation.
+
+  Args:
+    config: Of the model.
+    prefix: Of all names but the unembedding's; '' is the one that is written.
+  """
+  family = family_of(config)
+  prefix = prefix or family.prefixes[0]
+  have = weight_letters(config)
+  table = {}
+
+  def add(name, stored, layer):
+    outputs = [merged_shape(config, weight) for weight in stored.weights]
+    shape = (sum(shape[0] for shape in outputs), *outputs[0][1:])
+    shape = shape[::-1] if stored.transposed else shape
+    table[name] = Tensor(stored.weights, layer, stored.transposed, shape)
+
+  rows = {
+    name: stored
+    for name, stored in family.tensors.items()
+    if stored.weights[0] in have
+  }
+  for name, stored in rows.items():
+    if '{}' not in name:
+      add(prefix + name, stored, None)
+  if not config.tied:
+    shape = weight_shape(config, 'unembed')
+    table[LM_HEAD] = Tensor(('unembed',), None, False, shape)
+  for layer in range(config.num_layers):
+    for name, stored in rows.items():
+      if '{}' in name:
+        add(prefix + name.format(layer), stored, layer)
+  return table
+
+
+def merged_shape(config: ModelConfig, name: str) -> tuple[int, ...]:
+  """A weight's shape without L, with heads and head_dim in one: [N*H, D]."""
+  letters, shape = LETTERS[name], weight_shape(config, name)
+  if letters[0] == 'L':
+    letters, shape = letters[1:], shape[1:]
+  heads = letters.find('H')
+  if heads > 0:
+    merged = shape[heads - 1] * shape[heads]
+    shape = (*shape[: heads - 1], merged, *shape[heads + 1 :])
+  return shape
+
+
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
   """The tensors of a checkpoint and their shapes in the files."""
-  tensors = {}
-  for name, hf_name in HF_NAMES.items():
-    letters, shape = WEIGHTS[name], weight_shape(config, name)
-    heads = letters.find('H')
-    if heads > 0:
-      merged = shape[heads - 1] * shape[heads]
-      shape = (*shape[: heads - 1], merged, *shape[heads + 1 :])
-    if letters[0] != 'L':
-      tensors[hf_name] = shape
-      continue
-    for layer in range(config.num_layers):
-      tensors[hf_name.format(layer)] = shape[1:]
-  return tensors
+  return {name: tensor.shape for name, tensor in tensor_table(config).items()}
 
 
 def split_into_files(config: ModelConfig, dtype, max_bytes: int):
   """Which tensors each file of a new checkpoint holds.
 
-  Layers are kept in order, and the final norm with the embedding, so that a
+  What belongs to no layer comes first, then the layers in order, so that a
   model's first layers can be loaded from its first files.
 
   Returns:
-    For each file, (tensor, name in WEIGHTS, layer or None) of its tensors.
+    For each file, the names of its tensors.
   """
-  places = [(HF_NAMES[name], name, None) for name in ('embed', 'final_norm')]
-  places += [
-    (hf_name.format(layer), name, layer)
-    for layer in range(config.num_layers)
-    for name, hf_name in HF_NAMES.items()
-    if '{}' in hf_name
-  ]
-  shapes = tensor_shapes(config)
   files, room = [], 0
-  for place in places:
-    size = math.prod(shapes[place[0]]) * dtype.itemsize
+  for name, tensor in tensor_table(config).items():
+    size = math.prod(tensor.shape) * dtype.itemsize
     if not files or size > room:
       files.append([])
       room = max_bytes
-    files[-1].append(place)
+    files[-1].append(name)
     room -= size
   return files
+
+
+def find_prefix(config: ModelConfig, names, origin) -> str:
+  """What names of a checkpoint's tensors begin with.
+
+  Raises:
+    ValueError: the embedding has none of the family's names.
+  """
+  family = family_of(config)
+  embed = next(n for n, s in family.tensors.items() if s.weights == ('embed',))
+  for prefix in family.prefixes:
+    if prefix + embed in names:
+      return prefix
+  raise ValueError(
+    f'{origin}: tensor {family.prefixes[0]}{embed} is missing; there are '
+    f'{len(names)} tensors, such as {sorted(names)[:3]}. Is this a whole '
+    f'{family.title} checkpoint, and its own config.json?'
+  )
 
 
 def locate(source, revision):
@@ -161,26 +210,40 @@ def check_tensors(folder, fetch, whole, config):
       tensors are needed.
 
   Returns:
-    Each tensor of those files -> its file, its dtype as in DTYPES.
+    The tensors that are needed, as `tensor_table` has them, and each tensor of
+    the files that were looked at -> its file, its dtype as in DTYPES.
 
   Raises:
     FileNotFoundError, ValueError: as `load_checkpoint` describes.
   """
-  shapes = tensor_shapes(whole)
-  needed = tensor_shapes(config)
+  refuse_adapters(folder)
   weight_map, origin = _weight_map(folder, fetch)
+  prefix = find_prefix(whole, weight_map, origin)
+  table = tensor_table(whole, prefix)
+  shapes = {name: tensor.shape for name, tensor in table.items()}
+  needed = tensor_table(config, prefix)
   if missing := [key for key in shapes if key not in weight_map]:
     raise ValueError(
       f'{origin}: tensor {missing[0]} is missing'
-      f'{f", and {len(missing) - 1} more" if missing[1:] else ""}. A Gemma 2 '
-      f'of num_hidden_layers={whole.num_layers} has {len(shapes)} tensors; '
-      f'there are {len(weight_map)}. Is this the whole checkpoint, and its own '
-      'config.json?'
+      f'{f", and {len(missing) - 1} more" if missing[1:] else ""}. A '
+      f'{family_of(whole).title} of {whole.num_layers} layers has '
+      f'{len(shapes)} tensors; there are {len(weight_map)}. Is this the whole '
+      'checkpoint, and its own config.json?'
     )
-  shapes[LM_HEAD] = shapes[HF_NAMES['embed']]
-  for key in weight_map:
-    if key not in shapes:
-      raise _unknown(origin, key, whole)
+  if whole.tied:
+    shapes[LM_HEAD] = weight_shape(whole, 'embed')
+  shapes |= {  # multimodal folders put it beside the text model
+    f'language_model.{LM_HEAD}': weight_shape(whole, 'embed')
+  }
+  left_out = check_names(weight_map, shapes, whole, origin)
+  if left_out:
+    logging.getLogger('gemma_jax').warning(
+      '%s: %d tensors of other parts (%s, ...) are left out; the text model is '
+      'loaded.',
+      folder,
+      len(left_out),
+      min(left_out),
+    )
 
   names = sorted({weight_map[key] for key in needed})
   fetch(names)
@@ -193,9 +256,10 @@ def check_tensors(folder, fetch, whole, config):
           f'{path}: tensor {key} is missing, though {origin} places it there. '
           'Download the checkpoint again.'
         )
+    check_names(headers, shapes, whole, path)
     for key, (kind, shape) in headers.items():
       if key not in shapes:
-        raise _unknown(path, key, whole)
+        continue
       if shape != shapes[key]:
         raise ValueError(
           f'{path}: tensor {key} has shape {list(shape)}, expected '
@@ -209,15 +273,39 @@ def check_tensors(folder, fetch, whole, config):
         )
       if weight_map.get(key) == path.name:
         found[key] = path, kind
-  return found
+  return needed, found
 
 
-def _unknown(origin, key, config):
-  return ValueError(
-    f'{origin}: tensor {key} is unknown; expected the names of a Gemma 2 with '
-    f'{config.num_layers} layers, such as {HF_NAMES["wq"].format(0)}. It is '
-    'not ignored: does config.json belong to these weights?'
-  )
+def check_names(names, known, config: ModelConfig, origin) -> list[str]:
+  """The names of tensors of other models beside the decoder.
+
+  Raises:
+    ValueError: a tensor is neither known, nor a buffer, nor of another model.
+  """
+  family = family_of(config)
+  left_out = []
+  for name in names:
+    if name in known or re.fullmatch(family.buffers, name):
+      continue
+    if not re.fullmatch(family.other_towers, name):
+      example = next(n for n in tensor_table(config) if '.0.' in n)
+      raise ValueError(
+        f'{origin}: tensor {name} is unknown; expected the names of a '
+        f'{family.title} with {config.num_layers} layers, such as {example}. '
+        'It is not ignored: does config.json belong to these weights?'
+      )
+    left_out.append(name)
+  return left_out
+
+
+def refuse_adapters(folder: pathlib.Path):
+  """Raises ValueError for a folder that holds an adapter (PEFT)."""
+  if (file := folder / 'adapter_config.json').is_file():
+    raise ValueError(
+      f'{file}: {folder} has an adapter, which would be left out silently. '
+      'Merge it into the weights first (peft: model.merge_and_unload()), or '
+      'pass the folder of the base model.'
+    )
 
 
 def _headers(path: pathlib.Path) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -1,7 +1,7 @@
-"""Gemma 2 checkpoints in Orbax's format, for meshes and many processes.
+"""Checkpoints in Orbax's format, for meshes and many processes.
 
-A checkpoint is a folder: `weights/`, which Orbax writes, holds the 13 arrays
-of WEIGHTS; `config.json`, that of Hugging Face, is written last and marks the
+A checkpoint is a folder: `weights/`, which Orbax writes, holds the arrays
+of the model; `config.json`, that of Hugging Face, is written last and marks the
 whole as complete. Each process writes and reads its own shards, and a model
 may be restored onto another mesh than it was saved from.
 """
@@ -17,8 +17,8 @@ import orbax.checkpoint as ocp
 from gemma_jax import sharding
 from gemma_jax.checkpoint import hf_format
 from gemma_jax.checkpoint.hf import check_new_folder, write_config
-from gemma_jax.config import ModelConfig
-from gemma_jax.weights import WEIGHTS, Decoder, weight_shape
+from gemma_jax.families import read_config
+from gemma_jax.weights import Decoder, weight_letters, weight_shape
 
 _WEIGHTS = 'weights'
 
@@ -93,7 +93,7 @@ def load_orbax(
       f'{folder} has no config.json, which save_orbax writes last: its saving '
       'did not end. Save it again.'
     )
-  config = ModelConfig.from_hf(folder)
+  config = read_config(folder)
   with ocp.StandardCheckpointer() as checkpointer:
     stored = checkpointer.metadata(folder / _WEIGHTS).item_metadata
     if stored is None:
@@ -103,7 +103,7 @@ def load_orbax(
       )
     _check(folder / _WEIGHTS, config, stored.tree)
     wanted = {}
-    for name, letters in WEIGHTS.items():
+    for name, letters in weight_letters(config).items():
       shape = weight_shape(config, name)
       placed = sharding.weight_sharding(letters, shape, mesh)
       wanted[name] = jax.ShapeDtypeStruct(
@@ -122,17 +122,18 @@ def load_orbax(
 
 def _check(folder, config, stored):
   """Compares the arrays that Orbax has with those of the configuration."""
-  if missing := sorted(WEIGHTS.keys() - stored.keys()):
+  wanted = weight_letters(config)
+  if missing := sorted(wanted.keys() - stored.keys()):
     raise ValueError(
-      f'{folder}: array {missing[0]} is missing; expected {list(WEIGHTS)}, '
+      f'{folder}: array {missing[0]} is missing; expected {list(wanted)}, '
       f'got {sorted(stored)}. Was this written by save_orbax?'
     )
-  if unknown := sorted(stored.keys() - WEIGHTS.keys()):
+  if unknown := sorted(stored.keys() - wanted.keys()):
     raise ValueError(
-      f'{folder}: array {unknown[0]} is unknown; expected {list(WEIGHTS)}. '
+      f'{folder}: array {unknown[0]} is unknown; expected {list(wanted)}. '
       'Was this written by save_orbax?'
     )
-  for name in WEIGHTS:
+  for name in wanted:
     got, expected = tuple(stored[name].shape), weight_shape(config, name)
     if got != expected:
       raise ValueError(

@@ -1,27 +1,33 @@
-"""Chats as text: Gemma 2's own format, and templates that models bring along.
+"""Chats as text: templates that models bring along, and Gemma 2's own format.
 
 A chat is a list of messages {'role': 'user' | 'assistant', 'content': text}.
-Its text ends, for a model that is to answer, with the opening of its turn:
+Its text ends, for a model that is to answer, with the opening of its turn. In
+Gemma 2's format:
 
   <bos><start_of_turn>user
   Who wrote Emma?<end_of_turn>
   <start_of_turn>model
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-import functools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import datetime
 import json
 import re
 from typing import Any
 
 import jinja2
+import jinja2.ext
+import jinja2.meta
+import jinja2.nodes
 import jinja2.sandbox
 
 from gemma_jax.text.spans import quote
 
-END_OF_TURN = '<end_of_turn>'
+START_OF_TURN, END_OF_TURN = '<start_of_turn>', '<end_of_turn>'
 Messages = str | Sequence[Mapping[str, str]]
 
+# An answer that no template contains.
+_ANSWER = 'zqxj'
 # Unicode noncharacters, put around special tokens that a content spells out.
 _MARKS = '\ufdd0\ufdd1'
 
@@ -68,9 +74,82 @@ def gemma2_chat(
         'and Gemma 2 has no system role. Put instructions in the first user '
         'turn.'
       )
-    text += f'<start_of_turn>{role}\n{message["content"].strip()}'
+    text += f'{START_OF_TURN}{role}\n{message["content"].strip()}'
     text += f'{END_OF_TURN}\n'
-  return text + '<start_of_turn>model\n' * add_generation_prompt
+  return text + f'{START_OF_TURN}model\n' * add_generation_prompt
+
+
+class ChatFormat:
+  """How a model writes chats: by its own template, else in Gemma 2's format."""
+
+  def __init__(
+    self,
+    template: str | None,
+    names: Mapping[str, str],
+    specials: Collection[str],
+    origin: str,
+  ):
+    """Compiles the template, if there is one.
+
+    Args:
+      template: Jinja source.
+      names: The special tokens by the names that a template knows:
+        `bos_token`, ...
+      specials: All special tokens.
+      origin: The model's name for error messages.
+
+    Raises:
+      ValueError: the template is not Jinja.
+    """
+    self._render = template and compile_template(template, origin)
+    self._names, self._specials, self._origin = names, specials, origin
+
+  def text(
+    self,
+    messages: Messages,
+    generation_prompt: bool,
+    variables: Mapping[str, Any] | None = None,
+  ) -> str:
+    """Returns a chat as text: see `Tokenizer.chat_text`."""
+    messages = parse_messages(messages)
+    if self._render:
+      return self._render(
+        variables,
+        messages=messages,
+        add_generation_prompt=generation_prompt,
+        **self._names,
+      )
+    if not {START_OF_TURN, END_OF_TURN} <= set(self._specials):
+      raise ValueError(
+        f'{self._origin} has no chat template, and no token {END_OF_TURN!r} '
+        "for Gemma 2's format. It is probably a base model, which knows no "
+        'chats: prompt it with plain text, or take the model tuned for chats.'
+      )
+    if variables:
+      raise ValueError(
+        f"Gemma 2's format has no variables, got {sorted(variables)}."
+      )
+    return gemma2_chat(
+      messages, generation_prompt, self._names.get('bos_token', '')
+    )
+
+  def end_of_turn(self) -> str | None:
+    """Returns the special token that stands right after an answer in a chat.
+
+    White space may come between. It is Gemma's where the template shows none,
+    if the vocabulary has it.
+    """
+    messages = [
+      {'role': 'user', 'content': 'Hello'},
+      {'role': 'assistant', 'content': _ANSWER},
+    ]
+    try:
+      _, answer, rest = self.text(messages, False).rpartition(_ANSWER)
+    except ValueError:
+      answer = rest = ''
+    ends = [t for t in self._specials if answer and rest.lstrip().startswith(t)]
+    usual = END_OF_TURN if END_OF_TURN in self._specials else None
+    return max(ends, key=len, default=usual)
 
 
 def mark(
@@ -121,16 +200,32 @@ def select_template(config: Mapping[str, Any], origin: str) -> str | None:
   return named['default']
 
 
+class _Generation(jinja2.ext.Extension):
+  """Lets a template mark answers by {% generation %}, which writes nothing."""
+
+  tags = {'generation'}
+
+  def parse(self, parser):
+    line = next(parser.stream).lineno
+    body = parser.parse_statements(('name:endgeneration',), drop_needle=True)
+    return jinja2.nodes.Scope(body).set_lineno(line)
+
+
 def compile_template(source: str, origin: str) -> Callable[..., str]:
-  """A function that renders a Jinja template, in HF's dialect and sandbox.
+  """Returns a function that renders a Jinja template as HF does.
 
   The function takes `messages`, `add_generation_prompt` and the special
-  tokens' names (`bos_token`, ...), and raises ValueError with the template's
-  own words where it refuses a chat.
+  tokens' names (`bos_token`, ...) by keyword, and first, if wanted, a mapping
+  of further variables (`tools`, `documents`, `date_string`, ...). `tools` and
+  `documents` are None unless given. It raises ValueError where the template
+  refuses the chat, with the template's own words, and if a variable is given
+  that the template never reads.
 
   Args:
-    source: The template. It may call `raise_exception`, use the `tojson`
-      filter, and break out of loops; tools and dates are not offered.
+    source: The template. It may call `raise_exception` and `strftime_now`
+      (today's date: pass `date_string`, where a template reads it, for prompts
+      that do not change from day to day), use the `tojson` filter with HF's
+      options, break out of loops and mark answers by `generation`.
     origin: The model's name for error messages.
 
   Raises:
@@ -140,24 +235,47 @@ def compile_template(source: str, origin: str) -> Callable[..., str]:
   def refuse(message):
     raise jinja2.TemplateError(message)
 
+  def to_json(
+    value, ensure_ascii=False, indent=None, separators=None, sort_keys=False
+  ):
+    return json.dumps(
+      value,
+      ensure_ascii=ensure_ascii,
+      indent=indent,
+      separators=separators,
+      sort_keys=sort_keys,
+    )
+
   environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True, lstrip_blocks=True, extensions=['jinja2.ext.loopcontrols']
+    trim_blocks=True,
+    lstrip_blocks=True,
+    extensions=['jinja2.ext.loopcontrols', _Generation],
   )
+  environment.filters['tojson'] = to_json
   environment.globals['raise_exception'] = refuse
-  environment.filters['tojson'] = functools.partial(
-    json.dumps, ensure_ascii=False
+  environment.globals['strftime_now'] = lambda form: (
+    datetime.datetime.now().strftime(form)
   )
   try:
     template = environment.from_string(source)
+    read = jinja2.meta.find_undeclared_variables(environment.parse(source))
   except jinja2.TemplateError as error:
     raise ValueError(
       f'The chat template of {origin} is not a Jinja template: {error}.'
     ) from error
+  read -= {'messages', 'add_generation_prompt', *environment.globals}
 
-  def render(**variables):
+  def render(variables=None, /, **given):
+    variables = dict(variables or {})
+    if unread := sorted(variables.keys() - read):
+      raise ValueError(
+        f'The chat template of {origin} does not take the variables {unread}; '
+        f'it takes {sorted(read)}.'
+      )
+    known = {'tools': None, 'documents': None, **given, **variables}
     try:
-      return template.render(**variables)
-    except jinja2.TemplateError as error:
+      return template.render(known)
+    except (jinja2.TemplateError, TypeError) as error:
       raise ValueError(
         f'The chat template of {origin} refuses this chat: {error}.'
       ) from error

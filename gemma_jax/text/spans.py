@@ -26,8 +26,10 @@ class Encoding:
     text: The whole text, what truncation cut included.
     ids: Token ids, BOS included.
     offsets: Per token the characters [start, stop) of `text` that it spells.
-      An added BOS has (0, 0). Gemma's word tokens include the space before the
-      word; the byte tokens of one character all have that character.
+      An added BOS has (0, 0), and so, at its place, has a space that the
+      tokenizer itself puts before a text, if it is a token of its own. The
+      space before a word belongs to the word's token, if it is in that token;
+      tokens that each spell some bytes of a character all have that character.
     kept: How many leading characters have all their tokens in `ids`.
   """
 
@@ -129,32 +131,36 @@ def span_by_bisection(
   return stop - 1 - back, stop
 
 
-def encoding_of_pieces(pieces: Sequence[str], ids: Sequence[int]) -> Encoding:
-  """Text and offsets of tokens whose text is not at hand.
+def encoding_of_pieces(pieces: Sequence[bytes], ids: Sequence[int]) -> Encoding:
+  """Returns text and offsets of tokens whose text is not at hand.
 
   Args:
-    pieces: What each token spells, '<0xF0>' meaning that byte.
+    pieces: The UTF-8 bytes that each token spells, which may be a part of a
+      character.
     ids: The tokens.
 
   Returns:
     The encoding. A byte that is no part of UTF-8 counts as one character, a
     lone surrogate that occurs in no text.
   """
-  spelled = [
-    bytes.fromhex(piece[3:5])
-    if re.fullmatch('<0x[0-9A-F]{2}>', piece)
-    else piece.encode()
-    for piece in pieces
-  ]
-  text = b''.join(spelled).decode('utf-8', 'surrogateescape')
+  text = b''.join(pieces).decode('utf-8', 'surrogateescape')
   sizes = (len(c.encode('utf-8', 'surrogateescape')) for c in text)
   characters = list(itertools.accumulate(sizes, initial=0))  # first bytes
-  tokens = itertools.accumulate(map(len, spelled), initial=0)
+  tokens = itertools.accumulate(map(len, pieces), initial=0)
   offsets = [
     (bisect.bisect(characters, a) - 1, bisect.bisect_left(characters, b))
     for a, b in itertools.pairwise(tokens)
   ]
   return Encoding(text, list(ids), offsets, len(text))
+
+
+def spell_out(piece: bytes) -> str:
+  """Returns UTF-8 as text, and what is no whole character as '<0xF0>'."""
+  return re.sub(
+    '[\udc80-\udcff]',
+    lambda byte: f'<0x{ord(byte[0]) - 0xDC00:02X}>',
+    piece.decode('utf-8', 'surrogateescape'),
+  )
 
 
 def quote(text: str) -> str:

@@ -1,9 +1,12 @@
-"""Text to tokens, padded batches, and back, with a model's own tokenizer file.
+"""Text to tokens, padded batches, and back, with a model's own tokenizer files.
 
 Three facts hold for everything that comes out of `Tokenizer`:
 
-* A sequence starts with exactly one BOS, whether the text, the chat template
-  or nobody wrote it. `bos=False` adds none, for a piece of a longer sequence.
+* A sequence starts as the model expects: with exactly one BOS where it was
+  trained with one (Gemma, Llama, Mistral, OPT), whether the text, the chat
+  template or nobody wrote it; elsewhere (GPT-2, Qwen, SmolLM2) with nothing
+  added. `adds_bos` says which. `bos=False` adds none, for a piece of a longer
+  sequence.
 * Positions are -1 at padding and count a row's own tokens from 0, so the
   padding side is free; lengths are rounded up to a few sizes, so that few
   programs are compiled.
@@ -16,6 +19,7 @@ instead. (The code of arXiv 2411.14257 deletes '<bos>' from texts.)
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import copy
 import functools
 import itertools
 import json
@@ -28,19 +32,30 @@ from gemma_jax.checkpoint import hf_format
 from gemma_jax.text import chat, spans
 from gemma_jax.text.padding import BUCKETS, TokenBatch, check_buckets, pad_rows
 from gemma_jax.text.spans import Encoding, Span, quote
+from gemma_jax.text.special_tokens import read_special_tokens, special_names
 from gemma_jax.text.vocabulary import Vocabulary
 
-# Gemma's names, for a model without a tokenizer_config.json that says.
-_NAMES = {'bos_token': '<bos>', 'eos_token': '<eos>', 'pad_token': '<pad>'}
+# Files of a tokenizer; vocab.json and merges.txt stand in for tokenizer.json.
+FILES = (
+  'tokenizer.json',
+  'vocab.json',
+  'merges.txt',
+  'tokenizer_config.json',
+  'chat_template.jinja',
+)
 
 
 class Tokenizer:
-  """A Gemma tokenizer: `tokenizer.json`, read by the `tokenizers` library.
+  """A model's tokenizer: `tokenizer.json`, read by the `tokenizers` library.
 
   Attributes:
-    bos_id: Every sequence starts with it.
-    eos_id: Ends a document.
-    pad_id: Fills empty places.
+    adds_bos: Whether the model's sequences start with BOS, by its own files
+      (see `read_special_tokens`).
+    bos_id: Begins a sequence where `adds_bos`. Elsewhere the token that the
+      files name so, which is not put anywhere, or None.
+    eos_id: Ends a document. None if the model has no such token.
+    pad_id: Fills empty places: the padding token, else EOS, else 0. Masks come
+      from positions alone, so any id with an embedding will do.
     vocabulary: The tokens themselves.
   """
 
@@ -51,32 +66,34 @@ class Tokenizer:
     config: Mapping[str, Any] | None = None,
     chat_template: str | None = None,
   ):
-    """Takes over a loaded tokenizer. Most callers want `from_pretrained`.
+    """Makes a tokenizer of loaded parts. Most callers want `from_pretrained`.
 
     Args:
-      vocabulary: The tokens; of the library's object, truncation and padding
-        are switched off.
+      vocabulary: The tokens. An object of the library is copied.
       config: Content of a tokenizer_config.json: names of the special tokens,
-        and a chat template.
+        the rule about BOS, and a chat template.
       chat_template: Jinja source that replaces the one in `config`. Without
-        either, chats are written in Gemma 2's format.
+        either, chats are written in Gemma 2's format, if the vocabulary has
+        its tokens.
 
     Raises:
-      ValueError: a special token is missing, or the template is not Jinja.
+      ValueError: a special token is missing, the template is not Jinja, or the
+        tokenizer puts anything else than one BOS around a text.
     """
     if not isinstance(vocabulary, Vocabulary):
-      vocabulary = Vocabulary(vocabulary, 'this tokenizer')
+      vocabulary = Vocabulary(copy.deepcopy(vocabulary), 'this tokenizer')
     self.vocabulary = vocabulary
     config = config or {}
-    self._names = {
-      key: _text_of(config.get(key)) or _NAMES[key] for key in _NAMES
-    }
-    self.bos_id = vocabulary.special_id(self._names['bos_token'])
-    self.eos_id = vocabulary.special_id(self._names['eos_token'])
-    self.pad_id = vocabulary.special_id(self._names['pad_token'])
-    origin = vocabulary.origin
-    template = chat_template or chat.select_template(config, origin)
-    self._render = template and chat.compile_template(template, origin)
+    special = read_special_tokens(vocabulary, config)
+    self.adds_bos = special.adds_bos
+    self.bos_id, self.eos_id = special.bos_id, special.eos_id
+    self.pad_id = special.pad_id
+    self._chats = chat.ChatFormat(
+      chat_template or chat.select_template(config, vocabulary.origin),
+      special.names,
+      vocabulary.specials.values(),
+      vocabulary.origin,
+    )
 
   @classmethod
   def from_pretrained(
@@ -97,35 +114,106 @@ class Tokenizer:
         a revision is given with a folder.
     """
     folder, _ = hf_format.locate(path, revision)
-    vocabulary = Vocabulary.from_file(folder / 'tokenizer.json', str(path))
-    config, template = {}, None
+    files = {}
+    for name in FILES:
+      if (file := folder / name).is_file():
+        try:
+          files[name] = file.read_text(encoding='utf-8')
+        except ValueError as error:
+          raise ValueError(f'{file} cannot be read: {error}.') from error
+    return cls.from_files(files, str(path))
+
+  @classmethod
+  def from_files(cls, files: Mapping[str, str], origin: str) -> 'Tokenizer':
+    """Makes a tokenizer from the contents of its files.
+
+    Args:
+      files: Name -> content of `tokenizer.json` and, where there are any,
+        `tokenizer_config.json` and `chat_template.jinja`. For a GPT2Tokenizer
+        (OPT has no other) `vocab.json` and `merges.txt` will do.
+      origin: Where they come from, for error messages.
+
+    Raises:
+      FileNotFoundError: there is no tokenizer.json.
+      ValueError: a file cannot be read, or a special token is missing.
+    """
     try:
-      if (file := folder / 'tokenizer_config.json').is_file():
-        config = json.loads(file.read_text(encoding='utf-8'))
-        if not isinstance(config, dict):
-          raise ValueError('it does not hold a JSON object')
-      if (file := folder / 'chat_template.jinja').is_file():
-        template = file.read_text(encoding='utf-8')
+      config = json.loads(files.get('tokenizer_config.json', '{}'))
+      if not isinstance(config, dict):
+        raise ValueError('it does not hold a JSON object')
     except ValueError as error:
-      raise ValueError(f'{file} cannot be read: {error}.') from error
-    return cls(vocabulary, config=config, chat_template=template)
+      raise ValueError(
+        f'{origin}: tokenizer_config.json cannot be read: {error}.'
+      ) from error
+    kind = str(config.get('tokenizer_class')).removesuffix('Fast')
+    if 'tokenizer.json' in files:
+      vocabulary = Vocabulary.from_json(files['tokenizer.json'], origin)
+    elif {'vocab.json', 'merges.txt'} <= set(files) and kind == 'GPT2Tokenizer':
+      vocabulary = Vocabulary.from_gpt2(
+        files['vocab.json'],
+        files['merges.txt'],
+        special_names(config).values() or ['<|endoftext|>'],
+        config.get('add_prefix_space', False),
+        origin,
+      )
+    else:
+      raise FileNotFoundError(
+        f'{origin} has no tokenizer.json. From a tokenizer.model, or from '
+        'vocab.json and merges.txt, transformers makes it: '
+        'AutoTokenizer.from_pretrained(folder).save_pretrained(folder).'
+      )
+    return cls(
+      vocabulary, config=config, chat_template=files.get('chat_template.jinja')
+    )
+
+  def check_fits(self, vocab_size: int, origin: str):
+    """Raises ValueError unless a model has an embedding of every token.
+
+    A special token may lack one, such as <image_soft_token> in Gemma 3's
+    models of text alone: texts that hold it are refused from here on.
+
+    Args:
+      vocab_size: Rows of the model's embedding. There may be more rows than
+        tokens.
+      origin: The model's name for the error message.
+    """
+    self.vocabulary.check_fits(vocab_size, origin)
 
   @property
   def vocab_size(self) -> int:
     """Number of tokens; a model's embedding may have more rows."""
     return self.vocabulary.size
 
-  @functools.cached_property
+  @property
   def end_of_turn_id(self) -> int:
     """Ends a turn of a chat. Raises ValueError where the model has none."""
-    return self.vocabulary.special_id(chat.END_OF_TURN)
+    if self._end_of_turn is None:
+      raise ValueError(
+        f'{self.vocabulary.origin} has no token that ends a turn: its chat '
+        f'template writes none, and there is no token {chat.END_OF_TURN!r}.'
+      )
+    return self._end_of_turn
 
   @property
   def stop_ids(self) -> tuple[int, ...]:
-    """What ends an answer: EOS and, where there is one, the end of turn."""
-    if chat.END_OF_TURN not in self.vocabulary:
-      return (self.eos_id,)
-    return self.eos_id, self.end_of_turn_id
+    """What ends an answer: EOS and, where there is one, the end of turn.
+
+    Raises ValueError where the model has neither.
+    """
+    ids = [self.eos_id, self._end_of_turn]
+    ids = tuple(dict.fromkeys(i for i in ids if i is not None))
+    if not ids:
+      raise ValueError(
+        f'{self.vocabulary.origin} has no token that ends a text: neither its '
+        'tokenizer_config.json nor its chat template names any. Say which ids '
+        'end an answer.'
+      )
+    return ids
+
+  @functools.cached_property
+  def _end_of_turn(self) -> int | None:
+    token = self._chats.end_of_turn()
+    return token and self.vocabulary.special_id(token)
 
   def encode(self, text: str, **options) -> list[int]:
     """Token ids of a text; options and errors as for `tokenize`."""
@@ -144,8 +232,9 @@ class Tokenizer:
 
     Args:
       text: Any text without lone surrogates.
-      bos: Start with BOS. BOS tokens that the text itself starts with are
-        merged into it, and its offsets then cover them.
+      bos: Start as the model expects, with one BOS if `adds_bos`. BOS tokens
+        that the text itself starts with are merged into it, and its offsets
+        then cover them.
       parse_special: Whether a special token written out in the text is that
         token, or ordinary text.
       max_length: Most tokens allowed, BOS included.
@@ -155,7 +244,8 @@ class Tokenizer:
       ValueError: the text is too long, or cannot be encoded.
     """
     (raw,) = self.vocabulary.encode([text], parse_special)
-    return self._finish(text, raw.ids, raw.offsets, bos, max_length, truncate)
+    offsets = self.vocabulary.offsets(text, raw)
+    return self._finish(text, raw.ids, offsets, bos, max_length, truncate)
 
   def encode_batch(
     self,
@@ -180,7 +270,14 @@ class Tokenizer:
     texts = list(texts)
     raws = self.vocabulary.encode(texts, parse_special)
     rows = [
-      self._finish(text, raw.ids, raw.offsets, bos, max_length, truncate)
+      self._finish(
+        text,
+        raw.ids,
+        self.vocabulary.offsets(text, raw),
+        bos,
+        max_length,
+        truncate,
+      )
       for text, raw in zip(texts, raws, strict=True)
     ]
     return self.pad(rows, side=side, buckets=buckets)
@@ -203,45 +300,43 @@ class Tokenizer:
     return pad_rows(rows, self.pad_id, side=side, buckets=buckets)
 
   def chat_text(
-    self, messages: chat.Messages, *, generation_prompt: bool = True
+    self,
+    messages: chat.Messages,
+    *,
+    generation_prompt: bool = True,
+    variables: Mapping[str, Any] | None = None,
   ) -> str:
-    """A chat as the model was trained on it, BOS written out.
+    """A chat as the model was trained on it, with the BOS that it starts with.
 
-    The model's own template is used where it has one, else Gemma 2's. Text
-    put after the result is the beginning of the model's answer.
+    The model's own template is used where it has one, else Gemma 2's format.
+    Text put after the result is the beginning of the model's answer.
 
     Args:
       messages: Turns {'role': 'user' | 'assistant', 'content': text}, the user
-        first; or the text of one user turn.
+        first; or the text of one user turn. Templates may know more roles.
       generation_prompt: Open the model's turn at the end.
+      variables: What else the template reads, such as `tools` (JSON schemas),
+        `documents`, `date_string` or `enable_thinking`.
 
     Raises:
       ValueError: a message is malformed, the template refuses the chat (Gemma
-        2's a system role, and turns that do not alternate), or the vocabulary
-        has no <end_of_turn>.
+        2's a system role, and turns that do not alternate) or never reads one
+        of the variables, or the model has no chats: no template, and not the
+        tokens of Gemma 2's format.
     """
-    messages = chat.parse_messages(messages)
-    if self._render:
-      return self._render(
-        messages=messages,
-        add_generation_prompt=generation_prompt,
-        **self._names,
-      )
-    self.vocabulary.special_id(chat.END_OF_TURN)
-    return chat.gemma2_chat(
-      messages, generation_prompt, self._names['bos_token']
-    )
+    return self._chats.text(messages, generation_prompt, variables)
 
   def tokenize_chat(
     self,
     messages: chat.Messages,
     *,
     generation_prompt: bool = True,
+    variables: Mapping[str, Any] | None = None,
     parse_special: bool = True,
     max_length: int | None = None,
     truncate: bool = False,
   ) -> Encoding:
-    """Tokens of `chat_text`, with exactly one BOS at the start.
+    """Tokens of `chat_text`, with exactly one BOS at the start if `adds_bos`.
 
     `parse_special` is about the messages' contents: the template's own special
     tokens are always special. The other arguments, and what is raised, are
@@ -250,24 +345,53 @@ class Tokenizer:
     messages = chat.parse_messages(messages)
     if not parse_special:
       messages = chat.mark(messages, self.vocabulary.specials.values())
-    text = self.chat_text(messages, generation_prompt=generation_prompt)
+    text = self.chat_text(
+      messages, generation_prompt=generation_prompt, variables=variables
+    )
     pieces = [text] if parse_special else chat.split_at_marks(text)
     ids, offsets, shift = [], [], 0
     # The literal special tokens, if any, have the odd indices.
     for piece, parse in zip(pieces, itertools.cycle((True, False))):
-      (raw,) = self.vocabulary.encode([piece], parse)
-      ids += raw.ids
-      offsets += [(a + shift, b + shift) for a, b in raw.offsets]
+      found, places = self._encode_piece(piece, parse, first=not shift)
+      ids += found
+      offsets += [(a + shift, b + shift) for a, b in places]
       shift += len(piece)
     text = ''.join(pieces)
     return self._finish(text, ids, offsets, True, max_length, truncate)
+
+  def _encode_piece(self, piece, parse_special, first):
+    """Ids and offsets of a piece of a text.
+
+    A piece inside the text is encoded after a line break, which is then taken
+    off again, if its tokens can be: Llama 2's tokenizer puts a space at the
+    start of what it gets.
+    """
+    led = '\n' + piece
+    raw, *others = self.vocabulary.encode(
+      [piece] if first else [piece, '\n', led], parse_special
+    )
+    if others:
+      head, tail = others
+      size = len(head.ids)
+      if tail.ids[:size] == head.ids:
+        places = self.vocabulary.offsets(led, tail)[size:]
+        return tail.ids[size:], [(a - 1, b - 1) for a, b in places]
+    return raw.ids, self.vocabulary.offsets(piece, raw)
 
   def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
     """The text of int [T] ids. Bytes that are not UTF-8 give U+FFFD."""
     return self.vocabulary.decode(ids, skip_special)
 
   def token_strings(self, ids: Sequence[int]) -> list[str]:
-    """What each of int [T] ids spells, for labels: ' Paris', '<0xF0>'."""
+    """What each of int [T] ids spells, for labels: ' Paris', '<0xF0>'.
+
+    Bytes that are no whole character are written as '<0xF0>'. Without those,
+    the strings of a byte-level tokenizer make up the text (as it was after its
+    normalization, such as Qwen's NFC). Llama 2's also have the space that it
+    puts before a text.
+    """
+    if self.vocabulary.byte_level:
+      return [spans.spell_out(piece) for piece in self.vocabulary.spelled(ids)]
     pieces = self.vocabulary.pieces(ids)
     return [piece.replace('\u2581', ' ') for piece in pieces]
 
@@ -289,9 +413,11 @@ class Tokenizer:
 
     * it sees added tokens too: 'bos' is in the first token of every text;
     * where occurrences overlap, it may miss the beginning of the first;
-    * it sees U+FFFD instead of an unfinished character's bytes, and of the
-      complete characters right before it if they are bytes as well. There,
-      stop may lie too far right, and a far occurrence be found for a near one.
+    * it sees U+FFFD instead of an unfinished character's bytes and, but for
+      byte-level tokenizers, of the complete characters right before it if they
+      are bytes as well. There, stop may lie too far right, and a far occurrence
+      be found for a near one;
+    * Llama 2's decoder drops the space at the start of what it decodes.
 
     Args:
       source: A text, which is tokenized with BOS; the `Encoding` of, for
@@ -311,7 +437,7 @@ class Tokenizer:
       source = self.tokenize(source)
     elif not isinstance(source, Encoding):
       source = spans.encoding_of_pieces(
-        self.token_strings(source), self.vocabulary.check(source)
+        self.vocabulary.spelled(source), self.vocabulary.check(source)
       )
     if rule == 'offsets':
       return spans.span_by_offsets(source, substring, occurrence, whole_word)
@@ -326,7 +452,7 @@ class Tokenizer:
 
   def _finish(self, text, ids, offsets, bos, max_length, truncate) -> Encoding:
     """Adds BOS and enforces the length."""
-    if bos:
+    if bos and self.adds_bos:
       written = 0
       while ids[written : written + 1] == [self.bos_id]:
         written += 1
@@ -342,8 +468,3 @@ class Tokenizer:
       )
     kept = offsets[max_length][0]
     return Encoding(text, ids[:max_length], offsets[:max_length], kept)
-
-
-def _text_of(token: str | Mapping[str, Any] | None) -> str | None:
-  """A token's text; HF files have it bare, or inside an object."""
-  return token.get('content') if isinstance(token, Mapping) else token

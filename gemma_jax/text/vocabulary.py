@@ -5,15 +5,27 @@ and says of a bad file only that it is bad. `Vocabulary` has the few calls that
 `Tokenizer` makes, and says what is wrong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import copy
 import functools
-import pathlib
+import itertools
+import json
+import re
 
 import numpy as np
 import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
-from gemma_jax.text.spans import quote
+from gemma_jax.text.spans import Span, quote
+
+# The characters by which byte-level vocabularies write bytes: themselves, or
+# from U+0100 on where a byte is a space or a control character in Latin-1
+# (GPT-2's `bytes_to_unicode`).
+_SHOWN = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+_HIDDEN = (byte for byte in range(256) if byte not in _SHOWN)
+_BYTES = {chr(b): b for b in _SHOWN} | {
+  chr(256 + i): b for i, b in enumerate(_HIDDEN)
+}
 
 
 class Vocabulary:
@@ -22,39 +34,95 @@ class Vocabulary:
   Attributes:
     origin: Where it was read from, for error messages.
     specials: Id -> text of the special tokens.
+    byte_level: Whether pieces are bytes, written in GPT-2's alphabet; else
+      they are text with U+2581 for a space, and '<0xF0>' is a byte.
+    around: Ids that the file puts before, and after, a text; None if it has no
+      post-processor, which could say so.
   """
 
   def __init__(self, backend: tokenizers.Tokenizer, origin: str):
-    """Takes over a loaded tokenizer and switches off its own padding."""
+    """Takes over a loaded tokenizer and switches off what acts by itself.
+
+    This is padding, truncation and the post-processor, which adds tokens and
+    cuts the spaces off a byte-level tokenizer's offsets.
+    """
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = False
+    self.around = None
+    if backend.post_processor is not None:
+      sample = backend.encode('a')
+      tokens = [*zip(sample.ids, sample.special_tokens_mask, strict=True)]
+      before = [*itertools.takewhile(lambda token: token[1], tokens)]
+      after = [token for token in tokens[len(before) :] if token[1]]
+      self.around = [i for i, _ in before], [i for i, _ in after]
+      backend.post_processor = None
     self._backend = backend
     self.origin = origin
     added = backend.get_added_tokens_decoder()
+    self._added = {i: t.content for i, t in added.items()}
     self.specials = {i: t.content for i, t in added.items() if t.special}
+    self.byte_level = any(
+      part is not None and b'"type":"ByteLevel"' in part.__getstate__()
+      for part in (backend.decoder, backend.pre_tokenizer)
+    )
+    self._space = backend.token_to_id('Ġ' if self.byte_level else '▁')
+    self._without_row = frozenset()
 
   @classmethod
-  def from_file(cls, file: pathlib.Path, origin: str) -> 'Vocabulary':
-    """Reads a `tokenizer.json`.
-
-    Raises:
-      FileNotFoundError: there is none.
-      ValueError: it cannot be read.
-    """
-    if not file.is_file():
-      raise FileNotFoundError(
-        f'{file} does not exist. From a sentencepiece tokenizer.model, '
-        'transformers makes it: AutoTokenizer.from_pretrained(folder)'
-        '.save_pretrained(folder).'
-      )
+  def from_json(cls, content: str, origin: str) -> 'Vocabulary':
+    """Reads the content of a `tokenizer.json`; ValueError if it cannot."""
     try:
-      backend = tokenizers.Tokenizer.from_file(str(file))
+      backend = tokenizers.Tokenizer.from_str(content)
     except Exception as error:  # the library raises nothing more specific
       raise ValueError(
-        f'{file} cannot be read by tokenizers {tokenizers.__version__}: '
-        f'{error}.'
+        f'{origin}: tokenizer.json cannot be read by tokenizers '
+        f'{tokenizers.__version__}: {error}.'
       ) from error
+    return cls(backend, origin)
+
+  @classmethod
+  def from_gpt2(
+    cls,
+    vocab: str,
+    merges: str,
+    specials: Iterable[str],
+    add_prefix_space: bool,
+    origin: str,
+  ) -> 'Vocabulary':
+    """Reads the contents of GPT-2's vocab.json and merges.txt, as OPT has them.
+
+    Args:
+      vocab: JSON, piece -> id.
+      merges: Two pieces a line, after a comment.
+      specials: The special tokens; those not in `vocab` are left out.
+      add_prefix_space: Whether a text is cut as if a space came before it.
+      origin: Where they were read from.
+
+    Raises:
+      ValueError: they cannot be read.
+    """
+    try:
+      pieces = json.loads(vocab)
+      pairs = [
+        tuple(line.split(' '))
+        for line in merges.splitlines()
+        if line and not line.startswith('#version')
+      ]
+      backend = tokenizers.Tokenizer(models.BPE(pieces, pairs))
+    except Exception as error:  # the library raises nothing more specific
+      raise ValueError(
+        f'{origin}: vocab.json and merges.txt cannot be read: {error}.'
+      ) from error
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(
+      [
+        tokenizers.AddedToken(token, normalized=False)
+        for token in dict.fromkeys(specials)
+        if token in pieces
+      ]
+    )
     return cls(backend, origin)
 
   @property
@@ -84,6 +152,25 @@ class Vocabulary:
       )
     return token_id
 
+  def check_fits(self, rows: int, origin: str):
+    """Raises ValueError unless each token has a row of an embedding.
+
+    Special tokens may lack one, such as <image_soft_token> in Gemma 3's
+    models of text alone. From here on, they are refused in texts.
+    """
+    ids = self._backend.get_vocab().values()
+    outside = {i for i in ids if i >= rows}
+    if ordinary := outside - self.specials.keys():
+      first = min(ordinary)
+      raise ValueError(
+        f'The tokenizer of {self.origin} does not fit {origin}: it has tokens '
+        f'up to id {max(ids)}, and the embedding has {rows} rows, so that '
+        f'{len(ordinary)} tokens have none (the first is {first}, '
+        f'{self._backend.id_to_token(first)!r}). Use the tokenizer that '
+        'belongs to the model.'
+      )
+    self._without_row |= outside
+
   def encode(
     self, texts: Sequence[str], parse_special: bool
   ) -> list[tokenizers.Encoding]:
@@ -95,8 +182,8 @@ class Vocabulary:
         spelled in ordinary tokens.
 
     Raises:
-      ValueError: something is not a text, or a special token cannot be spelled
-        in ordinary tokens.
+      ValueError: something is not a text, a special token cannot be spelled in
+        ordinary tokens, or the model has no embedding of a token.
     """
     for text in texts:
       if not isinstance(text, str):
@@ -116,7 +203,34 @@ class Vocabulary:
             f'{self.origin} cannot spell {self.specials[min(found)]!r} in '
             f'ordinary tokens, in {quote(text)}: its merges lead back to it.'
           )
+    elif self._without_row:
+      for text, encoding in zip(texts, encodings, strict=True):
+        if found := self._without_row & set(encoding.ids):
+          raise ValueError(
+            f'{quote(text)} holds the special token '
+            f'{self.specials[min(found)]!r}, for which the model has no '
+            'embedding. Take it out, or pass parse_special=False.'
+          )
     return encodings
+
+  def offsets(self, text: str, encoding: tokenizers.Encoding) -> list[Span]:
+    """The characters of `text` that each token of its encoding spells.
+
+    They are the library's, except that a space that the tokenizer puts before
+    a text (as Llama 2's does) spells none, where it is a token of its own.
+    """
+    spans = encoding.offsets
+    following = [*spans[1:], (-1, -1)]
+    return [
+      (a, a)
+      if i == self._space
+      and a == then  # the library gives it the character after it
+      and not text[a:b].replace('▁', ' ').isspace()
+      else (a, b)
+      for i, (a, b), (then, _) in zip(
+        encoding.ids, spans, following, strict=False
+      )
+    ]
 
   @functools.cached_property
   def _plain_backend(self) -> tokenizers.Tokenizer:
@@ -146,8 +260,22 @@ class Vocabulary:
     return ids
 
   def pieces(self, ids: Sequence[int]) -> list[str]:
-    """The vocabulary's entries for integer [T] ids, spaces as U+2581."""
+    """The vocabulary's entries for integer [T] ids, as the file writes them."""
     return [self._backend.id_to_token(i) for i in self.check(ids)]
+
+  def spelled(self, ids: Sequence[int]) -> list[bytes]:
+    """The UTF-8 bytes that each of integer [T] ids spells."""
+    ids = self.check(ids)
+    return [self._spell(i, self._backend.id_to_token(i)) for i in ids]
+
+  def _spell(self, token_id: int, piece: str) -> bytes:
+    if not self.byte_level:
+      if re.fullmatch('<0x[0-9A-F]{2}>', piece):
+        return bytes.fromhex(piece[3:5])
+      return piece.replace('▁', ' ').encode()
+    if token_id in self._added or not _BYTES.keys() >= set(piece):
+      return piece.encode()
+    return bytes(_BYTES[char] for char in piece)
 
   def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
     """The text of integer [T] ids. Bytes that are not UTF-8 give U+FFFD."""

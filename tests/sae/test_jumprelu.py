@@ -76,7 +76,7 @@ def test_bfloat16_weights_compare_in_float32():
 @pytest.mark.parametrize('ids', [3, [3, 5], [[3, 5], [7, 3]], [32]])
 def test_columns(ids):
   sae, w, batch = make(), arrays(), x(6)
-  part = sae.columns(ids)
+  part = sae.select(ids)
   np.testing.assert_array_equal(
     part.encoder, np.moveaxis(w.W_enc[:, ids], 0, -1)
   )
@@ -95,7 +95,7 @@ def test_columns(ids):
 )
 def test_columns_refuse(ids, words):
   with pytest.raises(ValueError, match=words):
-    make().columns(ids)
+    make().select(ids)
 
 
 def test_clamping_in_the_model_is_surgery_on_the_reconstruction():
@@ -112,7 +112,7 @@ def test_clamping_in_the_model_is_surgery_on_the_reconstruction():
   edit = gj.clamp_latent(
     model.config,
     'resid_post',
-    **sae.columns(ids[None])._asdict(),
+    **sae.select(ids[None])._asdict(),
     value=2.5,
     layers=2,
   )

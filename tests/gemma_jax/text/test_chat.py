@@ -237,3 +237,38 @@ def test_marks_in_a_content_are_refused(bare):
   with pytest.raises(ValueError, match='ufdd0.*|U.FDD0'):
     bare.tokenize_chat('a\ufdd0b', parse_special=False)
   assert bare.tokenize_chat('a\ufdd0b').text.count('\ufdd0') == 1
+
+
+@pytest.mark.parametrize(
+  'source',
+  [
+    '{% generation %}\n {{ messages[0].content }}{% endgeneration %}\n x',
+    '{{ messages | tojson(indent=2, sort_keys=true) }}',
+    "{{ messages | tojson(separators=(',', ':'), ensure_ascii=true) }}",
+    '{{ tools is none }} {{ documents is none }} {{ nothing is defined }}',
+    "{{ strftime_now('%Y') }}",
+    '{{ bos_token }}{{ eos_token }}{{ unk_token }}{{ pad_token }}',
+    '{% set ns = namespace(a=1) %}{% set ns.a = 2 %}{{ ns.a }}{{ dict(b=3) }}',
+  ],
+)
+def test_the_dialect_is_hfs(tmp_path, source):
+  tok = Tokenizer.from_pretrained(
+    tiny_tokenizer.save(tmp_path, chat_template=source)
+  )
+  messages = _chat('é "<', 'b')
+  assert tok.chat_text(messages) == tiny_tokenizer.hf().apply_chat_template(
+    messages, chat_template=source, tokenize=False
+  )
+
+
+def test_a_template_that_breaks_down_names_its_model():
+  with pytest.raises(ValueError, match='template of here refuses.*str'):
+    compile_template("{{ 'a' + 1 }}", 'here')()
+
+
+def test_where_the_template_ends_no_turn_the_end_is_gemmas(tmp_path):
+  for source in ('constant', "{{ raise_exception('no') }}"):
+    tok = Tokenizer.from_pretrained(
+      tiny_tokenizer.save(tmp_path, chat_template=source)
+    )
+    assert tok.end_of_turn_id == tok.vocabulary.special_id('<end_of_turn>')
