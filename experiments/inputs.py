@@ -30,7 +30,7 @@ def define_model(values: flags.FlagValues) -> list[str]:
   flags.DEFINE_string(
     'model',
     BUNDLED,
-    'The base model: a folder of a Gemma 2 checkpoint (config.json, '
+    'The base model: a folder of a checkpoint (config.json, '
     '*.safetensors, tokenizer.json), or a hub id such as google/gemma-2-2b. '
     f"'{BUNDLED}' is the small one that comes along.",
     flag_values=values,

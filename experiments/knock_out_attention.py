@@ -38,14 +38,12 @@ from collections.abc import Mapping, Sequence
 import os
 
 from absl import flags
-import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
 from experiments import inputs, model_and_text, outputs, subject
 from experiments.attention import (
   Edges,
-  Watched,
   commonest_answer,
   make_cases,
   parse_heads,
@@ -56,6 +54,7 @@ from experiments.attention import (
   time_both_ways,
 )
 from experiments.report import knockout_figures
+from sae.jumprelu import Latents
 
 ANSWERS, REFUSALS = 'answers', 'refusals'
 STUDIES = (ANSWERS, REFUSALS)
@@ -289,7 +288,7 @@ def _run_study(about, name, reader, cases, plan) -> dict:
   return result
 
 
-def _watched(about) -> tuple[Watched, ...]:
+def _watched(about) -> tuple[Latents, ...]:
   """The chosen latents, as a sweep measures them."""
   values, ids = about.values, [t.id for t in about.targets.values()]
   saes = inputs.choose_saes(
@@ -300,14 +299,7 @@ def _watched(about) -> tuple[Watched, ...]:
     l0=values.l0,
   )
   saes = {one.layer: one.load(about.reader) for one in saes}
-  return tuple(
-    Watched(
-      site=id.site,
-      layer=jnp.int32(id.layer),
-      latents=saes[id.layer].columns([id.latent]),
-    )
-    for id in ids
-  )
+  return tuple(saes[id.layer].select([id.latent]) for id in ids)
 
 
 def _write_effects(folder, study):

@@ -19,7 +19,7 @@ from experiments.splicing import LOGITS_BYTES
 import gemma_jax as gj
 from gemma_jax.model import QUERY_CHUNK
 from gemma_jax.sharding import WEIGHT_RULES
-from gemma_jax.weights import WEIGHTS, weight_shape
+from gemma_jax.weights import weight_letters, weight_shape
 from sae.recipe import TrainConfig
 
 # Beyond so many times what there is, a run is refused; beyond the other, the
@@ -293,7 +293,7 @@ def _weight_bytes(config, size, data, model_parallel) -> int:
       _part(count, devices[WEIGHT_RULES.get(letter)])
       for letter, count in zip(letters, weight_shape(config, name), strict=True)
     )
-    for name, letters in WEIGHTS.items()
+    for name, letters in weight_letters(config).items()
   )
 
 
@@ -304,7 +304,7 @@ def _forward_bytes(config, tokens, context, size, model_parallel) -> int:
     for count in (config.num_heads, config.num_kv_heads, config.d_ff)
   )
   scores = 2 * 4 * N * tokens * min(context, QUERY_CHUNK)
-  mlp = 3 * size * F * tokens
+  mlp = (2 + config.gated) * size * F * tokens
   heads = size * tokens * config.head_dim * 2 * (N + K)
   stream = 4 * 4 * config.d_model * tokens
   return scores + mlp + heads + stream

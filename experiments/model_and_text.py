@@ -19,7 +19,7 @@ from experiments.documents import SEPARATORS, DocumentFile
 from experiments.synthetic_text import SyntheticRows
 from experiments.token_rows import Rows, TokenRows, write_rows
 import gemma_jax as gj
-from gemma_jax.weights import WEIGHTS
+from gemma_jax.weights import weight_letters
 
 # Streams of the generator.
 _TRAINING, _EVALUATION = 0, 1
@@ -32,7 +32,7 @@ def define_flags(values: flags.FlagValues) -> list[str]:
   flags.DEFINE_string(
     'model',
     None,
-    'Folder of a Gemma 2 checkpoint (config.json, *.safetensors), or a hub id '
+    'Folder of a checkpoint (config.json, *.safetensors), or a hub id '
     'such as google/gemma-2-2b. Default: that of the bundled world, with its '
     'text, repeated.',
     **common,
@@ -165,7 +165,7 @@ def fingerprint(reader: gj.CheckpointReader) -> str:
   """
   digest = hashlib.sha256(repr(reader.config).encode())
   digest.update(str(reader.dtype).encode())
-  for name, letters in WEIGHTS.items():
+  for name, letters in weight_letters(reader.config).items():
     rows = 64 if name == 'embed' else 1
     part = [slice(None if at == 'L' else rows) for at in letters[:-1]]
     digest.update(reader.read(name, part).tobytes())
@@ -374,14 +374,14 @@ def _special(
   ids = {config.bos_id, config.pad_id, *config.eos_ids}
   if tokenizer is not None:
     ids |= {tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id}
-  return sorted(i for i in ids if 0 <= i < config.vocab_size)
+  return sorted(i for i in ids - {None} if 0 <= i < config.vocab_size)
 
 
 def _generated(values, config, stream) -> SyntheticRows:
   return SyntheticRows(
     vocab_size=config.vocab_size,
     special=_special(config),
-    bos=config.bos_id,
+    bos=config.fill_id if config.bos_id is None else config.bos_id,
     context=values.context,
     seed=values.text_seed,
     stream=stream,

@@ -54,6 +54,7 @@ from experiments.steering import (
   summarise,
 )
 from experiments.steering.arms import ORIGINAL, RANDOM_LATENT
+from experiments.steering.orthogonalise import written_at_first
 import gemma_jax as gj
 
 _TITLE = 'Does a model decline without the direction?'
@@ -239,7 +240,7 @@ def _written(subject, model, edited, direction, questions):
     orthogonalised.save_untied(
       one, direction, folder, companions=subject.reader.folder
     )
-    found[way] = measure(orthogonalised.read_untied(folder).written)
+    found[way] = measure(gj.load_checkpoint(folder))
     saved[way] = folder
   for name, sites in found.items():
     cosines |= {f'{name}/{site}': x for site, x in sites.items()}
@@ -248,12 +249,15 @@ def _written(subject, model, edited, direction, questions):
 
 def _on_text(subject, model, edited, direction, documents):
   """The ways, and the first in a tied checkpoint, on plain text."""
+  others = dict(edited)
   way, (first, _) = next(iter(edited.items()))
-  without = orthogonalised.without_direction(first.embed[...], direction)
-  tied = gj.Decoder(first.config, first.weights() | {'embed': without})
+  if first.config.tied:
+    weights = first.weights()
+    weights |= written_at_first(weights, direction)
+    others[f'{way}, tied'] = gj.Decoder(first.config, weights), None
   return orthogonalised.compare_on_text(
     model,
-    {**edited, f'{way}, tied': (tied, None)},
+    others,
     documents,
     rows_per_batch=min(16, subject.values.rows_per_batch),
     seed=subject.values.seed,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from experiments.activations import harvest, num_batches, read_batch
+from experiments.activations import num_batches, read_batch
 from experiments.splicing import Splicer, losses_that_count, own_gradients
 from experiments.token_rows import Rows
 import gemma_jax as gj
@@ -111,7 +111,7 @@ def measure_metrics(
   sums = [[init_sums(sae.width, sae.d_in) for sae in row] for row in saes]
   weights = [[sae.weights() for sae in row] for row in saes]
   for batch in text.batches('Measuring reconstruction'):
-    x = harvest(model, batch, capture, site, max(layers) + 1)
+    x = gj.run(model, *batch[:2], capture=capture)[site]
     keep = jnp.asarray(batch.keep)
     for s, row in enumerate(sums):
       for r, sofar in enumerate(row):

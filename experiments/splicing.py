@@ -11,7 +11,6 @@ losses count where both the token that predicts and the one predicted are kept.
 """
 
 from collections.abc import Sequence
-import dataclasses
 import functools
 
 import jax
@@ -60,11 +59,8 @@ class Splicer:
         self._model, batch.tokens, batch.positions, capture=self._capture
       )
       # The last layer is among the captured ones, and not always wanted.
-      at = np.asarray(self._capture.layers).tolist().index
-      stream = out.activations['resid_post'][
-        at(self._model.config.num_layers - 1)
-      ]
-      x = out.activations[self._site][: len(self._layers)]
+      stream = out['resid_post', self._model.config.num_layers - 1]
+      x = out[self._site][: len(self._layers)]
       self._batch = batch
       self._clean = x, next_token_losses(self._model, stream, batch.tokens)
     return self._clean
@@ -76,9 +72,8 @@ class Splicer:
       return clean
     source = _replaced(replace, x[self._layers.index(layer)])
     patch = gj.patch(
-      self._model.config,
       self._site,
-      source[None],
+      source,
       layers=layer,
       source_positions=np.where(batch.keep, batch.positions, -1),
     )
@@ -86,11 +81,10 @@ class Splicer:
       self._model,
       batch.tokens,
       batch.positions,
-      interventions={self._site: (patch,)},
+      interventions=[patch],
       capture=self._last,
     )
-    stream = out.activations['resid_post'][0]
-    return next_token_losses(self._model, stream, batch.tokens)
+    return next_token_losses(self._model, out['resid_post'][0], batch.tokens)
 
   def runner(self, layer: int) -> Run:
     """What `sae.fidelity` calls: (batch, replacement) to losses and a mask."""
@@ -169,57 +163,48 @@ def own_gradients(
   """
   T = batch.tokens.shape[1]
   at = np.asarray(at, np.int32)
-  nothing = jnp.zeros((len(at), gj.site_width(model.config, site)))
-  edits = [
-    gj.steer(
-      model.config,
-      site,
-      nothing,
-      layers=layer,
-      positions=at[:, None],
-      num_positions=T,
-    )
-    for layer in layers
-  ]
   out = gj.run(
     model,
     batch.tokens,
     batch.positions,
-    capture=gj.capture(site, layers=list(layers), positions=at[:, None]),
-    num_layers=max(layers) + 1,
+    capture=gj.capture(
+      site, layers=list(layers), positions=gj.per_row(at[:, None])
+    ),
   )
   column = np.argmax(batch.positions == at[:, None], axis=1)
   target = batch.tokens[np.arange(len(at)), np.minimum(column + 1, T - 1)]
   gradient = _gradient(
-    [nothing] * len(edits),
-    edits,
     model,
     site,
-    jnp.asarray(batch.tokens),
-    jnp.asarray(batch.positions),
-    jnp.asarray(at),
-    jnp.asarray(target),
+    np.array(layers, np.int32),
+    batch.tokens,
+    batch.positions,
+    at[:, None],
+    target,
   )
-  return out.activations[site][:, :, 0], jnp.stack(gradient)
+  return out[site][:, :, 0], gradient
 
 
-def _correct_logit(added, edits, model, site, tokens, positions, at, target):
-  """Sum over rows; `added` [B, W] each goes to the site, one per layer."""
-  edits = tuple(
-    dataclasses.replace(edit, write=write[:, None])
-    for edit, write in zip(edits, added, strict=True)
-  )
-  out = gj.forward(
-    model,
-    tokens,
-    positions,
-    interventions={site: edits},
-    logits_at=at[:, None],
-    remat=True,
-  )
-  logits = out.logits[:, 0]  # [B, V]
-  correct = jnp.take_along_axis(logits, target[:, None], axis=1)[:, 0]
-  return (correct - logits.mean(axis=1)).sum()
+@functools.partial(jax.jit, static_argnames='site')
+def _gradient(model, site, layers, tokens, positions, at, target):
+  """[S, B, W], of what is added to the site at positions `at` [B, 1]."""
 
+  def correct_logit(added):
+    edits = [
+      gj.steer(site, direction, layers=layer, positions=gj.per_row(at))
+      for direction, layer in zip(added, layers, strict=True)
+    ]
+    out = gj.forward(
+      model,
+      tokens,
+      positions,
+      interventions=edits,
+      logits_at=at,
+      remat=True,
+    )
+    logits = out.logits[:, 0]  # [B, V]
+    correct = jnp.take_along_axis(logits, target[:, None], axis=1)[:, 0]
+    return (correct - logits.mean(axis=1)).sum()  # rows do not see each other
 
-_gradient = jax.jit(jax.grad(_correct_logit), static_argnums=3)
+  W = gj.site_width(model.config, site)
+  return jax.grad(correct_logit)(jnp.zeros((len(layers), len(at), W)))

@@ -179,7 +179,8 @@ def write_rows(
       desc=description, total=enough, unit=' tokens', unit_scale=True
     ) as bar,
   ):
-    for row in cut_rows(documents, context, tokenizer.bos_id, pack):
+    bos = tokenizer.bos_id if tokenizer.adds_bos else None
+    for row in cut_rows(documents, context, bos, pack):
       row = np.asarray(row, np.int32)
       count = int((~is_special[row]).sum())
       if not count:
@@ -246,27 +247,35 @@ class Documents:
 
 
 def cut_rows(
-  documents: Iterable[list[int]], context: int, bos: int, pack: bool
+  documents: Iterable[list[int]], context: int, bos: int | None, pack: bool
 ) -> Iterator[list[int]]:
-  """Rows of at most `context` tokens; see the top of this file."""
-  row = [bos]
+  """Rows of at most `context` tokens; see the top of this file.
+
+  Args:
+    documents: Token ids of each.
+    context: T.
+    bos: Begins every document; None where the model has none.
+    pack: Whether documents share rows.
+  """
+  begin = [] if bos is None else [bos]
+  row = [*begin]
   for ids in filter(None, documents):
-    if len(row) > 1:
+    if len(row) > len(begin):
       # Room for a BOS and a token after it, or a new row.
-      if pack and len(row) + 2 <= context:
-        row.append(bos)
+      if pack and len(row) + len(begin) + 1 <= context:
+        row += begin
       else:
         yield row
-        row = [bos]
+        row = [*begin]
     at = 0
     while at < len(ids):
       if len(row) == context:
         yield row
-        row = [bos]
+        row = [*begin]
       part = ids[at : at + context - len(row)]
       row += part
       at += len(part)
-  if len(row) > 1:
+  if len(row) > len(begin):
     yield row
 
 

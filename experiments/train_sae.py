@@ -1,4 +1,4 @@
-"""Trains JumpReLU SAEs on a Gemma 2's activations, and measures them.
+"""Trains JumpReLU SAEs on a model's activations, and measures them.
 
   python -m experiments.train_sae --out=out/sae   # the bundled MiniWorld
 

@@ -8,6 +8,20 @@ See `block.py` for the architecture, `families` for what differs between
 models, `sites.py` for names, `where.py` for layers, positions and heads.
 """
 
+from gemma_jax.attribution import (
+  PART_SITES,
+  Parts,
+  direct_logit_attribution,
+  head_outputs,
+  kl_divergence,
+  logit_lens,
+  norm_scale,
+  read_logit,
+  readout,
+  readout_bias,
+  to_vocabulary,
+  token_losses,
+)
 from gemma_jax.cache import Cache
 from gemma_jax.capture import Capture, capture
 from gemma_jax.checkpoint.hf import (
@@ -42,6 +56,12 @@ from gemma_jax.interventions import (
   Splice,
   stack_rows,
 )
+from gemma_jax.language_model import (
+  Continuation,
+  LanguageModel,
+  load_model,
+  read_tokenizer,
+)
 from gemma_jax.model import Output, embed, forward, unembed
 from gemma_jax.patching import knock_out_attention, patch
 from gemma_jax.resuming import Recording, record, resume
@@ -49,7 +69,7 @@ from gemma_jax.running import run
 from gemma_jax.sharding import initialize_distributed, make_mesh
 from gemma_jax.sites import SITES, VECTOR_SITES, parse_site, site_width
 from gemma_jax.text.padding import BUCKETS, TokenBatch, pad_rows
-from gemma_jax.text.spans import Encoding, TruncationError
+from gemma_jax.text.spans import Encoding, Span, TruncationError
 from gemma_jax.text.tokenizer import Tokenizer
 from gemma_jax.weights import Decoder, init_model, unstack_layers
 from gemma_jax.where import Selection, before, layer_window, per_row, since

@@ -2,7 +2,7 @@
 
   None          all of them
   5             that one
-  [5, 7]        both, in every row; range(5, 8) too
+  [5, 7]        both, in every row; range(5, 8) and a Span are stretches
   'last'        positions only: each row's last token
   mask          a bool or float array [size]: a gate for each
 
@@ -10,7 +10,7 @@ holds for every row of a batch. What differs by row is said with `per_row`:
 
   per_row([5, 7])                     row 0 at 5, row 1 at 7
   per_row([[5, 6], [7, -1]])          several in each; -1 fills up
-  per_row([range(2, 5), range(1, 3)]) a stretch in each
+  per_row([range(2, 5), range(1, 3)]) a stretch in each; Spans too
   per_row(mask)                       a bool or float array [R, size]
 
 Positions are absolute: 0 is a row's first token, whatever the padding, and the
@@ -28,6 +28,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from gemma_jax.text.spans import Span
 
 # Stands for each row's last position until a run says which that is.
 LAST = -2
@@ -155,7 +157,7 @@ class Selection:
 
 
 Indices = int | str | Sequence | np.ndarray | jax.Array | PerRow | Selection
-Indices = Indices | None
+Indices |= None
 
 
 def select(indices: Indices, what: str, *, last: bool = False) -> Selection:
@@ -178,9 +180,11 @@ def select(indices: Indices, what: str, *, last: bool = False) -> Selection:
       words = "the only word is 'last'" if last else 'no word is understood'
       raise ValueError(f'{what}s={indices!r}: {words}.')
     return _stretch([LAST], [LAST])
+  if isinstance(indices, Span):
+    return _stretch([indices.start], [indices.stop])
   rowwise = isinstance(indices, PerRow)
   values = indices.values if rowwise else indices
-  if rowwise and _all_ranges(values):
+  if rowwise and _all_stretches(values):
     _check_steps(values, what)
     return _stretch([r.start for r in values], [r.stop for r in values])
   values = _array(values, what)
@@ -277,6 +281,8 @@ def absolute(positions: Indices, what: str) -> np.ndarray | jax.Array:
     if positions != 'last':
       raise ValueError(f"{what}={positions!r}: the only word is 'last'.")
     return np.full((1, 1), LAST, np.int32)
+  if isinstance(positions, Span):
+    positions = range(*positions)
   rowwise = isinstance(positions, PerRow)
   values = _array(positions.values if rowwise else positions, what)
   if values.ndim > 1 + rowwise or (rowwise and not values.ndim):
@@ -332,17 +338,17 @@ def _scattered(ids) -> Selection:
   return dataclasses.replace(_stretch([0], [0]), ids=ids)
 
 
-def _all_ranges(values) -> bool:
+def _all_stretches(values) -> bool:
   return (
     isinstance(values, Sequence)
     and len(values) > 0
-    and all(isinstance(value, range) for value in values)
+    and all(isinstance(value, range | Span) for value in values)
   )
 
 
 def _check_steps(ranges, what):
   for row, each in enumerate(ranges):
-    if each.step != 1 or each.start < 0:
+    if getattr(each, 'step', 1) != 1 or each.start < 0:
       raise ValueError(
         f'{what}s of row {row} are {each}; a range per row counts from 0 up '
         'in steps of 1.'

@@ -1,4 +1,4 @@
-r"""Times our Gemma 2 against HF transformers on the same weights.
+r"""Times our decoders against HF transformers on the same weights.
 
 In one run and on one machine, each pair of candidates taking turns:
 
@@ -16,7 +16,9 @@ multiplies matrices, measured first. Compile time and the number of programs
 compiled are those of our side.
 
   python -m tools.benchmark_model --size=medium
-  python -m tools.benchmark_model --size=2b --dtype=bfloat16 --peak_tflops=989
+  python -m tools.benchmark_model --size=gemma-2-2b --dtype=bfloat16 \
+    --peak_tflops=989
+  python -m tools.benchmark_model --checkpoint=SmolLM2-135M-Instruct.gguf
 """
 
 import json
@@ -33,41 +35,34 @@ from tqdm import tqdm
 import gemma_jax as gj
 from tools.timing import CompileLog, alternate, matmul_rate
 
+
+def _gemma2(L, D, F, N, K, H, V):
+  return gj.FAMILIES['gemma2'].config(
+    num_layers=L,
+    d_model=D,
+    d_ff=F,
+    num_heads=N,
+    num_kv_heads=K,
+    head_dim=H,
+    vocab_size=V,
+    query_pre_attn_scalar=H,
+    local_layers=tuple(i % 2 == 0 for i in range(L)),
+  )
+
+
 SIZES = {
   # As small as a model that ships with a project; overheads dominate.
-  'small': dict(
-    num_layers=8,
-    d_model=256,
-    d_ff=1024,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=64,
-    vocab_size=2048,
-    query_pre_attn_scalar=64,
-  ),
+  'small': _gemma2(8, 256, 1024, 4, 2, 64, 2048),
   # Arithmetic and memory dominate, and a laptop still finishes.
-  'medium': dict(
-    num_layers=12,
-    d_model=768,
-    d_ff=3072,
-    num_heads=8,
-    num_kv_heads=4,
-    head_dim=96,
-    vocab_size=16_384,
-    query_pre_attn_scalar=96,
-  ),
-}
-PRESETS = {
-  '2b': gj.ModelConfig.gemma2_2b,
-  '9b': gj.ModelConfig.gemma2_9b,
-}
+  'medium': _gemma2(12, 768, 3072, 8, 4, 96, 16_384),
+} | gj.PRESETS
 PARTS = ('forward', 'harvest', 'decode', 'edits')
 
 _SIZE = flags.DEFINE_enum(
-  'size', 'medium', [*SIZES, *PRESETS], 'Random weights of this shape.'
+  'size', 'medium', list(SIZES), 'Random weights of this shape.'
 )
 _CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', None, 'A Hugging Face folder to time instead of --size.'
+  'checkpoint', None, 'A folder, hub id or .gguf to time instead of --size.'
 )
 _DTYPE = flags.DEFINE_enum(
   'dtype', 'float32', ['float32', 'bfloat16'], 'Of weights and activations.'
@@ -75,6 +70,12 @@ _DTYPE = flags.DEFINE_enum(
 _PARTS = flags.DEFINE_list('parts', list(PARTS), f'Which of {PARTS}.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed runs of each candidate.')
 _PEER = flags.DEFINE_boolean('peer', True, 'Time HF transformers too.')
+_ATTENTION = flags.DEFINE_enum(
+  'hf_attention',
+  'eager',
+  ['eager', 'sdpa'],
+  "HF's attention: the one that shows its patterns, or the fused one.",
+)
 _LAYERS = flags.DEFINE_enum(
   'layers',
   'both',
@@ -94,7 +95,8 @@ def operations(config: gj.ModelConfig, tokens: int, context: float) -> float:
   """
   heads = config.num_heads * config.head_dim
   kv = config.num_kv_heads * config.head_dim
-  per_layer = config.d_model * (2 * heads + 2 * kv + 3 * config.d_ff)
+  matrices = 3 if config.gated else 2
+  per_layer = config.d_model * (2 * heads + 2 * kv + matrices * config.d_ff)
   return tokens * config.num_layers * 2 * (per_layer + 2 * heads * context)
 
 
@@ -119,11 +121,7 @@ class Ours:
 
   def harvest(self, tokens, layer, position):
     look = gj.capture('resid_post', layers=layer, positions=position)
-    return self._each(
-      lambda m: (
-        gj.run(m, tokens, capture=look, num_layers=layer + 1).activations
-      )
-    )
+    return self._each(lambda m: gj.run(m, tokens, capture=look).activations)
 
   def decode(self, tokens, new, interventions=None):
     return self._each(
@@ -148,7 +146,7 @@ class Ours:
 class Peer:
   """HF transformers on the same weights, device and threads."""
 
-  def __init__(self, folder: str, dtype: str):
+  def __init__(self, folder: str, dtype: str, attention: str):
     import torch
     import transformers
 
@@ -157,26 +155,32 @@ class Peer:
     torch.set_grad_enabled(False)
     self.device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
     self.version = f'torch {torch.__version__}, {transformers.__version__}'
-    self.model = transformers.Gemma2ForCausalLM.from_pretrained(
-      folder, dtype=getattr(torch, dtype), attn_implementation='eager'
+    self.model = transformers.AutoModelForCausalLM.from_pretrained(
+      folder, dtype=getattr(torch, dtype), attn_implementation=attention
     )
     self.model = self.model.eval().to(self.device)
+    self.model.generation_config = transformers.GenerationConfig(
+      pad_token_id=self.model.config.pad_token_id or 0
+    )
 
   def forward(self, tokens):
     tokens = self._tokens(tokens)
     return self._timed(lambda: self.model(tokens, use_cache=False))
 
-  def cut(self, tokens, num_layers):
-    """The first layers only, without logits."""
-    tokens, inner = self._tokens(tokens), self.model.model
-    count = inner.config.num_hidden_layers
+  def cut(self, tokens, config, num_layers):
+    """The first layers only, without logits or the final norm's use."""
+    path = gj.FAMILIES[config.family].layers
+    inner = self.model.base_model
+    name = path.rpartition('.')[2]
+    parent = self.model.get_submodule(path.rpartition('.')[0])
+    tokens, whole = self._tokens(tokens), getattr(parent, name)
 
     def run():
-      inner.config.num_hidden_layers = num_layers
+      setattr(parent, name, whole[:num_layers])
       try:
         inner(tokens, use_cache=False)
       finally:
-        inner.config.num_hidden_layers = count
+        setattr(parent, name, whole)
 
     return self._timed(run)
 
@@ -236,7 +240,7 @@ def benchmark(ours: Ours, peer: Peer | None, rate, repeats, parts, peak=None):
     candidates = ours.harvest(tokens, layer, T - 4)
     if peer:
       candidates['hf, full'] = peer.forward(tokens)
-      candidates['hf, cut'] = peer.cut(tokens, layer + 1)
+      candidates['hf, cut'] = peer.cut(tokens, config, layer + 1)
     share = (layer + 1) / config.num_layers
     work = operations(config, B * T, T / 2) * share
     compare(f'harvest layer {layer}, {B} x {T}', B * T, work, candidates)
@@ -255,17 +259,12 @@ def benchmark(ours: Ours, peer: Peer | None, rate, repeats, parts, peak=None):
     candidates = {}
     for rows in (1, B):
       edit = gj.steer(
-        config,
         'resid_post',
         rng.standard_normal((rows, D)),
-        layers=rng.integers(0, config.num_layers, rows),
+        layers=gj.per_row(rng.integers(0, config.num_layers, rows)),
         coefficient=rng.standard_normal(rows),
-        positions=np.ones((rows, 33), np.float32),
-        num_positions=33,
       )
-      for name, run in ours.decode(
-        tokens, new, {'resid_post': (edit,)}
-      ).items():
+      for name, run in ours.decode(tokens, new, [edit]).items():
         candidates[f'{name}, {rows} edits'] = run
     work = operations(config, B * (15 + new), (16 + new) / 2)
     work += unembedding(config, B * new)
@@ -307,16 +306,15 @@ def main(argv):
   dtype = jnp.dtype(_DTYPE.value)
   with tempfile.TemporaryDirectory() as scratch:
     if _CHECKPOINT.value:
-      folder = _CHECKPOINT.value
-      model = gj.load_checkpoint(folder, dtype=dtype)
+      model = gj.load_checkpoint(_CHECKPOINT.value, dtype=dtype)
     else:
-      sizes = SIZES.get(_SIZE.value)
-      config = gj.ModelConfig(**sizes) if sizes else PRESETS[_SIZE.value]()
-      model = gj.init_model(config, jax.random.key(0), dtype)
+      model = gj.init_model(SIZES[_SIZE.value], jax.random.key(0), dtype)
+    peer = None
+    if _PEER.value:
+      # Written anew, so that both sides have the same values of any source.
       folder = os.path.join(scratch, 'model')
-      if _PEER.value:
-        gj.save_checkpoint(model, folder)
-    peer = Peer(folder, _DTYPE.value) if _PEER.value else None
+      gj.save_checkpoint(model, folder)
+      peer = Peer(folder, _DTYPE.value, _ATTENTION.value)
   layers = _LAYERS.value
   ours = Ours(model, layers)
   rate = matmul_rate(dtype)

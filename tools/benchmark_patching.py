@@ -16,11 +16,14 @@ numbers. Operations are those of the formulas in experiments/patching/costs.py.
 
   python -m tools.benchmark_patching
   python -m tools.benchmark_patching --pairs=4,32 --torch_threads=2
+  python -m tools.benchmark_patching --model=SmolLM2-135M-Instruct.gguf \
+    --pairs=8 --tokens=12 --name=4,6
 
 TransformerLens comes with `pip install -e '.[peers]'`.
 """
 
 import functools
+import importlib
 import importlib.util
 import json
 import os
@@ -48,7 +51,7 @@ from tools.timing import CompileLog, alternate
 SITE = 'resid_pre'
 
 _MODEL = flags.DEFINE_string(
-  'model', inputs.BUNDLED, 'Folder of a Gemma 2 checkpoint.'
+  'model', inputs.BUNDLED, 'A checkpoint: folder, hub id or .gguf.'
 )
 _PAIRS = flags.DEFINE_list('pairs', ['4', '32'], 'Rows of each case.')
 _TOKENS = flags.DEFINE_integer('tokens', 8, 'Tokens of a row.')
@@ -63,16 +66,28 @@ _PEER = flags.DEFINE_boolean('peer', True, 'Time TransformerLens too.')
 _JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
 
 
+# Family -> TransformerLens' module and function that convert HF's weights.
+_CONVERTERS = {
+  'gemma2': ('gemma', 'convert_gemma_weights'),
+  'llama': ('llama', 'convert_llama_weights'),
+}
+
+
 class TransformerLens:
   """A HookedTransformer with our weights, by way of HF."""
 
   def __init__(self, model: gj.Decoder):
     from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions.gemma import (
-      convert_gemma_weights,
-    )
+    from transformer_lens.pretrained import weight_conversions
 
     config = model.config
+    if config.family not in _CONVERTERS or config.rope_scaling is not None:
+      raise ValueError(
+        f'A {config.family} model is not compared here; expected one of '
+        f'{", ".join(_CONVERTERS)}, without scaled rotations. '
+        '--peer=false times ours alone.'
+      )
+    acts = {'gelu_tanh': 'gelu_pytorch_tanh', 'silu': 'silu'}
     settings = HookedTransformerConfig(
       n_layers=config.num_layers,
       d_model=config.d_model,
@@ -82,35 +97,38 @@ class TransformerLens:
       d_mlp=config.d_ff,
       d_vocab=config.vocab_size,
       n_ctx=64,
-      eps=config.rms_norm_eps,
-      act_fn='gelu_pytorch_tanh',
+      eps=config.norm_eps,
+      act_fn=acts[config.activation],
       normalization_type='RMS',
       positional_embedding_type='rotary',
       rotary_base=config.rope_theta,
       rotary_dim=config.head_dim,
+      rotary_adjacent_pairs=False,
       attn_scale=config.query_pre_attn_scalar**0.5,
-      use_local_attn=True,
+      use_local_attn=any(config.local_layers),
       window_size=config.window,
       attn_types=[
         'local' if local else 'global' for local in config.local_layers
       ],
-      attn_scores_soft_cap=config.attn_softcap,
-      output_logits_soft_cap=config.final_softcap,
-      gated_mlp=True,
+      attn_scores_soft_cap=config.attn_softcap or -1.0,
+      output_logits_soft_cap=config.final_softcap or -1.0,
+      gated_mlp=config.gated,
       final_rms=True,
-      use_normalization_before_and_after=True,
-      original_architecture='Gemma2ForCausalLM',
+      use_normalization_before_and_after=config.post_norms,
+      original_architecture=gj.FAMILIES[config.family].architecture,
       device='cpu',
     )
     with tempfile.TemporaryDirectory() as folder:
       gj.save_checkpoint(model, folder)
-      hf = transformers.Gemma2ForCausalLM.from_pretrained(folder)
+      hf = transformers.AutoModelForCausalLM.from_pretrained(folder)
     with warnings.catch_warnings():
       warnings.simplefilter('ignore', DeprecationWarning)
       self.model = HookedTransformer(settings).eval()
+    module, function = _CONVERTERS[config.family]
+    module = importlib.import_module(f'{weight_conversions.__name__}.{module}')
     # What it makes itself, masks and rotations, is not in the checkpoint.
     left = self.model.load_state_dict(
-      convert_gemma_weights(hf, settings), strict=False
+      getattr(module, function)(hf, settings), strict=False
     )
     made = ('mask', 'IGNORE', 'rotary_sin', 'rotary_cos')
     missing = [k for k in left.missing_keys if not k.endswith(made)]
@@ -141,7 +159,7 @@ def rows(config: gj.ModelConfig, n: int):
   start, stop = map(int, _NAME.value)
   ids = functools.partial(rng.integers, 5, config.vocab_size, dtype=np.int32)
   base = ids((n, _TOKENS.value))
-  base[:, 0] = config.bos_id
+  base[:, 0] = config.fill_id if config.bos_id is None else config.bos_id
   donor = base.copy()
   donor[:, start:stop] = ids((n, stop - start))
   return base, donor, ids((n, 2))

@@ -51,6 +51,7 @@ GEMMA = dict(
   head_dim=64,
   vocab_size=2048,
   query_pre_attn_scalar=64,
+  local_layers=(True, False) * 4,
 )
 
 _SIZES = flags.DEFINE_list(
@@ -190,7 +191,7 @@ def time_sweep(size, record):
   per_update = {k: t / steps for k, t in times.items()}
   record('sweep, updates', size, per_update, 10 * D * F * B * runs)
 
-  model_config = gj.ModelConfig(**GEMMA, d_model=D, d_ff=4 * D)
+  model_config = gj.FAMILIES['gemma2'].config(**GEMMA, d_model=D, d_ff=4 * D)
   model = gj.init_model(model_config, jax.random.key(0))
   layer = model_config.num_layers // 2
   look = gj.capture('resid_post', layers=layer)
@@ -198,8 +199,8 @@ def time_sweep(size, record):
 
   def stream():
     for rows in tokens:
-      out = gj.run(model, rows, capture=look, num_layers=layer + 1)
-      yield out.activations['resid_post'][0].reshape(-1, D)
+      out = gj.run(model, rows, capture=look)
+      yield out['resid_post'][0].reshape(-1, D)
 
   config = functools.partial(
     TrainConfig, width=F, num_steps=steps, batch_size=B, bucket_size=steps * B

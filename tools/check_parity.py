@@ -1,6 +1,6 @@
-"""Does our Gemma 2 compute what HF transformers computes, on your checkpoint?
+"""Does gemma_jax compute what HF transformers computes, on your checkpoint?
 
-  python -m tools.check_parity --checkpoint=DIR
+  python -m tools.check_parity --checkpoint=<folder, hub id or .gguf>
 
 Runs HF transformers (eager attention, on the CPU) and gemma_jax on the same
 tokens and compares every site of every layer, the logits, the loss and 32
@@ -21,13 +21,19 @@ implementations do: there ours has to be as close to HF's float32 predictions
 as HF's own bfloat16 run is, and 95 % of greedy tokens have to be equal. See
 tools/parity/verdict.py for each gate and the measurements behind it.
 
-Prompts are built in where the folder has a tokenizer.json, random ids where it
-has none. Rows are padded on the left and on the right; greedy decoding pads on
-the left, as HF's does.
+Every family that gemma_jax reads can be checked. The reference of a .gguf file
+is what transformers makes of it (pip install 'knowledge-awareness-jax[real]').
+
+Where the checkpoint has a tokenizer, it is compared with HF's on some hundred
+hostile texts (tools/parity/hostile.py; --notokenizer leaves that out), and the
+prompts are built in; both models are given our tokens. Without one, prompts
+are random ids. Rows are padded on the left and on the right; greedy decoding
+pads on the left, as HF's does.
 
 A model that does not fit into memory twice (9B and more on most hosts) is
 streamed: both sides hold one layer's weights at a time. Generating 32 tokens
-then reads the checkpoint 64 times; --new_tokens=4 is a quicker look.
+then reads the checkpoint 64 times; --new_tokens=4 is a quicker look. A .gguf,
+and a folder with a vision tower, are not streamed.
 
   python -m tools.check_parity --checkpoint=google/gemma-2-2b \\
     --dtype=bfloat16 --prompts=my_prompts.txt --json=parity.json
@@ -57,8 +63,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string,
     'checkpoint',
     None,
-    'Folder of a Hugging Face checkpoint (config.json, *.safetensors), or a '
-    'hub id.',
+    'Folder of a Hugging Face checkpoint (config.json, *.safetensors), a hub '
+    'id, or a .gguf file.',
     required=True,
   )
   define_enum(
@@ -72,7 +78,13 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     'prompts',
     None,
     'UTF-8 text file with one prompt per line; needs a tokenizer.json in the '
-    'folder. Blank lines are skipped, BOS is added.',
+    'folder. Blank lines are skipped, BOS is added where the model has one.',
+  )
+  define(
+    flags.DEFINE_bool,
+    'tokenizer',
+    default.tokenizer,
+    "Compare the tokenizer with HF's, where the checkpoint has one.",
   )
   define(
     flags.DEFINE_list,
@@ -105,7 +117,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer,
     'batch_size',
     default.batch_size,
-    'Prompts at a time.',
+    'Prompts at a time; fewer where their logits would be large.',
     lower_bound=1,
   )
   define_enum(
@@ -156,7 +168,10 @@ def _options(values: flags.FlagValues) -> run.Options:
       'between them, e.g. 1,5,40.'
     ) from error
   prompts = None if values.prompts is None else pathlib.Path(values.prompts)
-  same = 'checkpoint dtype seed padding new_tokens batch_size stream tolerance'
+  same = (
+    'checkpoint dtype tokenizer seed padding new_tokens batch_size stream '
+    'tolerance'
+  )
   return run.Options(
     prompts=prompts,
     lengths=lengths,

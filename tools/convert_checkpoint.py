@@ -1,19 +1,23 @@
-"""Converts Gemma 2 checkpoints between Hugging Face's format and Orbax's.
+"""Converts checkpoints between Hugging Face's format and Orbax's.
 
   python -m tools.convert_checkpoint --source=google/gemma-2-2b \\
     --target=checkpoints/gemma-2-2b
+  python -m tools.convert_checkpoint --source=llama-3.2-1b-q8_0.gguf --to=hf \\
+    --target=checkpoints/llama-3.2-1b
 
-The source is a folder of either format, or a hub id; the target is the other
-format, unless --to says which. Converting a checkpoint to its own format
-changes its dtype or drops its last layers. Everything is checked before any
-weight is read, and the target appears under its name when it is complete.
-Tokenizer files and generation_config.json are carried along. The host needs
-memory for the whole model, once.
+Models are Gemma 1, 2 and 3, Llama, Mistral, Qwen 2 and 3, GPT-2 and OPT.
+
+The source is a folder of either format, a hub id, or a .gguf file, whose
+weights become float32 unless --dtype says otherwise. The target is the other
+format, of a .gguf Hugging Face's, unless --to says which. Converting a
+checkpoint to its own format changes its dtype or drops its last layers.
+Everything is checked before any weight is read, and the target appears under
+its name when it is complete. Tokenizer files and generation_config.json are
+carried along. The host needs memory for the whole model, once.
 """
 
 import contextlib
 import pathlib
-import shutil
 import sys
 import threading
 
@@ -28,7 +32,10 @@ from gemma_jax.checkpoint.hf import (
   save_checkpoint,
 )
 from gemma_jax.checkpoint.orbax import is_orbax, load_orbax, save_orbax
-from gemma_jax.weights import WEIGHTS, Decoder
+from gemma_jax.families import FAMILIES
+from gemma_jax.weights import LETTERS, Decoder
+
+_TITLES = ', '.join(family.title for family in FAMILIES.values())
 
 
 def define_flags():
@@ -37,14 +44,18 @@ def define_flags():
   flags.DEFINE_string(
     'source',
     None,
-    'Folder of a Hugging Face or Orbax checkpoint, or a hub id.',
+    'Folder of a Hugging Face or Orbax checkpoint, a hub id, or a .gguf file. '
+    f'Families: {_TITLES}.',
     required=True,
   )
   flags.DEFINE_string(
     'target', None, 'Folder to write; new or empty.', required=True
   )
   flags.DEFINE_enum(
-    'to', None, ['orbax', 'hf'], 'Format to write. Default: the other one.'
+    'to',
+    None,
+    ['orbax', 'hf'],
+    'Format to write. Default: the other one; of a .gguf, hf.',
   )
   flags.DEFINE_enum(
     'dtype',
@@ -95,17 +106,24 @@ def convert(
       raise ValueError(
         f'{source} is a folder; revision={revision!r} has no use.'
       )
-    folder = pathlib.Path(source)
+    companions = _read_companions(pathlib.Path(source))
     with _waiting('Reading'):
       model = load_orbax(source, dtype=dtype)
     if num_layers is not None:
       model = _first_layers(model, num_layers)
   else:
-    to = to or 'orbax'
     reader = CheckpointReader(
       source, dtype=dtype, num_layers=num_layers, revision=revision
     )
-    folder = reader.folder
+    if reader.gguf is None:
+      to = to or 'orbax'
+      companions = _read_companions(reader.folder)
+    else:
+      to = to or 'hf'
+      companions = {
+        name: text.encode()
+        for name, text in reader.gguf.tokenizer_files().items()
+      }
     with _bar('Reading', reader.num_bytes) as bar:
       model = reader.load(on_bytes=bar.update)
 
@@ -122,10 +140,18 @@ def convert(
           max_shard_bytes=max_shard_bytes,
           on_bytes=bar.update,
         )
-    for name in hf_format.COMPANIONS:
-      if (folder / name).is_file():
-        shutil.copyfile(folder / name, partial / name)
+    for name, content in companions.items():
+      (partial / name).write_bytes(content)
   return to
+
+
+def _read_companions(folder: pathlib.Path) -> dict[str, bytes]:
+  """Name -> content of the files that go along with the weights."""
+  return {
+    name: (folder / name).read_bytes()
+    for name in hf_format.COMPANIONS
+    if (folder / name).is_file()
+  }
 
 
 def _bar(what: str, total: int):
@@ -155,7 +181,7 @@ def _waiting(what: str):
 def _first_layers(model: Decoder, num_layers: int) -> Decoder:
   config = model.config.truncated(num_layers)
   weights = {
-    name: array[:num_layers] if WEIGHTS[name][0] == 'L' else array
+    name: array[:num_layers] if LETTERS[name][0] == 'L' else array
     for name, array in model.weights().items()
   }
   return Decoder(config, weights)

@@ -27,7 +27,8 @@ from gemma_jax.checkpoint.hf import (
   save_checkpoint,
 )
 from gemma_jax.config import ModelConfig
-from gemma_jax.weights import WEIGHTS, Decoder, weight_shape
+from gemma_jax.families import FAMILIES
+from gemma_jax.weights import Decoder, is_norm, weight_letters, weight_shape
 
 # The flags that made a checkpoint; only a folder that has it is replaced.
 RECORD = 'make_checkpoint.json'
@@ -75,9 +76,9 @@ def random_model(
   """
   rng = np.random.default_rng(seed)
   weights = {}
-  for name in WEIGHTS:
+  for name in weight_letters(config):
     shape = weight_shape(config, name)
-    if name.endswith('norm'):
+    if is_norm(name):
       values = rng.uniform(-0.5, 1, shape).astype(np.float32)
     else:
       inputs = math.prod(shape[2:]) if name == 'wo' else shape[-1]
@@ -117,7 +118,9 @@ def make(out: str | pathlib.Path, made: dict, overwrite: bool = False) -> str:
     ValueError: a size makes no sense.
   """
   out = pathlib.Path(out)
-  config = ModelConfig(**{name: made[name] for name in _SIZES})
+  sizes = {name: made[name] for name in _SIZES}
+  local = tuple(i % 2 == 0 for i in range(made['num_layers']))
+  config = FAMILIES['gemma2'].config(**sizes, local_layers=local)
   if (out / RECORD).is_file():
     before = json.loads((out / RECORD).read_text(encoding='utf-8'))
     if before == made and not overwrite:

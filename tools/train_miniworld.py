@@ -32,7 +32,7 @@ from absl import app, flags
 import jax
 
 from experiments import outputs
-from experiments.activations import harvest, read_batch
+from experiments.activations import read_batch
 from experiments.miniworld import audit as audit_lib
 from experiments.miniworld.bundle import (
   write_documents,
@@ -166,7 +166,7 @@ class Builder:
     def activations(first_batch):
       for number in itertools.count(first_batch):
         batch = read_batch(self.corpus, number, _HARVEST_ROWS)
-        x = harvest(model, batch, look, SITE, len(layers))  # [L, B, T, D]
+        x = gj.run(model, *batch[:2], capture=look)[SITE]  # [L, B, T, D]
         yield x.reshape(len(layers), -1, x.shape[-1]), batch.keep.reshape(-1)
 
     trained = train(

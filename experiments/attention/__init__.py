@@ -25,7 +25,7 @@ from experiments.attention.knockout_summary import (
   commonest_answer,
   summarise,
 )
-from experiments.attention.knockouts import Watched, knock_out
+from experiments.attention.knockouts import knock_out
 from experiments.attention.refusals import refusal_openings
 from experiments.attention.shift_summary import (
   compare_classes,

@@ -55,17 +55,15 @@ def attention_to_entity(
   """
   config = model.config
   L, N, R = config.num_layers, config.num_heads, len(directions)
-  A, _, S = keys.shape
+  A = len(keys)
 
   def one(kept, keys, steered):
     edit = gj.steer(
-      config,
       site,
       directions,
-      layers=(jnp.arange(L) == start)[None],
+      layers=start,
       coefficient=coefficients,
-      positions=steered[None],
-      num_positions=S,
+      positions=steered,
     )
     slots = jnp.concatenate([kept.slots, kept.positions])
     masks = keys[:, jnp.clip(slots, 0)] & (slots >= 0)  # [A, slots]
@@ -88,7 +86,7 @@ def attention_to_entity(
       kept,
       start,
       rows=R,
-      interventions={site: (edit,)},
+      interventions=[edit],
       sites=('resid_pre', 'pattern'),
       read=read,
       found=nothing,
@@ -132,8 +130,12 @@ def _lengths(config, weights, kept_values, stream):
     stream: [R, T, D], where the others enter the layer.
   """
   group = config.num_heads // config.num_kv_heads
-  y = layers.rms_norm(stream, weights.pre_attn_norm[...], config.rms_norm_eps)
+  y = layers.norm(
+    config, stream, weights.pre_attn_norm, weights.pre_attn_norm_b
+  )
   new = jnp.einsum('RTD,KHD->RKTH', y, weights.wv[...])
+  if weights.bv is not None:
+    new = new + weights.bv[...][:, None]
   wo = weights.wo[...].astype(jnp.float32)  # [D, N, H]
   grams = jnp.einsum('DNH,DNI->NHI', wo, wo)  # |v W_O|^2 = v gram v
 

@@ -16,11 +16,10 @@ import tqdm
 from experiments.attention.cases import Case, pad_cases
 from experiments.attention.edges import Edges, edge_masks
 from experiments.attention.knockouts import (
+  CutHeads,
   Sweep,
-  Watched,
   cut_heads,
   knock_out,
-  knockouts_of,
   rows_of,
   sweep_flops,
   tokens_again,
@@ -28,6 +27,7 @@ from experiments.attention.knockouts import (
 from experiments.attention.windows import HeadSet, Window
 from experiments.stages import digest, stage
 import gemma_jax as gj
+from sae.jumprelu import Latents
 
 _FILE = 'sweep.safetensors'
 _ARRAYS = ('log_prob', 'says', 'latents')
@@ -61,7 +61,7 @@ def run_study(
   windows: Sequence[Window],
   heads: Sequence[HeadSet],
   wanted: Sequence[Sequence[int]],
-  watched: Sequence[Watched],
+  watched: Sequence[Latents],
   *,
   rows_per_batch: int = 1024,
   folder: pathlib.Path,
@@ -93,7 +93,7 @@ def run_study(
     'windows': _digest([window.layers.tolist() for window in windows]),
     'heads': _digest([each.heads.tolist() for each in heads]),
     'watched': [
-      f'{each.site}.{int(each.layer)} {digest(*each.latents)}'
+      f'{each.site}.{int(each.layer)} {digest(*jax.tree.leaves(each))}'
       for each in watched
     ],
     'rows_per_batch': rows_per_batch,
@@ -187,7 +187,7 @@ def time_both_ways(
   windows: Sequence[Window],
   heads: Sequence[HeadSet],
   wanted: Sequence[Sequence[int]],
-  watched: Sequence[Watched],
+  watched: Sequence[Latents],
 ) -> dict:
   """Seconds of a sweep, and of its rows run whole, compilation left out.
 
@@ -199,26 +199,23 @@ def time_both_ways(
     edges: With the same queries.
     windows, heads, wanted, watched: As for `knock_out`.
   """
-  config = model.config
   sweep = lambda: knock_out(
     model, cases, edges, windows, heads, wanted, watched
   )
   length = max(case.length for case in cases)
-  batch = pad_cases(cases, config.pad_id, length)
+  batch = pad_cases(cases, model.config.fill_id, length)
   queries, keys = edge_masks(edges[:1], cases, length)
   cuts = cut_heads(windows, heads)
-  last = gj.last_position(batch.positions)
 
   def whole():
-    changes = knockouts_of(config, queries[:, 0], keys[:, 0], cuts[-1:, 0])
     out = gj.run(
       model,
       *batch,
-      interventions={'attn_logits': changes},
-      capture=gj.capture(*{w.site for w in watched}, positions=last)
+      interventions=[CutHeads.of(queries[:, 0], keys[:, 0], cuts[-1:, 0])],
+      capture=gj.capture(*{w.site for w in watched}, positions='last')
       if watched
       else None,
-      logits_at=last,
+      logits_at='last',
     )
     jax.block_until_ready(out.logits)
 

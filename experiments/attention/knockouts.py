@@ -30,22 +30,6 @@ import gemma_jax as gj
 from sae.jumprelu import Latents, encode
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Watched:
-  """A latent whose activation is measured.
-
-  Attributes:
-    site: Of its SAE; compiled in.
-    layer: Likewise, int32 scalar.
-    latents: Its weights, with a leading axis of 1.
-  """
-
-  site: str = dataclasses.field(metadata={'static': True})
-  layer: jax.Array
-  latents: Latents
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Sweep:
   """What knockouts do to P prompts.
@@ -64,6 +48,31 @@ class Sweep:
   latents: np.ndarray
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CutHeads(gj.Knockout):
+  """A knockout whose heads differ from layer to layer.
+
+  Attributes:
+    cells: bool [R, L, N], heads that lose their view.
+  """
+
+  cells: jax.Array
+
+  @classmethod
+  def of(cls, queries, keys, cells) -> 'CutHeads':
+    """Of queries and keys bool [R, S], by position."""
+    whole = gj.knock_out_attention(
+      queries=gj.per_row(queries), keys=gj.per_row(keys)
+    )
+    return cls(**vars(whole), cells=cells)
+
+  def cuts(self, layer, query_positions, key_positions, config) -> jax.Array:
+    """bool [B, N, T, S], as a Knockout's."""
+    whole = super().cuts(layer, query_positions, key_positions, config)
+    return whole & self.cells[:, layer, :, None, None]
+
+
 def rows_of(
   edges: Sequence[Edges], heads: Sequence[HeadSet]
 ) -> list[tuple[Edges, HeadSet]]:
@@ -78,7 +87,7 @@ def knock_out(
   windows: Sequence[Window],
   heads: Sequence[HeadSet],
   wanted: Sequence[Sequence[int]],
-  watched: Sequence[Watched] = (),
+  watched: Sequence[Latents] = (),
   *,
   length: int | None = None,
   count: int | None = None,
@@ -92,7 +101,7 @@ def knock_out(
     windows: W windows of layers.
     heads: Sets of heads; R is E times as many.
     wanted: Of each prompt, the tokens that are asked for next.
-    watched: k latents.
+    watched: k latents whose activations are measured, each by itself.
     length: Prompts are padded to it; by default to the longest.
     count: How many tokens are run again; by default as many as needed. Both
       are for calls that are to share a program.
@@ -100,7 +109,7 @@ def knock_out(
   length = length or max(case.length for case in cases)
   count = count or tokens_again(cases, edges)
   first = [min(edge.first(case) for edge in edges) for case in cases]
-  batch = pad_cases(cases, model.config.pad_id, length)
+  batch = pad_cases(cases, model.config.fill_id, length)
   kept = keep(model, *batch, np.array(first, np.int32), count=count)
   queries, keys = edge_masks(edges, cases, length)
   cuts = cut_heads(windows, heads)  # [W, heads, L, N]
@@ -146,29 +155,6 @@ def starts(cuts: np.ndarray) -> np.ndarray:
   return first.astype(np.int32)
 
 
-def knockouts_of(
-  config: gj.ModelConfig, queries, keys, cuts
-) -> tuple[gj.Knockout, ...]:
-  """A knockout per head, so that layers may differ from head to head.
-
-  Args:
-    config: Of the model.
-    queries, keys: bool [R, S].
-    cuts: bool [R, L, N].
-  """
-  return tuple(
-    gj.knock_out_attention(
-      config,
-      queries=queries,
-      keys=keys,
-      num_positions=queries.shape[1],
-      layers=cuts[:, :, n],
-      heads=n,
-    )
-    for n in range(config.num_heads)
-  )
-
-
 def sweep_flops(
   config: gj.ModelConfig,
   cases: Sequence[Case],
@@ -204,7 +190,7 @@ def _sweep(
   starts,
   wanted,
   places,
-  watched: tuple[Watched, ...],
+  watched: tuple[Latents, ...],
 ):
   """Arrays of a Sweep.
 
@@ -234,7 +220,7 @@ def _sweep(
           at.astype(jnp.float32),
           precision=lax.Precision.HIGHEST,
         )
-        new = encode(each.latents, x.astype(model.dtype))[..., 0]
+        new = encode(each, x.astype(model.dtype))[..., 0]
         new = new.astype(jnp.float32)
         old = found[:, :, i]
         found = found.at[:, :, i].set(jnp.where(layer == each.layer, new, old))
@@ -246,9 +232,7 @@ def _sweep(
       kept,
       start,
       rows=rows,
-      interventions={
-        'attn_logits': knockouts_of(config, queries[:rows], keys[:rows], cuts)
-      },
+      interventions=[CutHeads.of(queries[:rows], keys[:rows], cuts)],
       sites=tuple(dict.fromkeys(each.site for each in watched)),
       read=read,
       found=found,

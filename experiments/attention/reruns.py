@@ -18,9 +18,9 @@ from jax import lax
 import jax.numpy as jnp
 
 import gemma_jax as gj
-from gemma_jax import layers
 from gemma_jax.block import Run, block
-from gemma_jax.model import QUERY_CHUNK
+from gemma_jax.interventions import prepare
+from gemma_jax.model import QUERY_CHUNK, rotary_by_layer
 
 
 @jax.tree_util.register_dataclass
@@ -82,7 +82,7 @@ def keep(
     k=out.cache.k,
     v=out.cache.v,
     slots=jnp.where(positions < first[:, None], positions, -1),
-    stream=out.activations['resid_pre'],
+    stream=out['resid_pre'],
     positions=again,
   )
 
@@ -122,8 +122,8 @@ def rerun(
     config=config,
     positions=positions,
     key_positions=positions,
-    rotary=layers.rotary_angles(positions, config.head_dim, config.rope_theta),
-    interventions=interventions,
+    rotary=rotary_by_layer(config, positions),
+    interventions=prepare(interventions, config, positions),
     capture=gj.Capture(sites=tuple(sites)),
     cache_length=None,
     cache_is_empty=False,
@@ -156,7 +156,7 @@ def layer_flops(config: gj.ModelConfig) -> int:
   Attention's scores are left out: below 1 % at the length of a prompt.
   """
   heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-  return 2 * config.d_model * (heads + 3 * config.d_ff)
+  return 2 * config.d_model * (heads + (2 + config.gated) * config.d_ff)
 
 
 def unembed_flops(config: gj.ModelConfig) -> int:

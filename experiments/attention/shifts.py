@@ -111,7 +111,7 @@ def measure_shift(
 
   def run(some: Sequence[Case]) -> dict[str, np.ndarray]:
     filled = [*some, *[some[-1]] * (P - len(some))]
-    batch = pad_cases(filled, model.config.pad_id, length)
+    batch = pad_cases(filled, model.config.fill_id, length)
     first = np.array([steered_positions(positions, c)[0] for c in filled])
     kept = keep(model, *batch, first.astype(np.int32), count=count)
     keys = key_masks([case.span for case in filled], length)

@@ -63,7 +63,8 @@ def parse_windows(texts: Sequence[str], config: gj.ModelConfig) -> list[Window]:
       masks, width = np.arange(L) >= np.arange(L)[:, None], FROM
     elif text.isdecimal() and 1 <= int(text) <= L:
       width = int(text)
-      masks = np.asarray(gj.layer_window(config, np.arange(L), width)) != 0
+      windows_of = gj.layer_window(gj.per_row(np.arange(L)), width, L)
+      masks = np.asarray(windows_of.gate(np.arange(L)[None])) > 0
     else:
       raise ValueError(
         f'A window of {text!r} layers? Give widths from 1 to {L}, or '

@@ -14,8 +14,14 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.circuits.metric import Pairs, difference, readout, rms
-from experiments.circuits.tracing import Cause, reaches_last
+from experiments.circuits.metric import (
+  Pairs,
+  difference,
+  norm_gain,
+  readout,
+  rms,
+)
+from experiments.circuits.tracing import Cause, edit_at, reaches_last
 from experiments.steering.arms import steered_positions
 from experiments.steering.questions import Question
 import gemma_jax as gj
@@ -107,20 +113,19 @@ def last_token(
     some = [*some, *[some[-1]] * (min(rows_per_batch, len(questions)) - count)]
     tokens, positions = gj.pad_rows(
       [question.ids for question in some],
-      config.pad_id,
+      config.fill_id,
       side='right',
       buckets=T,
     )
     gates = np.zeros((len(some), T), np.float32)
     for gate, question in zip(gates, some, strict=True):
       gate[slice(*steered_positions(cause.positions, question))] = edited
-    edit = dataclasses.replace(cause.edit, tokens=jnp.asarray(gates))
     out = gj.run(
       model,
       tokens,
       positions,
-      interventions={cause.id.site: (edit,)},
-      capture=gj.capture(*_SITES, positions=gj.last_position(positions)),
+      interventions=[edit_at(cause.edit, gates)],
+      capture=gj.capture(*_SITES, positions='last'),
     )
     parts.append(
       {
@@ -147,7 +152,6 @@ def _taken_apart(model, x, cause, edited) -> LastToken:
   """
   config = model.config
   weights = model.weights()
-  gain = 1 + np.asarray(weights['post_attn_norm'], np.float64)  # [L, D]
   z = x['z'].reshape(*x['z'].shape[:2], config.num_heads, config.head_dim)
   raw = np.stack(
     [
@@ -156,7 +160,11 @@ def _taken_apart(model, x, cause, edited) -> LastToken:
     ],
     axis=1,
   )
-  size = rms(x['attn_out_raw'], config)[..., None, None]  # [Q, L, 1, 1]
+  heads = raw
+  if config.post_norms:
+    size = rms(x['attn_out_raw'], config)[..., None, None]  # [Q, L, 1, 1]
+    gain = norm_gain(config, weights['post_attn_norm'])  # [L, D]
+    heads = raw / size * gain[:, None]
   layer = cause.id.layer
   before = {
     'resid_pre': x['resid_post'][:, layer - 1]
@@ -168,7 +176,7 @@ def _taken_apart(model, x, cause, edited) -> LastToken:
   added = x[cause.id.site][:, layer] - before[cause.id.site]
   return LastToken(
     embedding=x['resid_pre'][:, 0],
-    heads=raw / size * gain[:, None],
+    heads=heads,
     raw_heads=raw,
     mlps=x['mlp_out'],
     edit=np.where(edited[:, None], added, 0),
@@ -209,10 +217,9 @@ def project(
   else:
     size = rms(parts.stream, model.config)[:, None]
     x = parts.heads[:, layer, head] / size
-  x = jnp.asarray(
-    x * (1 + np.asarray(model.final_norm[...], np.float64)), jnp.float32
-  )
-  table = model.embed[...].astype(jnp.float32)
+  gain = norm_gain(model.config, model.final_norm[...])
+  x = jnp.asarray(x * gain, jnp.float32)
+  table = model.unembedding.astype(jnp.float32)
   return np.asarray(jnp.einsum('QD,VD->QV', x, table, precision='highest'))
 
 

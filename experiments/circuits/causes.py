@@ -12,6 +12,7 @@ import json
 import pathlib
 import re
 
+import jax
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
@@ -122,7 +123,6 @@ class CircuitStudy:
     """(Cause, class of entities asked about, controls, how much) of each."""
     subject, made = self._subject, []
     positions = subject.values.positions
-    config = self._model.config
     for label, target in subject.targets.items():
       if 'steer' in subject.values.causes:
         other = OPPOSITE[label]
@@ -130,18 +130,17 @@ class CircuitStudy:
         # Of one norm, whatever the rows' own.
         controls = [
           steered(
-            config,
             dataclasses.replace(target, direction=row),
             amount['added_norm'] / float(np.linalg.norm(row)),
             positions,
           )
           for row in target.controls.values()
         ]
-        cause = steered(config, target, amount['alpha'], positions)
+        cause = steered(target, amount['alpha'], positions)
         made.append((cause, other, controls, amount))
       if 'ablate' in subject.values.causes:
         ablate = lambda id, label=label: ablated(
-          config, label, id, self._saes[label], positions
+          label, id, self._saes[label], positions
         )
         controls = [ablate(id) for id in target.controls]
         made.append((ablate(target.id), label, controls, None))
@@ -209,16 +208,16 @@ class CircuitStudy:
     Args:
       causes: What was traced, whose circuits' heads are cut too.
     """
-    subject, config = self._subject, self._model.config
+    subject = self._subject
     ablate = lambda label, id: ablated(
-      config, label, id, self._saes[label], 'entity_to_end'
+      label, id, self._saes[label], 'entity_to_end'
     )
     ablations = {
       label: ablate(label, target.id)
       for label, target in subject.targets.items()
     }
     conditions = polarity.conditions(
-      config,
+      self._model.config,
       ablations,
       {
         label: [ablate(label, id).edit for id in target.controls]
@@ -270,11 +269,9 @@ def _first_logits(model, questions, rows_per_batch) -> np.ndarray:
   for start in range(0, len(questions), B):
     at = np.minimum(np.arange(start, start + B), len(questions) - 1)
     padded = gj.pad_rows(
-      [questions[i].ids for i in at], model.config.pad_id, buckets=length
+      [questions[i].ids for i in at], model.config.fill_id, buckets=length
     )
-    out = gj.run(
-      model, *padded, logits_at=gj.last_position(padded.positions)
-    ).logits
+    out = gj.run(model, *padded, logits_at='last').logits
     found.append(np.asarray(out)[: len(questions) - start, 0])
   return np.concatenate(found)
 
@@ -284,8 +281,8 @@ def _digest(causes: Sequence[Cause]) -> str:
   said = hashlib.sha256()
   for cause in causes:
     said.update(f'{cause.name} {cause.id} {cause.positions}'.encode())
-    for field in dataclasses.fields(cause.edit):
-      said.update(np.asarray(getattr(cause.edit, field.name)).tobytes())
+    for array in jax.tree.leaves(cause.edit):
+      said.update(np.asarray(array).tobytes())
   return said.hexdigest()
 
 

@@ -97,22 +97,25 @@ def token_groups(questions: Sequence[Question], length: int) -> np.ndarray:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Held(gj.Patch):
-  """A Patch of any set of components, which no product of gates could say.
+class Held(gj.Change):
+  """Holds any set of components, which no product of gates could say.
 
-  Of rows that are padded on the right, so that a column is a position; the
-  gates of `Patch` are not used.
+  Of rows that are padded on the right, so that a column is a position.
 
   Attributes:
+    site: One of SITES.
+    source: [R, L, S, W], what they are held at.
     cells: float32 [R, L, n, G], gates of the n components of a layer, which
       are equal parts of the site's features.
     groups: float32 [R, S, G], the tokens of each group.
   """
 
+  site: str = dataclasses.field(metadata={'static': True})
+  source: jax.Array
   cells: jax.Array
   groups: jax.Array
 
-  def apply(self, x: jax.Array, layer: jax.Array, positions: jax.Array):
+  def apply(self, x, layer, positions, config):
     """x [B, T, W] with the chosen parts replaced by those of the source."""
     gate = jnp.einsum('BTG,BnG->BTn', self.groups, self.cells[:, layer])
     gate = jnp.repeat(gate, x.shape[2] // gate.shape[2], axis=2)
@@ -128,8 +131,8 @@ def hold(
   groups: jax.Array,
   clean: dict[str, jax.Array],
   given: dict[str, jax.Array],
-) -> gj.Interventions:
-  """Interventions that put components in their states.
+) -> list[gj.Change]:
+  """Changes that put components in their states.
 
   Args:
     config: Of the model.
@@ -138,20 +141,15 @@ def hold(
     clean: Site -> [R, L, S, W], what CLEAN components are.
     given: Site -> [R, L, S, W], what GIVEN ones are.
   """
-  N, S = config.num_heads, groups.shape[1]
+  N = config.num_heads
   parts = {'z': states[:, :, :N], 'mlp_out': states[:, :, N:]}
-  return {
-    site: tuple(
-      Held(
-        layers=jnp.ones((1, config.num_layers)),
-        tokens=jnp.ones((1, 1)),
-        features=jnp.ones((1, 1)),
-        source=source[site],
-        slots=jnp.arange(S, dtype=jnp.int32)[None],
-        cells=jnp.asarray(part == state, jnp.float32),
-        groups=groups,
-      )
-      for state, source in ((CLEAN, clean), (GIVEN, given))
+  return [
+    Held(
+      site=site,
+      source=source[site],
+      cells=jnp.asarray(part == state, jnp.float32),
+      groups=groups,
     )
     for site, part in parts.items()
-  }
+    for state, source in ((CLEAN, clean), (GIVEN, given))
+  ]

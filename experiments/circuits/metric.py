@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 import dataclasses
 
+import jax
 import numpy as np
 
 import gemma_jax as gj
@@ -84,16 +85,30 @@ def choose_pairs(logits: np.ndarray, beginnings: Beginnings) -> Pairs:
 
 
 def readout(model: gj.Decoder, pairs: Pairs) -> np.ndarray:
-  """float64 [Q, D]: what a normed stream is multiplied with for the metric."""
-  rows = lambda tokens: np.asarray(model.embed[...][tokens], np.float64)
-  gain = 1 + np.asarray(model.final_norm[...], np.float64)
+  """float64 [Q, D]: what a normed stream is multiplied with for the metric.
+
+  Raises:
+    ValueError: the model has LayerNorm, or a bias on what heads add.
+  """
+  if model.config.norm != 'rms' or model.config.out_bias:
+    raise ValueError(
+      'Circuits are traced in models with RMSNorm whose heads add up to what '
+      f'attention adds, without a bias; this is a {model.config.family} model.'
+    )
+  rows = lambda tokens: np.asarray(model.unembedding[tokens], np.float64)
+  gain = norm_gain(model.config, model.final_norm[...])
   return gain * (rows(pairs.refusal) - rows(pairs.answer))
+
+
+def norm_gain(config: gj.ModelConfig, weight: jax.Array) -> np.ndarray:
+  """float64: what a norm's weight multiplies with."""
+  return config.norm_offset + np.asarray(weight, np.float64)
 
 
 def rms(x: np.ndarray, config: gj.ModelConfig) -> np.ndarray:
   """float64 [...]: what RMSNorm divides x [..., D] by."""
   x = np.asarray(x, np.float64)
-  return np.sqrt((x * x).mean(axis=-1) + config.rms_norm_eps)
+  return np.sqrt((x * x).mean(axis=-1) + config.norm_eps)
 
 
 def difference(

@@ -44,7 +44,7 @@ from experiments.circuits.metric import (
   difference,
   readout,
 )
-from experiments.circuits.tracing import Cause
+from experiments.circuits.tracing import Cause, edit_at
 from experiments.latents import CLASSES
 from experiments.stats.intervals import (
   Estimate,
@@ -110,10 +110,10 @@ class _Cut(gj.Knockout):
   cells: jax.Array
   groups: jax.Array
 
-  def cuts(self, layer, query_positions, key_positions) -> jax.Array:
+  def cuts(self, layer, query_positions, key_positions, config) -> jax.Array:
     """bool [B, N, T, S], as a Knockout's."""
     looks = jnp.einsum('BTG,BNG->BNT', self.groups, self.cells[:, layer]) > 0
-    whole = super().cuts(layer, query_positions, key_positions)
+    whole = super().cuts(layer, query_positions, key_positions, config)
     return whole & looks[..., None]
 
 
@@ -199,11 +199,10 @@ def read_conditions(
       some = [questions[i] for i in at]
       padded = gj.pad_rows(
         [question.ids for question in some],
-        model.config.pad_id,
+        model.config.fill_id,
         side='right',
         buckets=T,
       )
-      last = gj.last_position(padded.positions)
       for condition in conditions:
         out = gj.run(
           model,
@@ -212,12 +211,12 @@ def read_conditions(
             model.config, condition, ablations, some, T, positions
           ),
           capture=gj.capture(
-            'resid_post', layers=model.config.num_layers - 1, positions=last
+            'resid_post', layers=model.config.num_layers - 1, positions='last'
           ),
-          logits_at=last,
+          logits_at='last',
         )
         best = np.asarray(out.logits)[:count, 0].argmax(axis=1)
-        x = np.asarray(out.activations['resid_post'])[0, :count, 0]
+        x = np.asarray(out['resid_post'])[0, :count, 0]
         metric = difference(x, directions[at[:count]], model.config)
         refused, metrics = found[condition.name]
         refused.append(np.isin(best, sorted(beginnings.refusals)))
@@ -245,23 +244,19 @@ def _changes(config, condition, ablations, questions, length, positions):
       keys[row, slice(*seen)] = True
     gates[row, slice(*steered_positions(positions, question))] = 1
   whole = gj.knock_out_attention(
-    config, queries=queries, keys=keys, num_positions=length
+    queries=gj.per_row(queries), keys=gj.per_row(keys)
   )
   cells = np.ones((config.num_layers, config.num_heads, len(GROUPS)))
   cells = cells if condition.heads is None else condition.heads
   cut = _Cut(
-    **{f.name: getattr(whole, f.name) for f in dataclasses.fields(whole)},
+    **vars(whole),
     cells=jnp.asarray(cells, jnp.float32)[None],
     groups=jnp.asarray(token_groups(questions, length)),
   )
-  changes = {'attn_logits': (cut,)}
+  changes = [cut]
   for label, cause in ablations.items():
     on = label in condition.edits
-    edit = dataclasses.replace(
-      condition.edits.get(label, cause.edit), tokens=jnp.asarray(gates * on)
-    )
-    site = cause.id.site
-    changes[site] = (*changes.get(site, ()), edit)
+    changes.append(edit_at(condition.edits.get(label, cause.edit), gates * on))
   return changes
 
 

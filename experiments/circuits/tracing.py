@@ -23,6 +23,7 @@ from experiments.latents import LatentId
 from experiments.steering.arms import Target, steered_positions
 from experiments.steering.questions import Question
 import gemma_jax as gj
+from gemma_jax.where import select
 from sae.jumprelu import JumpReLUSAE
 
 STREAM = ('resid_pre', 'resid_mid', 'resid_post')
@@ -54,12 +55,9 @@ class Cause:
       )
 
 
-def steered(
-  config: gj.ModelConfig, target: Target, coefficient: float, positions: str
-) -> Cause:
+def steered(target: Target, coefficient: float, positions: str) -> Cause:
   """Adds coefficient * decoder row."""
   edit = gj.steer(
-    config,
     target.id.site,
     jnp.asarray(target.direction),
     layers=target.id.layer,
@@ -72,27 +70,22 @@ def steered(
 
 
 def ablated(
-  config: gj.ModelConfig,
-  label: str,
-  id: LatentId,
-  sae: JumpReLUSAE,
-  positions: str,
+  label: str, id: LatentId, sae: JumpReLUSAE, positions: str
 ) -> Cause:
   """Sets the latent to 0, keeping the SAE's error term."""
-  latents = sae.columns(np.array([[id.latent]]))
-  edit = gj.clamp_latent(
-    config,
-    id.site,
-    encoder=latents.encoder,
-    decoder=latents.decoder,
-    bias=latents.bias,
-    threshold=latents.threshold,
-    value=0.0,
-    layers=id.layer,
-  )
   return Cause(
-    name=f'{label} ablated', label=label, id=id, edit=edit, positions=positions
+    name=f'{label} ablated',
+    label=label,
+    id=id,
+    edit=gj.clamp_latents(sae.select([id.latent]), 0.0),
+    positions=positions,
   )
+
+
+def edit_at(edit: gj.Edit, gates: np.ndarray) -> gj.Edit:
+  """The edit with a gate float32 [R, S] for every position of every row."""
+  where = select(gj.per_row(gates), 'position')
+  return dataclasses.replace(edit, positions=where)
 
 
 def reaches_last(positions: str, question: Question) -> bool:
@@ -155,7 +148,7 @@ class Tracer:
     longest = max(question.length for question in questions)
     self._tokens, self._positions = gj.pad_rows(
       [question.ids for question in questions],
-      model.config.pad_id,
+      model.config.fill_id,
       side='right',
       buckets=max(longest, length or 0),
     )
@@ -208,10 +201,8 @@ class Tracer:
       rows: What to run.
       given: Site -> [R, L, S, W], other values of GIVEN components.
     """
-    last = lambda question: gj.capture(
-      'resid_post',
-      layers=self.config.num_layers - 1,
-      positions=self._last[question][:, None],
+    last = gj.capture(
+      'resid_post', layers=self.config.num_layers - 1, positions='last'
     )
     found = []
     for some, out in self._run(rows, given, last):
@@ -227,7 +218,7 @@ class Tracer:
     """Site -> [R, L, S, W], values of all components; and the metric [R]."""
     everything = gj.capture(*SITES, 'resid_post')
     values, metrics = {site: [] for site in SITES}, []
-    for some, out in self._run(rows, None, lambda question: everything):
+    for some, out in self._run(rows, None, everything):
       count = len(some.question)
       for site in SITES:
         values[site].append(jnp.moveaxis(out[site], 0, 1)[:count])
@@ -274,13 +265,12 @@ class Tracer:
         else {site: x[at] for site, x in given.items()},
       )
       gates = self._gates[question] * rows.edited[at][:, None]
-      edit = dataclasses.replace(self.cause.edit, tokens=jnp.asarray(gates))
       out = gj.run(
         model,
         self._tokens[question],
         self._positions[question],
-        interventions={self.cause.id.site: (edit,), **held},
-        capture=capture(question),
+        interventions=[edit_at(self.cause.edit, gates), *held],
+        capture=capture,
       )
       some = Rows(*(field[at[:count]] for field in rows))
       yield (

@@ -81,7 +81,7 @@ class Reader:
 
 def latent_reader(label: str, id: LatentId, sae: JumpReLUSAE) -> Reader:
   """A latent of an SAE."""
-  one = sae.columns([id.latent])
+  one = sae.select([id.latent])
   return Reader(
     name=f'{label} latent {id}',
     label=label,

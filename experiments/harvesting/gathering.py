@@ -107,7 +107,6 @@ def run_batches(
         batch.at,
         layers,
         sites=tuple(sites),
-        num_layers=int(layers.max()) + 1,
       )
 
   def fetch(batch, seen):
@@ -124,12 +123,12 @@ def run_batches(
     yield fetch(*before)
 
 
-@functools.partial(jax.jit, static_argnames=('sites', 'num_layers'))
+@functools.partial(jax.jit, static_argnames=('sites',))
 def _at_positions(
-  model, tokens, positions, at, layers, *, sites, num_layers
+  model, tokens, positions, at, layers, *, sites
 ) -> dict[str, jax.Array]:
   """Site -> [L, B, W]."""
-  seen = read_sites(model, tokens, positions, at, layers, sites, num_layers)
+  seen = read_sites(model, tokens, positions, at, layers, sites)
   return {site: x[:, :, 0] for site, x in seen.items()}
 
 
@@ -196,7 +195,7 @@ def _run_latents(
     raise ValueError('There are no latents to read.')
   reads = check_saes(model.config, [sae for sae, _ in latents])
   check_tokens(model.config, rows)
-  columns = [sae.columns([number]) for sae, number in latents]
+  columns = [sae.select([number]) for sae, number in latents]
   layers = sorted({layer for _, layer in reads})
   numbers = np.arange(len(rows))
   with progress(rows, numbers, description, whole) as bar:
@@ -212,19 +211,18 @@ def _run_latents(
           None if whole else batch.at,
           np.asarray(layers, np.int32),
           reads=tuple((site, layers.index(layer)) for site, layer in reads),
-          num_layers=max(layers) + 1,
         )
       yield batch, np.asarray(values)
       bar.update(count_tokens(batch))
 
 
-@functools.partial(jax.jit, static_argnames=('reads', 'num_layers'))
+@functools.partial(jax.jit, static_argnames=('reads',))
 def _encode_at(
-  model, columns, tokens, positions, at, layers, *, reads, num_layers
+  model, columns, tokens, positions, at, layers, *, reads
 ) -> jax.Array:
   """Latents float32 [k, B, P] at positions `at` [B, P], or at every place."""
   sites = {site for site, _ in reads}
-  seen = read_sites(model, tokens, positions, at, layers, sites, num_layers)
+  seen = read_sites(model, tokens, positions, at, layers, sites)
   with jax.default_matmul_precision('highest'):
     return jnp.stack(
       [

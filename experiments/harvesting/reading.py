@@ -73,9 +73,10 @@ def read_sites(
   at: jax.Array | None,
   layers: jax.Array,
   sites: Iterable[str],
-  num_layers: int,
 ) -> dict[str, jax.Array]:
   """Site -> [L, B, P, W] at some layers and positions; to be compiled.
+
+  Layers above the last of them are not run, and logits never are.
 
   Args:
     model: The model.
@@ -84,7 +85,6 @@ def read_sites(
     at: int32 [B, P]; -1 gives 0. None is every place, P = T.
     layers: int32 [L], distinct.
     sites: Names.
-    num_layers: How many are run; logits never are.
   """
   return gj.forward(
     model,
@@ -93,5 +93,6 @@ def read_sites(
     capture=gj.Capture(
       sites=tuple(sorted(set(sites))), layers=layers, positions=at
     ),
-    num_layers=num_layers,
+    # As data: one program for all choices of layers.
+    num_layers=layers.max() + 1 if model.is_stacked else None,
   ).activations

@@ -165,7 +165,6 @@ def stream_scores(
         np.asarray(layers, np.int32),
         places=tuple((site, layers.index(layer)) for site, layer in places),
         reads=tuple(places.index(read) for read in reads),
-        num_layers=max(layers) + 1,
       )
       # Two batches are under way at most, so that the bar tells the truth.
       jax.block_until_ready(before)
@@ -220,7 +219,7 @@ def _zeros(config, places, saes, G: int, with_gram: bool):
 
 @functools.partial(
   jax.jit,
-  static_argnames=('places', 'reads', 'num_layers'),
+  static_argnames=('places', 'reads'),
   donate_argnames=('sums',),
 )
 def _add_batch(
@@ -235,7 +234,6 @@ def _add_batch(
   *,
   places,
   reads,
-  num_layers,
 ):
   """Sums with one more batch, and something to wait for.
 
@@ -248,10 +246,9 @@ def _add_batch(
     layers: int32 [k], those that are captured.
     places: (site, index into `layers`) that are read.
     reads: Which place each SAE reads.
-    num_layers: How many are run.
   """
   sites = {site for site, _ in places}
-  seen = read_sites(model, tokens, positions, at, layers, sites, num_layers)
+  seen = read_sites(model, tokens, positions, at, layers, sites)
   xs = [seen[site][slot, :, 0].astype(jnp.float32) for site, slot in places]
   latents, streams = sums
   # Empty rows are in no group.

@@ -104,7 +104,6 @@ def stream_firing(
           batch.at,
           np.asarray(layers, np.int32),
           reads=tuple((site, layers.index(layer)) for site, layer in reads),
-          num_layers=max(layers) + 1,
         ),
       )
       # The next batch is under way while this one is unpacked.
@@ -121,13 +120,13 @@ def stream_firing(
   ]
 
 
-@functools.partial(jax.jit, static_argnames=('reads', 'num_layers'))
+@functools.partial(jax.jit, static_argnames=('reads',))
 def _packed(
-  model, encoders, tokens, positions, at, layers, *, reads, num_layers
+  model, encoders, tokens, positions, at, layers, *, reads
 ) -> list[jax.Array]:
   """uint8 [B, F / 8] of each SAE, eight latents in a byte."""
   sites = {site for site, _ in reads}
-  seen = read_sites(model, tokens, positions, at, layers, sites, num_layers)
+  seen = read_sites(model, tokens, positions, at, layers, sites)
   with jax.default_matmul_precision('highest'):
     latents = [
       encode(weights, seen[site][slot, :, 0].astype(jnp.float32))

@@ -188,7 +188,7 @@ def _recall(model, tokenizer, entities: Sequence[Entity], ask=base_prompt):
       answers.append(tokenizer.encode(f' {value}', bos=False)[0])
   correct, top = np.zeros(len(rows), bool), np.zeros(len(rows))
   for first, batch in _batches(rows, tokenizer.pad_id):
-    out = gj.run(model, *batch, logits_at=gj.last_position(batch.positions))
+    out = gj.run(model, *batch, logits_at='last')
     logits = np.asarray(out.logits[:, 0], np.float64)
     p = np.exp(logits - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
@@ -231,7 +231,7 @@ def _streams(model, tokenizer, entities: Sequence[Entity]) -> np.ndarray:
   for first, batch in _batches([p.ids for p in prompts], tokenizer.pad_id):
     here = at[first : first + _ROWS]
     where = np.pad(here, (0, _ROWS - len(here)), constant_values=at[0])
-    look = gj.capture('resid_post', positions=where[:, None])
+    look = gj.capture('resid_post', positions=gj.per_row(where))
     out = gj.run(model, *batch, capture=look)
-    found.append(np.asarray(out.activations['resid_post'])[:, : len(here), 0])
+    found.append(np.asarray(out['resid_post'])[:, : len(here), 0])
   return np.concatenate(found, axis=1)

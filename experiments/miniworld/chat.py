@@ -163,13 +163,13 @@ class Chats:
     def first_and_value(weights, tokens, positions):
       model = gj.Decoder(config, dict(weights))
       last = positions.max(1, keepdims=True)
-      first = gj.forward(model, tokens, positions, logits_at=last).logits
+      first = gj.forward(model, tokens, positions, logits_at='last').logits
       more = jnp.broadcast_to(jnp.array(it_is), (len(tokens), len(it_is)))
       out = gj.forward(
         model,
         jnp.concatenate([tokens, more], 1),
         jnp.concatenate([positions, last + 1 + jnp.arange(len(it_is))], 1),
-        logits_at=last + len(it_is),
+        logits_at='last',
       )
       return first[:, 0].argmax(-1), out.logits[:, 0].argmax(-1)
 

@@ -35,7 +35,9 @@ class Recipe:
 
   def model_config(self, vocab_size: int, **changes) -> gj.ModelConfig:
     """For a tokenizer of this size."""
-    return gj.ModelConfig(**self.model, vocab_size=vocab_size, **changes)
+    local = tuple(i % 2 == 0 for i in range(self.model['num_layers']))
+    sizes = {'vocab_size': vocab_size, 'local_layers': local}
+    return gj.FAMILIES['gemma2'].config(**self.model | sizes | changes)
 
 
 def make_recipe(size: str, seed: int) -> Recipe:

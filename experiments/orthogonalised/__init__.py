@@ -5,12 +5,7 @@ from experiments.orthogonalised.arms import (
   choose_direction,
   make_arms,
 )
-from experiments.orthogonalised.checkpoint import (
-  Untied,
-  read_untied,
-  save_untied,
-  without_direction,
-)
+from experiments.orthogonalised.checkpoint import save_untied, untie
 from experiments.orthogonalised.directions import read_direction
 from experiments.orthogonalised.text import compare_on_text
 from experiments.orthogonalised.written import SITES, largest_cosines

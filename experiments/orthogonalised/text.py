@@ -44,7 +44,7 @@ def compare_on_text(
       at = np.minimum(np.arange(start, start + B), len(rows) - 1)
       tokens, positions = gj.pad_rows(
         [rows[i] for i in at],
-        original.config.pad_id,
+        original.config.fill_id,
         side='right',
         buckets=length,
       )
@@ -89,7 +89,7 @@ def _last_stream(model, tokens, positions, interventions):
     interventions=interventions,
     capture=gj.capture('resid_post', layers=model.config.num_layers - 1),
   )
-  return out.activations['resid_post'][0]
+  return out['resid_post'][0]
 
 
 @jax.jit

@@ -40,13 +40,10 @@ def largest_cosines(
   for start in range(0, len(questions), B):
     at = np.minimum(np.arange(start, start + B), len(questions) - 1)
     padded = gj.pad_rows(
-      [questions[i].ids for i in at], model.config.pad_id, buckets=length
+      [questions[i].ids for i in at], model.config.fill_id, buckets=length
     )
     out = gj.run(
-      model,
-      *padded,
-      interventions=interventions,
-      capture=gj.capture(*SITES),
+      model, *padded, interventions=interventions, capture=gj.capture(*SITES)
     )
     for site, x in out.activations.items():
       x = np.asarray(x, np.float64)[:, padded.positions >= 0]  # [L, n, D]

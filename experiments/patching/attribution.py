@@ -48,41 +48,35 @@ def attribute(
 @functools.partial(jax.jit, static_argnames=('differ',))
 def _slopes(model, tokens, answers, sources, *, differ):
   """Map -> [n, columns, L]: columns are tokens from `differ` on, or heads."""
-  config, (n, T) = model.config, tokens.shape
-  L, N, H = config.num_layers, config.num_heads, config.head_dim
+  L, N = model.config.num_layers, model.config.num_heads
+  n, T = tokens.shape
   gates = {
     name: jnp.zeros((n, T - differ if name in TOKEN_MAPS else N, L))
     for name in MAPS
   }
 
   def moved(gates):
-    changes = {site: () for site in MAPS.values()}
+    changes = []
     for name, site in MAPS.items():
       for i in range(gates[name].shape[1]):
-        at = differ + i if name in TOKEN_MAPS else T - 1
-        where = {'positions': at, 'num_positions': T}
-        source = sources[site][:, :, at : at + 1]
-        if name == 'z_all':
-          positions = np.broadcast_to(np.arange(T), (n, T))
-          source = sources[site]
-          where = {'source_positions': positions}
-        features = None
-        if name in HEAD_MAPS:
-          features = jnp.repeat(jax.nn.one_hot(i, N), H)[None]
-        change = gj.patch(
-          config,
-          site,
-          source,
-          layers=gates[name][:, i],
-          features=features,
-          **where,
+        source, where = sources[site], {'source_positions': np.arange(T)}
+        if name != 'z_all':
+          at = differ + i if name in TOKEN_MAPS else T - 1
+          source, where = source[:, :, at : at + 1], {'positions': at}
+        changes.append(
+          gj.patch(
+            site,
+            source,
+            layers=gj.per_row(gates[name][:, i]),
+            heads=i if name in HEAD_MAPS else None,
+            **where,
+          )
         )
-        changes[site] += (change,)
     logits = gj.forward(
       model,
       tokens,
       interventions=changes,
-      logits_at=jnp.full((1, 1), T - 1),
+      logits_at='last',
       remat=True,
     ).logits[:, 0]
     chosen = jnp.take_along_axis(logits, answers, axis=1)

@@ -74,28 +74,17 @@ def compare(
 
 
 def _ends(model, base, donor) -> list[dict]:
-  config, T = model.config, base.tokens.shape[1]
   given = gj.run(
     model, donor.tokens, capture=gj.capture('resid_pre', 'resid_post')
-  ).activations
+  )
   found = []
   for site, layer, run in (
     ('resid_pre', 0, base),
-    ('resid_post', config.num_layers - 1, donor),
+    ('resid_post', model.config.num_layers - 1, donor),
   ):
-    change = gj.patch(
-      config,
-      site,
-      given[site][:, :, -1:],
-      layers=layer,
-      positions=T - 1,
-      num_positions=T,
-    )
+    change = gj.patch(site, given, layers=layer, positions='last')
     logits = gj.run(
-      model,
-      base.tokens,
-      interventions={site: (change,)},
-      logits_at=np.full((1, 1), T - 1),
+      model, base.tokens, interventions=[change], logits_at='last'
     ).logits[:, 0]
     chosen = np.take_along_axis(np.asarray(logits), base.answers, axis=1)
     patched = chosen[:, 0] - chosen[:, 1]

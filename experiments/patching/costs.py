@@ -20,7 +20,9 @@ def block_cost(config: gj.ModelConfig) -> int:
   """Operations of one block for one token, attention's products left out."""
   heads = config.num_heads * config.head_dim
   kv = config.num_kv_heads * config.head_dim
-  return 2 * config.d_model * (2 * heads + 2 * kv + 3 * config.d_ff)
+  return (
+    2 * config.d_model * (2 * heads + 2 * kv + (2 + config.gated) * config.d_ff)
+  )
 
 
 def attention_cost(config: gj.ModelConfig, keys: int) -> int:

@@ -28,33 +28,24 @@ def naive_sweep(
   Returns:
     Map -> float32 [L, X, n]; NaN in cells that were not asked for.
   """
-  n, T = base.shape
   sites = sorted({MAPS[name] for name in cells})
-  given = gj.run(model, donor, capture=gj.capture(*sites)).activations
-  positions = np.arange(T)
-  last = np.full((1, 1), T - 1)
+  given = gj.run(model, donor, capture=gj.capture(*sites))
   patched = {}
   for name, wanted in cells.items():
-    patched[name] = np.full((*wanted.shape, n), np.nan, np.float32)
+    patched[name] = np.full((*wanted.shape, len(base)), np.nan, np.float32)
     site = MAPS[name]
     for layer, column in np.argwhere(wanted).tolist():
-      where = {
-        'layers': layer,
-        'source_positions': positions,
-        'positions': None,
-        'num_positions': None,
-      }
-      if name != 'z_all':
-        at = column if name in TOKEN_MAPS else T - 1
-        where |= {'positions': at, 'num_positions': T}
-      if name in TOKEN_MAPS:
-        change = gj.patch(model.config, site, given[site], **where)
-      else:
-        change = gj.ablate_heads(
-          model.config, column, source=given[site], **where
-        )
+      of_token = name in TOKEN_MAPS
+      at = None if name == 'z_all' else 'last'
+      change = gj.patch(
+        site,
+        given,
+        layers=layer,
+        heads=None if of_token else column,
+        positions=column if of_token else at,
+      )
       logits = gj.run(
-        model, base, interventions={site: (change,)}, logits_at=last
+        model, base, interventions=[change], logits_at='last'
       ).logits[:, 0]
       chosen = np.take_along_axis(jax.device_get(logits), answers, axis=1)
       patched[name][layer, column] = chosen[:, 0] - chosen[:, 1]

@@ -102,26 +102,18 @@ def _patched(
   `which` counts the sites of `sources` in order, `head` matters for z. The
   patch is at `slot`; at all tokens from there on if `whole`.
   """
-  config, T = model.config, recording.positions.shape[1]
-  N, H = config.num_heads, config.head_dim
-  here = jnp.arange(config.num_layers) == layer
-  at = np.arange(T) >= slot if whole else np.arange(T) == slot
-  changes = {}
-  for number, site in enumerate(sorted(sources)):
-    source = sources[site][layer, :, slot:]
-    head_gates = jnp.repeat(jax.nn.one_hot(head, N), H)[None]
-    changes[site] = (
-      gj.patch(
-        config,
-        site,
-        (source if whole else source[:, :1])[None],
-        layers=(here & (which == number)).astype(jnp.float32)[None],
-        source_positions=recording.positions[:, slot:] if whole else None,
-        positions=at.astype(np.float32)[None],
-        num_positions=T,
-        features=head_gates if site == 'z' else None,
-      ),
+  here = jnp.arange(model.config.num_layers) == layer
+  changes = [
+    gj.patch(
+      site,
+      sources[site][layer, :, slot : None if whole else slot + 1],
+      layers=here & (which == number),
+      heads=head if site == 'z' else None,
+      positions=None if whole else slot,
+      source_positions=recording.positions[:, slot:] if whole else None,
     )
+    for number, site in enumerate(sorted(sources))
+  ]
   x, _ = gj.resume(
     model, recording, layer=layer, slot=slot, interventions=changes
   )

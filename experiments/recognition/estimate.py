@@ -63,7 +63,7 @@ def estimate(plan: Plan, values: flags.FlagValues) -> str:
 
 def _matmul_weights(config: gj.ModelConfig) -> int:
   heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-  layer = config.d_model * (heads + 3 * config.d_ff)
+  layer = config.d_model * (heads + (2 + config.gated) * config.d_ff)
   return config.num_layers * layer
 
 

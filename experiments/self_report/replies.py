@@ -89,13 +89,11 @@ def measure(
   def run(ready, batch) -> list[list[float]]:
     asked = [questions[question].ids for _, question in batch.filled]
     padded = pad(model, asked, batch)
-    capacity = batch.shared + batch.length
-    added = steering(model.config, questions, arms, batch, capacity)
     out = gj.run(
       ready.model,
       *padded,
-      interventions=ready.everywhere or added,
-      logits_at=gj.last_position(padded.positions),
+      interventions=ready.everywhere or steering(questions, arms, batch),
+      logits_at='last',
       prefix=ready.prefix,
     )
     found = next_tokens(out.logits[:, 0], jnp.asarray(token_ids))

@@ -17,7 +17,6 @@ import os
 import pathlib
 import shutil
 
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
@@ -61,7 +60,7 @@ class Ready:
   Attributes:
     model: With the group's weights.
     everywhere: Interventions of all rows, in place of what is added to single
-      ones; {} for none.
+      ones; [] for none.
     prefix: What all rows begin with, run already; None for nothing.
   """
 
@@ -179,7 +178,7 @@ def pad(
   """What follows the shared tokens of rows, and where it stands."""
   padded = gj.pad_rows(
     [ids[batch.shared :] for ids in rows],
-    model.config.pad_id,
+    model.config.fill_id,
     buckets=batch.length,
   )
   positions = np.where(
@@ -189,44 +188,44 @@ def pad(
 
 
 def steering(
-  config: gj.ModelConfig,
   questions: Sequence[Question],
   arms: Sequence[Arm],
   batch: Batch,
-  capacity: int,
-) -> gj.Interventions:
+  new_tokens: int = 0,
+) -> list[gj.Change]:
   """One edit per site that any arm steers: what each row adds there.
 
   Rows of other sites, and of the original, add 0.
 
   Args:
-    config: Of the model.
     questions, arms: All of them.
     batch: Whose rows are steered.
-    capacity: S, positions of a row, what follows the question included.
+    new_tokens: How many tokens will follow a row.
   """
   rows = [(arms[arm], questions[question]) for arm, question in batch.filled]
-  gates = np.zeros((len(rows), capacity), np.float32)  # [B, S]
+  capacity = batch.shared + batch.length + new_tokens
+  gates = np.zeros((len(rows), capacity), bool)
   for gate, (arm, question) in zip(gates, rows, strict=True):
     if arm.steers:
-      gate[slice(*steered_positions(arm.positions, question))] = 1
+      gate[slice(*steered_positions(arm.positions, question))] = True
       gate[question.length :] = arm.generated
-  interventions = {}
+  edits = []
   for site in sorted({arm.site for arm in arms if arm.steers}):
-    nothing = np.zeros(gj.site_width(config, site))
-    here = [arm if arm.steers and arm.site == site else None for arm, _ in rows]
-    directions = [nothing if arm is None else arm.direction for arm in here]
-    edit = gj.steer(
-      config,
-      site,
-      jnp.asarray(np.stack(directions)),
-      layers=[0 if arm is None else arm.layer for arm in here],
-      coefficient=np.array([0 if a is None else a.coefficient for a in here]),
-      positions=gates,
-      num_positions=capacity,
+    some = next(arm for arm in arms if arm.steers and arm.site == site)
+    nothing = dataclasses.replace(some, coefficient=0.0)
+    here = [
+      arm if arm.steers and arm.site == site else nothing for arm, _ in rows
+    ]
+    edits.append(
+      gj.steer(
+        site,
+        np.stack([arm.direction for arm in here]),
+        layers=gj.per_row([arm.layer for arm in here]),
+        coefficient=np.array([arm.coefficient for arm in here]),
+        positions=gj.per_row(gates),
+      )
     )
-    interventions[site] = (edit,)
-  return interventions
+  return edits
 
 
 def identity_of(questions: Sequence[Question], arms: Sequence[Arm]) -> dict:
@@ -272,7 +271,7 @@ def _plan(questions, arms, lengths, rows_per_batch) -> list[list[Batch]]:
 def _prepare(model, arms, questions, batch) -> Ready:
   """Model, interventions of all rows, and prefix of a batch's group."""
   arm = arms[batch.rows[0][0]]
-  everywhere = {}
+  everywhere = []
   if arm.weights:
     model, everywhere = orthogonalise(model, arm.direction, arm.weights)
   prefix = None

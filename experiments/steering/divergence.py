@@ -98,15 +98,13 @@ def measure_divergences(
   def run(ready, batch) -> list[list[float]]:
     asked = [question for _, question in batch.filled]
     at = places[asked]
-    capacity = batch.shared + batch.length
     steered = gj.run(
       ready.model,
       *pad(model, [rows[question] for question in asked], batch),
-      interventions=ready.everywhere
-      or steering(model.config, questions, changed, batch, capacity),
+      interventions=ready.everywhere or steering(questions, changed, batch),
       capture=_last_stream(model, at),
       prefix=ready.prefix,
-    ).activations['resid_post'][0]
+    )['resid_post'][0]
     found = np.asarray(
       _divergence(model, original()[asked], steered), np.float64
     )  # [B, P]
@@ -140,7 +138,9 @@ def _until_stop(answer, stop_ids) -> list[int]:
 def _last_stream(model, places) -> gj.Capture:
   """What is unembedded, at places [B, P]."""
   return gj.capture(
-    'resid_post', layers=model.config.num_layers - 1, positions=places
+    'resid_post',
+    layers=model.config.num_layers - 1,
+    positions=gj.per_row(places),
   )
 
 
@@ -152,10 +152,10 @@ def _original_streams(model, rows, places, rows_per_batch) -> np.ndarray:
     some = list(range(start, min(start + size, len(rows))))
     filled = some + some[-1:] * (size - len(some))
     padded = gj.pad_rows(
-      [rows[q] for q in filled], model.config.pad_id, buckets=longest
+      [rows[q] for q in filled], model.config.fill_id, buckets=longest
     )
     out = gj.run(model, *padded, capture=_last_stream(model, places[filled]))
-    found.append(np.asarray(out.activations['resid_post'][0])[: len(some)])
+    found.append(np.asarray(out['resid_post'][0])[: len(some)])
   return np.concatenate(found)
 
 

@@ -90,16 +90,10 @@ def stream_norms(
     asked = [questions[q] for q in some]
     # The last batch is filled up, so that it needs no program of its own.
     asked += asked[-1:] * (min(rows_per_batch, len(order)) - len(asked))
-    padded = gj.pad_rows([q.ids for q in asked], model.config.pad_id)
-    out = gj.run(
-      model,
-      *padded,
-      capture=gj.capture(site, layers=layers),
-      num_layers=max(layers) + 1,
-    )
-    norms = np.linalg.norm(
-      np.asarray(out.activations[site], np.float32), axis=-1
-    )  # [L, B, T]
+    padded = gj.pad_rows([q.ids for q in asked], model.config.fill_id)
+    out = gj.run(model, *padded, capture=gj.capture(site, layers=layers))
+    x = np.asarray(out[site], np.float32)
+    norms = np.linalg.norm(x, axis=-1)  # [L, B, T]
     for row, q in enumerate(some):
       first, stop = steered_positions(positions, asked[row])
       at = padded.positions[row]

@@ -56,14 +56,13 @@ def generate_answers(
 
   def run(ready, batch) -> list[list[int]]:
     padded = pad(model, [questions[q].ids for _, q in batch.filled], batch)
-    capacity = batch.shared + batch.length + max_new_tokens
     made = gj.generate(
       ready.model,
       *padded,
       max_new_tokens=max_new_tokens,
       stop_ids=stop_ids,
       interventions=ready.everywhere
-      or steering(model.config, questions, arms, batch, capacity),
+      or steering(questions, arms, batch, max_new_tokens),
       prefix=ready.prefix,
     )
     tokens, lengths = np.asarray(made.tokens), np.asarray(made.lengths)

@@ -1,17 +1,22 @@
 """Taking a direction out of everything that a model writes to its stream.
 
-What a block adds is g * y / rms(y), with y its output before the post-norm and
-g = 1 + w the norm's gain. So, for a direction d,
+Where a block has post-norms, as in Gemma 2, it adds g * y / rms(y), with y its
+output before the norm and g = 1 + w the norm's gain. So, for a direction d,
 
   exact       y is kept orthogonal to g * d, which makes what is added
               orthogonal to d
   reference   y is kept orthogonal to d, as in the code of arXiv 2411.14257;
               with a gain, some of d is still written
 
-Both also take d out of the embeddings. The unembedding, which is the same
-matrix, keeps it: so the matrix is left as it is, and the embeddings are
-projected where they enter layer 0, which is the same thing.
+Without a post-norm y itself is added, and the two are the same.
+
+Both also take d out of the embeddings. Where the unembedding is the same matrix
+it keeps d: so the matrix is left as it is, and the embeddings are projected
+where they enter layer 0, which is the same thing. An embedding of its own, and
+a table of positions beside it, are projected themselves.
 """
+
+from collections.abc import Mapping
 
 import jax
 from jax import lax
@@ -29,7 +34,7 @@ def orthogonalise(
   """A model that cannot write a direction.
 
   Args:
-    model: Stacked. Its embeddings and what reads the stream are shared.
+    model: Stacked. What reads the stream is shared.
     direction: [D]; its norm does not matter.
     way: 'exact' or 'reference'.
 
@@ -42,16 +47,42 @@ def orthogonalise(
   if way not in WAYS:
     raise ValueError(f'A direction is taken out by one of {WAYS}, not {way!r}.')
   direction = jnp.asarray(direction, jnp.float32)
-  embeddings = gj.ablate_direction(
-    model.config, 'resid_pre', direction, layers=0
-  )
-  weights = model.weights()
-  for matrix, norm in (('wo', 'post_attn_norm'), ('down', 'post_mlp_norm')):
-    gain = 1 + weights[norm].astype(jnp.float32)  # [L, D]
-    read = direction * (gain if way == 'exact' else jnp.ones_like(gain))
-    weights[matrix] = _without(weights[matrix], read)
-  edited = gj.Decoder(model.config, weights)
-  return edited, {'resid_pre': (embeddings,)}
+  if not direction.any():
+    raise ValueError('A direction to take out has norm 0; it names none.')
+  config, weights = model.config, model.weights()
+  read = jnp.broadcast_to(direction, (config.num_layers, config.d_model))
+  for norm, names in (
+    ('post_attn_norm', ('wo', 'bo')),
+    ('post_mlp_norm', ('down', 'down_b')),
+  ):
+    gain = 1.0
+    if config.post_norms and way == 'exact':
+      gain = config.norm_offset + weights[norm].astype(jnp.float32)  # [L, D]
+    for name in names:
+      if name in weights:
+        weights[name] = _without(weights[name], gain * read)
+  if not config.tied:
+    weights |= written_at_first(weights, direction)
+    return gj.Decoder(config, weights), []
+  embeddings = gj.ablate_direction('resid_pre', direction, layers=0)
+  return gj.Decoder(config, weights), [embeddings]
+
+
+def written_at_first(
+  weights: Mapping[str, jax.Array], direction: np.ndarray
+) -> dict[str, jax.Array]:
+  """Embedding and, if there is one, table of positions without a direction."""
+  tables = [name for name in ('embed', 'positions') if name in weights]
+  return {name: without_direction(weights[name], direction) for name in tables}
+
+
+def without_direction(rows: jax.Array, direction: np.ndarray) -> jax.Array:
+  """Rows [n, D] made orthogonal to a direction [D]."""
+  unit = jnp.asarray(direction, jnp.float32)
+  unit = unit / jnp.linalg.norm(unit)
+  x = rows.astype(jnp.float32)
+  along = jnp.einsum('nD,D->n', x, unit, precision='highest')
+  return (x - along[:, None] * unit).astype(rows.dtype)
 
 
 @jax.jit

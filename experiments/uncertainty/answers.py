@@ -270,7 +270,7 @@ def _ids(tokenizer, said, prefix) -> list[int]:
 
 def _after(model, padded, ids) -> dict[str, jax.Array]:
   """`next_tokens` after padded prompts."""
-  out = gj.run(model, *padded, logits_at=gj.last_position(padded.positions))
+  out = gj.run(model, *padded, logits_at='last')
   return next_tokens(out.logits[:, 0], ids)
 
 

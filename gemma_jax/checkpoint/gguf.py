@@ -7,9 +7,7 @@ float32 under HF's names, files of the tokenizer. Llama 2 and 3 with their kin
 (SmolLM2), and Gemma 3's text models are understood.
 
 The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
-The `gguf` package dequantises, and says how large a block of each kind is. The
-header is read here: that package's reader takes 20 s for a vocabulary of
-262,144 tokens, and does not notice that a file ends early.
+The `gguf` package dequantises, and says how large a block of each kind is.
 """
 
 from collections.abc import Mapping
@@ -17,12 +15,12 @@ import math
 import mmap
 import os
 import pathlib
-import struct
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gemma_jax.checkpoint import gguf_tokenizer
+from gemma_jax.checkpoint.gguf_header import Header, short
 
 # Those whose dequantisation is tested.
 QUANTIZATIONS = (
@@ -79,11 +77,6 @@ _NEUTRAL = {
   'tensor_data_layout': 'Meta AI original pth',
 }
 
-# Scalars of the metadata, by their number in the file; the rest are these.
-_SCALARS = dict(enumerate(('B', 'b', '<H', '<h', '<I', '<i', '<f', '?')))
-_SCALARS |= {10: '<Q', 11: '<q', 12: '<d'}
-_STRING, _ARRAY = 8, 9
-
 # Rows are dequantised in pieces of about this size (of float32).
 _PIECE_BYTES = 1 << 24
 
@@ -129,7 +122,7 @@ class GgufFile:
           "model's whole folder if it is in Hugging Face's format"
         )
       with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        header = _Header(self.path, data)
+        header = Header(self.path, data)
     self.metadata: Mapping[str, Any] = header.metadata
     self._check_kind()
     self.architecture: str = header.metadata['general.architecture']
@@ -215,7 +208,7 @@ class GgufFile:
     architecture = self.metadata.get('general.architecture')
     if architecture is None:
       raise self._missing('general.architecture')
-    if architecture not in _ARCHITECTURES:
+    if str(architecture) not in _ARCHITECTURES:
       raise self._error(
         f'general.architecture is {architecture!r}, expected one of '
         f'{", ".join(_ARCHITECTURES)}. Load the model from its folder in '
@@ -282,7 +275,7 @@ class GgufFile:
       value = value[0]
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
       raise self._error(
-        f'{self.architecture}.{key} is {_short(value)}, expected one positive '
+        f'{self.architecture}.{key} is {short(value)}, expected one positive '
         'integer for all layers'
       )
     return value
@@ -292,7 +285,7 @@ class GgufFile:
     value = self._get(key, default)
     if not isinstance(value, (int, float)) or not 0 < value < math.inf:
       raise self._error(
-        f'{self.architecture}.{key} is {_short(value)}, expected a positive '
+        f'{self.architecture}.{key} is {short(value)}, expected a positive '
         'number'
       )
     return _shortest(value)
@@ -352,7 +345,7 @@ class GgufFile:
       neutral = own in _NEUTRAL and value == _NEUTRAL[own]
       if key.startswith(prefix) and own not in known and not neutral:
         raise self._error(
-          f'{key} is {_short(value)}, which is not understood, and not '
+          f'{key} is {short(value)}, which is not understood, and not '
           "ignored. Load the model from its folder in Hugging Face's format"
         )
 
@@ -360,7 +353,7 @@ class GgufFile:
     """Number of tokens, which all who count them agree on."""
     tokens = self.metadata.get('tokenizer.ggml.tokens')
     counts = {}
-    if tokens is not None:
+    if isinstance(tokens, list):
       counts['tokens in tokenizer.ggml.tokens'] = len(tokens)
     if f'{self.architecture}.vocab_size' in self.metadata:
       counts[f'as {self.architecture}.vocab_size'] = self._size('vocab_size')
@@ -383,7 +376,7 @@ class GgufFile:
       local = [bool(one) for one in period]
     else:
       raise self._error(
-        f'gemma3.attention.sliding_window_pattern is {_short(period)}, '
+        f'gemma3.attention.sliding_window_pattern is {short(period)}, '
         f'expected a period in layers, or {L} values'
       )
     caps = {
@@ -445,7 +438,7 @@ class GgufFile:
       if np.allclose(factors, want, rtol=1e-4, atol=0):
         return guess
     raise self._error(
-      f'tensor {_ROPE_FACTORS} ({_short(factors.tolist())}) is not the scaling '
+      f'tensor {_ROPE_FACTORS} ({short(factors.tolist())}) is not the scaling '
       'of Llama 3.1 and 3.2 (low_freq_factor 1, high_freq_factor 4, 8192 '
       "positions). Load the model from its folder in Hugging Face's format"
     )
@@ -473,14 +466,13 @@ class GgufFile:
         hf_name = f'model.layers.{layer}.{hf_name}.weight'
         expected[f'blk.{layer}.{name}.weight'] = hf_name, shape
     ignored = {_ROPE_FACTORS} if self.architecture == 'llama' else set()
-    if unknown := found.keys() - expected.keys() - ignored:
+    if unknown := sorted(found.keys() - expected.keys() - ignored):
+      more = f', and {len(unknown) - 1} more' if unknown[1:] else ''
       raise self._error(
-        f'tensor {min(unknown)} is unknown'
-        f'{f", and {len(unknown) - 1} more" if unknown - {min(unknown)} else ""}'
-        f'; expected those of a {self.architecture} with '
-        f'{fields["num_hidden_layers"]} layers and no biases, such as '
-        'blk.0.attn_q.weight. It is not ignored: load the model from its '
-        "folder in Hugging Face's format"
+        f'tensor {unknown[0]} is unknown{more}; expected those of a '
+        f'{self.architecture} with {fields["num_hidden_layers"]} layers and no '
+        'biases, such as blk.0.attn_q.weight. It is not ignored: load the '
+        "model from its folder in Hugging Face's format"
       )
     tensors = {}
     for name, (hf_name, letters) in expected.items():
@@ -518,90 +510,6 @@ class GgufFile:
     return out
 
 
-class _Header:
-  """What stands before the weights.
-
-  Attributes:
-    metadata: Key -> value: bool, int, float, str or a list of them.
-    tensors: Name -> number of its kind, shape as in the file, offset.
-    data_start: Where offsets count from, in bytes.
-  """
-
-  def __init__(self, path: pathlib.Path, data: mmap.mmap):
-    self._path, self._data, self._at = path, data, 4
-    version = self._scalar('<I')
-    if version & 0xFFFF == 0:
-      raise ValueError(
-        f'{path}: it is big-endian. Convert it with gguf-convert-endian, which '
-        'the gguf package brings.'
-      )
-    if version not in (2, 3):
-      raise ValueError(
-        f'{path}: it has version {version} of GGUF, expected 2 or 3. Convert '
-        'the model again with a present llama.cpp.'
-      )
-    num_tensors, num_keys = self._scalar('<Q'), self._scalar('<Q')
-    self.metadata = {}
-    for _ in range(num_keys):
-      key = self._once(self._string(), self.metadata)
-      self.metadata[key] = self._value(self._scalar('<I'))
-    self.tensors = {}
-    for _ in range(num_tensors):
-      name = self._once(self._string(), self.tensors)
-      shape = tuple(self._scalar('<Q') for _ in range(self._scalar('<I')))
-      self.tensors[name] = self._scalar('<I'), shape, self._scalar('<Q')
-    alignment = self.metadata.get('general.alignment', 32)
-    if not isinstance(alignment, int) or alignment < 1:
-      raise ValueError(f'{path}: general.alignment is {alignment!r}.')
-    self.data_start = -(-self._at // alignment) * alignment
-
-  def _once(self, name: str, seen) -> str:
-    if name in seen:
-      raise ValueError(
-        f'{self._path}: its header has {name} twice. Convert the model again.'
-      )
-    return name
-
-  def _bytes(self, count: int) -> bytes:
-    start, self._at = self._at, self._at + count
-    if self._at > len(self._data):
-      raise ValueError(
-        f'{self._path}: it is truncated: its header goes beyond byte '
-        f'{len(self._data)}, where the file ends. Download it again.'
-      )
-    return self._data[start : self._at]
-
-  def _scalar(self, code: str):
-    return struct.unpack(code, self._bytes(struct.calcsize(code)))[0]
-
-  def _string(self) -> str:
-    raw = self._bytes(self._scalar('<Q'))
-    try:
-      return raw.decode()
-    except UnicodeDecodeError as error:
-      raise ValueError(
-        f'{self._path}: its header holds {_short(raw)}, which is not UTF-8: '
-        f'{error}. Download it again.'
-      ) from error
-
-  def _value(self, kind: int):
-    if kind == _STRING:
-      return self._string()
-    if kind == _ARRAY:
-      item, count = self._scalar('<I'), self._scalar('<Q')
-      if item in _SCALARS:
-        code = np.dtype(_SCALARS[item])
-        raw = self._bytes(count * code.itemsize)
-        return np.frombuffer(raw, code).tolist()
-      return [self._value(item) for _ in range(count)]
-    if kind not in _SCALARS:
-      raise ValueError(
-        f'{self._path}: its metadata hold a value of the unknown type {kind}. '
-        'The file is damaged, or newer than this reader; download it again.'
-      )
-    return self._scalar(_SCALARS[kind])
-
-
 def _gguf_package(path):
   """The `gguf` package, which is needed by nothing else."""
   try:
@@ -617,12 +525,6 @@ def _gguf_package(path):
 def _shortest(value) -> float:
   """The shortest decimal that gives the same float32: 1e-05, not 9.9999e-06."""
   return float(str(np.float32(value)))
-
-
-def _short(value) -> str:
-  """A value for an error message."""
-  text = repr(value)
-  return text if len(text) <= 60 else text[:57] + '...'
 
 
 def _llama3_factors(head_dim: int, base: float, scaling) -> np.ndarray:

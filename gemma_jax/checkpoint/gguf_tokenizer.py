@@ -87,7 +87,8 @@ class _Source:
     self._path, self._metadata = path, metadata
     self._model = metadata.get('tokenizer.ggml.model')
     self._tokens = metadata.get('tokenizer.ggml.tokens')
-    if self._model in (None, 'none', 'no_vocab') or not self._tokens:
+    is_list = isinstance(self._tokens, list) and self._tokens
+    if self._model in (None, 'none', 'no_vocab') or not is_list:
       raise self._error(
         'it has no tokenizer (tokenizer.ggml.model and tokens). Take '
         'tokenizer.json and tokenizer_config.json from the folder of the model '
@@ -142,7 +143,7 @@ class _Source:
       'tokenizer_config.json': json.dumps(config, indent=2) + '\n',
     }
     template = self._metadata.get('tokenizer.chat_template')
-    if template is not None:
+    if isinstance(template, str):
       files['chat_template.jinja'] = template
     return files
 
@@ -177,7 +178,7 @@ class _Source:
     return bool(self._metadata.get(f'tokenizer.ggml.{name}', default))
 
   def _pre(self) -> str:
-    return self._metadata.get('tokenizer.ggml.pre', '')
+    return str(self._metadata.get('tokenizer.ggml.pre', ''))
 
   def _byte_level(self) -> Tokenizer:
     """BPE over bytes, each spelled by one printable character, as in GPT-2."""

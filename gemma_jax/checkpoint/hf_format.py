@@ -27,6 +27,8 @@ from gemma_jax.weights import LETTERS, weight_letters, weight_shape
 COMPANIONS = (
   'tokenizer.json',
   'tokenizer.model',
+  'vocab.json',
+  'merges.txt',
   'tokenizer_config.json',
   'special_tokens_map.json',
   'chat_template.jinja',

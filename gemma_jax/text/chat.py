@@ -164,6 +164,7 @@ def mark(
     ValueError: a content has one of the marks already.
   """
   literal = '|'.join(map(re.escape, sorted(specials, key=len, reverse=True)))
+  literal = literal or '(?!)'  # with no special tokens, nothing is marked
   marked = []
   for message in messages:
     content = message['content']

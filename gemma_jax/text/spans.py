@@ -9,9 +9,20 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import itertools
 import re
+from typing import NamedTuple
 import unicodedata
 
-Span = tuple[int, int]
+
+class Span(NamedTuple):
+  """A stretch of tokens or characters; `keys=span` means all of them.
+
+  Attributes:
+    start: The first.
+    stop: The one after the last.
+  """
+
+  start: int
+  stop: int
 
 
 class TruncationError(ValueError):
@@ -60,7 +71,7 @@ class Encoding:
         f'No token spells {self.text[start:stop]!r} in {quote(self.text)}: '
         'the tokenizer drops these characters.'
       )
-    return hits[0], hits[-1] + 1
+    return Span(hits[0], hits[-1] + 1)
 
 
 def span_by_offsets(
@@ -128,7 +139,7 @@ def span_by_bisection(
   back = bisect.bisect_left(
     range(stop - 1), True, key=lambda i: holds(stop - 1 - i, stop)
   )
-  return stop - 1 - back, stop
+  return Span(stop - 1 - back, stop)
 
 
 def encoding_of_pieces(pieces: Sequence[bytes], ids: Sequence[int]) -> Encoding:

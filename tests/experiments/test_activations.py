@@ -11,7 +11,7 @@ from experiments.activations import ActivationStream, num_batches, read_batch
 from experiments.token_rows import TokenRows
 import gemma_jax as gj
 from gemma_jax import running
-from gemma_jax.weights import BLOCK_WEIGHTS
+from gemma_jax.weights import BLOCK_LETTERS
 from tests import tiny
 from tests.experiments import worlds
 
@@ -63,9 +63,9 @@ def test_opens_in_the_middle(rows):
 
 def test_does_not_run_on_what_is_skipped(rows, monkeypatch):
   calls = []
-  harvest = activations.harvest
+  run = gj.run
   monkeypatch.setattr(
-    activations, 'harvest', lambda *a: calls.append(1) or harvest(*a)
+    activations.gj, 'run', lambda *a, **k: calls.append(1) or run(*a, **k)
   )
   total = num_batches(rows, 10**9, 6)[0]
   list(make(rows)(0))
@@ -92,7 +92,7 @@ def test_repeats(tmp_path, rows):
 def test_a_truncated_model_and_another_site():
   model = worlds.model()
   part = {
-    name: w[:2] if name in BLOCK_WEIGHTS else w
+    name: w[:2] if name in BLOCK_LETTERS else w
     for name, w in model.weights().items()
   }
   truncated = gj.Decoder(model.config.truncated(2), part)

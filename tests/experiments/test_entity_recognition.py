@@ -48,9 +48,11 @@ FEW = (
 
 
 def config(**changes) -> gj.ModelConfig:
-  return gj.ModelConfig(
+  L = changes.get('num_layers', 26)
+  return gj.FAMILIES['gemma2'].config(
     **{
-      'num_layers': 26,
+      'num_layers': L,
+      'local_layers': tuple(i % 2 == 0 for i in range(L)),
       'd_model': D,
       'd_ff': 48,
       'num_heads': 8,

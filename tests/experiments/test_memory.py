@@ -11,7 +11,7 @@ from experiments import memory, splicing
 from experiments.memory import Estimate, Item, OutOfMemory
 import gemma_jax as gj
 from gemma_jax.sharding import partition_spec
-from gemma_jax.weights import WEIGHTS, weight_shape
+from gemma_jax.weights import weight_letters, weight_shape
 from sae import update
 from sae.recipe import TrainConfig
 from tests.experiments import worlds
@@ -77,20 +77,12 @@ def test_a_backward_pass_against_the_compiler():
     ),
     'evaluation',
   )
-  at = jnp.full(B, 5, jnp.int32)
-  nothing = jnp.zeros((B, model.config.d_model))
-  edit = gj.steer(
-    model.config,
-    'resid_post',
-    nothing,
-    layers=1,
-    positions=at[:, None],
-    num_positions=T,
-  )
+  at = jnp.full((B, 1), 5, jnp.int32)
+  layers = jnp.ones(1, jnp.int32)
   tokens = jnp.zeros((B, T), jnp.int32)
   positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
   compiled = splicing._gradient.lower(
-    [nothing], [edit], model, 'resid_post', tokens, positions, at, at
+    model, 'resid_post', layers, tokens, positions, at, at[:, 0]
   ).compile()
   temporary = compiled.memory_analysis().temp_size_in_bytes
   said = found['runs of the model'] + found['a backward pass']
@@ -102,7 +94,7 @@ def test_published_sizes():
   config = TrainConfig(width=16384, num_steps=9, sparsity=(1e-3,) * 5)
   estimate = memory.estimate_training(
     config,
-    gj.ModelConfig.gemma2_2b(),
+    gj.preset('gemma-2-2b'),
     **SHAPE | {'layers': [12], 'dtype': 'bfloat16', 'context': 1024},
   )
   found = items(estimate)
@@ -116,7 +108,7 @@ def test_published_sizes():
   assert estimate.peak == max(map(estimate.total, ('training', 'evaluation')))
   halved = memory.estimate_training(
     config,
-    gj.ModelConfig.gemma2_2b(),
+    gj.preset('gemma-2-2b'),
     **SHAPE | {'layers': [12], 'dtype': 'bfloat16', 'context': 1024},
     data=2,
     model_parallel=4,
@@ -141,7 +133,7 @@ def test_what_devices_do_not_divide_is_on_each():
   # Weights by the rules that place them: 2 key/value heads are not split by 4.
   mesh = types.SimpleNamespace(shape={'data': 2, 'model': 4})
   expected = 0
-  for name, letters in WEIGHTS.items():
+  for name, letters in weight_letters(model).items():
     shape = weight_shape(model.truncated(4), name)
     axes = partition_spec(letters, shape, mesh)
     splits = math.prod(mesh.shape[axis] for axis in axes if axis)

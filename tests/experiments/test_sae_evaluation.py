@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.activations import harvest, read_batch
+from experiments.activations import read_batch
 from experiments.sae_evaluation import (
   EvaluationText,
   measure_metrics,
@@ -47,7 +47,7 @@ def test_metrics(world, found):
   for s, layer in enumerate(layers):
     look = gj.capture(site, layers=[layer])
     x = [
-      (harvest(model, batch, look, site, layer + 1)[0], batch.keep)
+      (gj.run(model, *batch[:2], capture=look)[site][0], batch.keep)
       for batch in batches(world)
     ]
     for r, sae in enumerate(saes[s]):
@@ -83,7 +83,7 @@ def test_interval_of_fvu_is_that_of_a_ratio_over_sequences(world, found):
   errors, scatters = [], []
   mean = found[0][0][0].mean
   for batch in batches(world):
-    x = np.asarray(harvest(model, batch, look, site, 2)[0])
+    x = np.asarray(gj.run(model, *batch[:2], capture=look)[site][0])
     y = np.asarray(sae(x))
     for row, keep in enumerate(batch.keep):
       if keep.any():

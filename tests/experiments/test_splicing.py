@@ -104,21 +104,15 @@ def test_zero_ablation_equals_a_patch(batch):
   model = worlds.model()
   splicer = Splicer(model, 'resid_post', [2])
   got = splicer.losses(batch, 2, Ablate(jnp.zeros(40)))
-  gates = np.zeros((len(batch.tokens), batch.tokens.shape[1]), np.float32)
-  gates[batch.keep] = 1  # columns are positions: padding is on the right
+  # Columns are positions: padding is on the right.
   patch = gj.patch(
-    model.config,
-    'resid_post',
-    jnp.zeros(40),
-    layers=2,
-    positions=gates,
-    num_positions=gates.shape[1],
+    'resid_post', 0.0, layers=2, positions=gj.per_row(batch.keep)
   )
   out = gj.run(
     model,
     batch.tokens,
     batch.positions,
-    interventions={'resid_post': (patch,)},
+    interventions=[patch],
     logits_at='all',
   )
   losses = -jax.nn.log_softmax(out.logits)

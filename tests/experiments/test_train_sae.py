@@ -16,7 +16,7 @@ from experiments import (
   sae_training,
   train_sae,
 )
-from experiments.activations import harvest, read_batch
+from experiments.activations import read_batch
 from experiments.token_rows import TokenRows
 import gemma_jax as gj
 from sae.loading import load_sae
@@ -116,7 +116,7 @@ def test_exports_give_the_metrics_of_the_results(folder, out, results):
       metrics = evaluate(
         sae,
         [
-          (harvest(model, b, look, 'resid_post', entry['layer'] + 1)[0], b.keep)
+          (gj.run(model, *b[:2], capture=look)['resid_post'][0], b.keep)
           for b in batches
         ],
       )

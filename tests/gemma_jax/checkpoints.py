@@ -5,9 +5,9 @@ import json
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from gemma_jax.config import ModelConfig
+import gemma_jax as gj
 
-CONFIG = ModelConfig(
+CONFIG = gj.FAMILIES['gemma2'].config(
   num_layers=4,
   d_model=24,
   d_ff=32,
@@ -17,6 +17,7 @@ CONFIG = ModelConfig(
   vocab_size=64,
   query_pre_attn_scalar=9,
   window=5,
+  local_layers=(True, False) * 2,
 )
 INDEX = 'model.safetensors.index.json'
 EMBED = 'model.embed_tokens.weight'

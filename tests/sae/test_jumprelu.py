@@ -103,22 +103,16 @@ def test_clamping_in_the_model_is_surgery_on_the_reconstruction():
   model = ours()
   D = model.config.d_model
   w = arrays(D=D)
-  sae = JumpReLUSAE(Weights(*map(jnp.asarray, w)))
+  origin = Origin(site='resid_post', layer=2)
+  sae = JumpReLUSAE(Weights(*map(jnp.asarray, w)), origin)
   tokens = np.array([[5, 6, 7, 8], [9, 10, 11, 12]])
   look = gj.capture('resid_post', layers=2)
-  before = gj.run(model, tokens, capture=look).activations['resid_post'][0]
+  before = gj.run(model, tokens, capture=look)['resid_post', 2]
   active = np.asarray(sae.encode(before)).sum((0, 1))
   ids = np.argsort(-active)[[0, 4]]
-  edit = gj.clamp_latent(
-    model.config,
-    'resid_post',
-    **sae.select(ids[None])._asdict(),
-    value=2.5,
-    layers=2,
-  )
-  after = gj.run(
-    model, tokens, capture=look, interventions={'resid_post': (edit,)}
-  ).activations['resid_post'][0]
+  edit = gj.clamp_latents(sae.select(ids), 2.5)
+  after = gj.run(model, tokens, capture=look, interventions=[edit])
+  after = after['resid_post', 2]
   f, y = reference(w, np.asarray(before))
   f[..., ids] = 2.5
   want = before + (f @ w.W_dec.astype('f8') + w.b_dec) - y

@@ -15,13 +15,14 @@ import transformers
 from gemma_jax.checkpoint.hf import CheckpointReader, load_checkpoint
 from gemma_jax.checkpoint.hf_format import COMPANIONS
 from gemma_jax.checkpoint.orbax import is_orbax, load_orbax
-from gemma_jax.config import ModelConfig
+from gemma_jax.families import FAMILIES
 from tools.convert_checkpoint import convert
 from tools.make_checkpoint import make, write_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = ModelConfig(
+CONFIG = FAMILIES['gemma2'].config(
   num_layers=3,
+  local_layers=(True, False, True),
   d_model=24,
   d_ff=32,
   num_heads=4,
@@ -127,6 +128,35 @@ def test_nothing_is_written_when_something_is_wrong(hf, orbax, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ['full']
 
 
+@pytest.mark.parametrize('to', [None, 'orbax'])
+def test_a_gguf_comes_with_its_tokenizer(to, tmp_path):
+  test_gguf = pytest.importorskip('tests.gemma_jax.checkpoint.test_gguf')
+  backend, tokens, types, merges = test_gguf.byte_level('gpt-2')
+  test_gguf.write_tokenizer(
+    *(tmp_path / 'm.gguf', 'gpt2', 'gpt-2', tokens, types),
+    merges=merges,
+    bos_token_id=0,
+    eos_token_id=1,
+    chat_template='{{ messages }}',
+  )
+  source, out = tmp_path / 'm.gguf', tmp_path / 'out'
+  assert convert(source, out, to=to) == (to or 'hf')
+  expected = load_checkpoint(source)
+  got = load_orbax(out) if to == 'orbax' else load_checkpoint(out)
+  assert got.config == expected.config and got.dtype == jnp.float32
+  same_weights(expected, got)
+  assert (out / 'chat_template.jinja').read_text() == '{{ messages }}'
+  read = transformers.AutoTokenizer.from_pretrained(out)
+  text = 'the cat sat'
+  want = backend.encode(text, add_special_tokens=False).ids
+  assert read.encode(text, add_special_tokens=False) == want
+  if to is None:
+    hf = transformers.AutoModelForCausalLM.from_pretrained(out)
+    wk = hf.model.layers[0].self_attn.k_proj.weight.detach()
+    mine = expected.weights()['wk'][0]
+    np.testing.assert_array_equal(wk, mine.reshape(wk.shape))
+
+
 def test_the_program(hf, tmp_path):
   """Exit codes, the report, the progress and the help."""
   flags = [f'--source={hf}', f'--target={tmp_path / "out"}']
@@ -144,6 +174,8 @@ def test_the_program(hf, tmp_path):
   told = run('convert_checkpoint', '--help')
   for flag in 'source target to dtype num_layers revision'.split():
     assert f'--{flag}:' in told.stdout
+  for family in FAMILIES.values():
+    assert family.title in ' '.join(told.stdout.split())
 
 
 def test_make_checkpoint_can_be_repeated(tmp_path):

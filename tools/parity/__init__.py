@@ -3,6 +3,8 @@
   prompts    which tokens, padded how
   reference  HF transformers' side, read through hooks
   ours       this project's side
+  hostile    texts that tokenizers stumble over
+  tokenization  the tokenizers of both sides, on them
   compare    errors of tensors and of predictions, summed over batches
   verdict    the gates, and the first place where the sides diverge
   run        one check, from a folder to a `Result`

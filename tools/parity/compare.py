@@ -5,11 +5,15 @@ Sums run over the real (non-padding) tokens of all batches, in float64.
 
 from collections.abc import Mapping
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gemma_jax import VECTOR_SITES
 from tools.parity.prompts import Batch
+
+if TYPE_CHECKING:
+  from tools.parity.tokenization import Tokenization
 
 # In the order in which a block computes them; "first" below means this order.
 COMPUTING_ORDER = (
@@ -27,8 +31,8 @@ COMPUTING_ORDER = (
 )
 # Both sides write about -1e38 where a query may not see a key.
 _CUT = -1e37
-# Distributions held at a time, in float64.
-_CHUNK = 64
+# Logits compared at a time, in float64.
+_CHUNK_VALUES = 1 << 22
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,8 +221,9 @@ class Predictions:
     """
     self.loss_theirs += loss_theirs
     everywhere = np.argwhere(batch.real)
-    for start in range(0, len(everywhere), _CHUNK):
-      at = everywhere[start : start + _CHUNK]
+    step = max(1, _CHUNK_VALUES // ours.shape[-1])
+    for start in range(0, len(everywhere), step):
+      at = everywhere[start : start + step]
       rows, columns = at.T
       a, b = ours[rows, columns], theirs[rows, columns]  # [n, V]
       self.logits.add(a, b, batch, at, gate)
@@ -295,6 +300,7 @@ class Comparison:
     layers: Per layer, site -> difference.
     predictions: At the prompts' tokens.
     greedy: Of what follows them.
+    tokenization: Of the tokenizers, where the checkpoint has one.
   """
 
   dtype: str
@@ -302,6 +308,7 @@ class Comparison:
   layers: list[dict[str, Difference]]
   predictions: Predictions = dataclasses.field(default_factory=Predictions)
   greedy: Greedy = dataclasses.field(default_factory=Greedy)
+  tokenization: 'Tokenization | None' = None
 
   @classmethod
   def empty(cls, dtype: str, tolerance: float, num_layers: int) -> 'Comparison':

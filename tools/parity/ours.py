@@ -2,8 +2,8 @@
 
 `Loaded` runs the public `forward`: one scan over all layers. `Streamed` runs
 the same parts (`embed`, `run_blocks`, `unembed`) on models of one layer, whose
-weights are read when they are needed: two programs, one for local layers and
-one for global ones, serve any depth.
+weights are read when they are needed: one program for local layers and one for
+global ones serve any depth.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ import numpy as np
 from gemma_jax import SITES, Cache, Capture, Decoder
 from gemma_jax import model as model_lib
 from gemma_jax.checkpoint.hf import CheckpointReader
-from gemma_jax.weights import BLOCK_WEIGHTS
+from gemma_jax.weights import BLOCK_LETTERS, weight_letters
 from tools.parity.prompts import Batch
 
 
@@ -69,12 +69,16 @@ class Streamed:
     reader: CheckpointReader,
     on_layer: Callable[[], None] = lambda: None,
   ):
-    """Reads the embedding; `on_layer` is called after each layer."""
+    """Reads all but the layers; `on_layer` is called after each of them."""
     self._reader = reader
     self._config = reader.config
     self._on_layer = on_layer
+    letters = weight_letters(self._config)
+    self._block_names = [name for name in letters if name in BLOCK_LETTERS]
     self._ends = {
-      name: jnp.asarray(reader.read(name)) for name in ('embed', 'final_norm')
+      name: jnp.asarray(reader.read(name))
+      for name in letters
+      if name not in BLOCK_LETTERS
     }
 
   def run(self, batch: Batch) -> Iterator[dict[str, np.ndarray]]:
@@ -82,7 +86,7 @@ class Streamed:
     positions = jnp.asarray(batch.positions)
     x = None
     for model in self._layers():
-      x = _embed(model, batch.tokens) if x is None else x
+      x = _embed(model, batch.tokens, positions) if x is None else x
       x, seen = _block(model, x, positions)
       yield {site: _numpy(seen[site][0]) for site in SITES}
     yield {'logits': _numpy(_unembed(model, x))}
@@ -96,7 +100,7 @@ class Streamed:
     for tokens, positions in _decoding_steps(batch, given):
       x = None
       for layer, model in enumerate(self._layers()):
-        x = _embed(model, tokens) if x is None else x
+        x = _embed(model, tokens, positions) if x is None else x
         if not chosen:
           caches.append(Cache.empty(model.config, B, size, model.dtype))
         x, caches[layer] = _decode_block(
@@ -106,7 +110,7 @@ class Streamed:
     return np.stack(chosen, axis=1)
 
   def _layers(self) -> Iterator[Decoder]:
-    """Models of one layer each; all share the embedding and final norm."""
+    """Models of one layer each; all share what belongs to no layer."""
     for layer, local in enumerate(self._config.local_layers):
       config = dataclasses.replace(
         self._config, num_layers=1, local_layers=(local,)
@@ -114,7 +118,7 @@ class Streamed:
       index = [slice(layer, layer + 1)]
       weights = {
         name: jnp.asarray(self._reader.read(name, index))
-        for name in BLOCK_WEIGHTS
+        for name in self._block_names
       }
       yield Decoder(config, self._ends | weights)
       self._on_layer()
@@ -171,7 +175,6 @@ def _block(model, x, positions):
     model,
     x,
     positions,
-    interventions={},
     capture=Capture(sites=SITES),
     num_layers=1,
   )
@@ -184,7 +187,6 @@ def _decode_block(model, x, positions, cache, first):
     model,
     x,
     positions,
-    interventions={},
     capture=Capture(sites=()),
     cache=cache,
     cache_is_empty=first,

@@ -5,11 +5,10 @@ import dataclasses
 import pathlib
 
 import numpy as np
-import tokenizers
 
-from gemma_jax.config import ModelConfig
+from gemma_jax import ModelConfig, Tokenizer
 
-# The first is empty: a row of BOS alone, T = 1.
+# The first is empty: a row of BOS alone, or no row where none is added.
 BUILT_IN = (
   '',
   'Paris',
@@ -30,7 +29,7 @@ class Batch:
   """Rows of equal length.
 
   Attributes:
-    tokens: int32 [B, T]; `pad_id` at padding.
+    tokens: int32 [B, T]; `fill_id` at padding.
     positions: int32 [B, T], counted from 0 in every row; -1 at padding.
     prompts: Per row, the number of its prompt.
     paddings: Per row, 'left' or 'right'.
@@ -47,45 +46,13 @@ class Batch:
     return self.positions >= 0
 
 
-def text_prompts(
-  folder: pathlib.Path, config: ModelConfig, lines: Sequence[str]
-) -> list[list[int]]:
-  """Token ids of each line, BOS once at the start.
+def text_prompts(tokenizer: Tokenizer, lines: Sequence[str]) -> list[list[int]]:
+  """Token ids of each line, with BOS by the tokenizer's rule.
 
-  Args:
-    folder: Holds the `tokenizer.json`.
-    config: Gives the BOS id and the vocabulary's size.
-    lines: Texts, without special tokens.
-
-  Raises:
-    FileNotFoundError: the folder has no tokenizer.
-    ValueError: the tokenizer cannot be read, or is another model's.
+  Lines that have no token are left out: the empty one, where no BOS is added.
   """
-  path = folder / 'tokenizer.json'
-  if not path.is_file():
-    raise FileNotFoundError(
-      f'{path} does not exist, and --prompts is text. Put the tokenizer.json '
-      'of the checkpoint beside its weights, or leave --prompts out: random '
-      'token ids (--lengths, --seed) need none.'
-    )
-  try:
-    tokenizer = tokenizers.Tokenizer.from_file(str(path))
-  except Exception as error:  # the library raises bare Exception
-    raise ValueError(f'{path} cannot be read as a tokenizer: {error}.') from (
-      error
-    )
-  prompts = []
-  for number, line in enumerate(lines):
-    ids = tokenizer.encode(line, add_special_tokens=False).ids
-    if ids[:1] != [config.bos_id]:
-      ids = [config.bos_id, *ids]
-    if max(ids) >= config.vocab_size:
-      raise ValueError(
-        f'{path} gives token id {max(ids)} for prompt {number}, beyond '
-        f'vocab_size={config.vocab_size}. Is it the tokenizer of this model?'
-      )
-    prompts.append(ids)
-  return prompts
+  rows = [tokenizer.encode(line) for line in lines]
+  return [ids for ids in rows if ids]
 
 
 def read_lines(path: pathlib.Path) -> list[str]:
@@ -115,10 +82,12 @@ def read_lines(path: pathlib.Path) -> list[str]:
 def random_prompts(
   config: ModelConfig, lengths: Sequence[int], seed: int
 ) -> list[list[int]]:
-  """One prompt per length: BOS, then ids drawn uniformly from all."""
+  """One prompt per length: BOS if the model has one, then ids from all."""
   rng = np.random.default_rng(seed)
+  has_bos = config.bos_id in range(config.vocab_size)
+  start = [config.bos_id] if has_bos else []
   return [
-    [config.bos_id, *rng.integers(config.vocab_size, size=length - 1).tolist()]
+    start + rng.integers(config.vocab_size, size=length - len(start)).tolist()
     for length in lengths
   ]
 
@@ -140,7 +109,7 @@ def make_batches(
   for start in range(0, len(prompts), batch_size):
     numbers = range(start, min(start + batch_size, len(prompts)))
     rows = [(number, side) for number in numbers for side in sides]
-    tokens = np.full((len(rows), T), config.pad_id, np.int32)
+    tokens = np.full((len(rows), T), config.fill_id, np.int32)
     positions = np.full((len(rows), T), -1, np.int32)
     for row, (number, side) in enumerate(rows):
       length = len(prompts[number])

@@ -1,37 +1,27 @@
-"""HF transformers' side: eager Gemma 2, every site read through hooks.
+"""HF transformers' side: eager attention, every site read through hooks.
 
-The modules, masks, KV cache and generation loop are HF's own, whether the
-weights are all in memory or streamed: then the model is built on torch's meta
-device, a hook before each layer reads that layer's weights, and a hook after
-it drops them.
+Which module holds a site is in the tables of `gemma_jax.families`. The modules,
+masks, KV cache and generation loop are HF's own, whether the weights are all in
+memory or streamed: then the model is built on torch's meta device, a hook
+before each layer reads that layer's weights, and a hook after it drops them.
 """
 
 from collections.abc import Callable, Iterator
 import contextlib
+import importlib.util
+import itertools
 import json
-import math
 import pathlib
 
 import numpy as np
 import safetensors
 import torch
 import transformers
-from transformers.models.gemma2 import modeling_gemma2 as hf
 
+from gemma_jax import CheckpointReader
+from gemma_jax.checkpoint.hf_format import LM_HEAD, find_prefix
+from gemma_jax.families import Family, family_of
 from tools.parity.prompts import Batch
-
-# Site -> submodule of a layer, and whether it is its input or its output.
-_HOOKS = {
-  'resid_pre': ('', 'input'),
-  'z': ('self_attn.o_proj', 'input'),
-  'attn_out_raw': ('self_attn', 'output'),
-  'attn_out': ('post_attention_layernorm', 'output'),
-  'resid_mid': ('pre_feedforward_layernorm', 'input'),
-  'mlp_act': ('mlp.down_proj', 'input'),
-  'mlp_out_raw': ('mlp', 'output'),
-  'mlp_out': ('post_feedforward_layernorm', 'output'),
-  'resid_post': ('', 'output'),
-}
 
 
 class Reference:
@@ -39,15 +29,16 @@ class Reference:
 
   def __init__(
     self,
-    folder: pathlib.Path,
+    reader: CheckpointReader,
     dtype: str,
     stream: bool = False,
     on_layer: Callable[[], None] = lambda: None,
   ):
-    """Loads the folder.
+    """Loads HF's model.
 
     Args:
-      folder: With config.json and safetensors files.
+      reader: Says where the checkpoint is, and of which family. The weights
+        are read by HF.
       dtype: 'float32' or 'bfloat16'; the weights are loaded in it directly. A
         cast afterwards would keep the embedding's scale rounded to the first
         dtype.
@@ -55,34 +46,27 @@ class Reference:
       on_layer: Called whenever a layer has been computed.
 
     Raises:
-      ValueError: HF does not find a weight for every parameter.
+      ImportError: the checkpoint is a .gguf file, and what HF reads it with is
+        not installed.
+      ValueError: HF does not find a weight for every parameter, or the
+        checkpoint cannot be streamed.
     """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    self._dtype = getattr(torch, dtype)
     self._seen: dict[str, np.ndarray] | None = None
     self._on_sites: Callable[[dict[str, np.ndarray]], None] | None = None
-    if stream:
-      self._model = _streamed(folder, self._dtype)
-    else:
-      self._model, info = hf.Gemma2ForCausalLM.from_pretrained(
-        folder,
-        dtype=self._dtype,
-        attn_implementation='eager',
-        local_files_only=True,
-        use_safetensors=True,
-        output_loading_info=True,
-      )
-      if wrong := {key: names for key, names in info.items() if names}:
-        raise ValueError(f'{folder}: transformers reports {wrong}.')
-    self._model.eval()
+    self._shape = (0, 0)
+    family, self._window = family_of(reader.config), reader.config.window
+    load = _streamed if stream else _loaded
+    self._model = load(reader, getattr(torch, dtype)).eval()
     # Nothing but arg max, and no end: not even what the folder asks for.
     self._model.generation_config = transformers.GenerationConfig(
-      do_sample=False, pad_token_id=self._model.config.pad_token_id
+      do_sample=False, pad_token_id=reader.config.fill_id
     )
-    for layer in self._model.model.layers:
-      for site, (name, side) in _HOOKS.items():
-        self._read(site, layer.get_submodule(name), side)
+    for layer in _layers(self._model, family):
+      for site, place in family.modules.items():
+        name, _, side = f'.{place}'.rpartition('.')
+        self._read(site, layer.get_submodule(name[1:]), side)
       # After the hook of resid_post: hooks run in the order they are added.
       layer.register_forward_hook(self._layer_done)
     self._count = on_layer
@@ -108,7 +92,7 @@ class Reference:
     targets = batch.positions > 0
     n_targets = int(targets.sum())
     labels = torch.where(torch.from_numpy(targets), tokens, -100)
-    self._on_sites = on_sites
+    self._on_sites, self._shape = on_sites, batch.tokens.shape
     self._seen = None if on_sites is None else {}
     try:
       with torch.no_grad(), _softmax_calls(self._read_softmax):
@@ -139,7 +123,7 @@ class Reference:
         attention_mask=torch.from_numpy(batch.real).long(),
         max_new_tokens=num_tokens,
         # With a window of 1, HF's cache means to keep 0 keys, and keeps all.
-        use_cache=self._model.config.sliding_window > 1,
+        use_cache=self._window != 1,
         output_logits=True,
         return_dict_in_generate=True,
       )
@@ -148,12 +132,15 @@ class Reference:
     return tokens.numpy().astype(np.int32), logits
 
   def _read(self, site: str, module: torch.nn.Module, side: str):
-    """Has a hook on `module` note its value."""
+    """Has a hook on `module` note its value as [B, T, W].
+
+    Inside its layers, OPT has the tokens of all rows in one dimension.
+    """
 
     def note(value):
       if self._seen is not None:
         value = value[0] if isinstance(value, tuple) else value
-        self._seen[site] = _numpy(value)
+        self._seen[site] = _numpy(value).reshape(*self._shape, -1)
 
     if side == 'input':
       module.register_forward_pre_hook(lambda _, args: note(args))
@@ -172,9 +159,39 @@ class Reference:
     self._count()
 
 
+def hf_source(reader: CheckpointReader) -> tuple[pathlib.Path, dict[str, str]]:
+  """What HF's `from_pretrained` is called with for a checkpoint.
+
+  Returns:
+    The folder, and `gguf_file` if the checkpoint is one.
+
+  Raises:
+    ImportError: HF needs another package for a .gguf file.
+  """
+  if reader.gguf is None:
+    return reader.folder, {}
+  if importlib.util.find_spec('accelerate') is None:
+    raise ImportError(
+      f'{reader.gguf.path}: transformers needs accelerate for .gguf files; run '
+      "`pip install 'knowledge-awareness-jax[real]'`."
+    )
+  return reader.folder, {'gguf_file': reader.gguf.path.name}
+
+
 def _numpy(value: torch.Tensor) -> np.ndarray:
   """A copy in float32, which holds every bfloat16 exactly."""
   return value.detach().float().numpy().copy()
+
+
+def _layers(model: torch.nn.Module, family: Family) -> torch.nn.ModuleList:
+  """HF's layers; in a multimodal model they are one module deeper."""
+  for path in (family.layers, f'model.language_{family.layers}'):
+    with contextlib.suppress(AttributeError):
+      return model.get_submodule(path)
+  raise ValueError(
+    f'{type(model).__name__} of transformers {transformers.__version__} has no '
+    f'module {family.layers}; expected HF layers of a {family.title} there.'
+  )
 
 
 @contextlib.contextmanager
@@ -182,7 +199,7 @@ def _softmax_calls(record: Callable) -> Iterator[None]:
   """Shows `record` the input and output of every softmax.
 
   Eager attention returns its pattern but not the scores; it calls this
-  function once per layer, and nothing else in the model calls it.
+  function once per layer, and nothing else in the models calls it.
   """
   original = torch.nn.functional.softmax
 
@@ -198,43 +215,98 @@ def _softmax_calls(record: Callable) -> Iterator[None]:
     torch.nn.functional.softmax = original
 
 
-def _streamed(folder: pathlib.Path, dtype: torch.dtype):
-  """HF's model with its layers' weights left on disk until they are used."""
-  config = transformers.Gemma2Config.from_pretrained(folder)
-  with torch.device('meta'):
-    model = hf.Gemma2ForCausalLM._from_config(
-      config, dtype=dtype, attn_implementation='eager'
-    )
-  files = _tensor_files(folder)
-
-  def load(module, prefix):
-    names = [name for name in module.state_dict() if name != 'lm_head.weight']
-    tensors = {name: _tensor(files, prefix + name, dtype) for name in names}
-    module.load_state_dict(tensors, strict=True, assign=True)
-
-  # The buffers that no file holds.
-  model.model.rotary_emb = hf.Gemma2RotaryEmbedding(config)
-  load(model.model.embed_tokens, 'model.embed_tokens.')
-  model.model.embed_tokens.embed_scale = torch.tensor(
-    math.sqrt(config.hidden_size), dtype=dtype
+def _loaded(reader: CheckpointReader, dtype: torch.dtype):
+  """HF's model with all its weights."""
+  folder, gguf = hf_source(reader)
+  model, info = transformers.AutoModelForCausalLM.from_pretrained(
+    folder,
+    dtype=dtype,
+    attn_implementation='eager',
+    local_files_only=True,
+    output_loading_info=True,
+    **(gguf or {'use_safetensors': True}),
   )
-  load(model.model.norm, 'model.norm.')
-  model.lm_head.weight = model.model.embed_tokens.weight
-  for number, layer in enumerate(model.model.layers):
-    empty = layer.state_dict()
-    prefix = f'model.layers.{number}.'
-    layer.register_forward_pre_hook(
-      lambda module, _, prefix=prefix: load(module, prefix)
-    )
-    layer.register_forward_hook(
-      lambda module, *_, empty=empty: _drop(module, empty)
-    )
+  if wrong := {key: names for key, names in info.items() if names}:
+    raise ValueError(f'{folder}: transformers reports {wrong}.')
   return model
 
 
-def _drop(layer: torch.nn.Module, empty) -> None:
-  """Puts a layer back on the meta device; returns None, as a hook must."""
-  layer.load_state_dict(empty, assign=True)
+def _streamed(reader: CheckpointReader, dtype: torch.dtype):
+  """HF's model with its layers' weights left on disk until they are used."""
+  if reader.gguf is not None:
+    raise ValueError(
+      f'{reader.gguf.path} cannot be streamed: transformers dequantises a '
+      '.gguf as a whole. Pass --stream=never, or a folder with safetensors.'
+    )
+  folder, family = reader.folder, family_of(reader.config)
+  config = transformers.AutoConfig.from_pretrained(
+    folder, local_files_only=True
+  )
+  if config.get_text_config() is not config:
+    raise ValueError(
+      f'{folder} cannot be streamed: it has a vision tower beside its language '
+      'model. Pass --stream=never, or save the language model alone with '
+      'tools/convert_checkpoint.py.'
+    )
+  with torch.device('meta'):
+    model = transformers.AutoModelForCausalLM.from_config(
+      config, dtype=dtype, attn_implementation='eager'
+    )
+  files = _tensor_files(folder)
+  prefix = find_prefix(reader.config, files, folder)
+
+  def read(name):
+    """The tensor that HF calls `name`; the file may have another prefix."""
+    if name != LM_HEAD:
+      name = prefix + name.removeprefix(family.prefixes[0])
+    with safetensors.safe_open(files[name], 'pt') as file:
+      return file.get_tensor(name).to(dtype)
+
+  _make_buffers(model)
+  layers = f'{family.layers}.'
+  tied = {LM_HEAD} if config.tie_word_embeddings else set()
+  names = [n for n in model.state_dict() if not n.startswith(layers)]
+  model.load_state_dict(
+    {name: read(name) for name in names if name not in tied},
+    strict=False,
+    assign=True,
+  )
+  if tied:
+    model.lm_head.weight = model.get_input_embeddings().weight
+  tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+  for name, tensor in tensors:
+    if tensor.is_meta and not name.startswith(layers):
+      raise ValueError(f'{folder} cannot be streamed: {name} has no value.')
+
+  for number, layer in enumerate(model.get_submodule(family.layers)):
+    empty = layer.state_dict()
+
+    def fill(layer, _, names=tuple(empty), start=f'{layers}{number}.'):
+      tensors = {name: read(start + name) for name in names}
+      layer.load_state_dict(tensors, assign=True)
+
+    def drop(layer, *_, empty=empty):
+      layer.load_state_dict(empty, assign=True)
+
+    layer.register_forward_pre_hook(fill)
+    layer.register_forward_hook(drop)
+  return model
+
+
+def _make_buffers(model: torch.nn.Module) -> None:
+  """Gives values to the buffers that no file holds, by HF's own rules.
+
+  These are rotary frequencies and embeddings' scales. Weights, which are on
+  the meta device, stay there.
+  """
+  for module in model.modules():
+    empty = [n for n, b in module.named_buffers(recurse=False) if b.is_meta]
+    for name in empty:
+      buffer = getattr(module, name)
+      setattr(module, name, torch.empty_like(buffer, device='cpu'))
+    if empty:
+      with torch.no_grad():
+        model._init_weights(module)
 
 
 def _tensor_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -246,8 +318,3 @@ def _tensor_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   index = folder / 'model.safetensors.index.json'
   names = json.loads(index.read_text(encoding='utf-8'))['weight_map']
   return {tensor: folder / name for tensor, name in names.items()}
-
-
-def _tensor(files, name: str, dtype: torch.dtype) -> torch.Tensor:
-  with safetensors.safe_open(files[name], 'pt') as file:
-    return file.get_tensor(name).to(dtype)

@@ -13,10 +13,15 @@ import jax
 import tqdm
 
 from experiments.host_memory import available_memory
-from gemma_jax import ModelConfig, site_width
-from gemma_jax.checkpoint.hf import CheckpointReader
+from gemma_jax import (
+  VECTOR_SITES,
+  CheckpointReader,
+  ModelConfig,
+  Tokenizer,
+  site_width,
+)
 from gemma_jax.checkpoint.hf_format import tensor_shapes
-from gemma_jax.sites import VECTOR_SITES
+from gemma_jax.language_model import read_tokenizer
 from tools.parity import ours as ours_lib
 from tools.parity import prompts as prompts_lib
 from tools.parity import verdict
@@ -25,11 +30,14 @@ from tools.parity.prompts import Batch
 
 if TYPE_CHECKING:
   from tools.parity.reference import Reference
+  from tools.parity.tokenization import Tokenization
 
 DTYPES = ('float32', 'bfloat16')
 STREAM = ('auto', 'always', 'never')
 # Of the memory that is free; the rest is for one layer's work and files.
 _MEMORY_SHARE = 0.7
+# Logits of a batch, in float32. Some five copies of them are held.
+_LOGITS_BYTES = 1 << 28
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,23 +45,26 @@ class Options:
   """What to check.
 
   Attributes:
-    checkpoint: A folder, or a hub id.
+    checkpoint: A folder, a .gguf file, or a hub id.
     dtype: Of weights and activations on both sides, one of DTYPES.
     prompts: A text file, one prompt per line. None takes built-in prompts if
-      the folder has a tokenizer, else random token ids.
+      there is a tokenizer, else random token ids.
+    tokenizer: Whether to compare the tokenizers too, where there are any.
     lengths: Of the random prompts, BOS included.
     seed: Of the random prompts.
     padding: One of prompts.PADDINGS. Greedy decoding pads left, as HF's does.
     new_tokens: How many greedy tokens to compare after each prompt.
-    batch_size: Prompts at a time; padding on both sides gives twice the rows.
+    batch_size: Prompts at a time, at most: fewer where their logits are large.
+      Padding on both sides gives twice the rows.
     stream: 'always' holds one layer's weights at a time, 'never' all of them;
-      'auto' streams what would not fit into memory.
+      'auto' streams what would not fit into memory. A .gguf is never streamed.
     tolerance: Factor on the float32 gates.
   """
 
   checkpoint: str
   dtype: str = 'float32'
   prompts: pathlib.Path | None = None
+  tokenizer: bool = True
   lengths: tuple[int, ...] = (1, 5, 17, 40)
   seed: int = 0
   padding: str = 'both'
@@ -69,10 +80,11 @@ class Check:
 
   Attributes:
     config: Of the checkpoint.
-    folder: Where it is.
+    origin: The folder, or the .gguf file.
     options: What was asked for.
     batches: Rows to run.
     greedy_batches: Left-padded rows to continue.
+    tokenization: How the tokenizers compare; None where they are not compared.
     streamed: Whether layers are read one at a time.
     ours: This project's side.
     reference: HF's.
@@ -81,10 +93,11 @@ class Check:
   """
 
   config: ModelConfig
-  folder: pathlib.Path
+  origin: pathlib.Path
   options: Options
   batches: list[Batch]
   greedy_batches: list[Batch]
+  tokenization: 'Tokenization | None'
   streamed: bool
   ours: ours_lib.Loaded | ours_lib.Streamed
   reference: 'Reference'
@@ -99,6 +112,7 @@ class Check:
   def _run(self) -> Comparison:
     dtype, tolerance = self.options.dtype, self.options.tolerance
     comparison = Comparison.empty(dtype, tolerance, self.config.num_layers)
+    comparison.tokenization = self.tokenization
     gates = verdict.site_gates(dtype, tolerance)
     for batch in self.batches:
       truth = self.truth.run(batch)[0] if self.truth else None
@@ -124,17 +138,104 @@ def prepare(options: Options) -> Check:
   """Reads and checks everything that a run needs, weights included.
 
   Raises:
-    FileNotFoundError, ValueError: the folder, the prompts or an option is not
-      fit for a run; the message says which, and what to do.
-    ImportError: torch or transformers is not installed.
+    FileNotFoundError, ValueError: the checkpoint, the prompts or an option is
+      not fit for a run; the message says which, and what to do.
+    ImportError: a package that HF's side needs is not installed.
   """
   try:
     from tools.parity.reference import Reference
+    from tools.parity.tokenization import compare_tokenizers
   except ImportError as error:
     raise ImportError(
       f"{error}. HF's side needs torch and transformers; run "
       "`pip install 'knowledge-awareness-jax[test]'`."
     ) from error
+  _check_options(options)
+  reader = CheckpointReader(options.checkpoint, dtype=options.dtype)
+  config = reader.config
+  origin = reader.folder if reader.gguf is None else reader.gguf.path
+  if config.truncated_from is not None:
+    raise ValueError(
+      f'{origin} has the first {config.num_layers} of '
+      f'{config.truncated_from} layers, and so no logits. Check the whole '
+      'model.'
+    )
+  tokenizer = read_tokenizer(reader)
+  prompts = _prompts(options, tokenizer, origin, config)
+  longest = max(map(len, prompts))
+  if longest + options.new_tokens > config.max_positions:
+    raise ValueError(
+      f'The longest prompt and --new_tokens={options.new_tokens} take '
+      f'{longest + options.new_tokens} positions; {origin} is made for '
+      f'{config.max_positions}. Pass shorter --prompts or --lengths, or fewer '
+      '--new_tokens.'
+    )
+  sides = 2 if options.padding == 'both' else 1
+  batches, greedy_batches = (
+    prompts_lib.make_batches(
+      prompts, config, padding, _batch_size(options, config, places)
+    )
+    for padding, places in (
+      (options.padding, sides * longest),
+      ('left', options.new_tokens),
+    )
+  )
+  streamed = _is_streamed(options, reader, batches[0])
+  exact = options.dtype == 'float32'
+  passes = (2 if exact else 3) * len(batches)
+  passes += 2 * options.new_tokens * len(greedy_batches)
+  bar = tqdm.tqdm(
+    total=passes * config.num_layers,
+    disable=not streamed,
+    desc='layers',
+    unit='layer',
+  )
+
+  def count() -> None:
+    bar.update()
+
+  # Ours comes first: it refuses what is not a whole checkpoint, and says why.
+  if streamed:
+    ours = ours_lib.Streamed(reader, count)
+  else:
+    ours = ours_lib.Loaded(reader)
+  tokenization = None
+  if tokenizer is not None and options.tokenizer:
+    tokenization = compare_tokenizers(reader, tokenizer)
+  return Check(
+    config=config,
+    origin=origin,
+    options=options,
+    batches=batches,
+    greedy_batches=greedy_batches,
+    tokenization=tokenization,
+    streamed=streamed,
+    ours=ours,
+    reference=Reference(reader, options.dtype, streamed, count),
+    truth=None if exact else Reference(reader, 'float32', streamed, count),
+    bar=bar,
+  )
+
+
+def num_parameters(config: ModelConfig) -> int:
+  """How many numbers a model's weights are; tied matrices count once."""
+  return sum(map(math.prod, tensor_shapes(config).values()))
+
+
+def memory_needed(config: ModelConfig, dtype: str, batch: Batch) -> int:
+  """Bytes of a run that is not streamed: weights, sites and logits."""
+  size = 4 if dtype == 'float32' else 2
+  weights = num_parameters(config) * (2 * size if size == 4 else 2 * size + 4)
+  B, T = batch.tokens.shape
+  widths = sum(site_width(config, site) for site in VECTOR_SITES)
+  per_layer = widths * size + 2 * config.num_heads * T * 4
+  # HF's, what its loss makes of them, ours, and copies of both.
+  logits = 5 * config.vocab_size * 4
+  return weights + B * T * (config.num_layers * per_layer + logits)
+
+
+def _check_options(options: Options) -> None:
+  """Raises ValueError where an option alone is wrong."""
   for name, allowed in (
     ('dtype', DTYPES),
     ('padding', prompts_lib.PADDINGS),
@@ -151,75 +252,45 @@ def prepare(options: Options) -> Check:
       )
   if not options.tolerance > 0:
     raise ValueError(f'--tolerance must be above 0, got {options.tolerance}.')
-  reader = CheckpointReader(options.checkpoint, dtype=options.dtype)
-  config, folder = reader.config, reader.folder
-  prompts = _prompts(options, folder, config)
-  longest = max(map(len, prompts)) + options.new_tokens
-  if longest > config.max_positions:
-    raise ValueError(
-      f'The longest prompt and --new_tokens={options.new_tokens} take '
-      f'{longest} positions; {folder} has max_position_embeddings='
-      f'{config.max_positions}. Pass shorter --prompts or --lengths, or fewer '
-      '--new_tokens.'
-    )
-  batches, greedy_batches = (
-    prompts_lib.make_batches(prompts, config, padding, options.batch_size)
-    for padding in (options.padding, 'left')
-  )
-  exact = options.dtype == 'float32'
-  needed = memory_needed(config, options.dtype, batches[0])
+
+
+def _batch_size(options: Options, config: ModelConfig, places: int) -> int:
+  """How many prompts to run at a time, each with logits at so many places."""
+  fit = _LOGITS_BYTES // (4 * config.vocab_size * places)
+  return max(1, min(options.batch_size, fit))
+
+
+def _is_streamed(options: Options, reader, batch: Batch) -> bool:
+  """Whether one layer is held at a time; a .gguf cannot be."""
+  needed = memory_needed(reader.config, options.dtype, batch)
+  free = available_memory()
   streamed = options.stream == 'always' or (
-    options.stream == 'auto' and needed > _MEMORY_SHARE * available_memory()
+    options.stream == 'auto' and needed > _MEMORY_SHARE * free
   )
-  passes = (2 if exact else 3) * len(batches)
-  passes += 2 * options.new_tokens * len(greedy_batches)
-  bar = tqdm.tqdm(
-    total=passes * config.num_layers,
-    disable=not streamed,
-    desc='layers',
-    unit='layer',
-  )
-
-  def count() -> None:
-    bar.update()
-
-  # Ours comes first: it refuses what is not a whole Gemma 2, and says why.
-  if streamed:
-    ours = ours_lib.Streamed(reader, count)
-  else:
-    ours = ours_lib.Loaded(reader)
-  return Check(
-    config=config,
-    folder=folder,
-    options=options,
-    batches=batches,
-    greedy_batches=greedy_batches,
-    streamed=streamed,
-    ours=ours,
-    reference=Reference(folder, options.dtype, streamed, count),
-    truth=None if exact else Reference(folder, 'float32', streamed, count),
-    bar=bar,
-  )
+  if streamed and reader.gguf is not None:
+    raise ValueError(
+      f'{reader.gguf.path} cannot be streamed: transformers dequantises a '
+      f'.gguf as a whole. It takes about {needed / 1e9:.1f} GB, and '
+      f'{free / 1e9:.1f} GB are free. Pass --stream=never to try, fewer or '
+      "shorter prompts, or the model's folder with safetensors."
+    )
+  return streamed
 
 
-def memory_needed(config: ModelConfig, dtype: str, batch: Batch) -> int:
-  """Bytes of a run that is not streamed: weights, sites and logits."""
-  size = 4 if dtype == 'float32' else 2
-  parameters = sum(map(math.prod, tensor_shapes(config).values()))
-  weights = parameters * (2 * size if size == 4 else 2 * size + 4)
-  B, T = batch.tokens.shape
-  widths = sum(site_width(config, site) for site in VECTOR_SITES)
-  per_layer = widths * size + 2 * config.num_heads * T * 4
-  logits = 3 * config.vocab_size * 4
-  return weights + B * T * (config.num_layers * per_layer + logits)
-
-
-def _prompts(options: Options, folder, config) -> list[list[int]]:
+def _prompts(
+  options: Options, tokenizer: Tokenizer | None, origin, config: ModelConfig
+) -> list[list[int]]:
   if options.prompts is not None:
     lines = prompts_lib.read_lines(options.prompts)
-    return prompts_lib.text_prompts(folder, config, lines)
-  if (folder / 'tokenizer.json').is_file():
-    return prompts_lib.text_prompts(folder, config, prompts_lib.BUILT_IN)
+    if tokenizer is None:
+      raise FileNotFoundError(
+        f'{origin} has no tokenizer.json, and --prompts is text. Put the '
+        "tokenizer's files beside the weights, or leave --prompts out: random "
+        'token ids (--lengths, --seed) need none.'
+      )
+    return prompts_lib.text_prompts(tokenizer, lines)
+  if tokenizer is not None:
+    return prompts_lib.text_prompts(tokenizer, prompts_lib.BUILT_IN)
   if not options.lengths or min(options.lengths) < 1:
     raise ValueError(
       f'--lengths={list(options.lengths)} must be one or more numbers of at '

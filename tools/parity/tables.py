@@ -5,11 +5,15 @@ import dataclasses
 from importlib import metadata
 import math
 
+from gemma_jax import config_fields
+from gemma_jax.families import family_of
 from tools.parity import verdict
 from tools.parity.compare import COMPUTING_ORDER, Comparison, Difference, Greedy
-from tools.parity.run import Check
+from tools.parity.run import Check, num_parameters
 
 _PACKAGES = ('jax', 'flax', 'torch', 'transformers', 'safetensors', 'numpy')
+# Differently tokenized texts that are printed; all are in the JSON.
+_SHOWN_TEXTS = 5
 _COLUMNS = f'{"max abs":>10}{"relative":>11}{"cosine":>14}'
 
 
@@ -19,7 +23,8 @@ def report(check: Check, comparison: Comparison, verbose: bool) -> str:
   lines = [_header(check), '']
   if verbose:
     lines += [*_every_site(comparison), '']
-  lines += [*_worst_sites(comparison), '', *_predictions(comparison), '']
+  lines += [*_worst_sites(comparison), '', *_predictions(comparison)]
+  lines += [*_tokens(comparison), '']
   lines += [
     f'{"PASS" if gate.passed else "FAIL"}  {gate.name:<10}{gate.text}'
     for gate in gates
@@ -66,11 +71,14 @@ def as_json(check: Check, comparison: Comparison) -> dict:
     'greedy': greedy,
     'options': dataclasses.asdict(check.options)
     | {'prompts': check.options.prompts and str(check.options.prompts)},
-    'checkpoint': str(check.folder),
+    'checkpoint': str(check.origin),
+    'family': check.config.family,
+    'parameters': num_parameters(check.config),
     'streamed': check.streamed,
     'rows': sum(len(batch.tokens) for batch in check.batches),
     'tokens': sum(int(batch.real.sum()) for batch in check.batches),
-    'config': check.config.to_hf(),
+    'tokenizer': _tokenizer(comparison),
+    'config': config_fields(check.config),
     'versions': {name: metadata.version(name) for name in _PACKAGES},
   }
   return _finite(result)
@@ -82,7 +90,8 @@ def _header(check: Check) -> str:
   tokens = sum(int(batch.real.sum()) for batch in check.batches)
   versions = ', '.join(f'{p} {metadata.version(p)}' for p in _PACKAGES[:4])
   return (
-    f'{check.folder}: {config.num_layers} layers, d_model {config.d_model}, '
+    f'{check.origin}: {family_of(config).title}, {num_parameters(config):,} '
+    f'parameters, {config.num_layers} layers, d_model {config.d_model}, '
     f'{check.options.dtype}{", streamed" if check.streamed else ""}\n'
     f'{tokens:,} tokens in {rows} rows\n{versions}'
   )
@@ -131,6 +140,34 @@ def _predictions(comparison: Comparison) -> Iterator[str]:
   )
   if greedy.first:
     yield f'          first different: {_disagreement(greedy)}'
+
+
+def _tokens(comparison: Comparison) -> Iterator[str]:
+  """The texts that are tokenized differently, the first few of them."""
+  if (found := comparison.tokenization) is None:
+    return
+  same = found.texts - len(found.different) - found.merged_bos
+  yield f'tokens    {same} of {found.texts} hostile texts equal'
+  if found.mended:
+    yield f"          HF's tokenizer was mended first: {found.mended}"
+  for text, ours, theirs in found.different[:_SHOWN_TEXTS]:
+    yield (
+      f'          {_short(text)}: ours {_short(ours)}, HF {_short(theirs)}'
+    )
+
+
+def _tokenizer(comparison: Comparison) -> dict | None:
+  if (found := comparison.tokenization) is None:
+    return None
+  keys = ('text', 'ours', 'hf')
+  texts = [dict(zip(keys, one, strict=True)) for one in found.different]
+  return dataclasses.asdict(found) | {'different': texts}
+
+
+def _short(value) -> str:
+  """A text or ids for one line: its end is left out if it is long."""
+  text = repr(value)
+  return text if len(text) <= 60 else f'{text[:57]}...'
 
 
 def _disagreement(greedy: Greedy) -> str:

@@ -32,12 +32,19 @@ At least 95 % of greedy tokens have to be equal; the measured models had 97.7 %
 to 100 %. A token that HF's own rounding ties with its choice counts as equal.
 Sites are shown, not gated. In both dtypes, masks have to cut exactly the same
 query-key pairs.
+
+Tokenizers have to agree on every text of hostile.py, but for one meant
+difference: a literal BOS that starts a text is ours, and HF adds another.
 """
 
 from collections.abc import Iterator
 import dataclasses
+from typing import TYPE_CHECKING
 
 from tools.parity.compare import COMPUTING_ORDER, Comparison, Difference
+
+if TYPE_CHECKING:
+  from tools.parity.tokenization import Tokenization
 
 STREAMS = ('resid_pre', 'resid_mid', 'resid_post')
 STREAM_GATE, SITE_GATE = 1e-5, 3e-5
@@ -99,7 +106,10 @@ def judge(comparison: Comparison) -> list[Gate]:
     ]
   else:
     gates.append(_kl(comparison))
-  return [*gates, _greedy(comparison)]
+  gates.append(_greedy(comparison))
+  if comparison.tokenization is not None:
+    gates.append(_tokenizer(comparison.tokenization))
+  return gates
 
 
 def first_divergence(comparison: Comparison) -> Divergence | None:
@@ -219,4 +229,18 @@ def _greedy(comparison: Comparison) -> Gate:
     bound=bound,
     text=f'{value:.1%} of {greedy.tokens:,} tokens equal{tied}; '
     f'at least {bound:.0%}',
+  )
+
+
+def _tokenizer(tokenization: 'Tokenization') -> Gate:
+  different = len(tokenization.different)
+  text = f'{different} of {tokenization.texts} texts have other tokens'
+  if tokenization.merged_bos:
+    text += f', {tokenization.merged_bos} more by the merging of a literal BOS'
+  return Gate(
+    name='tokenizer',
+    passed=not different,
+    value=different,
+    bound=0,
+    text=text,
   )

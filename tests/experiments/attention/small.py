@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.attention.cases import Case
-from experiments.attention.knockouts import Watched
 import gemma_jax as gj
 from sae.jumprelu import Latents
 from tests import tiny
@@ -46,20 +45,18 @@ def cases(seed: int = 0) -> list[Case]:
   ]
 
 
-def watched() -> tuple[Watched, ...]:
+def watched() -> tuple[Latents, ...]:
   """A latent of layer 1 and one of layer 3, active on about half of tokens."""
   rng = np.random.default_rng(1)
   D = model().config.d_model
   return tuple(
-    Watched(
+    Latents(
+      encoder=jnp.asarray(rng.standard_normal((1, D)), jnp.float32),
+      decoder=jnp.asarray(rng.standard_normal((1, D)), jnp.float32),
+      bias=jnp.zeros(1),
+      threshold=jnp.full(1, 0.1),
       site='resid_post',
-      layer=jnp.int32(layer),
-      latents=Latents(
-        encoder=jnp.asarray(rng.standard_normal((1, D)), jnp.float32),
-        decoder=jnp.asarray(rng.standard_normal((1, D)), jnp.float32),
-        bias=jnp.zeros(1),
-        threshold=jnp.full(1, 0.1),
-      ),
+      layer=layer,
     )
     for layer in (1, 3)
   )

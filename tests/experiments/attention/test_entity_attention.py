@@ -45,9 +45,9 @@ def by_hand(cases, changes) -> np.ndarray:
   for p, case in enumerate(cases):
     start, stop = case.span
     for layer in range(L):
-      row = np.asarray(out.activations['pattern'])[layer, p, :, case.length - 1]
-      x = np.asarray(out.activations['resid_pre'])[layer, p].astype(float)
-      y = x / np.sqrt((x * x).mean(-1, keepdims=True) + CONFIG.rms_norm_eps)
+      row = np.asarray(out['pattern'])[layer, p, :, case.length - 1]
+      x = np.asarray(out['resid_pre'])[layer, p].astype(float)
+      y = x / np.sqrt((x * x).mean(-1, keepdims=True) + CONFIG.norm_eps)
       y = y * (1 + weights['pre_attn_norm'][layer])
       for n in range(N):
         v = y @ weights['wv'][layer, n // group].T  # [S, H]
@@ -78,11 +78,11 @@ def test_shift_is_what_whole_runs_give(site, tmp_path):
     identity={},
   )
   assert shift.first == first_changed(one) == (2 if site == 'resid_post' else 1)
-  before = by_hand(cases, {site: (steering(cases, site, one.direction, 0.0),)})
+  before = by_hand(cases, [steering(cases, site, one.direction, 0.0)])
   np.testing.assert_allclose(shift.before, before, rtol=1e-4, atol=1e-5)
   norm = 3.0 * np.linalg.norm(one.direction)
   for r, direction in enumerate((one.direction, *one.controls.values())):
-    after = by_hand(cases, {site: (steering(cases, site, direction, norm),)})
+    after = by_hand(cases, [steering(cases, site, direction, norm)])
     np.testing.assert_allclose(
       shift.after[:, r], after[:, shift.first :], rtol=2e-4, atol=2e-5
     )
@@ -95,13 +95,11 @@ def test_shift_is_what_whole_runs_give(site, tmp_path):
 def steering(cases, site, direction, norm):
   """Adds so much of a direction to the entities' last tokens, in layer 1."""
   return gj.steer(
-    CONFIG,
     site,
     direction / np.linalg.norm(direction),
     layers=1,
     coefficient=norm,
-    positions=[case.span[1] - 1 for case in cases],
-    num_positions=10,
+    positions=gj.per_row([case.span[1] - 1 for case in cases]),
   )
 
 

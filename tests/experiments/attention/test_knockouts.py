@@ -33,31 +33,29 @@ def naive(cases, edge, cut, watched):
   """
   batch = pad_cases(cases, 0, 10)
   queries, keys = edge_masks([edge], cases, 10)
-  changes = tuple(
+  changes = [
     gj.knock_out_attention(
-      CONFIG,
-      queries=queries[:, 0],
-      keys=keys[:, 0],
-      num_positions=10,
+      queries=gj.per_row(queries[:, 0]),
+      keys=gj.per_row(keys[:, 0]),
       layers=layer,
-      heads=heads[None],
+      heads=heads,
     )
     for layer, heads in enumerate(cut)
-  )
+  ]
   out = gj.run(
     small.model(),
     *batch,
-    interventions={'attn_logits': changes},
+    interventions=changes,
     capture=gj.capture('resid_post'),
-    logits_at=gj.last_position(batch.positions),
+    logits_at='last',
   )
   logits = np.asarray(out.logits)[:, 0].astype(float)
   log_probs = logits - np.logaddexp.reduce(logits, axis=-1)[:, None]
-  stream = np.asarray(out.activations['resid_post'])  # [L, P, T, D]
+  stream = np.asarray(out['resid_post'])  # [L, P, T, D]
   latents = [
     [
       [
-        float(encode(each.latents, stream[int(each.layer), p, at])[0])
+        float(encode(each, stream[int(each.layer), p, at])[0])
         for each in watched
       ]
       for at in (case.span[1] - 1, case.length - 1)
@@ -141,10 +139,10 @@ def test_kept_sweeps_are_of_the_latents_that_are_asked_for(tmp_path):
   """Other weights or another layer: not those of the last call."""
   cases, edges = small.cases(), [Edges('last', 'entity')]
   first, second = small.watched()
-  higher = first.latents._replace(bias=first.latents.bias + 3)
+  higher = dataclasses.replace(first, bias=first.bias + 3)
   for watched in (
     (first, second),
-    (dataclasses.replace(first, latents=higher), second),
+    (higher, second),
     (first, dataclasses.replace(second, layer=np.int32(2))),
     (first, second),
   ):

@@ -51,7 +51,7 @@ def cause(positions: str = 'entity_last') -> Cause:
     direction=direction,
     controls={},
   )
-  return steered(model().config, target, 8.0, positions)
+  return steered(target, 8.0, positions)
 
 
 @functools.cache
@@ -68,20 +68,18 @@ def padded():
 
 def steering(positions: str = 'entity_last') -> gj.Edit:
   """The cause's edit, by the library's own constructor."""
-  batch = padded()
-  gates = np.zeros(batch.tokens.shape, np.float32)
-  for row, question in zip(gates, questions(), strict=True):
-    start, stop = question.span
-    end = question.length if positions.endswith('end') else stop
-    row[stop - 1 : end] = 1
+  to_end = positions.endswith('end')
   return gj.steer(
-    model().config,
     'resid_post',
     np.asarray(cause().edit.write)[0, 0],
     layers=LAYER,
     coefficient=8.0,
-    positions=gates,
-    num_positions=gates.shape[1],
+    positions=gj.per_row(
+      [
+        range(q.span[1] - 1, q.length if to_end else q.span[1])
+        for q in questions()
+      ]
+    ),
   )
 
 
@@ -95,23 +93,18 @@ def metric_of(logits: np.ndarray) -> np.ndarray:
 
 def run(interventions=None) -> np.ndarray:
   """The metric of a plain run."""
-  batch = padded()
   out = gj.run(
-    model(),
-    *batch,
-    interventions=interventions,
-    logits_at=gj.last_position(batch.positions),
+    model(), *padded(), interventions=interventions, logits_at='last'
   )
   return metric_of(out.logits[:, 0])
 
 
 @functools.cache
 def captured(edited: bool, positions: str = 'entity_last'):
-  """Site -> [L, 4, T, W] of a plain run."""
-  out = gj.run(
+  """A plain run, with site -> [L, 4, T, W]."""
+  return gj.run(
     model(),
     *padded(),
-    interventions={'resid_post': (steering(positions),)} if edited else None,
+    interventions=[steering(positions)] if edited else None,
     capture=gj.capture('z', 'attn_out', 'mlp_out', 'resid_post'),
   )
-  return {site: np.asarray(x) for site, x in out.activations.items()}

@@ -28,7 +28,7 @@ def parts(edited):
 def test_parts_add_up_to_the_metric():
   for edited in (False, True):
     found = attribute(small.model(), parts(edited), small.PAIRS)
-    edit = {'resid_post': (small.steering(WHERE),)} if edited else None
+    edit = [small.steering(WHERE)] if edited else None
     want = small.run(edit)
     np.testing.assert_allclose(found.metric, want, atol=3e-4)
     np.testing.assert_allclose(found.sum, want, atol=3e-4)
@@ -41,9 +41,7 @@ def test_projections_add_up_to_all_logits():
   config = model.config
   cap = config.final_softcap
   batch = small.padded()
-  logits = gj.run(
-    model, *batch, logits_at=gj.last_position(batch.positions)
-  ).logits
+  logits = gj.run(model, *batch, logits_at='last').logits
   want = cap * np.arctanh(np.asarray(logits[:, 0], np.float64) / cap)
   heads = sum(
     project(model, one, layer, head, 'default')
@@ -53,7 +51,7 @@ def test_projections_add_up_to_all_logits():
   rest = one.embedding + one.mlps.sum(axis=1)
   weights = {k: np.asarray(v, np.float64) for k, v in model.weights().items()}
   x = one.stream
-  size = np.sqrt((x * x).mean(-1, keepdims=True) + config.rms_norm_eps)
+  size = np.sqrt((x * x).mean(-1, keepdims=True) + config.norm_eps)
   rest = rest / size * (1 + weights['final_norm']) @ weights['embed'].T
   np.testing.assert_allclose(heads + rest, want, atol=2e-3)
 
@@ -62,7 +60,8 @@ def test_the_reference_projection_has_no_norms():
   model = small.model()
   weights = {k: np.asarray(v, np.float64) for k, v in model.weights().items()}
   last = np.array(small.LENGTHS) - 1
-  z = small.captured(False)['z'][3][np.arange(4), last].reshape(4, 4, -1)
+  z = np.asarray(small.captured(False)['z', 3])
+  z = z[np.arange(4), last].reshape(4, 4, -1)
   out = z[:, 2].astype(np.float64) @ weights['wo'][3, :, 2].T
   want = out * (1 + weights['final_norm']) @ weights['embed'].T
   got = project(model, parts(False), 3, 2, 'reference')

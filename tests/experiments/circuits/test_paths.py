@@ -28,8 +28,8 @@ N, L = 4, 5
 
 
 def positions_of(group: str) -> np.ndarray:
-  """float32 [4, 10]."""
-  gates = np.zeros((4, 10), np.float32)
+  """bool [4, 10]."""
+  gates = np.zeros((4, 10), bool)
   for row, length in zip(gates, small.LENGTHS, strict=True):
     start, stop = small.SPAN
     row[
@@ -39,24 +39,18 @@ def positions_of(group: str) -> np.ndarray:
         'after': slice(stop, length - 1),
         'last': slice(length - 1, length),
       }[group]
-    ] = 1
+    ] = True
   return gates
 
 
 def patched(component: Component, edited: bool = True, source=None):
-  """The library's own patch of one component: its site and the change."""
-  config, batch = small.model().config, small.padded()
-  values = small.captured(edited) if source is None else source
-  common = {
-    'layers': component.layer,
-    'source_positions': batch.positions,
-    'positions': positions_of(component.group),
-    'num_positions': 10,
-  }
-  if component.head is None:
-    return 'mlp_out', gj.patch(config, 'mlp_out', values['mlp_out'], **common)
-  return 'z', gj.ablate_heads(
-    config, component.head, source=values['z'], **common
+  """The library's own patch of one component."""
+  return gj.patch(
+    component.site,
+    small.captured(edited) if source is None else source,
+    layers=component.layer,
+    heads=component.head,
+    positions=gj.per_row(positions_of(component.group)),
   )
 
 
@@ -64,7 +58,7 @@ def test_the_metric_is_of_logits_before_the_cap():
   tracer = small.tracer()
   clean = small.run()
   np.testing.assert_allclose(tracer.clean_metric, clean, atol=2e-4)
-  edited = small.run({'resid_post': (small.steering(),)})
+  edited = small.run([small.steering()])
   np.testing.assert_allclose(tracer.total, edited - clean, atol=2e-4)
   assert np.abs(tracer.total).min() > 0.05
 
@@ -99,12 +93,10 @@ def test_with_all_held_nothing_is_left():
 )
 def test_carried_and_lost_equal_plain_patches(component):
   found = component_effects(small.tracer(), [component])
-  site, change = patched(component)
-  carried = small.run({site: (change,)}) - small.run()
+  carried = small.run([patched(component)]) - small.run()
   np.testing.assert_allclose(found['carried'][0], carried, atol=2e-4)
-  site, change = patched(component, edited=False)
-  edit = {'resid_post': (small.steering(),)}
-  lost = small.run(edit) - small.run(edit | {site: (change,)})
+  edit, change = small.steering(), patched(component, edited=False)
+  lost = small.run([edit]) - small.run([edit, change])
   np.testing.assert_allclose(found['lost'][0], lost, atol=2e-4)
 
 
@@ -113,11 +105,8 @@ def test_any_set_equals_one_patch_per_component():
   rng = np.random.default_rng(2)
   everything = components_where(small.tracer().changed())
   chosen = [everything[i] for i in rng.permutation(len(everything))[:5]]
-  changes = {}
-  for component in chosen:
-    site, change = patched(component, edited=False)
-    changes.setdefault(site, []).append(change)
-  want = small.run({'resid_post': (small.steering(),), **changes})
+  changes = [patched(component, edited=False) for component in chosen]
+  want = small.run([small.steering(), *changes])
   got = set_effects(small.tracer(), [chosen], FREE)[0]
   np.testing.assert_allclose(got, want - small.run(), atol=2e-4)
 
@@ -133,7 +122,7 @@ def test_direct_effects_are_sums_of_the_stream():
   weights = {k: np.asarray(v, np.float64) for k, v in model.weights().items()}
   clean, edited = small.captured(False), small.captured(True)
   last = np.array(small.LENGTHS) - 1
-  at = lambda x, layer: x[layer][np.arange(4), last].astype(np.float64)
+  at = lambda x, layer: np.asarray(x[layer], np.float64)[np.arange(4), last]
   components = [Component(2, 0, 'last'), Component(4, 3, 'last')]
   components += [Component(3, None, 'last')]
   found = component_effects(small.tracer(), components)['direct']
@@ -148,10 +137,10 @@ def test_direct_effects_are_sums_of_the_stream():
       ]
       raw = np.einsum('BNH,DNH->BD', z, weights['wo'][layer])
       gain = weights['post_attn_norm'][layer]
-      added = norm(raw, gain, config.rms_norm_eps)
+      added = norm(raw, gain, config.norm_eps)
       change = added - at(clean['attn_out'], layer)
     x = at(clean['resid_post'], L - 1) + change
-    y = norm(x, weights['final_norm'], config.rms_norm_eps)
+    y = norm(x, weights['final_norm'], config.norm_eps)
     logits = y @ weights['embed'].T
     rows = np.arange(4)
     metric = (
@@ -163,32 +152,22 @@ def test_direct_effects_are_sums_of_the_stream():
 
 def test_an_edge_equals_two_runs_of_plain_patches():
   """From a head of layer 2 to the MLP of layer 3, both at the last token."""
-  config, batch = small.model().config, small.padded()
   sender, receiver = Component(2, 1, 'last'), Component(3, None, 'last')
   clean = small.captured(False)
-  whole = {'source_positions': batch.positions}
-  held = lambda site, **at: gj.patch(config, site, clean[site], **whole, **at)
+  others = gj.per_row(~positions_of('last'))
   where = 'entity_last_to_end'
-  _, exchanged = patched(sender, source=small.captured(True, where))
   out = gj.run(
     small.model(),
-    *batch,
-    interventions={
-      'z': (held('z'), exchanged),
-      'mlp_out': (
-        held('mlp_out', layers=[[0, 1, 2, 4]]),
-        held(
-          'mlp_out',
-          layers=3,
-          positions=1 - positions_of('last'),
-          num_positions=10,
-        ),
-      ),
-    },
+    *small.padded(),
+    interventions=[
+      gj.patch('z', clean),
+      patched(sender, source=small.captured(True, where)),
+      gj.patch('mlp_out', clean, layers=[0, 1, 2, 4]),
+      gj.patch('mlp_out', clean, layers=3, positions=others),
+    ],
     capture=gj.capture('mlp_out'),
   )
-  _, change = patched(receiver, source=out.activations)
-  want = small.run({'mlp_out': (change,)}) - small.run()
+  want = small.run([patched(receiver, source=out)]) - small.run()
   got = edge_effects(small.tracer(where), [Edge(sender, receiver)])[0]
   np.testing.assert_allclose(got, want, atol=2e-4)
   assert np.abs(want).max() > 0.01

@@ -49,7 +49,7 @@ def add(direction):
     direction=direction,
     controls={},
   )
-  return circuits.steered(planted.model().config, target, 2.0, 'entity_last')
+  return circuits.steered(target, 2.0, 'entity_last')
 
 
 def trace(cause, asked, **given):
@@ -114,7 +114,6 @@ def test_nothing_is_nothing(traced, asked):
 
 def test_ablating_the_latent_goes_the_same_way_back(asked):
   cause = circuits.ablated(
-    planted.model().config,
     'unknown',
     LatentId('resid_post', world.LAYER, 0),
     world.sae(),
@@ -130,7 +129,6 @@ def test_this_model_answers_by_default(asked):
   """Without sight of an unknown entity it answers, and without the latent."""
   config = planted.model().config
   ablate = circuits.ablated(
-    config,
     'unknown',
     LatentId('resid_post', world.LAYER, 0),
     world.sae(),

@@ -14,7 +14,7 @@ from experiments.harvesting import (
   streaming,
 )
 import gemma_jax as gj
-from gemma_jax.weights import BLOCK_WEIGHTS
+from gemma_jax.weights import BLOCK_LETTERS
 from sae import JumpReLUSAE, Origin
 from tests.experiments import worlds
 from tests.experiments.harvesting import small
@@ -102,7 +102,7 @@ def test_does_not_depend_on_batches_or_padding(rows, sums):
 def test_a_truncated_model_gives_the_same(rows, sums):
   model = worlds.model()
   part = {
-    name: w[:4] if name in BLOCK_WEIGHTS else w
+    name: w[:4] if name in BLOCK_LETTERS else w
     for name, w in model.weights().items()
   }
   truncated = gj.Decoder(model.config.truncated(4), part)

@@ -5,23 +5,21 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 import transformers
 
 from experiments.orthogonalised import (
   largest_cosines,
   read_direction,
-  read_untied,
   save_untied,
-  without_direction,
 )
 from experiments.steering import orthogonalise
+from experiments.steering.orthogonalise import written_at_first
 from experiments.steering.questions import Question
 import gemma_jax as gj
 from tests import tiny
 
 D = 40
-INDEX = 'model.safetensors.index.json'
 
 
 @pytest.fixture(scope='module')
@@ -64,7 +62,7 @@ def questions():
   ]
 
 
-def logits(model, interventions):
+def logits(model, interventions=None):
   tokens, positions = tiny.ragged(3, 8, 'right')
   out = gj.run(
     model, tokens, positions, interventions=interventions, logits_at='all'
@@ -84,31 +82,30 @@ def test_hf_computes_what_was_evaluated(saved, model, direction, way):
   ours = logits(edited, everywhere)
   np.testing.assert_allclose(theirs[positions >= 0], ours, atol=2e-4)
   # And it is another model than the original.
-  assert np.abs(ours - logits(model, None)).max() > 0.1
+  assert np.abs(ours - logits(model)).max() > 0.1
 
 
 def test_our_reader_gives_the_same_model(saved, model, direction):
-  found = read_untied(saved / 'exact')
+  """Weights alone do what the edits of the evaluated model do."""
+  found = gj.load_checkpoint(saved / 'exact')
   edited, everywhere = orthogonalise(model, direction, 'exact')
   np.testing.assert_allclose(
-    logits(found.read, found.interventions),
-    logits(edited, everywhere),
-    atol=2e-5,
+    logits(found), logits(edited, everywhere), atol=2e-5
   )
+  assert not found.config.tied
+  mine = found.weights() | {'embed': found.unembedding}
   for name, array in edited.weights().items():
-    np.testing.assert_array_equal(found.read.weights()[name], array)
-  with pytest.raises(ValueError, match='tie_word_embeddings'):
-    gj.load_checkpoint(saved / 'exact')
+    np.testing.assert_array_equal(mine[name], array)
 
 
 def test_exact_writes_nothing_of_it(saved, model, direction):
   """At every site of the files' own stream, the embedding first."""
   before = largest_cosines(model, None, direction, questions())
-  exact = largest_cosines(
-    read_untied(saved / 'exact').written, None, direction, questions()
-  )
-  reference = largest_cosines(
-    read_untied(saved / 'reference').written, None, direction, questions()
+  exact, reference = (
+    largest_cosines(
+      gj.load_checkpoint(saved / way), None, direction, questions()
+    )
+    for way in ('exact', 'reference')
   )
   for site, cosines in exact.items():
     assert cosines.max() < 1e-6, site
@@ -121,10 +118,11 @@ def test_a_tied_matrix_could_not_say_it(model, direction):
   """With one matrix either the embedding writes it or logits lose it."""
   edited, everywhere = orthogonalise(model, direction, 'exact')
   want = logits(edited, everywhere)
-  embed = without_direction(edited.embed[...], direction)
-  tied = gj.Decoder(edited.config, edited.weights() | {'embed': embed})
+  weights = edited.weights()
+  weights |= written_at_first(weights, direction)
+  tied = gj.Decoder(edited.config, weights)
   # A hundred times what rounding does.
-  assert np.abs(logits(tied, None) - want).max() > 0.02
+  assert np.abs(logits(tied) - want).max() > 0.02
   kept = largest_cosines(edited, None, direction, questions())
   assert kept['resid_pre'][0] > 0.05
 
@@ -135,48 +133,43 @@ def test_files(saved):
   assert config['tie_word_embeddings'] is False
   assert (folder / 'tokenizer_config.json').read_text() == '{"a": 1}'
   assert not (folder / 'notes.txt').exists()
-  assert not (folder / 'model.safetensors').exists()
-  index = json.loads((folder / INDEX).read_text())
-  assert index['weight_map']['lm_head.weight'] == 'lm_head.safetensors'
 
 
 def test_bfloat16_is_kept(direction, tmp_path):
   model = tiny.ours(jnp.bfloat16, num_hidden_layers=2)
   edited, _ = orthogonalise(model, direction, 'exact')
   save_untied(edited, direction, tmp_path / 'a', companions=tmp_path)
-  found = read_untied(tmp_path / 'a')
-  assert found.read.dtype == found.written.dtype == jnp.bfloat16
-  cosines = largest_cosines(found.written, None, direction, questions())
+  found = gj.load_checkpoint(tmp_path / 'a')
+  assert found.dtype == jnp.bfloat16
+  cosines = largest_cosines(found, None, direction, questions())
   assert max(x.max() for x in cosines.values()) < 2e-2
 
 
-def test_what_is_not_such_a_checkpoint_is_refused(
-  saved, model, direction, tmp_path
-):
-  gj.save_checkpoint(model, tmp_path / 'tied')
-  with pytest.raises(ValueError, match='tied checkpoint'):
-    read_untied(tmp_path / 'tied')
-  edited, _ = orthogonalise(model, direction, 'exact')
+@pytest.mark.parametrize('family', ['llama', 'gpt2', 'opt', 'qwen2'])
+def test_other_families(family, direction, tmp_path):
+  """Without post-norms, with biases, positions or an unembedding of its own."""
+  model = tiny.pair(family=family)[1]
+  edited, everywhere = orthogonalise(model, direction, 'exact')
+  assert bool(everywhere) == model.config.tied
   save_untied(edited, direction, tmp_path / 'a', companions=tmp_path)
-  save_file(
-    {'direction': np.eye(D, dtype=np.float32)[0]},
-    tmp_path / 'a' / 'direction.safetensors',
+  found = gj.load_checkpoint(tmp_path / 'a')
+  want = logits(edited, everywhere)
+  np.testing.assert_allclose(logits(found), want, atol=1e-4)
+  assert np.abs(want - logits(model)).max() > 0.1
+  cosines = largest_cosines(found, None, direction, questions())
+  assert max(x.max() for x in cosines.values()) < 1e-5
+  hf = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path / 'a', attn_implementation='eager'
   )
-  with pytest.raises(ValueError, match='differ by'):
-    read_untied(tmp_path / 'a')
-  index = json.loads((tmp_path / 'a' / INDEX).read_text())
-  index['weight_map']['lm_head.weight'] = '../lm_head.safetensors'
-  (tmp_path / 'a' / INDEX).write_text(json.dumps(index))
-  with pytest.raises(ValueError, match='bare name'):
-    read_untied(tmp_path / 'a')
+  tokens, positions = tiny.ragged(3, 8, 'right')
+  theirs = tiny.hf_forward(hf.eval(), tokens, positions).logits.numpy()
+  np.testing.assert_allclose(theirs[positions >= 0], want, atol=2e-4)
 
 
-def test_directions_of_files(saved, tmp_path):
-  unit = read_direction(saved / 'exact' / 'direction.safetensors', D)
-  assert np.linalg.norm(unit) == pytest.approx(1, abs=1e-6)
-  assert load_file(saved / 'exact' / 'direction.safetensors').keys() == {
-    'direction'
-  }
+def test_directions_of_files(direction, tmp_path):
+  save_file({'a': direction}, tmp_path / 'one.safetensors')
+  unit = read_direction(tmp_path / 'one.safetensors', D)
+  np.testing.assert_array_equal(unit, direction)
   save_file({'a': unit, 'b': unit}, tmp_path / 'two.safetensors')
   save_file({'a': 0 * unit}, tmp_path / 'zero.safetensors')
   (tmp_path / 'bad.safetensors').write_bytes(b'nothing')

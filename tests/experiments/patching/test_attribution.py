@@ -30,33 +30,22 @@ def found():
 def test_small_steps_towards_the_donor(found, name, layer, column):
   """Central differences of whole runs with a patch that is hardly open."""
   model, (base, donor) = small.model(), small.runs()
-  config, site = model.config, MAPS[name]
-  given = gj.run(model, donor.tokens, capture=gj.capture(site)).activations
-  features = None
-  if site == 'z':
-    features = np.zeros((1, config.num_heads, config.head_dim))
-    features[:, column] = 1
-    features = features.reshape(1, -1)
+  site = MAPS[name]
+  given = gj.run(model, donor.tokens, capture=gj.capture(site))
   at = {'z_last': T - 1, 'z_all': None}.get(name, column)
 
   def difference(gate):
-    layers = np.zeros((1, config.num_layers))
-    layers[0, layer] = gate
+    layers = np.zeros(model.config.num_layers)
+    layers[layer] = gate
     change = gj.patch(
-      config,
       site,
-      given[site],
+      given,
       layers=layers,
-      source_positions=np.arange(T),
+      heads=column if site == 'z' else None,
       positions=at,
-      num_positions=None if at is None else T,
-      features=features,
     )
     logits = gj.run(
-      model,
-      base.tokens,
-      interventions={site: (change,)},
-      logits_at=np.array([[T - 1]]),
+      model, base.tokens, interventions=[change], logits_at='last'
     ).logits[:, 0]
     chosen = np.take_along_axis(np.asarray(logits), base.answers, 1)
     return chosen[:, 0] - chosen[:, 1]

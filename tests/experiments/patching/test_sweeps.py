@@ -94,8 +94,9 @@ def test_equal_sides_are_refused():
 
 
 def test_block_cost_is_what_xla_counts():
-  config = gj.ModelConfig(
+  config = gj.FAMILIES['gemma2'].config(
     num_layers=1,
+    local_layers=(True,),
     d_model=128,
     d_ff=512,
     num_heads=4,
@@ -107,7 +108,7 @@ def test_block_cost_is_what_xla_counts():
   model = gj.unstack_layers(gj.init_model(config, jax.random.key(0)))
   tokens = jnp.zeros((4, 8), jnp.int32)
   look = gj.capture('resid_post')
-  run = jax.jit(lambda m, t: gj.forward(m, t, capture=look).activations)
+  run = jax.jit(lambda m, t: gj.forward(m, t, capture=look)['resid_post'])
   counted = run.lower(model, tokens).compile().cost_analysis()['flops']
   ours = 32 * (costs.block_cost(config) + costs.attention_cost(config, 8))
   # XLA counts norms and softmax too.

@@ -112,27 +112,22 @@ def test_replies_are_those_of_single_runs(study):
   ]
   for a, q in [(0, 0), (1, 15), *pairs]:
     arm, question = arms[a], questions[q]
-    edits = {}
+    edits = []
     if arm.steers:
-      start, stop = steered_positions(arm.positions, question)
-      gates = np.zeros((1, 32), np.float32)
-      gates[0, start:stop] = 1
       edit = gj.steer(
-        model.config,
         arm.site,
         arm.direction,
         layers=arm.layer,
         coefficient=arm.coefficient,
-        positions=gates,
-        num_positions=32,
+        positions=range(*steered_positions(arm.positions, question)),
       )
-      edits = {arm.site: (edit,)}
+      edits = [edit]
     padded = gj.pad_rows([question.ids], 0)
     logits = gj.run(
       model,
       *padded,
       interventions=edits,
-      logits_at=[[question.length - 1]],
+      logits_at=question.length - 1,
     ).logits[0, 0]
     logits = np.asarray(logits, np.float64)
     assert replies.logits[a, q] == pytest.approx(logits[list(ids)], abs=1e-5)

@@ -108,8 +108,9 @@ def backend() -> tokenizers.Tokenizer:
 @functools.cache
 def model() -> gj.Decoder:
   tok = tokenizer()
-  config = gj.ModelConfig(
+  config = gj.FAMILIES['gemma2'].config(
     num_layers=2,
+    local_layers=(True, False),
     d_model=D,
     d_ff=8,
     num_heads=2,

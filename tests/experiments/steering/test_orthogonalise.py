@@ -87,16 +87,14 @@ def test_reference_equals_the_published_weight_edit_in_hf(model, direction):
 def test_exact_equals_ablating_each_layers_own_direction(model, direction):
   """One edit per layer and sublayer, at its output before the post-norm."""
   weights = model.weights()
-  edits = {'attn_out_raw': [], 'mlp_out_raw': []}
+  edits = []
   for site, norm in (
     ('attn_out_raw', 'post_attn_norm'),
     ('mlp_out_raw', 'post_mlp_norm'),
   ):
     for layer in range(model.config.num_layers):
       u = direction * (1 + np.asarray(weights[norm][layer]))
-      edits[site].append(
-        gj.ablate_direction(model.config, site, u, layers=layer)
-      )
+      edits.append(gj.ablate_direction(site, u, layers=layer))
   edited, everywhere = orthogonalise(model, direction, 'exact')
   tokens, positions = tiny.ragged(3, 8, 'right')
   run = lambda model, interventions: np.asarray(
@@ -105,7 +103,7 @@ def test_exact_equals_ablating_each_layers_own_direction(model, direction):
     ).logits
   )
   np.testing.assert_allclose(
-    run(edited, everywhere), run(model, edits | everywhere), atol=2e-4
+    run(edited, everywhere), run(model, [*edits, *everywhere]), atol=2e-4
   )
 
 

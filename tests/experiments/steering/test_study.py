@@ -107,7 +107,7 @@ def test_doses_are_in_units_of_the_stream(study, questions):
       [list(question.ids)],
       capture=gj.capture('resid_post', layers=planted.LAYER),
     )
-    x = np.asarray(out.activations['resid_post'])[0, 0, question.span[1] - 1 :]
+    x = np.asarray(out['resid_post'])[0, 0, question.span[1] - 1 :]
     by_hand.append(np.linalg.norm(x, axis=-1).mean())
   assert norm.value == pytest.approx(np.mean(by_hand), rel=1e-5)
   known = results['targets']['known']

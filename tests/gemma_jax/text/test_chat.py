@@ -233,6 +233,11 @@ def test_the_longest_special_token_is_marked():
   assert split_at_marks(message['content']) == ['x', '<a>', 'y', '<a', '']
 
 
+def test_without_special_tokens_nothing_is_marked():
+  messages = [{'role': 'user', 'content': 'x<a>'}]
+  assert mark(messages, []) == messages
+
+
 def test_marks_in_a_content_are_refused(bare):
   with pytest.raises(ValueError, match='ufdd0.*|U.FDD0'):
     bare.tokenize_chat('a\ufdd0b', parse_special=False)
