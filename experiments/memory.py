@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from experiments.host_memory import available_memory
-from experiments.splicing import LOGITS_BYTES
 import gemma_jax as gj
 from gemma_jax.model import QUERY_CHUNK
 from gemma_jax.sharding import WEIGHT_RULES
@@ -262,7 +261,11 @@ def _evaluation_items(
       5 * 4 * tokens * _part(width, model_parallel),
       f'{rows}, {fewer}',
     ),
-    ('logits', 3 * min(LOGITS_BYTES, 4 * tokens * model.vocab_size), rows),
+    (
+      'logits',
+      3 * min(gj.attribution.LOGITS_BYTES, 4 * tokens * model.vocab_size),
+      rows,
+    ),
   ]
   if uniformity:
     # Each block's input is kept for the way back; the rest is made anew.

@@ -14,16 +14,12 @@ from collections.abc import Sequence
 import functools
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.activations import Batch
 import gemma_jax as gj
 from sae.fidelity import Replacement, Run
-
-# Logits are made for so many bytes of tokens at a time.
-LOGITS_BYTES = 1 << 28
 
 
 class Splicer:
@@ -62,7 +58,7 @@ class Splicer:
       stream = out['resid_post', self._model.config.num_layers - 1]
       x = out[self._site][: len(self._layers)]
       self._batch = batch
-      self._clean = x, next_token_losses(self._model, stream, batch.tokens)
+      self._clean = x, gj.token_losses(self._model, stream, batch.tokens)
     return self._clean
 
   def losses(self, batch: Batch, layer: int, replace: Replacement) -> jax.Array:
@@ -84,7 +80,7 @@ class Splicer:
       interventions=[patch],
       capture=self._last,
     )
-    return next_token_losses(self._model, out['resid_post'][0], batch.tokens)
+    return gj.token_losses(self._model, out['resid_post'][0], batch.tokens)
 
   def runner(self, layer: int) -> Run:
     """What `sae.fidelity` calls: (batch, replacement) to losses and a mask."""
@@ -100,39 +96,6 @@ def losses_that_count(batch: Batch) -> np.ndarray:
   counts = np.zeros_like(batch.keep)
   counts[:, :-1] = batch.keep[:, :-1] & batch.keep[:, 1:]
   return counts
-
-
-def next_token_losses(
-  model: gj.Decoder, stream: jax.Array, tokens: jax.Array
-) -> jax.Array:
-  """Cross-entropies in nats, float32 [B, T], of each row's next token.
-
-  Args:
-    model: Unembeds.
-    stream: [B, T, D], resid_post of the last layer.
-    tokens: int32 [B, T]; the last one's loss has no meaning.
-  """
-  per_token = 4 * model.config.vocab_size
-  chunk = max(1, min(LOGITS_BYTES // per_token, tokens.size))
-  return _losses(model, stream, jnp.asarray(tokens), chunk)
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def _losses(model, stream, tokens, chunk):
-  B, T, D = stream.shape
-  targets = jnp.roll(tokens, -1, axis=1).reshape(-1)
-  pad = -targets.size % chunk
-  targets = jnp.pad(targets, (0, pad)).reshape(-1, chunk)
-  stream = jnp.pad(stream.reshape(-1, D), ((0, pad), (0, 0)))
-
-  def one(args):
-    x, target = args
-    logits = gj.unembed(model, x)  # [chunk, V]
-    correct = jnp.take_along_axis(logits, target[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(logits, axis=1) - correct
-
-  losses = lax.map(one, (stream.reshape(-1, chunk, D), targets))
-  return losses.reshape(-1)[: B * T].reshape(B, T)
 
 
 @jax.jit

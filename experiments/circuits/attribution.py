@@ -11,16 +11,9 @@ differences of two runs' parts to the difference of their metrics.
 from collections.abc import Sequence
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.circuits.metric import (
-  Pairs,
-  difference,
-  norm_gain,
-  readout,
-  rms,
-)
+from experiments.circuits.metric import Pairs, readout
 from experiments.circuits.tracing import Cause, edit_at, reaches_last
 from experiments.steering.arms import steered_positions
 from experiments.steering.questions import Question
@@ -150,21 +143,20 @@ def _taken_apart(model, x, cause, edited) -> LastToken:
     cause: The edit.
     edited: bool [Q], whether it adds to the last token.
   """
-  config = model.config
-  weights = model.weights()
-  z = x['z'].reshape(*x['z'].shape[:2], config.num_heads, config.head_dim)
-  raw = np.stack(
-    [
-      np.einsum('QNH,DNH->QND', z[:, layer], np.asarray(wo, np.float64))
-      for layer, wo in enumerate(weights['wo'])
-    ],
-    axis=1,
+  heads, raw = (
+    np.stack(
+      [
+        gj.head_outputs(model, layer, z, out, post_norm=post_norm)
+        for layer, (z, out) in enumerate(
+          zip(
+            x['z'].swapaxes(0, 1), x['attn_out_raw'].swapaxes(0, 1), strict=True
+          )
+        )
+      ],
+      axis=1,
+    )
+    for post_norm in (True, False)
   )
-  heads = raw
-  if config.post_norms:
-    size = rms(x['attn_out_raw'], config)[..., None, None]  # [Q, L, 1, 1]
-    gain = norm_gain(config, weights['post_attn_norm'])  # [L, D]
-    heads = raw / size * gain[:, None]
   layer = cause.id.layer
   before = {
     'resid_pre': x['resid_post'][:, layer - 1]
@@ -186,15 +178,14 @@ def _taken_apart(model, x, cause, edited) -> LastToken:
 
 def attribute(model: gj.Decoder, parts: LastToken, pairs: Pairs) -> Attribution:
   """Each part's share of the metric."""
-  config = model.config
   directions = readout(model, pairs)  # [Q, D]
-  scaled = directions / rms(parts.stream, config)[:, None]
+  scaled = directions / gj.norm_scale(model.config, parts.stream)[:, None]
   return Attribution(
     embedding=np.einsum('QD,QD->Q', parts.embedding, scaled),
     heads=np.einsum('QLND,QD->QLN', parts.heads, scaled),
     mlps=np.einsum('QLD,QD->QL', parts.mlps, scaled),
     edit=np.einsum('QD,QD->Q', parts.edit, scaled),
-    metric=difference(parts.stream, directions, config),
+    metric=gj.read_logit(model, parts.stream, directions),
   )
 
 
@@ -213,14 +204,10 @@ def project(
       final norm's gain, not divided.
   """
   if mode == 'reference':
-    x = parts.raw_heads[:, layer, head]
-  else:
-    size = rms(parts.stream, model.config)[:, None]
-    x = parts.heads[:, layer, head] / size
-  gain = norm_gain(model.config, model.final_norm[...])
-  x = jnp.asarray(x * gain, jnp.float32)
-  table = model.unembedding.astype(jnp.float32)
-  return np.asarray(jnp.einsum('QD,VD->QV', x, table, precision='highest'))
+    return np.asarray(gj.to_vocabulary(model, parts.raw_heads[:, layer, head]))
+  scale = gj.norm_scale(model.config, parts.stream)
+  x = parts.heads[:, layer, head]
+  return np.asarray(gj.to_vocabulary(model, x, scale=scale))
 
 
 def top_tokens(

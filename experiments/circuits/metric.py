@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 import dataclasses
 
-import jax
 import numpy as np
 
 import gemma_jax as gj
@@ -95,25 +94,4 @@ def readout(model: gj.Decoder, pairs: Pairs) -> np.ndarray:
       'Circuits are traced in models with RMSNorm whose heads add up to what '
       f'attention adds, without a bias; this is a {model.config.family} model.'
     )
-  rows = lambda tokens: np.asarray(model.unembedding[tokens], np.float64)
-  gain = norm_gain(model.config, model.final_norm[...])
-  return gain * (rows(pairs.refusal) - rows(pairs.answer))
-
-
-def norm_gain(config: gj.ModelConfig, weight: jax.Array) -> np.ndarray:
-  """float64: what a norm's weight multiplies with."""
-  return config.norm_offset + np.asarray(weight, np.float64)
-
-
-def rms(x: np.ndarray, config: gj.ModelConfig) -> np.ndarray:
-  """float64 [...]: what RMSNorm divides x [..., D] by."""
-  x = np.asarray(x, np.float64)
-  return np.sqrt((x * x).mean(axis=-1) + config.norm_eps)
-
-
-def difference(
-  x: np.ndarray, directions: np.ndarray, config: gj.ModelConfig
-) -> np.ndarray:
-  """The metric float64 [R] of last streams x [R, D] and readouts [R, D]."""
-  x = np.asarray(x, np.float64)
-  return (x * directions).sum(axis=-1) / rms(x, config)
+  return gj.readout(model, pairs.refusal, pairs.answer)

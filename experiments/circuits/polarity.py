@@ -41,7 +41,6 @@ from experiments.circuits.components import (
 from experiments.circuits.metric import (
   Beginnings,
   Pairs,
-  difference,
   readout,
 )
 from experiments.circuits.tracing import Cause, edit_at
@@ -217,7 +216,7 @@ def read_conditions(
         )
         best = np.asarray(out.logits)[:count, 0].argmax(axis=1)
         x = np.asarray(out['resid_post'])[0, :count, 0]
-        metric = difference(x, directions[at[:count]], model.config)
+        metric = gj.read_logit(model, x, directions[at[:count]])
         refused, metrics = found[condition.name]
         refused.append(np.isin(best, sorted(beginnings.refusals)))
         metrics.append(metric)

@@ -18,7 +18,7 @@ import numpy as np
 
 from experiments.circuits import components as components_lib
 from experiments.circuits.components import FREE, SITES, Component
-from experiments.circuits.metric import Pairs, difference, readout
+from experiments.circuits.metric import Pairs, readout
 from experiments.latents import LatentId
 from experiments.steering.arms import Target, steered_positions
 from experiments.steering.questions import Question
@@ -207,7 +207,7 @@ class Tracer:
     found = []
     for some, out in self._run(rows, given, last):
       x = np.asarray(out['resid_post'][0, :, 0], np.float64)
-      found.append(difference(x, self._readout[some.question], self.config))
+      found.append(gj.read_logit(self._model, x, self._readout[some.question]))
     return np.concatenate(found)
 
   def effect(self, rows: Rows, given=None) -> np.ndarray:
@@ -225,7 +225,9 @@ class Tracer:
       last = self._last[some.question]
       x = np.asarray(out['resid_post'][-1], np.float64)
       x = x[np.arange(count), last]
-      metrics.append(difference(x, self._readout[some.question], self.config))
+      metrics.append(
+        gj.read_logit(self._model, x, self._readout[some.question])
+      )
     joined = {site: jnp.concatenate(parts) for site, parts in values.items()}
     return joined, np.concatenate(metrics)
 

@@ -201,7 +201,7 @@ def read_tokens(
     model: The base model.
     readers: R of them; none leaves only the likelihood.
     rows: n rows of T tokens each, BOS included.
-    batch_size: Rows per run; logits of all their tokens are in memory at once.
+    batch_size: Rows per run.
     description: Begins the progress bar.
 
   Returns:
@@ -209,7 +209,8 @@ def read_tokens(
     float32 [R, T - 1].
   """
   check_tokens(model.config, rows)
-  layers = sorted({reader.layer for reader in readers})
+  last = model.config.num_layers - 1  # gives the likelihood
+  layers = sorted({last, *(reader.layer for reader in readers)})
   sites = tuple(sorted({reader.site for reader in readers}))
   scores, values = [[None] * len(rows) for _ in range(2)]
   numbers = np.arange(len(rows))
@@ -240,15 +241,15 @@ def read_tokens(
 
 @functools.partial(jax.jit, static_argnames=('sites',))
 def _everywhere(model, tokens, positions, layers, *, sites):
-  """log p of tokens 1 to T [B, T - 1]; site -> float32 [L, B, T, D]."""
-  look = None
-  if sites:
-    look = gj.Capture(sites=sites, layers=layers, positions=None)
-  out = gj.forward(model, tokens, positions, capture=look, logits_at='all')
-  logits = out.logits[:, :-1].astype(jnp.float32)
-  chosen = jnp.take_along_axis(logits, tokens[:, 1:, None], axis=-1)[..., 0]
-  logp = chosen - jax.nn.logsumexp(logits, axis=-1)
-  seen = {
-    site: x.astype(jnp.float32) for site, x in (out.activations or {}).items()
+  """log p of tokens 1 to T [B, T - 1]; site -> float32 [L, B, T, D].
+
+  The last of the layers is the model's.
+  """
+  look = gj.Capture(
+    sites=tuple(dict.fromkeys((*sites, 'resid_post'))), layers=layers
+  )
+  seen = gj.forward(model, tokens, positions, capture=look).activations
+  losses = gj.token_losses(model, seen['resid_post'][-1], tokens)
+  return -losses[:, :-1], {
+    site: seen[site].astype(jnp.float32) for site in sites
   }
-  return logp, seen

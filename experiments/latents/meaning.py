@@ -4,8 +4,6 @@ and where in a text it is active.
 
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.harvesting import HarvestRows, latent_activations
@@ -80,17 +78,10 @@ def promoted_tokens(
   Raises:
     ValueError: the direction is not [D].
   """
-  D = model.config.d_model
-  direction = jnp.asarray(direction, jnp.float32)
-  if direction.shape != (D,):
-    raise ValueError(
-      f'The direction has shape {direction.shape}, expected ({D},): only what '
-      'is written to the residual stream is read by the unembedding.'
-    )
-  if final_norm_gain:
-    direction = direction * (1 + model.final_norm[...].astype(jnp.float32))
   # An embedding may have more rows than there are tokens.
-  logits = np.asarray(_logits(model.embed[...], direction))
+  logits = np.asarray(
+    gj.to_vocabulary(model, np.asarray(direction), gain=final_norm_gain)
+  )
   logits = logits[: tokenizer.vocab_size]
 
   def described(ids):
@@ -105,14 +96,6 @@ def promoted_tokens(
     'suppressed': described(np.argsort(logits, kind='stable')[:k]),
     'final_norm_gain': final_norm_gain,
   }
-
-
-@jax.jit
-def _logits(embed, direction):
-  with jax.default_matmul_precision('highest'):
-    return jnp.einsum(
-      'VD,D->V', embed, direction, preferred_element_type=jnp.float32
-    )
 
 
 def read_examples(

@@ -2,9 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import jax
-from jax import lax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
@@ -54,8 +51,10 @@ def compare_on_text(
       }
       predicted = (positions >= 0)[:, 1:]  # tokens, by those before them
       for name, (model, _) in models.items():
-        both = _compared(
-          original, model, streams['original'], streams[name], tokens
+        before, after = streams['original'], streams[name]
+        both = (
+          gj.kl_divergence(original, before, after, model)[:, :-1],
+          gj.token_losses(model, after, tokens)[:, :-1],
         )
         for parts, values in zip(found[name], both, strict=True):
           values = np.where(predicted, np.asarray(values, np.float64), 0)
@@ -90,22 +89,3 @@ def _last_stream(model, tokens, positions, interventions):
     capture=gj.capture('resid_post', layers=model.config.num_layers - 1),
   )
   return out['resid_post'][0]
-
-
-@jax.jit
-def _compared(original, other, before, after, tokens):
-  """KL(original || other) and the other's loss, [B, T - 1] each.
-
-  One token after the other: logits of all of them could be too much.
-  """
-
-  def at(args):
-    x, y, target = args  # [B, D], [B, D], [B]
-    p = jax.nn.log_softmax(gj.unembed(original, x))
-    q = jax.nn.log_softmax(gj.unembed(other, y))
-    kl = jnp.maximum((jnp.exp(p) * (p - q)).sum(-1), 0)
-    return kl, -jnp.take_along_axis(q, target[:, None], axis=1)[:, 0]
-
-  swapped = [x.swapaxes(0, 1) for x in (before[:, :-1], after[:, :-1])]
-  kl, loss = lax.map(at, (*swapped, tokens[:, 1:].swapaxes(0, 1)))
-  return kl.T, loss.T

@@ -23,9 +23,6 @@ import functools
 import hashlib
 import os
 
-import jax
-from jax import lax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.steering.arms import Arm
@@ -106,7 +103,7 @@ def measure_divergences(
       prefix=ready.prefix,
     )['resid_post'][0]
     found = np.asarray(
-      _divergence(model, original()[asked], steered), np.float64
+      gj.kl_divergence(model, original()[asked], steered), np.float64
     )  # [B, P]
     there = at >= 0
     means = np.where(there, found, 0).sum(1) / there.sum(1)
@@ -157,18 +154,3 @@ def _original_streams(model, rows, places, rows_per_batch) -> np.ndarray:
     out = gj.run(model, *padded, capture=_last_stream(model, places[filled]))
     found.append(np.asarray(out['resid_post'][0])[: len(some)])
   return np.concatenate(found)
-
-
-@jax.jit
-def _divergence(model, original, steered):
-  """KL(original || steered) [B, P] of streams [B, P, D], in nats.
-
-  One place after the other: logits of all of them could be too much.
-  """
-
-  def at(pair):
-    p, q = (jax.nn.log_softmax(gj.unembed(model, x)) for x in pair)  # [B, V]
-    return jnp.maximum((jnp.exp(p) * (p - q)).sum(-1), 0)
-
-  pairs = (original.swapaxes(0, 1), steered.swapaxes(0, 1))
-  return lax.map(at, pairs).T

@@ -14,11 +14,14 @@ SIZE = 9
 AT = np.array([[-1, *range(SIZE), SIZE + 40]])
 
 
+_gate = jax.jit(lambda selection, at: selection.gate(at))
+
+
 def gates(selection, last=None, at=AT):
   """Rows of {index: gate}, those that are not 0."""
   if last is not None:
     selection = selection.resolved(jnp.asarray(last))
-  weights = np.asarray(selection.gate(jnp.asarray(at, jnp.int32)))
+  weights = np.asarray(_gate(selection, np.asarray(at, np.int32)))
   at = np.broadcast_to(at, weights.shape)
   return [
     {int(i): float(g) for i, g in zip(*row, strict=True) if g}
@@ -41,7 +44,7 @@ def some_of(rng):
   return sorted(rng.permutation(SIZE)[: rng.integers(0, SIZE + 1)].tolist())
 
 
-@pytest.mark.parametrize('seed', range(20))
+@pytest.mark.parametrize('seed', range(8))
 def test_random_selections_for_every_row(seed):
   rng = np.random.default_rng(seed)
   ids = some_of(rng)
@@ -68,7 +71,7 @@ def test_random_selections_for_every_row(seed):
     assert chosen(position(said)) == [want], said
 
 
-@pytest.mark.parametrize('seed', range(20))
+@pytest.mark.parametrize('seed', range(8))
 def test_random_selections_per_row(seed):
   rng = np.random.default_rng(seed)
   rows = [some_of(rng) for _ in range(3)]

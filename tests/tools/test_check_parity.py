@@ -771,7 +771,7 @@ BAD_INPUTS = {
   'no weights': (_without('model.safetensors'), [], 'model.safetensors'),
   'truncated': (_truncate, [], 'truncated'),
   'another model': (_other_model, [], "'x'"),
-  'no tokenizer': (None, ['--prompts={text}'], 'tokenizer.json does not exist'),
+  'no tokenizer': (None, ['--prompts={text}'], 'has no tokenizer.json'),
   'no prompts': (None, ['--prompts=nowhere.txt'], 'nowhere.txt'),
   'empty prompts': (None, ['--prompts={empty}'], 'no line'),
   'not UTF-8': (None, ['--prompts={latin}'], 'not UTF-8'),
