@@ -163,9 +163,9 @@ def direct_logit_attribution(
 
   Args:
     model: The weights, stacked.
-    out: Of a run that captured PART_SITES in all layers.
+    out: A run that captured PART_SITES in all layers.
     tokens: int, [B] or [B, P]: whose logit.
-    minus: Likewise: the logit less that of another token.
+    minus: int, [B] or [B, P]: another token, whose logit is subtracted.
 
   Raises:
     KeyError: a site was not captured.
@@ -219,7 +219,7 @@ def to_vocabulary(
   A head's output, a row of W_dec, a steering vector. Before the soft cap.
 
   Args:
-    model: Its unembedding and final norm are used.
+    model: The model whose unembedding and final norm are used.
     vectors: [..., D].
     gain: Multiply by the final norm's gain first (and centre, with LayerNorm),
       as on the way through the model. False is d @ W_U, which is what is shown

@@ -21,7 +21,7 @@ class Cache:
     k: [L, B, K, S, H], rotated keys. The heads come before the slots, so that
       the products of attention need no transposition. For unstacked layers, L
       arrays [B, K, S, H].
-    v: The same for values.
+    v: Values, in the same layout.
     positions: int32 [B, S]; -1 marks an empty slot, which no query sees.
     length: int32 scalar, slots written so far; the same for all rows, a row's
       padding takes slots too.

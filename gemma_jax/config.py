@@ -29,8 +29,9 @@ class RopeScaling:
   Attributes:
     factor: Divides the frequencies.
     low_freq_factor: None for linear scaling.
-    high_freq_factor: Likewise.
-    original_positions: Context before the stretching; likewise.
+    high_freq_factor: None for linear scaling.
+    original_positions: The context before the stretching; None for linear
+      scaling.
   """
 
   factor: float
@@ -44,7 +45,9 @@ class RopeScaling:
     if self.original_positions is None:
       return frequencies / factor
     low, high = self.low_freq_factor, self.high_freq_factor
-    turns = self.original_positions / (np.float32(2 * np.pi) / frequencies)
+    # torch divides a number by a tensor as number * (1 / tensor).
+    wavelengths = np.float32(2 * np.pi) * (np.float32(1) / frequencies)
+    turns = np.float32(self.original_positions) * (np.float32(1) / wavelengths)
     smooth = (turns - np.float32(low)) / np.float32(high - low)
     between = (1 - smooth) * frequencies / factor + smooth * frequencies
     kept = np.where(turns > high, frequencies, between)
@@ -56,7 +59,7 @@ class ModelConfig:
   """One decoder, described by data. `families` makes them.
 
   Attributes:
-    family: Its key in `families.FAMILIES`: HF's model_type.
+    family: The key in `families.FAMILIES`: HF's model_type.
     num_layers: L.
     d_model: D, the width of the residual stream.
     d_ff: F, the width of the feed-forward layer.
@@ -80,19 +83,19 @@ class ModelConfig:
       where no layer is local.
     local_layers: Which layers are local, L booleans; () is none of them.
     attn_softcap: c in c * tanh(score / c); None is no cap.
-    final_softcap: The same for the final logits.
+    final_softcap: The cap of the final logits; None is no cap.
     position_rows: M, rows of the learned position table; 0 is rotary positions.
     position_offset: Position p is row p + position_offset of that table.
     rope_theta: Base of the rotary frequencies.
-    rope_local_theta: The same for local layers; None is rope_theta.
+    rope_local_theta: Base in local layers; None is rope_theta.
     rope_scaling: What is done to the frequencies of global layers.
     scale_embedding: Whether embeddings are multiplied by sqrt(D).
     tied: Whether the unembedding is the embedding.
     max_positions: Longest context the model was made for. `generate` refuses
       to go beyond it.
     pad_id: Token id that fills empty places; None where the model has none.
-    bos_id: Token id that may begin a text; None likewise. Whether prompts
-      start with it is the tokenizer's rule.
+    bos_id: Token id that may begin a text; None where the model has none.
+      Whether prompts start with it is the tokenizer's rule.
     eos_ids: Token ids that end a generation.
     truncated_from: L of the whole model where this one has only its first
       layers: such a model has streams, but no logits.

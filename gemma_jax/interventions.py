@@ -84,9 +84,9 @@ class Edit(Change):
   coefficient, times those of layers and positions.
 
   Attributes:
-    site: Its width is W.
-    layers: Of layers.
-    positions: Of absolute positions.
+    site: Where the vectors are added; W is its width.
+    layers: The layers that are edited.
+    positions: The absolute positions that are edited.
     coefficient: float32 [R].
     read: float32 [R, k, W]; encoder columns, for latents.
     write: float32 [R, k, W]; decoder rows, for latents.
@@ -134,10 +134,11 @@ class Patch(Change):
     x = gate * source + (1 - gate) * x
 
   Attributes:
-    site: Its width is W.
-    layers: Of layers.
-    positions: Of absolute positions.
-    heads: Of query heads, at site z; None is the whole vector.
+    site: Where activations are replaced; W is its width.
+    layers: The layers that are patched.
+    positions: The absolute positions that are patched.
+    heads: The query heads that are patched, at site z; None is the whole
+      vector.
     source: [R, k, S or 1, W]: k layers, of S slots; one slot serves all.
     source_layers: int32 [R, k], the layers that the source holds; layers
       without one are not changed. -1 serves every layer.
@@ -186,8 +187,8 @@ class Splice(Change):
 
   Attributes:
     site: What the module reads.
-    layers: Of layers; the module is run in these alone.
-    positions: Of absolute positions.
+    layers: The layers where the module is run.
+    positions: The absolute positions whose activation is replaced.
     module: A pytree, called with x [B, T, W]: an SAE gives its reconstruction.
   """
 
@@ -215,10 +216,10 @@ class Knockout(Change):
 
   Attributes:
     site: 'attn_logits'.
-    layers: Of layers.
-    heads: Of query heads.
-    queries: Of absolute positions.
-    keys: Of absolute positions.
+    layers: The layers where edges are cut.
+    heads: The query heads that lose them.
+    queries: The absolute positions that lose their view.
+    keys: The absolute positions that are no longer seen.
   """
 
   site_kinds: ClassVar[tuple[str, ...]] = ('attn_logits',)
@@ -263,7 +264,7 @@ def prepare(
 
   Args:
     interventions: Changes.
-    config: Of the model that they are made to.
+    config: The model that they are made to.
     positions: int32 [B, T], whose last ones 'last' means.
 
   Raises:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gemma_jax.edits import place
 from gemma_jax.interventions import Knockout, Patch
-from gemma_jax.where import Indices, PerRow, absolute, select
+from gemma_jax.where import Indices, PerRow, absolute, concrete, select
 
 
 def patch(
@@ -35,7 +35,8 @@ def patch(
       array: [W], a constant (a mean, or zeros); [R, S or 1, W], the same for
       every layer chosen; [L, R, S or 1, W], one per layer of the model. One
       slot serves every position.
-    layers: Which layers to patch; they must be among those captured.
+    layers: Which layers to patch; they must be among those captured. None is
+      all that were.
     heads: Which query heads, at site 'z'; None is the whole vector.
     positions: Which positions.
     source_positions: int32 [S] or [R, S], needed for an array of several
@@ -119,10 +120,13 @@ def _of_run(run, site):
   if array.shape[2] == 1:
     array = jnp.pad(array, ((0, 0), (0, 0), (0, 1), (0, 0)))
     slots = jnp.pad(slots, ((0, 0), (0, 1)), constant_values=-1)
-  return array, np.asarray(run.captured_layers), slots
+  return array, run.captured_layers, slots
 
 
 def _check_held(layers, held):
+  held = concrete(held)
+  if held is None or layers.is_all:  # all that the source has
+    return
   chosen = layers.indices(int(held.max(initial=-1)) + 1)
   for row in chosen or ():
     if len(missing := np.setdiff1d(row, held)):

@@ -38,7 +38,7 @@ class Recording:
     positions: int32 [B, T], -1 at padding.
     stream: [L + 1, B, T, D]: what enters each layer, and what leaves the last.
     k: [L, B, K, T, H], rotated keys.
-    v: The same for values.
+    v: Values, in the same layout.
     activations: Site -> [L, B, T, W], those that were asked for.
   """
 

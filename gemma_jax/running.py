@@ -158,6 +158,12 @@ def check_tokens(model: Decoder, tokens, positions, prefix=None):
       f'Positions of row {row} must increase, with -1 at padding; got '
       f'{positions[row].tolist()}.'
     )
+  rows = model.config.position_rows - model.config.position_offset
+  if model.config.position_rows and positions.max(initial=-1) >= rows:
+    raise ValueError(
+      f'Position {positions.max()} has no row in the table of learned '
+      f'positions, which goes up to {rows - 1}. Shorten the text.'
+    )
   inside = (positions >= 0) & (positions < start)
   if inside.any():
     row = int(inside.any(1).argmax())
@@ -179,7 +185,7 @@ def check_changes(
   """The changes, prepared; raises where one does not fit, or does nothing.
 
   Args:
-    model: Its shapes are what changes must fit.
+    model: The model that changes must fit.
     interventions: Changes.
     positions: int32 [B, T].
     new_tokens: How many tokens will follow in every row.
@@ -203,7 +209,7 @@ def check_changes(
       start = first * 0 if field == 'keys' and prefix is not None else first
       _check_positions(name, field, selection, start, last)
     if isinstance(change, iv.Patch):
-      _check_slots(name, change, positions)
+      _check_slots(name, change, positions, first, last)
   return changes
 
 
@@ -245,16 +251,30 @@ def _check_positions(name, field, selection, first, last):
       )
 
 
-def _check_slots(name: str, change: iv.Patch, positions: np.ndarray):
-  """Raises where a position is to be patched that the source does not have."""
+def _check_slots(name, change, positions, first, last):
+  """Raises where a position is to be patched that the source does not have.
+
+  Without positions, those of the source are; one must be in the row.
+  """
   slots = where.concrete(change.slots)
-  if slots is None or slots.shape[1] == 1 or change.positions.is_all:
+  if slots is None or slots.shape[1] == 1:
     return
   rows = change.positions.indices(int(positions.max()) + 1) or ()
   for row in range(len(positions) if rows else 0):
+    held = slots[row if len(slots) > 1 else 0]
+    if change.positions.is_all:
+      inside = (held >= first[row]) & (held <= last[row])
+      if (held >= 0).any() and not inside.any() and last[row] >= 0:
+        raise ValueError(
+          f'{name}: the source has positions {held[held >= 0].tolist()}, and '
+          f'row {row} has positions {first[row]} to {last[row]}: it would do '
+          "nothing. Positions are absolute; positions='last' and an array, "
+          f'source=donor[{change.site!r}, layer], put one activation there.'
+        )
+      continue
     chosen = rows[row if len(rows) > 1 else 0]
     chosen = chosen[np.isin(chosen, positions[row])]
-    missing = np.setdiff1d(chosen, slots[row if len(slots) > 1 else 0])
+    missing = np.setdiff1d(chosen, held)
     if missing.size:
       raise ValueError(
         f'{name}: the source has no activation of position {missing[0]}, which '

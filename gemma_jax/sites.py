@@ -113,7 +113,7 @@ def parse_site(
       TransformerLens ('blocks.5.hook_resid_post'; 'hook_resid_post' alone
       too), HF ('model.layers.5.mlp.output'), interp-engine ('resid_post.5') or
       nnterp ('model.layers_output[5]') write it.
-    config: Of the model that is meant. Some modules of HF are another site in
+    config: The model that is meant. Some modules of HF are another site in
       another family: model.layers.5.post_attention_layernorm is after
       attention in Gemma 2, and before the MLP in Llama. Without a config such
       a name is returned as it is, with `{}` for its layer, for `resolve`.

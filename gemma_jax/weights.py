@@ -143,7 +143,7 @@ class Decoder(nnx.Module):
 
   @property
   def dtype(self) -> jnp.dtype:
-    """Of the weights and of the activations."""
+    """The dtype of the weights and of the activations."""
     return self.embed.dtype
 
   @property

@@ -110,7 +110,7 @@ def define_flags(values: flags.FlagValues):
   flags.DEFINE_integer(
     'text_batch',
     32,
-    'Documents at once; logits of all their tokens are in memory.',
+    'Documents that are run at once.',
     lower_bound=1,
     **common,
   )

@@ -269,8 +269,7 @@ def _answers(model, couples, rows, reference):
   # As many rows every time, so that one program serves all.
   padded = [*couples, *[couples[-1]] * (rows - len(couples))]
   tokens = np.asarray([s.ids for couple in padded for s in couple], np.int32)
-  last = np.full((1, 1), tokens.shape[1] - 1)
-  logits = np.asarray(gj.run(model, tokens, logits_at=last).logits[:, 0])
+  logits = np.asarray(gj.run(model, tokens, logits_at='last').logits[:, 0])
   likeliest = [
     max(s.items, key=lambda item: logits[i, item[1]])
     for i, s in enumerate(s for couple in couples for s in couple)

@@ -78,8 +78,8 @@ class CheckpointReader:
   Attributes:
     folder: Where it is; tokenizer files are here too.
     gguf: The .gguf file, or None for a folder.
-    config: Of the first `num_layers` layers.
-    dtype: Of what is read, unless `read` is told another.
+    config: ModelConfig of the first `num_layers` layers.
+    dtype: The dtype of what is read, unless `read` is told another.
     num_bytes: Size of the needed tensors in the files.
   """
 
@@ -102,6 +102,7 @@ class CheckpointReader:
       whole = read_config(self.gguf.config_fields())
     else:
       self.folder, fetch = hf_format.locate(path_or_hub_id, revision)
+      hf_format.refuse_adapters(self.folder)
       whole = read_config(self.folder)
     layers = whole.num_layers if num_layers is None else num_layers
     self.config = whole.truncated(layers)

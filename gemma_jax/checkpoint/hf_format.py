@@ -36,6 +36,7 @@ COMPANIONS = (
 )
 SINGLE_FILE = 'model.safetensors'
 INDEX_FILE = 'model.safetensors.index.json'
+ADAPTER_FILE = 'adapter_config.json'
 
 # As safetensors names them.
 DTYPES = {
@@ -79,8 +80,9 @@ def tensor_table(config: ModelConfig, prefix: str = '') -> dict[str, Tensor]:
   """The tensors of a checkpoint, in the order of computation.
 
   Args:
-    config: Of the model.
-    prefix: Of all names but the unembedding's; '' is the one that is written.
+    config: The model.
+    prefix: What all names but the unembedding's begin with; '' is the one that
+      is written.
   """
   family = family_of(config)
   prefix = prefix or family.prefixes[0]
@@ -196,7 +198,9 @@ def locate(source, revision):
       source, revision=revision, allow_patterns=list(names)
     )
 
-  folder = pathlib.Path(fetch(['config.json', INDEX_FILE, *COMPANIONS]))
+  folder = pathlib.Path(
+    fetch(['config.json', ADAPTER_FILE, INDEX_FILE, *COMPANIONS])
+  )
   # The folder is named after the commit: the rest comes from the same one.
   return folder, functools.partial(fetch, revision=folder.name)
 
@@ -208,8 +212,8 @@ def check_tensors(folder, fetch, whole, config):
     folder: The checkpoint, as `locate` gives it.
     fetch: As `locate` gives it.
     whole: ModelConfig of the checkpoint.
-    config: Of the layers that are wanted; only files that hold one of their
-      tensors are needed.
+    config: ModelConfig of the layers that are wanted; only files that hold one
+      of their tensors are needed.
 
   Returns:
     The tensors that are needed, as `tensor_table` has them, and each tensor of
@@ -218,7 +222,6 @@ def check_tensors(folder, fetch, whole, config):
   Raises:
     FileNotFoundError, ValueError: as `load_checkpoint` describes.
   """
-  refuse_adapters(folder)
   weight_map, origin = _weight_map(folder, fetch)
   prefix = find_prefix(whole, weight_map, origin)
   table = tensor_table(whole, prefix)
@@ -302,7 +305,7 @@ def check_names(names, known, config: ModelConfig, origin) -> list[str]:
 
 def refuse_adapters(folder: pathlib.Path):
   """Raises ValueError for a folder that holds an adapter (PEFT)."""
-  if (file := folder / 'adapter_config.json').is_file():
+  if (file := folder / ADAPTER_FILE).is_file():
     raise ValueError(
       f'{file}: {folder} has an adapter, which would be left out silently. '
       'Merge it into the weights first (peft: model.merge_and_unload()), or '

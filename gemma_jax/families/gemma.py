@@ -125,13 +125,21 @@ GEMMA3 = Family(
     'post_norms': True,
     'qk_norm': True,
     'window': 4096,
+    'final_softcap': None,
     'rope_theta': 1_000_000.0,
     'rope_local_theta': 10_000.0,
     'max_positions': 131_072,
   },
-  fields=GEMMA2.fields,
+  fields=SIZES
+  | {
+    'query_pre_attn_scalar': 'query_pre_attn_scalar',
+    'sliding_window': 'window',
+    'final_logit_softcapping': 'final_softcap',
+  },
   allowed=_ALLOWED
   | {
+    # HF has the field and does not cap.
+    'attn_logit_softcapping': (None,),
     'hidden_activation': ('gelu_pytorch_tanh',),
     'hidden_act': ('gelu_pytorch_tanh',),
     'use_bidirectional_attention': (False, None),

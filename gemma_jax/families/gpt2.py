@@ -38,6 +38,7 @@ GPT2 = Family(
     'd_ff': None,  # derived
     'max_positions': 1024,
     'vocab_size': 50_257,
+    'pad_id': None,
     'bos_id': 50_256,
     'eos_ids': (50_256,),
   },

@@ -4,19 +4,19 @@ A field is honoured or refused, never ignored.
 """
 
 from collections.abc import Mapping
-import dataclasses
 import json
 import pathlib
 import types
 import typing
 from typing import Any
 
-from gemma_jax.config import ModelConfig, RopeScaling
+from gemma_jax.config import ModelConfig
 from gemma_jax.families.family import Family
 from gemma_jax.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_TEXT
 from gemma_jax.families.gpt2 import GPT2
 from gemma_jax.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from gemma_jax.families.opt import OPT
+from gemma_jax.families.rope import LAYER_TYPES, read_rope, rope_fields
 
 FAMILIES: dict[str, Family] = {
   family.model_type: family
@@ -49,17 +49,6 @@ _AROUND_TEXT = frozenset(
     'image_token_index eoi_token_id boi_token_id image_token_id'
   ).split()
 )
-_KINDS = ('sliding_attention', 'full_attention')
-_ROPE_TYPES = {
-  'default': (),
-  'linear': ('factor',),
-  'llama3': (
-    'factor',
-    'low_freq_factor',
-    'high_freq_factor',
-    'original_max_position_embeddings',
-  ),
-}
 
 
 def family_of(config: ModelConfig) -> Family:
@@ -112,9 +101,11 @@ def config_fields(config: ModelConfig) -> dict[str, Any]:
     hf[key] = value
   hf |= {key: values[0] for key, values in family.allowed.items()}
   if family.rotary:
-    hf |= _rope_fields(config, family)
+    hf |= rope_fields(config, family)
   if family.layer_types:
-    hf['layer_types'] = [_KINDS[not local] for local in config.local_layers]
+    hf['layer_types'] = [
+      LAYER_TYPES[not local] for local in config.local_layers
+    ]
   eos = list(config.eos_ids)
   hf['eos_token_id'] = eos[0] if len(eos) == 1 else eos or None
   hf |= family.extra(config)
@@ -181,13 +172,13 @@ def _parse(hf: Mapping[str, Any], origin: str) -> ModelConfig:
       refuse(key, ' or '.join(map(repr, values)))
   if family.layer_types and (said := hf.get('layer_types')) is not None:
     L = ours['num_layers']
-    good = isinstance(said, list) and all(kind in _KINDS for kind in said)
+    good = isinstance(said, list) and all(kind in LAYER_TYPES for kind in said)
     if not good or len(said) != L:
-      refuse('layer_types', f'{L} values out of {_KINDS}')
-    ours['local_layers'] = tuple(kind == _KINDS[0] for kind in said)
+      refuse('layer_types', f'{L} values out of {LAYER_TYPES}')
+    ours['local_layers'] = tuple(kind == LAYER_TYPES[0] for kind in said)
   try:
     if family.rotary:
-      ours |= _rope(hf, family)
+      ours |= read_rope(hf, family)
     family.derive(ours, hf)
   except ValueError as error:
     raise ValueError(f'{origin}: {error}') from error
@@ -239,103 +230,6 @@ def _text_part(hf: Mapping, origin: str) -> dict[str, Any]:
   beside = {key: hf[key] for key in shared & around}
   text.setdefault('model_type', 'gemma3_text')
   return GEMMA3_TEXT | text | beside
-
-
-def _rope(hf: Mapping, family: Family) -> dict[str, Any]:
-  """Rotary bases and scaling, wherever a version of HF writes them."""
-  two = 'rope_local_theta' in family.defaults
-  found: dict[str, Any] = {}
-
-  def put(name, value, key):
-    if value is None:
-      return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-      raise ValueError(f'{key}={value!r} is not supported; expected a number.')
-    if found.setdefault(name, value) != value:
-      raise ValueError(
-        f'{key}: rope_theta is said twice, {found[name]!r} and {value!r}; '
-        f'expected one value, got {sorted((found[name], value))}.'
-      )
-
-  put('rope_theta', hf.get('rope_theta'), 'rope_theta')
-  if two:
-    put(
-      'rope_local_theta', hf.get('rope_local_base_freq'), 'rope_local_base_freq'
-    )
-  said = hf.get('rope_parameters')
-  if said is None:
-    groups = {'rope_scaling': (hf.get('rope_scaling'), 'rope_theta')}
-  elif two and isinstance(said, Mapping) and said.keys() & set(_KINDS):
-    if unknown := said.keys() - set(_KINDS):
-      raise ValueError(
-        f'rope_parameters={said!r} is not supported; expected {_KINDS}, got '
-        f'{sorted(unknown)} too.'
-      )
-    groups = {
-      'rope_parameters.full_attention': (said.get(_KINDS[1]), 'rope_theta'),
-      'rope_parameters.sliding_attention': (
-        said.get(_KINDS[0]),
-        'rope_local_theta',
-      ),
-    }
-  else:
-    groups = {'rope_parameters': (said, 'rope_theta')}
-    if hf.get('rope_scaling') not in (None, said):
-      groups['rope_scaling'] = (hf['rope_scaling'], 'rope_theta')
-  for key, (group, name) in groups.items():
-    if group is None:
-      continue
-    if not isinstance(group, Mapping):
-      raise ValueError(
-        f'{key}={group!r} is not supported; expected an object with rope_type.'
-      )
-    kind = group.get('rope_type', group.get('type', 'default'))
-    wanted = _ROPE_TYPES.get(kind)
-    used = {'rope_type', 'type', 'rope_theta', *(wanted or ())}
-    if wanted is None or group.keys() - used or set(wanted) - group.keys():
-      raise ValueError(
-        f'{key}={dict(group)!r} is not supported; expected rope_type '
-        "'default', 'linear' (factor) or 'llama3' "
-        f'({", ".join(_ROPE_TYPES["llama3"])}), and nothing else.'
-      )
-    put(name, group.get('rope_theta'), key)
-    if kind != 'default':
-      values = [group[field] for field in wanted]
-      if not all(type(v) in (int, float) and v > 0 for v in values) or (
-        kind == 'llama3' and not values[1] < values[2]
-      ):
-        raise ValueError(
-          f'{key}={dict(group)!r} is not supported; expected positive numbers, '
-          'low_freq_factor below high_freq_factor.'
-        )
-      if name != 'rope_theta' or 'rope_scaling' in found:
-        raise ValueError(
-          f'{key}={dict(group)!r} is not supported; expected one scaling, of '
-          'the global layers.'
-        )
-      names = ('factor', 'low_freq_factor', 'high_freq_factor')
-      names = (*names, 'original_positions')
-      found['rope_scaling'] = RopeScaling(
-        **dict(zip(names, values, strict=False))
-      )
-  return found
-
-
-def _rope_fields(config: ModelConfig, family: Family) -> dict[str, Any]:
-  """`rope_parameters`, as transformers 5 writes them."""
-  full = {'rope_type': 'default', 'rope_theta': float(config.rope_theta)}
-  if (scaling := config.rope_scaling) is not None:
-    linear = scaling.original_positions is None
-    full['rope_type'] = 'linear' if linear else 'llama3'
-    values = dataclasses.astuple(scaling)
-    full |= dict(zip(_ROPE_TYPES[full['rope_type']], values, strict=False))
-  if 'rope_local_theta' not in family.defaults:
-    return {'rope_parameters': full}
-  theta = config.rope_local_theta or config.rope_theta
-  local = {'rope_type': 'default', 'rope_theta': float(theta)}
-  return {
-    'rope_parameters': {'full_attention': full, 'sliding_attention': local}
-  }
 
 
 def _field_types() -> dict[str, tuple]:

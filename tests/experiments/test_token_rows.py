@@ -58,6 +58,14 @@ def test_packed_rows_by_hand():
   ]
 
 
+def test_rows_without_bos_by_hand():
+  cut = lambda pack: list(
+    cut_rows([[5] * 3, [6] * 2, [], [7] * 5], 4, None, pack)
+  )
+  assert cut(False) == [[5] * 3, [6] * 2, [7] * 4, [7]]
+  assert cut(True) == [[5, 5, 5, 6], [6, 7, 7, 7], [7, 7]]
+
+
 @pytest.mark.parametrize('repeat', [False, True])
 def test_find_agrees_with_counting(tmp_path, repeat):
   write(tmp_path / 'rows', worlds.texts(9))

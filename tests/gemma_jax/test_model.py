@@ -12,61 +12,20 @@ import pytest
 import gemma_jax as gj
 from gemma_jax import layers
 from tests import tiny
-
-CASES = {
-  'grouped heads': {},
-  'one kv head': {'num_key_value_heads': 1},
-  'as many kv heads': {'num_key_value_heads': 4},
-  'inexact embedding scale': {'hidden_size': 72},
-  'no soft caps': {
-    'attn_logit_softcapping': None,
-    'final_logit_softcapping': None,
-  },
-  'other bases': {
-    'rope_parameters': {'rope_type': 'default', 'rope_theta': 500.0},
-    'rms_norm_eps': 1e-3,
-  },
-  'all layers local': {'layer_types': ('sliding_attention',) * 5},
-}
+from tests.gemma_jax.parity import CASES, assert_equals_hf
 
 
-@pytest.mark.parametrize('side', ['left', 'right'])
-@pytest.mark.parametrize('case', CASES)
-def test_logits_and_streams_equal_hf(case, side):
-  overrides = dict(CASES[case])
-  if 'rope_parameters' in overrides or 'layer_types' in overrides:
-    hf, model = tiny.pair.__wrapped__(**_lists(overrides))
-  else:
-    hf, model = tiny.pair(**overrides)
-  tokens, positions = tiny.ragged(4, 40, side)
-  out = gj.run(
-    model,
-    tokens,
-    positions,
-    logits_at='all',
-    capture=gj.capture('resid_pre', 'resid_post', 'pattern'),
-  )
-  expected = tiny.hf_forward(
-    hf, tokens, positions, output_hidden_states=True, output_attentions=True
-  )
-  real = positions >= 0
-  np.testing.assert_allclose(
-    np.asarray(out.logits)[real], expected.logits.numpy()[real], atol=1e-4
-  )
-  for layer in range(5):
-    stream = np.asarray(out.activations['resid_pre'][layer])[real]
-    want = expected.hidden_states[layer].numpy()[real]
-    assert np.linalg.norm(stream - want) / np.linalg.norm(want) < 1e-5
-    pattern = np.moveaxis(np.asarray(out.activations['pattern'][layer]), 1, 2)
-    want = np.moveaxis(expected.attentions[layer].numpy(), 1, 2)
-    # Up to 1.1e-5 where vectors are short (AVX2), 2e-6 where they are long.
-    np.testing.assert_allclose(pattern[real], want[real], atol=5e-5)
+@pytest.mark.parametrize(
+  'family, case',
+  [('gemma2', case) for case in CASES['gemma2']]
+  + [(family, next(iter(CASES[family]))) for family in CASES],
+)
+def test_logits_and_all_sites_equal_hf(family, case):
+  """Ragged prompts, one of a single token, padded on either side.
 
-
-def _lists(overrides):
-  return {
-    k: list(v) if isinstance(v, tuple) else v for k, v in overrides.items()
-  }
+  Compiled as users run it; `test_families.py` has the other cases.
+  """
+  assert_equals_hf(family, case)
 
 
 @pytest.mark.parametrize('dtype', [np.float32, jnp.bfloat16])
@@ -110,9 +69,8 @@ def test_chunks_of_queries_change_nothing(chunk):
 
 def shapes_2b(num_layers):
   """A 2B-shaped model as shapes only."""
-  config = dataclasses.replace(
-    gj.ModelConfig.gemma2_2b(), num_layers=num_layers, local_layers=None
-  )
+  config = gj.preset('gemma-2-2b').truncated(num_layers)
+  config = dataclasses.replace(config, truncated_from=None)
   return jax.eval_shape(lambda: gj.init_model(config, jax.random.key(0)))
 
 
@@ -128,16 +86,12 @@ def test_long_contexts_never_hold_all_scores(grad):
 
   def last_logit(model, tokens, coefficient):
     edit = gj.steer(
-      model.config,
-      'resid_post',
-      jnp.ones(2304),
-      layers=0,
-      coefficient=coefficient,
+      'resid_post', jnp.ones(2304), layers=0, coefficient=coefficient
     )
     return gj.forward(
       model,
       tokens,
-      interventions={'resid_post': (edit,)},
+      interventions=[edit],
       logits_at=jnp.full((1, 1), T - 1),
       remat=grad,
     ).logits[0, 0, 0]
@@ -159,7 +113,9 @@ def test_logits_only_where_asked():
   tokens, positions = tiny.ragged(4, 9, 'left')
   everywhere = gj.run(model, tokens, positions, logits_at='all').logits
   at = np.array([[8, 0], [0, -1], [1, 0], [-1, 1]])
-  some = np.asarray(gj.run(model, tokens, positions, logits_at=at).logits)
+  some = np.asarray(
+    gj.run(model, tokens, positions, logits_at=gj.per_row(at)).logits
+  )
   for row in range(4):
     for slot, position in enumerate(at[row]):
       if position < 0:
@@ -169,10 +125,10 @@ def test_logits_only_where_asked():
         np.testing.assert_allclose(
           some[row, slot], everywhere[row, place], atol=1e-5
         )
-  last = gj.run(
-    model, tokens, positions, logits_at=gj.last_position(positions)
-  ).logits[:, 0]
+  last = gj.run(model, tokens, positions, logits_at='last').logits[:, 0]
   np.testing.assert_allclose(last, everywhere[:, -1], atol=1e-5)
+  both = gj.run(model, tokens, positions, logits_at=[0, 8]).logits
+  np.testing.assert_allclose(both[0], everywhere[0, [0, 8]], atol=1e-5)
   assert gj.run(model, tokens, positions).logits is None
 
 
@@ -182,7 +138,10 @@ def test_capture_at_positions_equals_a_gather():
   whole = gj.run(model, tokens, positions, capture=gj.capture(*gj.SITES))
   at = np.array([[3, 8], [0, -1], [1, 0], [0, 1]])
   some = gj.run(
-    model, tokens, positions, capture=gj.capture(*gj.SITES, positions=at)
+    model,
+    tokens,
+    positions,
+    capture=gj.capture(*gj.SITES, positions=gj.per_row(at)),
   )
   for site in gj.SITES:
     full = np.asarray(whole.activations[site])
@@ -209,9 +168,9 @@ def test_fewer_layers_give_the_same_streams(stacked):
     model,
     tokens,
     positions,
-    num_layers=3,
     capture=gj.capture('resid_post', layers=[2, 0]),
   )
+  assert some['resid_post'].shape[0] == 2
   for slot, layer in enumerate((2, 0)):
     np.testing.assert_allclose(
       some.activations['resid_post'][slot],
@@ -283,14 +242,15 @@ def test_rms_norm_in_bfloat16_is_rounded_once():
   exact = np.asarray(x, np.float64)
   exact = exact / np.sqrt((exact**2).mean(-1, keepdims=True) + 1e-6)
   exact = exact * (1 + np.asarray(w, np.float64))
-  got = np.asarray(layers.rms_norm(x, w, 1e-6), np.float64)
+  got = np.asarray(layers.rms_norm(x, w, 1e-6, 1.0), np.float64)
   # Half a unit in the last place of 8 bits.
   assert (np.abs(got - exact) <= 2.0**-8 * np.abs(exact)).all()
 
 
 def test_positions_are_not_rounded_in_bfloat16():
   """Position 257 is not a bfloat16 number; its angle must still be its own."""
-  cos, _ = layers.rotary_angles(jnp.array([[256, 257]]), 8, 10_000.0)
+  frequencies = tiny.pair()[1].config.frequencies[0]
+  cos, _ = layers.rotary_angles(jnp.array([[256, 257]]), frequencies)
   np.testing.assert_allclose(cos[0, :, 0, 0], np.cos([256, 257]), atol=1e-4)
 
 
@@ -302,15 +262,16 @@ def test_positions_are_not_rounded_in_bfloat16():
     ({'tokens': [[3.0, 4.0]]}, 'integers'),
     ({'tokens': [[3, 4]], 'positions': [[0, 0]]}, 'must increase'),
     ({'tokens': [[3, 4]], 'positions': [[0]]}, r'\(1, 1\)'),
-    ({'tokens': [[3, 4]], 'num_layers': 6}, 'between 1 and'),
-    ({'tokens': [[3, 4]], 'num_layers': 2, 'logits_at': 'all'}, 'logit lens'),
-    ({'tokens': [[3, 4]], 'logits_at': [[2]]}, 'position 2'),
-    ({'tokens': [[3, 4]], 'logits_at': [[-1]]}, 'last_position'),
-    ({'tokens': [[3, 4]], 'logits_at': [1]}, 'last_position'),
-    ({'tokens': [[3, 4]], 'logits_at': 'last'}, 'last'),
+    ({'tokens': [[3, 4]], 'logits_at': [2]}, 'position 2'),
+    ({'tokens': [[3, 4]], 'logits_at': -1}, "logits_at='last'"),
+    ({'tokens': [[3, 4]], 'logits_at': [0, -1]}, "logits_at='last'"),
+    ({'tokens': [[3, 4]], 'logits_at': gj.per_row([[-1]])}, '-1 everywhere'),
+    ({'tokens': [[3, 4]], 'logits_at': 'first'}, "word is 'last'"),
+    ({'tokens': [[3, 4]], 'logits_at': [[0], [1]]}, 'per_row'),
+    ({'tokens': [[3, 4]], 'logits_at': gj.per_row([0, 1])}, '2 rows'),
     (
       {'tokens': [[3, 4]], 'capture': gj.capture('z', layers=5)},
-      'layer 5: layers 0 to 4',
+      'layer 5: .*layers 0 to 4',
     ),
     (
       {'tokens': [[3, 4]], 'capture': gj.capture('z', positions=2)},
@@ -319,8 +280,32 @@ def test_positions_are_not_rounded_in_bfloat16():
   ],
 )
 def test_run_refuses(arguments, words):
-  arguments = {
-    k: np.asarray(v) if isinstance(v, list) else v for k, v in arguments.items()
-  }
   with pytest.raises((ValueError, KeyError), match=words):
     gj.run(tiny.pair()[1], **arguments)
+
+
+def test_forward_with_fewer_layers_has_no_logits():
+  model = tiny.pair()[1]
+  for num_layers, words in ((6, 'not 6'), (2, 'logit lens')):
+    with pytest.raises(ValueError, match=words):
+      gj.forward(
+        model, np.array([[3, 4]]), num_layers=num_layers, logits_at='all'
+      )
+  with pytest.raises(ValueError, match='between 1 and'):
+    gj.forward(model, np.array([[3, 4]]), num_layers=6)
+
+
+def test_outputs_are_indexed_by_site_and_layer():
+  tokens, positions = tiny.ragged(3, 9, 'left')
+  ask = gj.capture('resid_post', 'z', layers=[3, 1])
+  out = gj.run(tiny.pair()[1], tokens, positions, capture=ask)
+  every = out.activations['resid_post']
+  np.testing.assert_array_equal(out['resid_post'], every)
+  np.testing.assert_array_equal(out['resid_post', 3], every[0])
+  np.testing.assert_array_equal(out['blocks.1.hook_resid_post'], every[1])
+  assert np.asarray(out.captured_layers).tolist() == [3, 1]
+  np.testing.assert_array_equal(out.captured_at, positions)
+  with pytest.raises(KeyError, match=r'layers \[3, 1\], not 2'):
+    out['resid_post', 2]
+  with pytest.raises(KeyError, match="'mlp_out' was not captured.*resid_post"):
+    out['mlp_out', 3]
