@@ -49,6 +49,7 @@ class Output:
     captured_layers: int32 [k].
     captured_at: int32 [B or 1, P], absolute positions; -1 is padding.
     cache: The cache with this call's tokens added, or None.
+    config: The model's, by which names of sites are read.
   """
 
   logits: jax.Array | None
@@ -56,6 +57,7 @@ class Output:
   captured_layers: jax.Array
   captured_at: jax.Array
   cache: Cache | None
+  config: ModelConfig = dataclasses.field(metadata={'static': True})
 
   def __getitem__(self, key: str | tuple[str, int]) -> jax.Array:
     """A captured site: of all captured layers, or of one.
@@ -64,7 +66,7 @@ class Output:
       KeyError: it was not captured, or not at that layer.
     """
     name, layer = (key, None) if isinstance(key, str) else key
-    site, named = sites_lib.parse_site(name)
+    site, named = sites_lib.parse_site(name, self.config)
     layer = named if layer is None else layer
     if site not in self.activations:
       raise KeyError(
@@ -185,6 +187,7 @@ def forward(
     else jnp.asarray(layers_seen),
     captured_at=positions if at_seen is None else jnp.asarray(at_seen),
     cache=cache,
+    config=config,
   )
 
 

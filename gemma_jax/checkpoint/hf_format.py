@@ -76,16 +76,18 @@ class Tensor(NamedTuple):
   shape: tuple[int, ...]
 
 
-def tensor_table(config: ModelConfig, prefix: str = '') -> dict[str, Tensor]:
+def tensor_table(
+  config: ModelConfig, prefix: str | None = None
+) -> dict[str, Tensor]:
   """The tensors of a checkpoint, in the order of computation.
 
   Args:
     config: The model.
-    prefix: What all names but the unembedding's begin with; '' is the one that
-      is written.
+    prefix: What all names but the unembedding's begin with; None is the one
+      that is written.
   """
   family = family_of(config)
-  prefix = prefix or family.prefixes[0]
+  prefix = family.prefixes[0] if prefix is None else prefix
   have = weight_letters(config)
   table = {}
 

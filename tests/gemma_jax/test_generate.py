@@ -1,5 +1,8 @@
 """Generation against HF, against full forward passes, and across batches."""
 
+import dataclasses
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +32,7 @@ def greedy_by_full_passes(model, tokens, positions, new, interventions=None):
     where[row, : lengths[row]] = np.arange(lengths[row])
   step = jax.jit(
     lambda t, p, i: gj.forward(
-      model, t, p, interventions=i, logits_at=gj.last_position(p)
+      model, t, p, interventions=i, logits_at='last'
     ).logits[:, 0]
   )
   produced, logprobs = [], []
@@ -76,60 +79,45 @@ def test_cache_equals_full_passes(model):
     np.testing.assert_allclose(got.logprobs, logp, atol=2e-5)
 
 
-def interventions_for(config, lengths, when, rows):
+def interventions_for(lengths, when, rows):
   """One change of every type, in the prompt, in what follows, or in both."""
   S = 9 + NEW + 1
-  gates = {
-    'prompt': gj.before(lengths, S),
-    'generated': gj.since(lengths, S),
-    'both': np.ones((rows, S), np.float32),
+  where = {
+    'prompt': gj.before(lengths),
+    'generated': gj.since(lengths),
+    'both': gj.per_row(np.ones((rows, S), np.float32)),
   }[when]
   rng = np.random.default_rng(7)
-  where = {'positions': gates, 'num_positions': S}
   v = rng.standard_normal((rows, 40)).astype(np.float32)
   source = rng.standard_normal((5, rows, S, 64)).astype(np.float32) * 0.3
-  return {
-    'resid_post': (
-      gj.steer(
-        config,
-        'resid_post',
-        v,
-        layers=rng.integers(0, 5, rows),
-        coefficient=3.0,
-        **where,
-      ),
-      gj.clamp_latent(
-        config,
-        'resid_post',
-        encoder=v[::-1].copy(),
-        decoder=v,
-        bias=0.1,
-        threshold=0.5,
-        value=2.0,
-        layers=2,
-        **where,
-      ),
+  latents = types.SimpleNamespace(
+    encoder=v[::-1][:, None],
+    decoder=v[:, None],
+    bias=np.full((rows, 1), 0.1),
+    threshold=np.full((rows, 1), 0.5),
+    site='resid_post',
+    layer=2,
+  )
+  return [
+    gj.steer(
+      'resid_post',
+      v,
+      layers=gj.per_row(rng.integers(0, 5, rows)),
+      coefficient=3.0,
+      positions=where,
     ),
-    'z': (
-      gj.patch(
-        config,
-        'z',
-        source,
-        source_positions=np.arange(S),
-        layers=[[1, 3]],
-        **where,
-      ),
+    gj.clamp_latents(latents, 2.0, positions=where),
+    gj.patch(
+      'z',
+      source,
+      source_positions=np.arange(S),
+      layers=[1, 3],
+      positions=where,
     ),
-    'attn_logits': (
-      gj.knock_out_attention(
-        config,
-        queries=gates,
-        keys=[[0, 1]],
-        layers=gj.layer_window(config, 2, 3),
-        num_positions=S,
-      ),
+    gj.knock_out_attention(
+      queries=where, keys=[0, 1], layers=gj.layer_window(2, 3, 5)
     ),
-  }
+  ]
 
 
 @pytest.mark.parametrize('when', ['prompt', 'generated', 'both'])
@@ -137,7 +125,7 @@ def test_interventions_while_decoding_equal_full_passes(model, when):
   tokens, positions = tiny.ragged(5, 9, 'left', seed=5)
   tokens[1], positions[1] = tokens[0], positions[0]
   lengths = (positions >= 0).sum(1)
-  changes = interventions_for(model.config, lengths, when, 5)
+  changes = interventions_for(lengths, when, 5)
   want, logp = greedy_by_full_passes(
     model, tokens, positions, NEW, interventions=changes
   )
@@ -163,17 +151,15 @@ def test_several_samples_of_a_prompt(model, stacked):
   tokens, positions = tiny.ragged(4, 7, 'left')
   temperature = np.tile([0.0, 1.0, 1.0], 4)
   steering = np.random.default_rng(0).normal(size=(4, model.config.d_model))
-  steer = lambda rows: {
-    'resid_post': (
-      gj.steer(
-        model.config,
-        'resid_post',
-        jnp.asarray(rows, jnp.float32),
-        layers=2,
-        coefficient=3.0,
-      ),
+  steer = lambda rows: [
+    gj.steer(
+      'resid_post',
+      jnp.asarray(rows, jnp.float32),
+      layers=2,
+      coefficient=3.0,
+      positions='last',
     )
-  }
+  ]
   ask = {
     'max_new_tokens': NEW,
     'sampling': gj.Sampling(temperature=temperature),
@@ -206,26 +192,17 @@ def test_a_shared_prefix_changes_nothing(model):
   whole = np.concatenate([np.tile(prefix, (6, 1)), tokens], 1)
   shifted = np.where(positions >= 0, positions + 8, -1)
   where = np.concatenate([np.tile(np.arange(8), (6, 1)), shifted], 1)
-  S = 8 + 7 + NEW + 1
-  change = {
-    'resid_mid': (
-      gj.steer(
-        model.config,
-        'resid_mid',
-        rng.standard_normal((6, 40)),
-        layers=2,
-        coefficient=4.0,
-        positions=gj.since(8, S),
-        num_positions=S,
-      ),
+  change = [
+    gj.steer(
+      'resid_mid',
+      rng.standard_normal((6, 40)),
+      layers=2,
+      coefficient=4.0,
+      positions=gj.since(8),
     ),
     # The keys are in the prefix.
-    'attn_logits': (
-      gj.knock_out_attention(
-        model.config, queries=gj.since(8, S), keys=[[3, 4]], num_positions=S
-      ),
-    ),
-  }
+    gj.knock_out_attention(queries=gj.since(8), keys=[3, 4]),
+  ]
   shared = gj.share_prefix(model, prefix)
   assert shared.k.shape[1] == 1, 'one row serves all'
   ask = {'max_new_tokens': NEW, 'stop_ids': [], 'interventions': change}
@@ -314,7 +291,7 @@ def test_samples_follow_hfs_distribution(model, settings):
   from transformers import generation
 
   prompt = np.array([[5, 17, 60, 33]])
-  logits = gj.run(model, prompt, logits_at=np.array([[3]])).logits
+  logits = gj.run(model, prompt, logits_at=3).logits
   scores = torch.tensor(np.asarray(logits)[0])
   warpers = [generation.TemperatureLogitsWarper(settings['temperature'])]
   if 'top_k' in settings:
@@ -388,13 +365,11 @@ def test_one_compilation_for_new_lengths_seeds_and_changes(model):
   for seed, new in ((0, 9), (1, 12), (2, 16)):
     rng = np.random.default_rng(seed)
     change = gj.steer(
-      model.config,
       'resid_post',
       rng.standard_normal((4, 40)),
-      layers=rng.integers(0, 5, 4),
+      layers=gj.per_row(rng.integers(0, 5, 4)),
       coefficient=rng.standard_normal(4),
-      positions=[0, 0, 0, 0],
-      num_positions=26,
+      positions=0,
     )
     gj.generate(
       model,
@@ -403,7 +378,7 @@ def test_one_compilation_for_new_lengths_seeds_and_changes(model):
       max_new_tokens=new,
       sampling=gj.Sampling(temperature=1.0 + seed),
       seeds=seed,
-      interventions={'resid_post': (change,)},
+      interventions=[change],
     )
     sizes = (_decode._cache_size(), _prefill._cache_size())
     assert before in (None, sizes)
@@ -414,7 +389,7 @@ def test_the_cache_is_updated_in_place():
   """Donated and aliased whole; temporaries far below its size."""
   from gemma_jax.generate import _decode
 
-  config = gj.ModelConfig(
+  config = gj.FAMILIES['gemma2'].config(
     num_layers=6,
     d_model=64,
     d_ff=128,
@@ -422,7 +397,7 @@ def test_the_cache_is_updated_in_place():
     num_kv_heads=4,
     head_dim=64,
     vocab_size=128,
-    query_pre_attn_scalar=64,
+    local_layers=(True, False) * 3,
   )
   model = gj.init_model(config, jax.random.key(0))
   B, S = 4, 2048
@@ -437,7 +412,7 @@ def test_the_cache_is_updated_in_place():
     jnp.zeros(1, jnp.int32),
     jnp.int32(8),
     None,
-    None,
+    (),
     None,
     capacity=8,
   ).compile()
@@ -523,3 +498,36 @@ def test_positions_are_needed_after_a_prefix_or_a_cache(model):
   two_rows = Cache.empty(model.config, 2, 2)
   with pytest.raises(ValueError, match='one row'):
     gj.forward(model, tokens, tokens, prefix=two_rows)
+
+
+@pytest.mark.parametrize('family', ['qwen2', 'gpt2'])
+def test_a_model_without_pad_or_bos(family):
+  """Rows that end early are filled with a valid id, an eos or 0."""
+  model = tiny.pair(family=family)[1]
+  config = model.config
+  assert config.pad_id is None
+  assert config.bos_id is None or family == 'gpt2'
+  tokens, positions = tiny.ragged(6, 9, 'left')
+  ask = {'max_new_tokens': NEW}
+  free = np.asarray(
+    gj.generate(model, tokens, positions, stop_ids=[], **ask).tokens
+  )
+  stop = int(free[0, 3])
+  got = gj.generate(model, tokens, positions, stop_ids=[stop], **ask)
+  fill = config.eos_ids[0] if config.eos_ids else 0
+  for row, n in enumerate(got.lengths):
+    np.testing.assert_array_equal(got.tokens[row, :n], free[row, :n])
+    assert (np.asarray(got.tokens)[row, n:] == fill).all()
+  assert int(got.lengths[0]) <= 4
+
+
+def test_no_stop_tokens_never_stops(model):
+  """A configuration without eos_ids."""
+  config = dataclasses.replace(model.config, eos_ids=())
+  endless = gj.Decoder(config, model.weights())
+  tokens, positions = tiny.ragged(6, 9, 'left')
+  ask = {'max_new_tokens': NEW}
+  got = gj.generate(endless, tokens, positions, **ask)
+  want = gj.generate(model, tokens, positions, stop_ids=[], **ask)
+  np.testing.assert_array_equal(got.tokens, want.tokens)
+  assert (np.asarray(got.lengths) == NEW).all()

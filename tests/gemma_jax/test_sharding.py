@@ -13,20 +13,20 @@ import pytest
 
 import gemma_jax as gj
 from gemma_jax import sharding
-from gemma_jax.weights import WEIGHTS, weight_shape
+from gemma_jax.weights import LETTERS, weight_letters, weight_shape
 from tests import tiny
 from tests.gemma_jax.test_interventions import random_interventions
 
 MESHES = [(8, 1), (4, 2), (2, 4), (1, 8)]
 
 
-def on_mesh(data, model_axis):
+def on_mesh(data, model_axis, family='gemma2'):
   """The tiny model of 40 features and 56 hidden units, spread out."""
-  model = tiny.pair()[1]
+  model = tiny.pair(family=family)[1]
   mesh = gj.make_mesh(data, model_axis)
   placed = {
     name: jax.device_put(
-      w, sharding.weight_sharding(WEIGHTS[name], w.shape, mesh)
+      w, sharding.weight_sharding(LETTERS[name], w.shape, mesh)
     )
     for name, w in model.weights().items()
   }
@@ -41,7 +41,7 @@ def test_runs_equal_one_device(data, model_axis):
   tokens[1], positions[1] = tokens[0], positions[0]
   positions[:], tokens[:] = np.arange(12), np.maximum(tokens, 3)
   ask = {
-    'interventions': random_interventions(one.config, 4, rows=8),
+    'interventions': random_interventions(4, rows=8),
     'capture': gj.capture(*gj.SITES, layers=[4, 1]),
     'logits_at': 'all',
   }
@@ -59,6 +59,18 @@ def test_runs_equal_one_device(data, model_axis):
       assert spec[3] == 'model', (site, array.sharding)
     elif site in gj.VECTOR_SITES:
       assert spec[3] is None, (site, array.sharding)
+
+
+@pytest.mark.parametrize('family', ['llama', 'gpt2'])
+def test_other_families_equal_one_device(family):
+  """An unembedding of its own; learned positions and biases."""
+  one, many = tiny.pair(family=family)[1], on_mesh(4, 2, family)
+  tokens, positions = tiny.ragged(8, 12, 'left')
+  ask = {'capture': gj.capture('z', layers=[2]), 'logits_at': 'all'}
+  a = gj.run(one, tokens, positions, **ask)
+  b = gj.run(many, tokens, positions, **ask)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_allclose(x, y, atol=5e-5)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +115,6 @@ def test_padding_and_rows_that_do_not_divide(stacked):
 def test_interventions_while_generating_on_a_mesh():
   """Steering, a knockout, and a patch from a sharded capture."""
   one, many = tiny.pair()[1], on_mesh(4, 2)
-  config = one.config
   tokens, positions = tiny.ragged(8, 9, 'left')
   tokens[1], positions[1] = tokens[0], positions[0]
   rng = np.random.default_rng(0)
@@ -113,23 +124,11 @@ def test_interventions_while_generating_on_a_mesh():
     donor = gj.run(
       model, tokens[::-1], positions[::-1], capture=gj.capture('z')
     )
-    changes = {
-      'z': (
-        gj.patch(
-          config,
-          'z',
-          donor.activations['z'],
-          source_positions=positions[::-1],
-          layers=[[1, 3]],
-        ),
-      ),
-      'resid_post': (gj.steer(config, 'resid_post', v, layers=2),),
-      'attn_logits': (
-        gj.knock_out_attention(
-          config, queries=None, keys=[[0]], layers=4, num_positions=20
-        ),
-      ),
-    }
+    changes = [
+      gj.patch('z', donor, layers=[1, 3]),
+      gj.steer('resid_post', v, layers=2),
+      gj.knock_out_attention(keys=0, layers=4),
+    ]
     results.append(
       gj.generate(
         model, tokens, positions, max_new_tokens=8, interventions=changes
@@ -168,17 +167,24 @@ def test_weights_are_split_as_the_rules_say():
   assert shard.shape == (5, 28, 10)
 
 
-@pytest.mark.parametrize('size', ['gemma2_2b', 'gemma2_9b', 'gemma2_27b'])
+@pytest.mark.parametrize(
+  'size',
+  ['gemma-2-2b', 'gemma-2-27b', 'gemma-3-27b', 'llama-3.1-8b', 'gpt2-medium'],
+)
 def test_real_sizes_split_evenly(size):
-  """On 4 x 2 no weight matrix of a public size is replicated."""
-  config = getattr(gj.ModelConfig, size)()
+  """On 4 x 2 no weight matrix of a public size is replicated.
+
+  But for GPT-2's vocabulary, which is odd.
+  """
+  config = gj.preset(size)
   mesh = gj.make_mesh(4, 2)
-  for name, letters in WEIGHTS.items():
-    if letters in ('D', 'LD'):
+  for name, letters in weight_letters(config).items():
+    if 'D' not in letters or letters in ('D', 'LD', 'MD'):
       continue
     shape = weight_shape(config, name)
     local = sharding.weight_sharding(letters, shape, mesh).shard_shape(shape)
-    assert np.prod(local) * 8 == np.prod(shape), name
+    splits = 4 if name == 'embed' and config.vocab_size % 2 else 8
+    assert np.prod(local) * splits == np.prod(shape), name
 
 
 def test_a_mesh_needs_all_devices():

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gemma_jax.config import ModelConfig
+import gemma_jax as gj
 from tools.make_checkpoint import write_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -37,7 +37,7 @@ print((kib('VmHWM') - before) * 1024, size)
 def big(tmp_path_factory):
   """1.5 GB of bfloat16 in four files."""
   folder = tmp_path_factory.mktemp('big')
-  config = ModelConfig(
+  config = gj.FAMILIES['gemma2'].config(
     num_layers=10,
     d_model=2048,
     d_ff=8192,
@@ -45,7 +45,7 @@ def big(tmp_path_factory):
     num_kv_heads=8,
     head_dim=128,
     vocab_size=64_000,
-    query_pre_attn_scalar=128,
+    local_layers=(True, False) * 5,
   )
   write_checkpoint(config, folder / 'ck', dtype='bfloat16', shards=4)
   assert len(list((folder / 'ck').glob('*.safetensors'))) == 4
@@ -74,5 +74,4 @@ def test_peak_memory_is_at_most_1_3_times_what_is_loaded(dtype, mesh, big):
   )
   peak, size = map(int, run.stdout.split())
   assert size >= 1.5e9
-  print(f'{dtype} on mesh {mesh}: peak memory is {peak / size:.3f} x loaded')
-  assert peak <= 1.3 * size
+  assert peak <= 1.3 * size, f'{peak / size:.3f} times what is loaded'

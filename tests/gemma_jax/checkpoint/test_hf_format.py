@@ -186,10 +186,41 @@ def no_config(folder):
   return FileNotFoundError, ['config.json', 'does not exist']
 
 
-def llama(folder):
-  change = {'model_type': 'llama', 'architectures': ['LlamaForCausalLM']}
+def other_model(folder):
+  change = {'model_type': 'mamba', 'architectures': ['MambaForCausalLM']}
   edit_json(folder / 'config.json', lambda c: c.update(change))
-  return ValueError, ['config.json', "'llama'", 'Only Gemma 2']
+  return ValueError, ['config.json', "'mamba'", 'not supported', 'gemma2']
+
+
+def config_of_another_family(folder):
+  """Gemma 1's, over weights of Gemma 2: it has no such norm."""
+
+  def change(c):
+    for field in ('attn_logit_softcapping', 'final_logit_softcapping'):
+      del c[field]
+    for field in ('query_pre_attn_scalar', 'sliding_window', 'layer_types'):
+      del c[field]
+    c['model_type'] = 'gemma'
+
+  edit_json(folder / 'config.json', change)
+  return ValueError, ['feedforward_layernorm.weight', 'unknown', 'Gemma 1']
+
+
+def adapter(folder):
+  (folder / 'adapter_config.json').write_text('{"peft_type": "LORA"}')
+  return ValueError, ['adapter_config.json', 'Merge it', 'merge_and_unload']
+
+
+def adapter_alone(folder):
+  for path in folder.iterdir():
+    path.unlink()
+  return adapter(folder)
+
+
+def other_prefix(folder):
+  path = file_of(folder, EMBED)
+  edit_tensors(path, lambda t: t.update(embed=t.pop(EMBED)))
+  return ValueError, [EMBED, 'missing', '46 tensors', 'Gemma 2']
 
 
 def deeper_config(folder):
@@ -234,7 +265,11 @@ REFUSED = {
     git_lfs_pointer,
     link_file_of_one_outside,
     no_config,
-    llama,
+    other_model,
+    config_of_another_family,
+    other_prefix,
+    adapter,
+    adapter_alone,
     deeper_config,
     pickled,
     other_head_shape,
@@ -302,7 +337,7 @@ def test_an_unembedding_is_accepted_if_it_is_the_embedding(
   assert_same(model, load_checkpoint(one))
 
   edit_tensors(path, lambda t: t['lm_head.weight'].__setitem__((63, 23), 9))
-  with pytest.raises(ValueError, match='lm_head.weight differs.*ties'):
+  with pytest.raises(ValueError, match='lm_head.weight differs.*a copy of it'):
     load_checkpoint(one)
 
 

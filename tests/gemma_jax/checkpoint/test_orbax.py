@@ -12,9 +12,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+import gemma_jax as gj
 from gemma_jax.checkpoint.hf import load_checkpoint
 from gemma_jax.checkpoint.orbax import load_orbax, save_orbax
 from gemma_jax.sharding import make_mesh
+from tests import tiny
 from tests.gemma_jax.checkpoints import CONFIG, assert_same, edit_json
 from tools.make_checkpoint import random_model
 
@@ -59,6 +61,13 @@ def test_orbax_keeps_and_casts_dtypes(tmp_path):
     load_orbax(tmp_path / 'out', dtype=jnp.int8)
 
 
+@pytest.mark.parametrize('family', ['llama', 'gpt2', 'opt', 'qwen3'])
+def test_orbax_round_trip_of_other_families(family, tmp_path):
+  model = tiny.pair(family=family)[1]
+  save_orbax(model, tmp_path / 'out')
+  assert_same(model, load_orbax(tmp_path / 'out', mesh=make_mesh(4, 2)))
+
+
 def orbax_no_folder(folder):
   shutil.rmtree(folder)
   return FileNotFoundError, ['does not exist', 'save_orbax']
@@ -91,9 +100,20 @@ def orbax_other_config(folder):
   return ValueError, ['gate', '[4, 32, 24]', 'expected [4, 40, 24]']
 
 
-def orbax_llama(folder):
-  edit_json(folder / 'config.json', lambda c: c.update(model_type='llama'))
-  return ValueError, ["'llama'", 'Only Gemma 2']
+def orbax_other_model(folder):
+  edit_json(folder / 'config.json', lambda c: c.update(model_type='mamba'))
+  return ValueError, ["'mamba'", 'not supported']
+
+
+def orbax_other_family(folder):
+  """Gemma 3 has norms of queries and keys."""
+
+  def change(c):
+    del c['attn_logit_softcapping'], c['rope_parameters']
+    c['model_type'] = 'gemma3_text'
+
+  edit_json(folder / 'config.json', change)
+  return ValueError, ['array k_norm is missing']
 
 
 @pytest.mark.parametrize(
@@ -105,7 +125,8 @@ def orbax_llama(folder):
     orbax_no_metadata,
     orbax_cut_data,
     orbax_other_config,
-    orbax_llama,
+    orbax_other_model,
+    orbax_other_family,
   ],
 )
 def test_damaged_orbax_checkpoints_are_refused(damage, orbax, tmp_path):
@@ -135,7 +156,7 @@ def test_other_arrays_in_an_orbax_checkpoint_are_refused(
   change(weights)
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(tmp_path / 'weights', weights)
-  (tmp_path / 'config.json').write_text(json.dumps(CONFIG.to_hf()))
+  (tmp_path / 'config.json').write_text(json.dumps(gj.config_fields(CONFIG)))
   with pytest.raises(ValueError, match=message):
     load_orbax(tmp_path)
 
