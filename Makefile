@@ -9,6 +9,10 @@ PYTEST = $(BIN)/python -m pytest -n 2
 # fusions. Where the model is compared with PyTorch to 1e-5, it is compiled as
 # users run it.
 PARITY := tests/gemma_jax/test_model.py
+# What one worker compiled the other one, and the next run, need not.
+CACHE := JAX_COMPILATION_CACHE_DIR='$(CURDIR)/.pytest_cache/compiled' \
+  JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+  JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 INSTALLED := $(VENV)/.installed
 
@@ -32,8 +36,8 @@ parity-real: $(INSTALLED)  ## Real models against PyTorch: SmolLM2; Gemma 3 270M
 	if model=$$($(BIN)/python -m tools.real_models gemma3); then $(BIN)/python -m tools.check_parity --checkpoint="$$model"; fi
 
 test: $(INSTALLED)  ## The tests, ten minutes on two cores, more on slow ones.
-	$(PYTEST) -m 'not slow' $(PARITY)
-	XLA_FLAGS='$(XLA_FLAGS) $(QUICK)' $(PYTEST) --dist loadfile -m 'not slow' --ignore=$(PARITY)
+	$(CACHE) $(PYTEST) -m 'not slow' $(PARITY)
+	$(CACHE) XLA_FLAGS='$(XLA_FLAGS) $(QUICK)' $(PYTEST) --dist loadfile -m 'not slow' --ignore=$(PARITY)
 
 test-all: $(INSTALLED)  ## The slow ones too.
 	$(PYTEST) --dist loadfile

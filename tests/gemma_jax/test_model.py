@@ -18,7 +18,7 @@ from tests.gemma_jax.parity import CASES, assert_equals_hf
 @pytest.mark.parametrize(
   'family, case',
   [('gemma2', case) for case in CASES['gemma2']]
-  + [(family, next(iter(CASES[family]))) for family in CASES],
+  + [(f, next(iter(CASES[f]))) for f in CASES if f != 'gemma2'],
 )
 def test_logits_and_all_sites_equal_hf(family, case):
   """Ragged prompts, one of a single token, padded on either side.
