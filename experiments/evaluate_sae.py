@@ -84,7 +84,9 @@ def evaluate(
       raise ValueError(f'--{name} is needed; see --help.')
   out = pathlib.Path(values.out)
   reader = model_and_text.open_model(values)
-  site, layer = gj.parse_site(values.site) if values.site else (None, None)
+  site = layer = None
+  if values.site:
+    site, layer = gj.parse_site(values.site, reader.config)
   if None not in (layer, values.layer) and layer != values.layer:
     raise ValueError(
       f'--site={values.site} is of layer {layer}, --layer is {values.layer}.'

@@ -127,7 +127,7 @@ def prepare(values: flags.FlagValues, names: Sequence[str]) -> Plan:
 
 
 def _site_and_layers(values, config: gj.ModelConfig):
-  site, layer = gj.parse_site(values.site)
+  site, layer = gj.parse_site(values.site, config)
   if site not in gj.VECTOR_SITES:
     raise ValueError(
       f'SAEs read a vector per token; {site} has none. Expected one of '

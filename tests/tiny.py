@@ -10,6 +10,10 @@ import transformers
 
 import gemma_jax as gj
 
+# Threads that wait for each other cost more than these models; test processes
+# share the cores.
+torch.set_num_threads(1)
+
 _ROTARY = {
   'vocab_size': 97,
   'hidden_size': 40,
@@ -30,7 +34,10 @@ FAMILIES = {
   ),
   'llama': ('LlamaConfig', _ROTARY | {'tie_word_embeddings': False}),
   'mistral': ('MistralConfig', _ROTARY | {'sliding_window': 5}),
-  'qwen2': ('Qwen2Config', {k: v for k, v in _ROTARY.items() if k != 'head_dim'}),
+  'qwen2': (
+    'Qwen2Config',
+    {k: v for k, v in _ROTARY.items() if k != 'head_dim'},
+  ),
   'qwen3': ('Qwen3Config', _ROTARY),
   'gpt2': (
     'GPT2Config',

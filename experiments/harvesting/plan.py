@@ -140,7 +140,7 @@ def _stored(
   """Sites and layers to store."""
   sites = []
   for name in values.site:
-    site, layer = gj.parse_site(name)
+    site, layer = gj.parse_site(name, config)
     if layer is not None or site not in gj.VECTOR_SITES:
       raise ValueError(
         f'--site={name} must be one of {", ".join(gj.VECTOR_SITES)}; give '

@@ -244,7 +244,10 @@ def test_hooks_mean_what_they_mean_in_gemma_jax():
   for pattern in hooks._ALIASES:
     name = pattern.format(7)
     module = name.startswith('model.') and not name.endswith('put')
-    theirs = gemma_jax.parse_site(f'{name}.output' if module else name)
+    name_of_module = f'{name}.output' if module else name
+    theirs = gemma_jax.parse_site(
+      name_of_module, gemma_jax.preset('gemma-2-2b')
+    )
     assert hooks.parse_hook(name) == theirs
 
 
