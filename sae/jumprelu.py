@@ -67,9 +67,7 @@ class Latents:
   decoder: jax.Array
   bias: jax.Array
   threshold: jax.Array
-  site: str | None = dataclasses.field(
-    default=None, metadata={'static': True}
-  )
+  site: str | None = dataclasses.field(default=None, metadata={'static': True})
   layer: jax.Array | int | None = None
 
 

@@ -85,7 +85,9 @@ def test_a_heads_part_is_its_output_through_hfs_matrices(case):
         added = added / (raw.square().mean() + post.eps).sqrt()
         added = added * (1 + post.weight.double())
       np.testing.assert_allclose(
-        parts.heads[row, 0, layer, n], float((added @ x.grad).detach()), atol=2e-5
+        parts.heads[row, 0, layer, n],
+        float((added @ x.grad).detach()),
+        atol=2e-5,
       )
   for handle in handles:
     handle.remove()
