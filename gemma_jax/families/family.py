@@ -39,6 +39,7 @@ class Family:
       between them, get the same value). One that has no default must be there.
     allowed: Field of config.json -> the values that this implementation does;
       the first of them is written.
+    unwritten: Those of `allowed` that are read and not written.
     inert: Fields that say nothing about what the model computes.
     derive: Completes fields of ModelConfig from config.json, in place. It may
       raise ValueError, with a message that names the field.
@@ -65,6 +66,7 @@ class Family:
   defaults: Mapping[str, Any]
   fields: Mapping[str, str]
   allowed: Mapping[str, tuple]
+  unwritten: frozenset[str] = frozenset()
   inert: frozenset[str] = frozenset()
   derive: Callable[[dict, Mapping], None] = lambda ours, hf: None
   extra: Callable[[ModelConfig], dict] = lambda config: {}

@@ -99,7 +99,11 @@ def config_fields(config: ModelConfig) -> dict[str, Any]:
       whole = key == 'query_pre_attn_scalar' and value % 1 == 0
       value = int(value) if whole else float(value)
     hf[key] = value
-  hf |= {key: values[0] for key, values in family.allowed.items()}
+  hf |= {
+    key: values[0]
+    for key, values in family.allowed.items()
+    if key not in family.unwritten
+  }
   if family.rotary:
     hf |= rope_fields(config, family)
   if family.layer_types:

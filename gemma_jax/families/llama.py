@@ -57,6 +57,7 @@ LLAMA = Family(
     'is_llama_config': (True,),  # SmolLM2's
     'rope_interleaved': (False,),
   },
+  unwritten=frozenset(('is_llama_config', 'rope_interleaved')),
   derive=_head_dim,
   tensors=_TENSORS,
   buffers=r'.*rotary_emb\.inv_freq',
