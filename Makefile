@@ -35,7 +35,7 @@ parity-real: $(INSTALLED)  ## Real models against PyTorch: SmolLM2; Gemma 3 270M
 	model=$$($(BIN)/python -m tools.real_models --model=smollm2) && $(BIN)/python -m tools.check_parity --checkpoint="$$model"
 	if model=$$($(BIN)/python -m tools.real_models --model=gemma3); then $(BIN)/python -m tools.check_parity --checkpoint="$$model"; fi
 
-test: $(INSTALLED)  ## The tests, ten minutes on two cores, more on slow ones.
+test: $(INSTALLED)  ## The tests, a quarter of an hour on two cores.
 	$(CACHE) $(PYTEST) -m 'not slow' $(PARITY)
 	$(CACHE) XLA_FLAGS='$(XLA_FLAGS) $(QUICK)' $(PYTEST) --dist loadfile -m 'not slow' --ignore=$(PARITY)
 

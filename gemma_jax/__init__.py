@@ -11,6 +11,7 @@ models, `sites.py` for names, `where.py` for layers, positions and heads.
 from gemma_jax.attribution import (
   PART_SITES,
   Parts,
+  after_post_norm,
   direct_logit_attribution,
   head_outputs,
   kl_divergence,

@@ -122,10 +122,27 @@ def head_outputs(
   z = z.reshape(*z.shape[:-1], config.num_heads, config.head_dim)
   wo = np.asarray(model.blocks.wo[layer], np.float64)  # [D, N, H]
   raw = np.einsum('...NH,DNH->...ND', z, wo)
-  if not (post_norm and config.post_norms):
+  if not post_norm:
     return raw
+  return after_post_norm(model, layer, raw, attn_out_raw)
+
+
+def after_post_norm(
+  model: Decoder, layer: int, heads: np.ndarray, attn_out_raw
+) -> np.ndarray:
+  """Heads' raw outputs as they are added to the stream, float64 [..., N, D].
+
+  Args:
+    model: The weights, stacked.
+    layer: The heads' layer.
+    heads: [..., N, D], before the post-norm; returned where there is none.
+    attn_out_raw: [..., D], all heads together, which the norm's scale is of.
+  """
+  config = model.config
+  if not config.post_norms:
+    return heads
   scale = norm_scale(config, attn_out_raw)[..., None, None]
-  return raw / scale * _gain(config, model.blocks.post_attn_norm, layer)
+  return heads / scale * _gain(config, model.blocks.post_attn_norm, layer)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -189,7 +206,8 @@ def direct_logit_attribution(
   directions = readout(model, tokens, minus)  # [B, P, D]
   stream = x['resid_post'][-1]
   scaled = directions / norm_scale(config, stream)[..., None]
-  heads, bias = [], readout_bias(model, tokens, minus)
+  heads, constant = [], readout_bias(model, tokens, minus)
+  bias = constant
   for layer in range(L):
     added, raw = scaled, x['attn_out_raw'][layer]
     if config.post_norms:
@@ -205,9 +223,7 @@ def direct_logit_attribution(
     heads=np.stack(heads, axis=2),
     mlps=np.einsum('LBPD,BPD->BPL', x['mlp_out'], scaled),
     bias=bias,
-    logit=read_logit(
-      model, stream, directions, readout_bias(model, tokens, minus)
-    ),
+    logit=read_logit(model, stream, directions, constant),
   )
 
 

@@ -260,9 +260,10 @@ def _check_slots(name, change, positions, first, last):
   if slots is None or slots.shape[1] == 1:
     return
   rows = change.positions.indices(int(positions.max()) + 1) or ()
+  everywhere = change.positions.is_all
   for row in range(len(positions) if rows else 0):
     held = slots[row if len(slots) > 1 else 0]
-    if change.positions.is_all:
+    if everywhere:
       inside = (held >= first[row]) & (held <= last[row])
       if (held >= 0).any() and not inside.any() and last[row] >= 0:
         raise ValueError(

@@ -61,7 +61,7 @@ class CutHeads(gj.Knockout):
 
   @classmethod
   def of(cls, queries, keys, cells) -> 'CutHeads':
-    """Of queries and keys bool [R, S], by position."""
+    """Returns the knockout of queries and keys bool [R, S], by position."""
     whole = gj.knock_out_attention(
       queries=gj.per_row(queries), keys=gj.per_row(keys)
     )

@@ -143,20 +143,11 @@ def _taken_apart(model, x, cause, edited) -> LastToken:
     cause: The edit.
     edited: bool [Q], whether it adds to the last token.
   """
-  heads, raw = (
-    np.stack(
-      [
-        gj.head_outputs(model, layer, z, out, post_norm=post_norm)
-        for layer, (z, out) in enumerate(
-          zip(
-            x['z'].swapaxes(0, 1), x['attn_out_raw'].swapaxes(0, 1), strict=True
-          )
-        )
-      ],
-      axis=1,
-    )
-    for post_norm in (True, False)
-  )
+  raw, heads = [], []
+  for layer in range(model.config.num_layers):
+    z, out = x['z'][:, layer], x['attn_out_raw'][:, layer]
+    raw.append(gj.head_outputs(model, layer, z, out, post_norm=False))
+    heads.append(gj.after_post_norm(model, layer, raw[-1], out))
   layer = cause.id.layer
   before = {
     'resid_pre': x['resid_post'][:, layer - 1]
@@ -168,8 +159,8 @@ def _taken_apart(model, x, cause, edited) -> LastToken:
   added = x[cause.id.site][:, layer] - before[cause.id.site]
   return LastToken(
     embedding=x['resid_pre'][:, 0],
-    heads=heads,
-    raw_heads=raw,
+    heads=np.stack(heads, axis=1),
+    raw_heads=np.stack(raw, axis=1),
     mlps=x['mlp_out'],
     edit=np.where(edited[:, None], added, 0),
     stream=x['resid_post'][:, -1],

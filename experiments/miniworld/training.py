@@ -47,7 +47,7 @@ def next_token_loss(
   """Mean cross-entropy in nats of each token, given those before it.
 
   Args:
-    weights: Of a Gemma 2, as `Decoder.weights` has them.
+    weights: The weights of a Gemma 2, as `Decoder.weights` has them.
     config: Its shape.
     tokens: int32 [B, T].
     counts: bool [B, T]: which tokens are to be predicted; never a row's first.

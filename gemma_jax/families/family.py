@@ -85,6 +85,22 @@ class Family:
     return ModelConfig(**{'family': self.model_type} | self.defaults | fields)
 
 
+def split_heads(ours: dict, width: str, heads: str):
+  """Sets head_dim to D / N.
+
+  Args:
+    ours: Fields of ModelConfig, completed in place.
+    width, heads: What config.json calls D and N, for the message.
+
+  Raises:
+    ValueError: N does not divide D.
+  """
+  D, N = ours['d_model'], ours['num_heads']
+  if D % N:
+    raise ValueError(f'{width}={D} must be a multiple of {heads}={N}.')
+  ours['head_dim'] = D // N
+
+
 # What most families have in common: names of sizes, tensors and modules.
 SIZES = {
   'num_hidden_layers': 'num_layers',

@@ -1,17 +1,12 @@
 """GPT-2: learned positions, LayerNorm, fused and transposed projections."""
 
-from gemma_jax.families.family import Family, stored
+from gemma_jax.families.family import Family, split_heads, stored
 
 
 def _sizes(ours, hf):
   """Heads of d_model / num_heads; F is 4 D unless n_inner says otherwise."""
-  if ours['d_model'] % ours['num_heads']:
-    raise ValueError(
-      f'n_embd={ours["d_model"]} must be a multiple of '
-      f'n_head={ours["num_heads"]}.'
-    )
+  split_heads(ours, 'n_embd', 'n_head')
   ours['num_kv_heads'] = ours['num_heads']
-  ours['head_dim'] = ours['d_model'] // ours['num_heads']
   ours['position_rows'] = ours['max_positions']
   if ours['d_ff'] is None:
     ours['d_ff'] = 4 * ours['d_model']

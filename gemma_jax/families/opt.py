@@ -1,6 +1,6 @@
 """OPT: learned positions from row 2 on, LayerNorm, ReLU. 350m is refused."""
 
-from gemma_jax.families.family import Family, stored
+from gemma_jax.families.family import Family, split_heads, stored
 
 
 def _sizes(ours, hf):
@@ -15,13 +15,8 @@ def _sizes(ours, hf):
       'It has no residual stream as the other sizes have, and is not '
       'supported; take opt-125m or opt-1.3b.'
     )
-  if ours['d_model'] % ours['num_heads']:
-    raise ValueError(
-      f'hidden_size={ours["d_model"]} must be a multiple of '
-      f'num_attention_heads={ours["num_heads"]}.'
-    )
+  split_heads(ours, 'hidden_size', 'num_attention_heads')
   ours['num_kv_heads'] = ours['num_heads']
-  ours['head_dim'] = ours['d_model'] // ours['num_heads']
   # Rows 0 and 1 of the table are of no position.
   ours['position_offset'] = 2
   ours['position_rows'] = ours['max_positions'] + 2

@@ -66,30 +66,26 @@ def _smollm2(L, D, F, N, K, theta=100_000.0):
   )
 
 
-def _gpt2(L, D, N):
-  return GPT2.config(
+def _plain(family, L, D, N, **more):
+  """GPT-2 and OPT: heads of D / N, and an MLP of 4 D."""
+  return family.config(
     num_layers=L,
     d_model=D,
     d_ff=4 * D,
     num_heads=N,
     num_kv_heads=N,
     head_dim=D // N,
-    position_rows=1024,
+    **more,
   )
+
+
+def _gpt2(L, D, N):
+  return _plain(GPT2, L, D, N, position_rows=1024)
 
 
 def _opt(L, D, N):
-  return OPT.config(
-    num_layers=L,
-    d_model=D,
-    d_ff=4 * D,
-    num_heads=N,
-    num_kv_heads=N,
-    head_dim=D // N,
-    vocab_size=50_272,
-    position_rows=2050,
-    position_offset=2,
-  )
+  rows = {'position_rows': 2050, 'position_offset': 2}
+  return _plain(OPT, L, D, N, vocab_size=50_272, **rows)
 
 
 _QWEN = {'rope_theta': 1_000_000.0, 'window': None}
