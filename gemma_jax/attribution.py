@@ -121,7 +121,7 @@ def head_outputs(
   z = np.asarray(z, np.float64)
   z = z.reshape(*z.shape[:-1], config.num_heads, config.head_dim)
   wo = np.asarray(model.blocks.wo[layer], np.float64)  # [D, N, H]
-  raw = np.einsum('...NH,DNH->...ND', z, wo)
+  raw = np.einsum('...NH,DNH->...ND', z, wo, optimize=True)
   if not post_norm:
     return raw
   return after_post_norm(model, layer, raw, attn_out_raw)
@@ -143,6 +143,27 @@ def after_post_norm(
     return heads
   scale = norm_scale(config, attn_out_raw)[..., None, None]
   return heads / scale * _gain(config, model.blocks.post_attn_norm, layer)
+
+
+def through_post_norm(
+  model: Decoder, layer: int, directions: np.ndarray, attn_out_raw
+) -> np.ndarray:
+  """Directions float64 [..., D] as they are read off heads' raw outputs.
+
+  The transpose of `after_post_norm`: what a head writes, times a direction, is
+  its raw output times the direction returned.
+
+  Args:
+    model: The weights, stacked.
+    layer: The heads' layer.
+    directions: [..., D]; returned where there is no post-norm.
+    attn_out_raw: [..., D], all heads together, which the norm's scale is of.
+  """
+  config = model.config
+  if not config.post_norms:
+    return directions
+  gain = _gain(config, model.blocks.post_attn_norm, layer)
+  return directions * gain / norm_scale(config, attn_out_raw)[..., None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -209,10 +230,7 @@ def direct_logit_attribution(
   heads, constant = [], readout_bias(model, tokens, minus)
   bias = constant
   for layer in range(L):
-    added, raw = scaled, x['attn_out_raw'][layer]
-    if config.post_norms:
-      gain = _gain(config, model.blocks.post_attn_norm, layer)
-      added = scaled * gain / norm_scale(config, raw)[..., None]
+    added = through_post_norm(model, layer, scaled, x['attn_out_raw'][layer])
     wo = np.asarray(model.blocks.wo[layer], np.float64)
     z = x['z'][layer].reshape(B, P, config.num_heads, config.head_dim)
     heads.append(np.einsum('BPNH,DNH,BPD->BPN', z, wo, added, optimize=True))

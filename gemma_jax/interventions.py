@@ -33,16 +33,26 @@ from gemma_jax.layers import rounded
 from gemma_jax.where import Selection
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Change:
-  """A change of one site. Subclasses are dataclasses that JAX knows.
+  """A change of one site. Subclasses are frozen dataclasses that JAX knows.
 
   Attributes:
+    kind: Name of the class; static, and set by itself. JAX 0.10 takes two
+      dataclasses with equal fields for one structure, whatever their classes,
+      so that a call could run another kind's program.
     site: Where; static.
     site_kinds: Sites that this kind of change can go to.
   """
 
-  site: str
+  kind: str = dataclasses.field(
+    default='', repr=False, metadata={'static': True}
+  )
   site_kinds: ClassVar[tuple[str, ...]] = sites_lib.VECTOR_SITES
+
+  def __post_init__(self):
+    own = f'{type(self).__module__}.{type(self).__qualname__}'
+    object.__setattr__(self, 'kind', own)
 
   def apply(
     self,

@@ -1262,3 +1262,25 @@ def test_a_change_of_ones_own():
     lambda r: [('mlp_out', layer, None, lambda x: x / 2) for layer in (1, 3)],
   )
   assert_close(logits_of(model_of(), [change]), reference, effect=0.01)
+
+
+def test_kinds_with_equal_fields_are_two_programs():
+  """JAX alone would take the structures of both classes for one."""
+
+  @jax.tree_util.register_dataclass
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class CutsNothing(gj.Knockout):
+    def cuts(self, layer, query_positions, key_positions, config):
+      return jnp.zeros((1, 1, 1, 1), bool)
+
+  knockout = gj.knock_out_attention(queries='last', keys=[0])
+  nothing = CutsNothing(**vars(knockout))
+  structures = [jax.tree.structure(each) for each in (knockout, nothing)]
+  assert structures[0] != structures[1]
+  again = jax.tree.unflatten(structures[1], jax.tree.leaves(nothing))
+  assert jax.tree.structure(again) == structures[1]
+  clean = logits_of(model_of(), [])
+  for _ in range(3):  # in turns, so that either may find the other's program
+    cut = logits_of(model_of(), [knockout])
+    np.testing.assert_array_equal(logits_of(model_of(), [nothing]), clean)
+    assert np.abs(cut - clean).max() > 1e-3
