@@ -16,7 +16,7 @@ import pathlib
 from absl import flags
 
 from experiments import outputs
-from experiments.report.index import (
+from experiments.charts.index import (
   INDEX_FILE,
   find_runs,
   read_run,

@@ -2,7 +2,7 @@
 
 flags.txt      a flagfile that repeats the run
 results.json   every number, with n, intervals, seeds and versions
-report.html    see `experiments/report`
+report.html    see `experiments/charts`
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,10 +35,15 @@ def write_text(path: str | os.PathLike, text: str):
   os.replace(partial, path)
 
 
+def write_json(path: str | os.PathLike, value: Mapping):
+  """Writes a value as JSON; numbers that are not finite become null."""
+  text = json.dumps(_plain(value), indent=2, allow_nan=False)
+  write_text(path, text + '\n')
+
+
 def write_results(folder: str | os.PathLike, results: Mapping):
-  """Writes results.json; numbers that are not finite become null."""
-  text = json.dumps(_plain(results), indent=2, allow_nan=False)
-  write_text(pathlib.Path(folder) / RESULTS_FILE, text + '\n')
+  """Writes results.json, see `write_json`."""
+  write_json(pathlib.Path(folder) / RESULTS_FILE, results)
 
 
 def write_lines(path: str | os.PathLike, records: Iterable[Mapping]):

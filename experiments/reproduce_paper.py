@@ -37,6 +37,14 @@ import time
 from absl import flags
 
 from experiments import outputs
+from experiments.charts import Section, Table, write_report
+from experiments.charts.index import (
+  INDEX_FILE,
+  find_runs,
+  read_run,
+  write_index,
+)
+from experiments.charts.style import number
 from experiments.entities import MODES
 from experiments.paper import (
   FAMILIES,
@@ -50,14 +58,6 @@ from experiments.paper import (
   read_claims,
 )
 from experiments.paper.programs import PROGRAMS, Program
-from experiments.report.figures import number
-from experiments.report.index import (
-  INDEX_FILE,
-  find_runs,
-  read_run,
-  write_index,
-)
-from experiments.report.page import Section, Table, write_report
 
 _DONE = '.finished.json'
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 import os
 import pathlib
 
-from experiments import outputs, report
-from experiments.report.figures import number
+from experiments import charts, outputs, report
+from experiments.charts.style import number
 
 _COLUMNS = (
   'SAE',
@@ -61,7 +61,7 @@ def write_report(
   if results.get('warnings'):
     summary += [f'Warning: {warning}' for warning in results['warnings']]
   sections = [
-    report.Section(
+    charts.Section(
       title='Sparsity against fidelity',
       text=[
         'Delta loss is how many nats per token the model loses when what the '
@@ -76,7 +76,7 @@ def write_report(
   ]
   if runs is not None:
     sections.append(
-      report.Section(
+      charts.Section(
         title='Training',
         text=[
           'Means over the updates between two records, of training batches. '
@@ -88,7 +88,7 @@ def write_report(
       )
     )
   sections += [
-    report.Section(
+    charts.Section(
       title='How often latents fire',
       text=[
         f'Over {n:,} tokens: what fires less often than once is not in the '
@@ -96,26 +96,26 @@ def write_report(
       ],
       figures=[report.frequency_histograms(entries)],
     ),
-    report.Section(
+    charts.Section(
       title='All numbers',
       text=[f'{k}: {v}.' for k, v in results['definitions'].items()],
-      tables=[report.Table(columns=_COLUMNS, rows=list(map(_row, entries)))],
+      tables=[charts.Table(columns=_COLUMNS, rows=list(map(_row, entries)))],
     ),
-    report.Section(
+    charts.Section(
       title='What was run',
       text=[
         f'Flags are in {outputs.FLAGS_FILE}, every number is in '
         f'{outputs.RESULTS_FILE}.',
       ],
       tables=[
-        report.Table(
+        charts.Table(
           columns=['', ''],
           rows=[[key, str(value)] for key, value in _facts(results)],
         )
       ],
     ),
   ]
-  report.write_report(
+  charts.write_report(
     pathlib.Path(out) / outputs.REPORT_FILE, title, summary, sections
   )
 

@@ -48,8 +48,9 @@ from experiments.attention import (
   measure_shift,
   summarise_shift,
 )
+from experiments.charts import style
 from experiments.latents import CLASSES
-from experiments.report import attention_figures, figures
+from experiments.report import attention_figures
 from experiments.steering import POSITIONS
 from experiments.steering.doses import OPPOSITE, stream_norms
 
@@ -175,7 +176,7 @@ def summary(results: Mapping) -> list[str]:
       f'[{mean["change"]["low"]:+.4f}, {mean["change"]["high"]:+.4f}] in the '
       f'mean over heads'
       + (
-        f', p {figures.number(mean["p_random"])} among random latents'
+        f', p {style.number(mean["p_random"])} among random latents'
         if test
         else ''
       )

@@ -16,6 +16,7 @@ from absl import flags
 import numpy as np
 
 from experiments import inputs, model_and_text, outputs
+from experiments.charts import Section, footer, write_report
 from experiments.entities import (
   MODES,
   Entity,
@@ -32,8 +33,6 @@ from experiments.latents import (
   describe_random,
   matched_random,
 )
-from experiments.report.footer import footer
-from experiments.report.page import Section, write_report
 from experiments.steering import Target
 from experiments.steering.targets import RecognitionRun, find_targets
 import gemma_jax as gj

@@ -6,10 +6,9 @@ import pathlib
 import numpy as np
 
 from experiments import outputs
+from experiments.charts import Section, footer, write_report
 from experiments.recognition.summary import answer
 from experiments.report import latent_figures, steering_figures
-from experiments.report.footer import footer
-from experiments.report.page import Section, write_report
 
 
 def write_page(

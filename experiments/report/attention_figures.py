@@ -6,15 +6,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from experiments.attention import KEYS, MEASURES, Shift
+from experiments.charts import Section, Table, style
 from experiments.latents import CLASSES
-from experiments.report import figures
 from experiments.report.attention_maps import (
   change_heatmap,
   change_text,
   class_heatmap,
   interval,
 )
-from experiments.report.page import Section, Table
 from experiments.report.steering_look import (
   LABEL_COLOURS,
   TITLES,
@@ -97,7 +96,7 @@ def class_boxes(
       )
     )
   figure.update_layout(boxmode='group')
-  return figures.styled(
+  return style.styled(
     figure, x='head', y="attention to the entity's last token"
   )
 
@@ -167,7 +166,7 @@ def change_points(entries: Sequence[Mapping]) -> go.Figure:
     figure.update_xaxes(
       categoryorder='array', categoryarray=names, row=row, col=1
     )
-  figure = figures.styled(
+  figure = style.styled(
     figure, x='head', y='change of attention', height=330 * len(entries) + 60
   )
   return headed(figure)
@@ -195,7 +194,7 @@ def before_after(entry: Mapping, shift: Shift) -> go.Figure:
         mode='markers',
         marker={'size': 5, 'color': LABEL_COLOURS[entry['target']]},
         showlegend=column == 1,
-        hovertext=[figures.text(case.text) for case in shift.cases],
+        hovertext=[style.text(case.text) for case in shift.cases],
         hoverinfo='text+x+y',
       ),
       row=1,
@@ -212,7 +211,7 @@ def before_after(entry: Mapping, shift: Shift) -> go.Figure:
       row=1,
       col=column,
     )
-  figure = figures.styled(figure, x='attention before', y='')
+  figure = style.styled(figure, x='attention before', y='')
   figure.update_yaxes(title_text='after', col=1)
   return headed(figure)
 
@@ -235,7 +234,7 @@ def change_table(entries: Sequence[Mapping]) -> Table:
           str(h['change']['n']),
           spread,
           *(
-            figures.number(h[p])
+            style.number(h[p])
             for p in ('p_random', 'p_random_max', 'p_max_t', 'q')
           ),
         ]

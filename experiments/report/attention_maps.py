@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from experiments.report import figures
-from experiments.report.heatmaps import heatmap
+from experiments.charts import heatmap, style
 
 _SAID = {
   'attention': 'attention a',
@@ -29,8 +28,8 @@ def class_heatmap(entries: Sequence[Mapping], measure: str) -> go.Figure:
       e['heads'],
       lambda h: (
         f'known {interval(h["known"])}\nunknown {interval(h["unknown"])}\n'
-        f'max-T p {figures.number(h["p_max_t"])}, '
-        f'q {figures.number(h["q"])}'
+        f'max-T p {style.number(h["p_max_t"])}, '
+        f'q {style.number(h["q"])}'
       ),
     )
     for title, e in mine.items()
@@ -110,14 +109,14 @@ def change_text(head: Mapping) -> str:
         [
           f'random latents {random["low"]:+.4f} to {random["high"]:+.4f} '
           f'(n = {random["n"]})',
-          f'p among them {figures.number(head["p_random"])}, over all heads '
-          f'{figures.number(head["p_random_max"])}',
+          f'p among them {style.number(head["p_random"])}, over all heads '
+          f'{style.number(head["p_random_max"])}',
         ]
         if random
         else []
       ),
-      f'max-T p over prompts {figures.number(head["p_max_t"])}, '
-      f'q {figures.number(head["q"])}',
+      f'max-T p over prompts {style.number(head["p_max_t"])}, '
+      f'q {style.number(head["q"])}',
     ]
   )
 
@@ -125,5 +124,5 @@ def change_text(head: Mapping) -> str:
 def interval(found: Mapping) -> str:
   """A change with its interval, for a hover text or a table."""
   if found['low'] is None:
-    return figures.number(found['value'])
+    return style.number(found['value'])
   return f'{found["value"]:+.4f} [{found["low"]:+.4f}, {found["high"]:+.4f}]'

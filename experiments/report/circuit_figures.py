@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import plotly.graph_objects as go
 
+from experiments.charts import Section, heatmap, style
 from experiments.circuits.components import GROUPS
 from experiments.latents import CLASSES
 from experiments.report import circuit_tables as tables
-from experiments.report import figures
 from experiments.report.circuit_graph import (
   NEGATIVE,
   POSITIVE,
@@ -16,8 +16,6 @@ from experiments.report.circuit_graph import (
   graph,
   signed,
 )
-from experiments.report.heatmaps import heatmap
-from experiments.report.page import Section
 from experiments.report.steering_look import (
   LABEL_COLOURS,
   TITLES,
@@ -109,13 +107,13 @@ def conditions(polarity: Mapping) -> go.Figure:
     refused = [cell['refused'] for cell in cells]
     figure.add_trace(
       go.Bar(
-        x=list(map(figures.text, names)),
+        x=list(map(style.text, names)),
         y=[e['value'] for e in refused],
         error_y=error_bars(refused),
         name=TITLES[label],
         marker={'color': LABEL_COLOURS[label]},
         hovertext=[
-          f'{figures.text(name)}, {TITLES[label]}<br>'
+          f'{style.text(name)}, {TITLES[label]}<br>'
           f'{e["value"]:.1%} [{e["low"]:.1%}, {e["high"]:.1%}] decline, '
           f'n = {e["n"]}<br>metric {signed(cell["metric"])}'
           for name, e, cell in zip(names, refused, cells, strict=True)
@@ -123,7 +121,7 @@ def conditions(polarity: Mapping) -> go.Figure:
         hoverinfo='text',
       )
     )
-  figure = figures.styled(figure, x='', y='first tokens that decline')
+  figure = style.styled(figure, x='', y='first tokens that decline')
   figure.update_yaxes(range=[-0.02, 1.05], tickformat='.0%')
   figure.update_layout(barmode='group', title={'text': 'Refusals'})
   return headed(figure)
@@ -216,7 +214,7 @@ def sizes(cause: Mapping) -> go.Figure:
           hoverinfo='text',
         )
       )
-  figure = figures.styled(
+  figure = style.styled(
     figure, x='components in the set', y='share of the effect'
   )
   figure.update_yaxes(tickformat='.0%')
@@ -242,7 +240,7 @@ def attributed(cause: Mapping) -> go.Figure:
       },
       name='change',
       hovertext=[
-        f'{figures.text(part["name"])}, last token<br>change '
+        f'{style.text(part["name"])}, last token<br>change '
         f'{signed(part["change"])}<br>unedited {signed(part["clean"])}<br>'
         f'n = {part["change"]["n"]}'
         for part in parts
@@ -250,7 +248,7 @@ def attributed(cause: Mapping) -> go.Figure:
       hoverinfo='text',
     )
   )
-  figure = figures.styled(
+  figure = style.styled(
     figure, x='', y='change of the part, logits before the soft cap'
   )
   figure.update_layout(

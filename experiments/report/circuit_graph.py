@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
+from experiments.charts import style
 from experiments.circuits.components import GROUPS
-from experiments.report import figures
 from experiments.report.steering_look import headed
 
 POSITIVE, NEGATIVE = '#0072B2', '#D55E00'
@@ -80,7 +80,7 @@ def graph(cause: Mapping) -> go.Figure:
       showlegend=False,
     )
   )
-  figure = figures.styled(figure, x='layer', y='', height=520)
+  figure = style.styled(figure, x='layer', y='', height=520)
   lanes = {'entity', 'last', *(c['tokens'] for c in cause['components'])}
   present = sorted(map(GROUPS.index, lanes))
   figure.update_yaxes(
@@ -136,7 +136,7 @@ def _legend(figure, verified: bool, positive: bool):
 
 def _said(edge: Mapping) -> str:
   return (
-    f'{figures.text(edge["sender"])} → {figures.text(edge["receiver"])}<br>'
+    f'{style.text(edge["sender"])} → {style.text(edge["receiver"])}<br>'
     f'{signed(edge["effect"])}, n = {edge["effect"]["n"]}, '
     f'p = {edge["p"]:.2g}<br>validation {edge["validation_effect"]:+.3f}<br>'
     f'{"verified" if edge["verified"] else "not verified"}'
@@ -145,9 +145,9 @@ def _said(edge: Mapping) -> str:
 
 def _node(name: str, component: Mapping | None, cause: Mapping) -> str:
   if component is None:
-    return figures.text(_short(name, cause))
+    return style.text(_short(name, cause))
   said = (
-    f'{figures.text(name)}<br>carried {signed(component["carried"])}<br>'
+    f'{style.text(name)}<br>carried {signed(component["carried"])}<br>'
     f'lost {signed(component["lost"])}'
   )
   if component['direct'] is not None:
@@ -158,8 +158,8 @@ def _node(name: str, component: Mapping | None, cause: Mapping) -> str:
 def _short(name: str, cause: Mapping) -> str:
   """What stands at a node: its lane says at which tokens it is."""
   if name == 'latent':
-    return figures.text(cause['latent'])
-  return figures.text(name.split(' ')[0])
+    return style.text(cause['latent'])
+  return style.text(name.split(' ')[0])
 
 
 def signed(estimate: Mapping) -> str:

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from experiments.charts import Table
 from experiments.latents import CLASSES
-from experiments.report.page import Table
 
 _MOST_ROWS = 25
 

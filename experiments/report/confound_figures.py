@@ -6,9 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from experiments.charts import style
 from experiments.latents import CLASSES
 from experiments.report import confound_tables as tables
-from experiments.report import figures
 from experiments.report.steering_look import LABEL_COLOURS, error_bars, headed
 from experiments.stats.intervals import wilson
 
@@ -33,7 +33,7 @@ def dots(
     line: Where to draw one, such as at chance.
   """
   figure = go.Figure()
-  colours = figures.colours(series)
+  colours = style.colours(series)
   shifts = np.linspace(-0.28, 0.28, len(series)) if len(series) > 1 else [0.0]
   for (name, found), shift in zip(series.items(), shifts, strict=True):
     there = [
@@ -51,14 +51,14 @@ def dots(
     ]
     figure.add_trace(
       go.Scatter(
-        name=figures.text(name),
+        name=style.text(name),
         x=[one['value'] for one in bars],
         y=[row + shift for row, _, _ in there],
         error_x=error_bars(bars),
         mode='markers',
         marker={'color': colours[name], 'size': 8},
         hovertext=[
-          f'{figures.text(label)}<br>{figures.text(name)}<br>'
+          f'{style.text(label)}<br>{style.text(name)}<br>'
           f'{tables.estimate(one)}<br>n = {one["n"]:,}'
           for _, label, one in there
         ],
@@ -66,10 +66,10 @@ def dots(
       )
     )
   height = 130 + max(34, 15 * len(series)) * len(rows)
-  figure = figures.styled(figure, x=x, y='', height=height)
+  figure = style.styled(figure, x=x, y='', height=height)
   figure.update_yaxes(
     tickvals=list(range(len(rows))),
-    ticktext=[figures.text(row) for row in rows],
+    ticktext=[style.text(row) for row in rows],
     range=[len(rows) - 0.5, -0.5],
     showgrid=False,
   )
@@ -92,7 +92,7 @@ def by_covariate(results: Mapping, records: Sequence[Mapping]) -> go.Figure:
     horizontal_spacing=0.03,
     vertical_spacing=0.16,
     subplot_titles=[
-      figures.text(one['name'] if column == 0 else '')
+      style.text(one['name'] if column == 0 else '')
       for one in readers
       for column in range(len(names))
     ],
@@ -105,10 +105,10 @@ def by_covariate(results: Mapping, records: Sequence[Mapping]) -> go.Figure:
           row=row,
           col=column,
         )
-  figure = figures.styled(figure, x='', y='', height=270 * len(readers) + 130)
+  figure = style.styled(figure, x='', y='', height=270 * len(readers) + 130)
   for column, name in enumerate(names, 1):
     figure.update_xaxes(
-      title_text=figures.text(name), row=len(readers), col=column
+      title_text=style.text(name), row=len(readers), col=column
     )
   figure.update_yaxes(title_text='fires', col=1)
   figure.update_yaxes(range=[-0.03, 1.03], tickformat='.0%')
@@ -159,14 +159,14 @@ def norms(results: Mapping) -> go.Figure:
         hovertext=[
           f'{place}<br>{label}: {tables.estimate(one)}, n = {one["n"]:,}<br>'
           f'AUROC for known {tables.estimate(layer["auroc"])}<br>'
-          f't = {figures.number(layer["t"])}, adjusted p = '
-          f'{figures.number(layer["p_adjusted"])}'
+          f't = {style.number(layer["t"])}, adjusted p = '
+          f'{style.number(layer["p_adjusted"])}'
           for place, one, layer in zip(where, found, layers, strict=True)
         ],
         hoverinfo='text',
       )
     )
-  return figures.styled(
+  return style.styled(
     figure, x='site and layer', y="L2 norm at the entity's last token"
   )
 
@@ -209,7 +209,7 @@ def chance(results: Mapping) -> go.Figure:
         row=1,
         col=column,
       )
-  figure = figures.styled(figure, x='separation', y='runs')
+  figure = style.styled(figure, x='separation', y='runs')
   figure.update_layout(barmode='overlay')
   return headed(figure)
 
@@ -226,13 +226,13 @@ def first_latents(results: Mapping) -> go.Figure:
     figure.add_trace(
       go.Bar(
         name=f'{label} latents',
-        y=[figures.text(id) for id in ids],
+        y=[style.text(id) for id in ids],
         x=[share['value'] for share in shares],
         error_x=error_bars(shares),
         orientation='h',
         marker={'color': LABEL_COLOURS[label]},
         hovertext=[
-          f'{figures.text(id)}: first in {one["first"][id]} of '
+          f'{style.text(id)}: first in {one["first"][id]} of '
           f'{one["num_splits"]} splits'
           for id in ids
         ],
@@ -240,7 +240,7 @@ def first_latents(results: Mapping) -> go.Figure:
       )
     )
   rows = sum(len(one['first']) for one in found.values())
-  figure = figures.styled(
+  figure = style.styled(
     figure,
     x='share of splits in which it came first',
     y='',
@@ -276,7 +276,7 @@ def _binned_trace(tested, reader, name, label, legend) -> go.Scatter:
     line={'color': LABEL_COLOURS[label], 'width': 1},
     showlegend=legend,
     hovertext=[
-      f'{label} names, mean {figures.text(name)} {x:.3g}<br>fires '
+      f'{label} names, mean {style.text(name)} {x:.3g}<br>fires '
       f'{tables.share(one)}<br>n = {one["n"]}'
       for (x, _), one in zip(found, rates, strict=True)
     ],

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from experiments.charts import Section, Table
 from experiments.latents import CLASSES
 from experiments.report import confound_figures
 from experiments.report import confound_tables as tables
-from experiments.report.page import Section, Table
 
 _NOTHING = {'value': None, 'low': None, 'high': None, 'n': 0}
 

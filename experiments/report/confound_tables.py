@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from experiments.report.page import Table
+from experiments.charts import Table
 
 WAYS = {
   'raw': 'raw',

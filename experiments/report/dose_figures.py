@@ -6,7 +6,7 @@ import math
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from experiments.report import figures
+from experiments.charts import style
 from experiments.report.steering_look import (
   LABEL_COLOURS,
   OUTCOME_COLOURS,
@@ -61,7 +61,7 @@ def dose_response(results: Mapping) -> go.Figure:
           row=row,
           col=column,
         )
-  figure = figures.styled(figure, x='', y='', height=420 * len(classes) + 60)
+  figure = style.styled(figure, x='', y='', height=420 * len(classes) + 60)
   figure.update_xaxes(title_text='dose, in mean norms of the stream', row=rows)
   shown = _range([t.y for t in figure.select_traces() if t.meta == _KL])
   for row in range(1, rows + 1, 2):

@@ -6,11 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from experiments.charts import Section, Table, heatmap, style
 from experiments.latents import CLASSES
-from experiments.report import figures
 from experiments.report.attention_maps import interval
-from experiments.report.heatmaps import heatmap
-from experiments.report.page import Section, Table
 from experiments.report.steering_look import TITLES, error_bars, headed
 
 
@@ -61,7 +59,7 @@ def window_lines(
   edges = sorted(
     dict.fromkeys(e['edges'] for e in effects), key=lambda e: not _of_last(e)
   )
-  colour = figures.colours(edges)
+  colour = style.colours(edges)
   figure = make_subplots(
     rows=1,
     cols=len(classes),
@@ -82,7 +80,7 @@ def window_lines(
           continue
         figure.add_trace(
           go.Scatter(
-            name=figures.text(edge),
+            name=style.text(edge),
             legendgroup=edge,
             showlegend=column == 1,
             visible=width == widths[0],
@@ -97,9 +95,9 @@ def window_lines(
             },
             marker={'size': 6},
             hovertext=[
-              f'{figures.text(edge)}, layers {e["layers"][0]} to '
+              f'{style.text(edge)}, layers {e["layers"][0]} to '
               f'{e["layers"][1]}<br>{interval(v)}, n = {v["n"]}'
-              f'<br>P: max-T p {figures.number(e["p_max_t"])}'
+              f'<br>P: max-T p {style.number(e["p_max_t"])}'
               for e, v in points
             ],
             hoverinfo='text',
@@ -108,8 +106,8 @@ def window_lines(
           col=column,
         )
         shown.append(width)
-  figure = figures.styled(figure, x='centre of the window, layer', y='')
-  figure.update_yaxes(title_text=figures.text(title), col=1)
+  figure = style.styled(figure, x='centre of the window, layer', y='')
+  figure.update_yaxes(title_text=style.text(title), col=1)
   figure = headed(figure)
   figure.update_layout(
     margin={'t': 90},
@@ -160,7 +158,7 @@ def head_maps(effects: Sequence[Mapping], title: str) -> Iterator[go.Figure]:
       hover[panel] = [
         [
           f'{interval(e["probability"])}, n = {e["probability"]["n"]}, '
-          f'max-T p {figures.number(e["p_max_t"])}'
+          f'max-T p {style.number(e["p_max_t"])}'
           if (e := cell(i, h))
           else ''
           for h in sets

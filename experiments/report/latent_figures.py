@@ -10,8 +10,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from experiments.charts import Section, style
 from experiments.latents import describe_random
-from experiments.report import figures
 from experiments.report.latent_layers import layer_curves
 from experiments.report.latent_scatter import GREY, scatter
 from experiments.report.latent_tables import (
@@ -21,7 +21,6 @@ from experiments.report.latent_tables import (
   token,
 )
 from experiments.report.latent_types import type_heatmap
-from experiments.report.page import Section
 from experiments.report.steering_look import LABEL_COLOURS
 
 
@@ -29,7 +28,7 @@ def detectors(results: Mapping) -> go.Figure:
   """AUROC on test of the best latents and of what they are compared with."""
   shown = compared(results)
   types = results['types']
-  colours = figures.colours(types)
+  colours = style.colours(types)
   figure = go.Figure()
   rows = len(shown)
   # The mean at the top of each detector's band, then the types.
@@ -40,7 +39,7 @@ def detectors(results: Mapping) -> go.Figure:
     colour = 'black' if is_mean else colours[name]
     figure.add_trace(
       go.Scatter(
-        name='mean over types' if is_mean else figures.text(name),
+        name='mean over types' if is_mean else style.text(name),
         x=[one['value'] for one in found],
         y=[row + shift for row in range(rows)],
         error_x={
@@ -58,7 +57,7 @@ def detectors(results: Mapping) -> go.Figure:
           'symbol': 'diamond' if is_mean else 'circle',
         },
         hovertext=[
-          figures.text(
+          style.text(
             f'{detector["name"]}, {"mean over types" if is_mean else name}'
           )
           + f'<br>AUROC {one["value"]:.3f} [{one["low"]:.3f}, '
@@ -69,7 +68,7 @@ def detectors(results: Mapping) -> go.Figure:
         hoverinfo='text',
       )
     )
-  figure = figures.styled(
+  figure = style.styled(
     figure,
     x='AUROC of known against unknown entities, test',
     y='',
@@ -77,7 +76,7 @@ def detectors(results: Mapping) -> go.Figure:
   )
   figure.update_yaxes(
     tickvals=list(range(rows)),
-    ticktext=[figures.text(one['name']) for one in shown],
+    ticktext=[style.text(one['name']) for one in shown],
     range=[rows - 0.5, -0.5],
     showgrid=False,
   )
@@ -110,7 +109,7 @@ def examples(results: Mapping) -> go.Figure:
     rows=len(best),
     cols=1,
     subplot_titles=[
-      figures.text(f'{label} latent {id}') for label, id in best.items()
+      style.text(f'{label} latent {id}') for label, id in best.items()
     ],
     vertical_spacing=0.4 / (2 + len(texts)),
   )
@@ -119,7 +118,7 @@ def examples(results: Mapping) -> go.Figure:
     return list(values) + [filling] * (longest - len(values))
 
   tokens = [
-    padded([figures.text(token(t)) for t in one['tokens']], '') for one in texts
+    padded([style.text(token(t)) for t in one['tokens']], '') for one in texts
   ]
   for row, (label, id) in enumerate(best.items(), 1):
     values = [padded(one['activations'][id], None) for one in texts]
@@ -141,7 +140,7 @@ def examples(results: Mapping) -> go.Figure:
       row=row,
       col=1,
     )
-  figure = figures.styled(
+  figure = style.styled(
     figure, x='', y='', height=80 + len(best) * (60 + 34 * len(texts))
   )
   figure.update_xaxes(
@@ -150,7 +149,7 @@ def examples(results: Mapping) -> go.Figure:
   labels = [str(one['id']) for one in texts]
   figure.update_yaxes(
     tickvals=list(range(len(texts))),
-    ticktext=[figures.text('' if x.isdecimal() else x) for x in labels],
+    ticktext=[style.text('' if x.isdecimal() else x) for x in labels],
     ticks='',
     showgrid=False,
     showline=False,

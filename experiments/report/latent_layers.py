@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from experiments.report import figures
+from experiments.charts import style
 
 
 def layer_curves(results: Mapping, label: str) -> go.Figure:
@@ -20,14 +20,14 @@ def layer_curves(results: Mapping, label: str) -> go.Figure:
   figure = go.Figure()
   if all(place['null'] is not None for place in curve):
     _add_band(figure, ticks, curve)
-  colours = figures.colours(types)
+  colours = style.colours(types)
   for e, name in enumerate(types):
     points = [place['types'][name] for place in curve]
     # Side by side, or bars hide each other.
     shift = 0.5 * ((e + 0.5) / len(types) - 0.5)
     figure.add_trace(
       go.Scatter(
-        name=figures.text(name),
+        name=style.text(name),
         x=[tick + shift for tick in ticks],
         y=[point['mean'] for point in points],
         error_y={
@@ -42,7 +42,7 @@ def layer_curves(results: Mapping, label: str) -> go.Figure:
         line={'color': colours[name], 'width': 1.2},
         marker={'color': colours[name], 'size': 5},
         hovertext=[
-          figures.text(f'{name}, {at}')
+          style.text(f'{name}, {at}')
           + f'<br>mean of the best {point["n"]}: {point["mean"]:.3f}'
           + f'<br>from {point["min"]:.3f} to {point["max"]:.3f}'
           for at, point in zip(where, points, strict=True)
@@ -59,7 +59,7 @@ def layer_curves(results: Mapping, label: str) -> go.Figure:
       line={'color': 'black', 'dash': 'dash', 'width': 2},
       marker={'color': 'black', 'size': 6},
       hovertext=[
-        figures.text(f'MaxMin, {at}, latent {place["latent"]}')
+        style.text(f'MaxMin, {at}, latent {place["latent"]}')
         + f'<br>{place["maxmin"]:.3f}'
         for at, place in zip(where, curve, strict=True)
       ],
@@ -67,7 +67,7 @@ def layer_curves(results: Mapping, label: str) -> go.Figure:
     )
   )
   sites = dict.fromkeys(place['site'] for place in curve)
-  figure = figures.styled(
+  figure = style.styled(
     figure,
     x=f'layer of {sites.popitem()[0]}' if len(sites) == 1 else 'site and layer',
     y=f'separation of {label} entities',
@@ -79,7 +79,7 @@ def layer_curves(results: Mapping, label: str) -> go.Figure:
   # The band would turn the order round.
   figure.update_layout(legend={'traceorder': 'normal'})
   figure.update_xaxes(
-    tickvals=ticks, ticktext=list(map(figures.text, names)), showgrid=False
+    tickvals=ticks, ticktext=list(map(style.text, names)), showgrid=False
   )
   return figure
 
@@ -99,7 +99,7 @@ def _add_band(
         fillcolor='rgba(0, 0, 0, 0.18)',
         showlegend=key == 'high',
         hovertext=[
-          f'MaxMin with shuffled labels, {figures.text(at)}<br>median '
+          f'MaxMin with shuffled labels, {style.text(at)}<br>median '
           f'{place["null"]["median"]:.3f}, 95 % below '
           f'{place["null"]["high"]:.3f}'
           for at, place in zip(_places(curve), curve, strict=True)

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from experiments.report import figures
+from experiments.charts import style
 from experiments.report.latent_tables import percent
 from experiments.report.steering_look import LABEL_COLOURS
 
@@ -30,7 +30,7 @@ def scatter(results: Mapping, arrays: Mapping[str, np.ndarray]) -> go.Figure:
     rows=rows,
     cols=columns,
     subplot_titles=[
-      figures.text(
+      style.text(
         f'{name}: {n[name]["known"]:,} known, {n[name]["unknown"]:,} unknown'
       )
       for name in types
@@ -56,13 +56,13 @@ def scatter(results: Mapping, arrays: Mapping[str, np.ndarray]) -> go.Figure:
     for label in ('known', 'unknown'):
       figure.add_trace(_chosen_latents(results, label, name) | first, **place)
   where = _where(results)
-  figure = figures.styled(
+  figure = style.styled(
     figure, x='', y='fires on unknown entities, %', height=90 + 400 * rows
   )
   for column in range(1, columns + 1):
     last = (len(types) - column) // columns + 1
     figure.update_xaxes(
-      title_text=figures.text(f'fires on known entities, % ({where})'),
+      title_text=style.text(f'fires on known entities, % ({where})'),
       row=last,
       col=column,
     )
@@ -125,7 +125,7 @@ def _chosen_latents(results, label, name) -> dict:
       'line': {'color': 'white', 'width': 0.5},
     },
     hovertext=[
-      figures.text(f'{place}. {one["id"]}, chosen for {label}')
+      style.text(f'{place}. {one["id"]}, chosen for {label}')
       + f'<br>known {percent(rate["known"])}'
       + f'<br>unknown {percent(rate["unknown"])}'
       for place, (one, rate) in enumerate(zip(chosen, rates, strict=True), 1)

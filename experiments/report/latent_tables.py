@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 import itertools
 
-from experiments.report import figures
-from experiments.report.page import Table
+from experiments.charts import Table, style
 
 _LABELS = ('known', 'unknown')
 
@@ -117,11 +116,11 @@ def _entity(entity: Mapping | None) -> list[str]:
     entity['name'],
     entity['type'],
     entity['label'],
-    figures.number(entity['activation']),
+    style.number(entity['activation']),
   ]
 
 
 def _token(promoted: Mapping | None) -> list[str]:
   if promoted is None:
     return [''] * 2
-  return [token(promoted['token']), figures.number(promoted['logit'])]
+  return [token(promoted['token']), style.number(promoted['logit'])]

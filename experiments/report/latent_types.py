@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import plotly.graph_objects as go
 
-from experiments.report.heatmaps import heatmap
+from experiments.charts import heatmap
 from experiments.report.latent_tables import percent, token
 
 _LABELS = ('unknown', 'known')  # from the bottom

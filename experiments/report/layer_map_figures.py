@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from experiments.report.heatmaps import heatmap
-from experiments.report.page import Section
+from experiments.charts import Section, heatmap
 
 _SHOWN = (
   ('change', 'change of the share that is declined', 'Refusals', 1.0),

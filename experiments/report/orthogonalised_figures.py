@@ -6,8 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from experiments.report import figures
-from experiments.report.page import Section, Table
+from experiments.charts import Section, Table, style
 from experiments.report.steering_look import (
   OUTCOME_COLOURS,
   TITLES,
@@ -94,7 +93,7 @@ def outcomes(steering: Mapping) -> go.Figure:
       shares = [cell[outcome] for cell in cells]
       figure.add_trace(
         go.Bar(
-          x=[figures.text(arm['name']) for arm in arms],
+          x=[style.text(arm['name']) for arm in arms],
           y=[e['value'] for e in shares],
           error_y=error_bars(shares),
           name=outcome,
@@ -102,7 +101,7 @@ def outcomes(steering: Mapping) -> go.Figure:
           showlegend=column == 1,
           marker={'color': OUTCOME_COLOURS[outcome]},
           hovertext=[
-            f'{figures.text(arm["name"])}: {outcome}<br>{e["count"]} of '
+            f'{style.text(arm["name"])}: {outcome}<br>{e["count"]} of '
             f'{cell["n"]}, {e["value"]:.1%} [{e["low"]:.1%}, {e["high"]:.1%}]'
             for arm, e, cell in zip(arms, shares, cells, strict=True)
           ],
@@ -111,7 +110,7 @@ def outcomes(steering: Mapping) -> go.Figure:
         row=1,
         col=column,
       )
-  figure = figures.styled(figure, x='', y='')
+  figure = style.styled(figure, x='', y='')
   figure.update_yaxes(range=[-0.02, 1.05], tickformat='.0%')
   figure.update_yaxes(title_text='share of answers', col=1)
   figure.update_layout(barmode='group')
@@ -122,13 +121,13 @@ def written(layers: Mapping[str, Sequence[float]]) -> go.Figure:
   """The largest cosine by layer; a panel per arm, a line per site."""
   arms = list(dict.fromkeys(name.split('/')[0] for name in layers))
   sites = list(dict.fromkeys(name.split('/')[1] for name in layers))
-  colours = figures.colours(sites)
+  colours = style.colours(sites)
   figure = make_subplots(
     rows=1,
     cols=len(arms),
     shared_yaxes=True,
     horizontal_spacing=0.04,
-    subplot_titles=[figures.text(arm) for arm in arms],
+    subplot_titles=[style.text(arm) for arm in arms],
   )
   for column, arm in enumerate(arms, start=1):
     for site in sites:
@@ -147,7 +146,7 @@ def written(layers: Mapping[str, Sequence[float]]) -> go.Figure:
         row=1,
         col=column,
       )
-  figure = figures.styled(figure, x='layer', y='')
+  figure = style.styled(figure, x='layer', y='')
   figure.update_yaxes(type='log', exponentformat='power')
   figure.update_yaxes(title_text='largest |cosine|', col=1)
   return headed(figure)

@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from experiments.charts import Section, Table, heatmap, style
 from experiments.patching.cells import HEAD_MAPS, TOKEN_MAPS
-from experiments.report import figures
-from experiments.report.heatmaps import heatmap
-from experiments.report.page import Section, Table
 from experiments.stats.multiplicity import ALPHA
 
 _TITLES = {
@@ -145,7 +143,7 @@ def _direction_section(kind, one, direction, title, shares, texts) -> Section:
 def _attribution_section(types) -> Section:
   figure = go.Figure()
   names = [*TOKEN_MAPS, *HEAD_MAPS]
-  colours = figures.colours(names)
+  colours = style.colours(names)
   rows = []
   for kind, one in types.items():
     for direction in _DIRECTIONS:
@@ -176,14 +174,14 @@ def _attribution_section(types) -> Section:
             x=[float(guess['value'][i][j]) for i, j in cells],
             y=[float(exact[i, j]) for i, j in cells],
             hovertext=[
-              f'{figures.text(kind)}, {_TITLES[name]}, layer {i}, '
+              f'{style.text(kind)}, {_TITLES[name]}, layer {i}, '
               f'{found["columns"]} {j}'
               for i, j in cells
             ],
             hoverinfo='text+x+y',
           )
         )
-  figure = figures.styled(figure, x='attributed share', y='exact share')
+  figure = style.styled(figure, x='attributed share', y='exact share')
   return Section(
     title='Attribution and exact patching',
     text=[

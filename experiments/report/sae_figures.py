@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from experiments.report import figures
+from experiments.charts import style
 
 _HIDDEN_NAMES = 12  # labels beside points, up to so many
 
@@ -26,7 +26,7 @@ def frontier(entries: Sequence[Mapping], measure: str) -> go.Figure:
     'fvu': 'fraction of variance unexplained (lower is better)',
   }
   where = [_where(entry) for entry in entries]
-  colours = figures.colours(where)
+  colours = style.colours(where)
   figure = go.Figure()
   for place, colour in colours.items():
     mine = [e for e, w in zip(entries, where, strict=True) if w == place]
@@ -35,13 +35,13 @@ def frontier(entries: Sequence[Mapping], measure: str) -> go.Figure:
     x = [_estimate(entry, 'l0') for entry in mine]
     figure.add_trace(
       go.Scatter(
-        name=figures.text(place),
+        name=style.text(place),
         x=[point['value'] for point in x],
         y=[point['value'] for point in y],
         error_x=_bars(x),
         error_y=_bars(y),
         mode='lines+markers' + ('+text' if len(mine) < _HIDDEN_NAMES else ''),
-        text=[figures.text(entry['label']) for entry in mine],
+        text=[style.text(entry['label']) for entry in mine],
         # The last label would run out of the figure.
         textposition=['top right'] * (len(mine) - 1) + ['top left'],
         textfont={'size': 10},
@@ -51,7 +51,7 @@ def frontier(entries: Sequence[Mapping], measure: str) -> go.Figure:
         hoverinfo='text',
       )
     )
-  return figures.styled(
+  return style.styled(
     figure, x='L0, active latents per token', y=titles[measure]
   )
 
@@ -76,14 +76,14 @@ def training_curves(runs: Mapping[str, Sequence[Mapping]]) -> go.Figure:
     horizontal_spacing=0.09,
     vertical_spacing=0.1,
   )
-  colours, dashes = figures.colours(runs), figures.dashes(runs)
+  colours, dashes = style.colours(runs), style.dashes(runs)
   for number, (key, title, scale) in enumerate(panels):
     place = {'row': number // 2 + 1, 'col': number % 2 + 1}
     for name, records in runs.items():
       figure.add_trace(
         go.Scatter(
-          name=figures.text(name),
-          legendgroup=figures.text(name),
+          name=style.text(name),
+          legendgroup=style.text(name),
           showlegend=number == 0,
           x=[record['tokens'] for record in records],
           y=[record[key] for record in records],
@@ -91,7 +91,7 @@ def training_curves(runs: Mapping[str, Sequence[Mapping]]) -> go.Figure:
           line={'color': colours[name], 'dash': dashes[name], 'width': 1.5},
           marker={'color': colours[name]},
           hovertemplate=(
-            f'{figures.text(name)}<br>%{{x:,}} tokens<br>{title} %{{y:.4g}}'
+            f'{style.text(name)}<br>%{{x:,}} tokens<br>{title} %{{y:.4g}}'
             '<extra></extra>'
           ),
         ),
@@ -100,7 +100,7 @@ def training_curves(runs: Mapping[str, Sequence[Mapping]]) -> go.Figure:
     figure.update_yaxes(type=scale, **place)
     if key == 'dead':  # mostly 0, about which plotly would centre the axis
       figure.update_yaxes(rangemode='tozero', **place)
-  figure = figures.styled(figure, x='', y='', height=640)
+  figure = style.styled(figure, x='', y='', height=640)
   for column in (1, 2):
     figure.update_xaxes(title_text='training tokens', row=2, col=column)
   figure.update_layout(margin={'t': 90}, legend={'y': 1.07})
@@ -111,7 +111,7 @@ def frequency_histograms(entries: Sequence[Mapping]) -> go.Figure:
   """Shares of latents by how often they fire, one outline per SAE."""
   figure = go.Figure()
   names = [entry['name'] for entry in entries]
-  colours, dashes = figures.colours(names), figures.dashes(names)
+  colours, dashes = style.colours(names), style.dashes(names)
   low = 0.0
   for entry in entries:
     metrics = entry['metrics']
@@ -123,7 +123,7 @@ def frequency_histograms(entries: Sequence[Mapping]) -> go.Figure:
     name = entry['name']
     figure.add_trace(
       go.Scatter(
-        name=figures.text(name),
+        name=style.text(name),
         x=edges,
         y=[*counts, 0],
         mode='lines',
@@ -134,14 +134,14 @@ def frequency_histograms(entries: Sequence[Mapping]) -> go.Figure:
           'width': 1.5,
         },
         hovertemplate=(
-          f'{figures.text(name)}<br>%{{y:,}} latents from 10^%{{x:.2f}}<br>'
+          f'{style.text(name)}<br>%{{y:,}} latents from 10^%{{x:.2f}}<br>'
           f'n = {metrics["num_tokens"]:,} tokens; '
           f'{metrics["num_dead"]:,} of {metrics["num_latents"]:,} latents '
           'never fired<extra></extra>'
         ),
       )
     )
-  figure = figures.styled(
+  figure = style.styled(
     figure,
     x='log10 of the share of tokens on which a latent fires',
     y='latents',
@@ -191,13 +191,13 @@ def _hover(entry) -> str:
   ):
     e = _estimate(entry, measure)
     lines.append(
-      f'{title} {figures.number(e["value"])} '
-      f'[{figures.number(e["low"])}, {figures.number(e["high"])}]'
+      f'{title} {style.number(e["value"])} '
+      f'[{style.number(e["low"])}, {style.number(e["high"])}]'
     )
   recovered = fidelity['loss_recovered_zero']['value']
   lines += [
-    f'loss recovered (zero ablation) {figures.number(recovered)}',
-    f'dead {figures.number(metrics["dead_share"])}',
+    f'loss recovered (zero ablation) {style.number(recovered)}',
+    f'dead {style.number(metrics["dead_share"])}',
     f'{fidelity["num_sequences"]:,} sequences',
   ]
-  return '<br>'.join(map(figures.text, lines))
+  return '<br>'.join(map(style.text, lines))

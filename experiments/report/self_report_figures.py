@@ -6,9 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from experiments.report import figures
+from experiments.charts import Section, style
 from experiments.report import self_report_tables as tables
-from experiments.report.page import Section
 from experiments.report.self_report_tables import OTHER, SHOWN
 from experiments.report.steering_look import (
   LABEL_COLOURS,
@@ -121,10 +120,10 @@ def conditions(results: Mapping, examples: Sequence[Mapping]) -> go.Figure:
     for arm, colour in arms:
       figure.add_trace(
         go.Violin(
-          name=figures.text(arm),
+          name=style.text(arm),
           legendgroup=arm,
           showlegend=arm not in shown,
-          x=[figures.text(e['type']) for e in mine],
+          x=[style.text(e['type']) for e in mine],
           y=[e['arms'][arm][metric] for e in mine],
           line={'color': colour, 'width': 1},
           points='all' if len(mine) <= 400 else False,
@@ -133,15 +132,15 @@ def conditions(results: Mapping, examples: Sequence[Mapping]) -> go.Figure:
           marker={'size': 3, 'opacity': 0.5},
           meanline={'visible': True},
           spanmode='hard',
-          hovertext=[figures.text(e['entity']) for e in mine],
+          hovertext=[style.text(e['entity']) for e in mine],
           hoveron='points',
         ),
         row=1,
         col=column,
       )
       shown.add(arm)
-  figure = figures.styled(figure, x='', y='', height=460)
-  figure.update_yaxes(title_text=figures.text(_axis(results)), col=1)
+  figure = style.styled(figure, x='', y='', height=460)
+  figure.update_yaxes(title_text=style.text(_axis(results)), col=1)
   figure.update_layout(violinmode='group')
   return headed(figure)
 
@@ -183,7 +182,7 @@ def effects(results: Mapping) -> go.Figure:
         )
       figure.add_trace(
         go.Scatter(
-          name=figures.text(arm['name']),
+          name=style.text(arm['name']),
           legendgroup=arm['name'],
           showlegend=row == 1,
           x=at,
@@ -191,7 +190,7 @@ def effects(results: Mapping) -> go.Figure:
           mode='markers',
           marker={'color': colour, 'symbol': _SYMBOLS[arm['kind']], 'size': 9},
           error_y=error_bars([_whole(e) for e in found]),
-          hovertext=[figures.text(_said(arm['name'], e)) for e in found],
+          hovertext=[style.text(_said(arm['name'], e)) for e in found],
           hoverinfo='text',
         ),
         row=row,
@@ -201,13 +200,13 @@ def effects(results: Mapping) -> go.Figure:
     figure.update_xaxes(
       tickvals=list(range(len(scopes))),
       ticktext=[
-        figures.text(f'{s} (n = {results["asked"][name][s]})') for s in scopes
+        style.text(f'{s} (n = {results["asked"][name][s]})') for s in scopes
       ],
       showticklabels=True,
       row=row,
       col=1,
     )
-  figure = figures.styled(
+  figure = style.styled(
     figure, x='', y='change to the original', height=330 * len(classes)
   )
   return headed(figure)
@@ -221,9 +220,9 @@ def _dots(control, name, scopes, at, width, metric, row) -> go.Scatter:
     spread = np.linspace(-0.35, 0.35, len(found)) if len(found) > 1 else [0]
     x += [place + width * s for s in spread]
     y += found.values()
-    said += [figures.text(f'{n}: {e:.3g}') for n, e in found.items()]
+    said += [style.text(f'{n}: {e:.3g}') for n, e in found.items()]
   return go.Scatter(
-    name=figures.text(f'random latents for {control["target"]}'),
+    name=style.text(f'random latents for {control["target"]}'),
     legendgroup=f'random {control["target"]}',
     showlegend=row == 1,
     x=x,
@@ -310,16 +309,15 @@ def dose(results: Mapping) -> go.Figure:
             },
             error_y=error_bars([_whole(e) for _, e in points]),
             hovertext=[
-              figures.text(_said(f'{title}, dose {x:.3g}', e))
-              for x, e in points
+              style.text(_said(f'{title}, dose {x:.3g}', e)) for x, e in points
             ],
             hoverinfo='text',
           ),
           row=1,
           col=column,
         )
-  figure = figures.styled(figure, x='dose', y='', height=440)
-  figure.update_yaxes(title_text=figures.text(_axis(results)), col=1)
+  figure = style.styled(figure, x='dose', y='', height=440)
+  figure.update_yaxes(title_text=style.text(_axis(results)), col=1)
   return headed(figure)
 
 
@@ -340,7 +338,7 @@ def _whole(found: Mapping) -> Mapping:
 
 def _said(name, found) -> str:
   return (
-    f'{name}: {figures.number(found["value"])} '
-    f'[{figures.number(found["low"])}, {figures.number(found["high"])}], '
+    f'{name}: {style.number(found["value"])} '
+    f'[{style.number(found["low"])}, {style.number(found["high"])}], '
     f'n = {found["n"]}'
   )

@@ -1,7 +1,6 @@
 """Tables of what `ask_self` found."""
 
-from experiments.report import figures
-from experiments.report.page import Table
+from experiments.charts import Table, style
 from experiments.report.steering_look import TITLES
 from experiments.steering import arms as arms_lib
 
@@ -29,12 +28,11 @@ def effect_table(results) -> Table:
             arm['name'],
             name,
             scope,
-            figures.number(cell[metric]['mean']['value']),
-            figures.number(effect['value']),
-            f'[{figures.number(effect["low"])}, '
-            f'{figures.number(effect["high"])}]',
+            style.number(cell[metric]['mean']['value']),
+            style.number(effect['value']),
+            f'[{style.number(effect["low"])}, {style.number(effect["high"])}]',
             str(effect['n']),
-            figures.number(effect['q']) if 'q' in effect else '',
+            style.number(effect['q']) if 'q' in effect else '',
           ]
         )
   return Table(
@@ -64,9 +62,9 @@ def example_table(results, examples, per_class) -> Table:
         [
           name,
           each['question'],
-          figures.number(each['arms'][original][metric]),
+          style.number(each['arms'][original][metric]),
           arm if arm != original else '',
-          figures.number(each['arms'][arm][metric]),
+          style.number(each['arms'][arm][metric]),
         ]
       )
   return Table(

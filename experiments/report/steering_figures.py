@@ -6,10 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from experiments.report import figures
+from experiments.charts import Section, style
 from experiments.report import steering_tables as tables
 from experiments.report.dose_figures import dose_response
-from experiments.report.page import Section
 from experiments.report.steering_look import (
   LABEL_COLOURS,
   ORIGINAL_COLOUR,
@@ -152,16 +151,16 @@ def refusal_bars(results: Mapping) -> go.Figure:
     scopes = list(arms['original']['counts'][name])
     for j, (title, arm, control) in enumerate(columns):
       at = np.arange(len(scopes)) + (j - (len(columns) - 1) / 2) * width
-      style = {
-        'name': figures.text(title),
+      look = {
+        'name': style.text(title),
         'legendgroup': title,
         'showlegend': row == 1,
       }
       add = lambda trace, row=row: figure.add_trace(trace, row=row, col=1)
       if control is None:
-        add(_bars(arm, name, scopes, at, width, style))
+        add(_bars(arm, name, scopes, at, width, look))
       else:
-        for trace in _points(control, name, scopes, at, width, style):
+        for trace in _points(control, name, scopes, at, width, look):
           add(trace)
     figure.update_xaxes(
       tickvals=list(range(len(scopes))),
@@ -170,7 +169,7 @@ def refusal_bars(results: Mapping) -> go.Figure:
       row=row,
       col=1,
     )
-  figure = figures.styled(figure, x='', y='refused', height=340 * len(classes))
+  figure = style.styled(figure, x='', y='refused', height=340 * len(classes))
   figure.update_yaxes(range=[0, 1.02], tickformat='.0%')
   return headed(figure)
 
@@ -186,7 +185,7 @@ def outcome_stacks(results: Mapping) -> go.Figure:
     subplot_titles=[TITLES[name] for name in classes],
   )
   rows = list(_averaged(results))
-  names = [figures.text(name) for name, _ in rows]
+  names = [style.text(name) for name, _ in rows]
   for column, name in enumerate(classes, start=1):
     for outcome, colour in OUTCOME_COLOURS.items():
       shares = [
@@ -209,7 +208,7 @@ def outcome_stacks(results: Mapping) -> go.Figure:
         row=1,
         col=column,
       )
-  figure = figures.styled(
+  figure = style.styled(
     figure, x='share of answers', y='', height=130 + 26 * len(rows)
   )
   figure.update_layout(barmode='stack')
@@ -230,12 +229,12 @@ def _averaged(results) -> Iterator[tuple[str, list]]:
     yield f'{len(many)} {kind}s for {target}, mean', many
 
 
-def _bars(arm, name, scopes, at, width, style) -> go.Bar:
+def _bars(arm, name, scopes, at, width, look) -> go.Bar:
   cells = [arm['counts'][name][scope] for scope in scopes]
   e = [cell[REFUSAL] for cell in cells]
   faded = arm['kind'] == arms_lib.ORTHOGONALISED
   return go.Bar(
-    **style,
+    **look,
     x=at,
     y=[each['value'] for each in e],
     width=width * 0.92,
@@ -245,7 +244,7 @@ def _bars(arm, name, scopes, at, width, style) -> go.Bar:
     },
     error_y=error_bars(e),
     hovertext=[
-      figures.text(
+      style.text(
         f'{arm["name"]}: {each["count"]} of {each["n"]} refused '
         f'[{percent(each["low"])}, {percent(each["high"])}]'
       )
@@ -258,7 +257,7 @@ def _bars(arm, name, scopes, at, width, style) -> go.Bar:
   )
 
 
-def _points(control, name, scopes, at, width, style) -> Iterator[go.Scatter]:
+def _points(control, name, scopes, at, width, look) -> Iterator[go.Scatter]:
   """All arms of a control, spread over their column; and their mean."""
   x, y, said = [], [], []
   for place, scope in zip(at, scopes, strict=True):
@@ -266,11 +265,11 @@ def _points(control, name, scopes, at, width, style) -> Iterator[go.Scatter]:
     spread = np.linspace(-0.35, 0.35, len(rates)) if len(rates) > 1 else [0]
     x += [place + width * s for s in spread]
     y += rates.values()
-    said += [figures.text(f'{n}: {percent(r)}') for n, r in rates.items()]
+    said += [style.text(f'{n}: {percent(r)}') for n, r in rates.items()]
   colour = LABEL_COLOURS[control['target']]
   directions = control['kind'] == arms_lib.RANDOM_DIRECTION
   yield go.Scatter(
-    **style,
+    **look,
     x=x,
     y=y,
     mode='markers',
@@ -292,11 +291,11 @@ def _points(control, name, scopes, at, width, style) -> Iterator[go.Scatter]:
       'size': 14,
       'line': {'width': 2, 'color': colour},
     },
-    legendgroup=style['legendgroup'],
+    legendgroup=look['legendgroup'],
     showlegend=False,
     hoverinfo='skip',
   )
 
 
 def _with_n(arm, name, scope) -> str:
-  return figures.text(f'{scope} (n = {arm["counts"][name][scope]["n"]})')
+  return style.text(f'{scope} (n = {arm["counts"][name][scope]["n"]})')

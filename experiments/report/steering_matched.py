@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from experiments.report import figures
-from experiments.report.page import Table
+from experiments.charts import Table, style
 from experiments.report.steering_look import (
   LABEL_COLOURS,
   TITLES,
@@ -64,7 +63,7 @@ def matched_figure(results: Mapping, *, off_target: bool = False) -> go.Figure:
     for trace in _traces(one, row == column == 1):
       figure.add_trace(trace, row=row, col=column)
     figure.add_hline(y=0, line={'color': '#ccc'}, row=row, col=column)
-  figure = figures.styled(figure, x='', y='', height=320 * len(classes) + 60)
+  figure = style.styled(figure, x='', y='', height=320 * len(classes) + 60)
   figure.update_xaxes(type='log', dtick=1, exponentformat='power')
   on = 'questions of the other class' if off_target else 'the same questions'
   figure.update_xaxes(title_text=f'KL on {on}, nats/token', row=len(classes))
@@ -153,7 +152,7 @@ def _traces(one, first) -> Iterator[go.Scatter]:
       legendgroup=name,
       showlegend=first,
       hovertext=[
-        figures.text(
+        style.text(
           f'{name}, dose {p["dose"]:.2f}'
           + (f', mean of {p["arms"]}' if p['arms'] > 1 else '')
         )

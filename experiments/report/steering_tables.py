@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from experiments.charts import Table
 from experiments.latents import CLASSES
-from experiments.report.page import Table
 from experiments.steering import arms as arms_lib
 from experiments.steering.outcomes import REFUSAL, by_arm
 from experiments.steering.summary import ALL

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from experiments.report import figures
+from experiments.charts import Section, style
 from experiments.report import uncertainty_tables as tables
-from experiments.report.page import Section
 from experiments.report.steering_look import error_bars, headed
 from experiments.report.uncertainty_tables import PLACES, interval
 
@@ -139,11 +138,11 @@ def comparison(results: Mapping) -> go.Figure:
       line={'width': 0},
     )
   figure.add_vline(x=0.5, line={'dash': 'dash', 'width': 1, 'color': 'black'})
-  figure = figures.styled(
+  figure = style.styled(
     figure, x='AUROC (grey: random latents)', y='', height=120 + 30 * len(names)
   )
   figure.update_yaxes(
-    categoryorder='array', categoryarray=[figures.text(n) for n in names[::-1]]
+    categoryorder='array', categoryarray=[style.text(n) for n in names[::-1]]
   )
   return headed(figure)
 
@@ -152,12 +151,12 @@ def _dots(title, names, estimates, colour) -> go.Scatter:
   return go.Scatter(
     name=title,
     x=[e['value'] for e in estimates],
-    y=[figures.text(name) for name in names],
+    y=[style.text(name) for name in names],
     mode='markers',
     marker={'color': colour, 'size': 8},
     error_x=error_bars([_whole(e) for e in estimates]),
     hovertext=[
-      figures.text(f'{name}, {title}: {interval(e)}, n = {e["n"]}')
+      style.text(f'{name}, {title}: {interval(e)}, n = {e["n"]}')
       for name, e in zip(names, estimates, strict=True)
     ],
     hoverinfo='text',
@@ -180,7 +179,7 @@ def boxes(results: Mapping) -> go.Figure:
     figure.add_trace(
       go.Box(
         name=group,
-        x=[figures.text(f'{kind}') for kind in mine],
+        x=[style.text(f'{kind}') for kind in mine],
         q1=of('q1'),
         median=of('median'),
         q3=of('q3'),
@@ -195,7 +194,7 @@ def boxes(results: Mapping) -> go.Figure:
       )
     )
   first = results['detectors'][0]
-  figure = figures.styled(
+  figure = style.styled(
     figure,
     x='',
     y=f'{first["name"]} at {results["settings"]["tokens"]}',
@@ -208,12 +207,12 @@ def boxes(results: Mapping) -> go.Figure:
 def curves(results: Mapping, place: str) -> go.Figure:
   """ROC, and precision against recall."""
   figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
-  for detector, style in _drawn(results, place):
+  for detector, drawn in _drawn(results, place):
     shown = detector[place]['curves']
     for column, name in enumerate(('roc', 'precision_recall'), start=1):
       figure.add_trace(
         go.Scatter(
-          **style,
+          **drawn,
           **shown[name],
           mode='lines',
           showlegend=column == 1,
@@ -221,7 +220,7 @@ def curves(results: Mapping, place: str) -> go.Figure:
         row=1,
         col=column,
       )
-  figure = figures.styled(figure, x='', y='', height=480)
+  figure = style.styled(figure, x='', y='', height=480)
   for column, (x, y) in enumerate(
     (('false positive rate', 'true positive rate'), ('recall', 'precision')),
     start=1,
@@ -234,15 +233,15 @@ def curves(results: Mapping, place: str) -> go.Figure:
 def risk_coverage(results: Mapping, place: str) -> go.Figure:
   """Errors among the answers kept, against how many are kept."""
   figure = go.Figure()
-  for detector, style in _drawn(results, place):
+  for detector, drawn in _drawn(results, place):
     figure.add_trace(
       go.Scatter(
-        **style, **detector[place]['curves']['risk_coverage'], mode='lines'
+        **drawn, **detector[place]['curves']['risk_coverage'], mode='lines'
       )
     )
   base = results['detectors'][0][place]['aurc_random']
   figure.add_hline(y=base, line={'dash': 'dash', 'width': 1, 'color': 'black'})
-  figure = figures.styled(
+  figure = style.styled(
     figure, x='coverage', y='share of errors among those kept', height=420
   )
   figure.update_yaxes(rangemode='tozero')
@@ -261,15 +260,15 @@ def reliability(results: Mapping, place: str) -> go.Figure:
       showlegend=False,
     )
   )
-  for detector, style in _drawn(results, place):
+  for detector, drawn in _drawn(results, place):
     lines = [('', detector[place]['reliability'])]
     if detector[place]['raw_reliability']:
       lines.append((', as it says', detector[place]['raw_reliability']))
     for suffix, found in lines:
       bins = found['bins']
-      look = dict(style) | {'name': style['name'] + suffix}
+      look = dict(drawn) | {'name': drawn['name'] + suffix}
       if suffix:
-        look['line'] = {**style['line'], 'dash': 'dot'}
+        look['line'] = {**drawn['line'], 'dash': 'dot'}
       figure.add_trace(
         go.Scatter(
           **look,
@@ -278,7 +277,7 @@ def reliability(results: Mapping, place: str) -> go.Figure:
           mode='lines+markers',
           error_y=error_bars(bins) | {'thickness': 0.5},
           hovertext=[
-            figures.text(
+            style.text(
               f'{look["name"]}: {b["value"]:.1%} of {b["n"]} are errors at '
               f'{b["probability"]:.1%}; ECE {found["ece"]:.3f} (if calibrated '
               f'{found["ece_calibrated"]:.3f}), Brier {found["brier"]:.3f}'
@@ -288,7 +287,7 @@ def reliability(results: Mapping, place: str) -> go.Figure:
           hoverinfo='text',
         )
       )
-  figure = figures.styled(
+  figure = style.styled(
     figure, x='probability of an error', y='share of errors', height=460
   )
   figure.update_xaxes(range=[-0.02, 1.02])
@@ -298,8 +297,8 @@ def reliability(results: Mapping, place: str) -> go.Figure:
 
 def _drawn(results, place) -> Iterator[tuple[Mapping, dict]]:
   """Detectors with their colours; the first of each kind is shown."""
-  colours = figures.colours(each['name'] for each in results['detectors'])
-  dashes = figures.dashes(each['name'] for each in results['detectors'])
+  colours = style.colours(each['name'] for each in results['detectors'])
+  dashes = style.dashes(each['name'] for each in results['detectors'])
   seen = set()
   for each in results['detectors']:
     if place not in each:
@@ -310,7 +309,7 @@ def _drawn(results, place) -> Iterator[tuple[Mapping, dict]]:
     yield (
       each,
       {
-        'name': figures.text(name),
+        'name': style.text(name),
         'legendgroup': name,
         'line': {'color': colours[name], 'dash': dashes[name]},
         'visible': True if shown else 'legendonly',

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-from experiments.report import figures
-from experiments.report.page import Table
+from experiments.charts import Table, style
 from experiments.uncertainty.labels import GROUPS
 
 PLACES = {'test': 'test', 'transfer': 'other questions'}
@@ -46,8 +45,8 @@ def chosen_table(results) -> Table:
       [
         {'error': 'errors', 'correct': 'correct answers'}[label],
         found['id'],
-        figures.number(found['score']),
-        *(figures.number(found['scores'].get(name)) for name in types),
+        style.number(found['score']),
+        *(style.number(found['scores'].get(name)) for name in types),
       ]
       for label, each in results['chosen'].items()
       for found in each

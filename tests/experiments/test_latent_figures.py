@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from experiments import outputs, report
+from experiments import charts, outputs
 from experiments.latents import (
   CLASSES,
   Firing,
@@ -122,7 +122,7 @@ def kept(world, tmp_path_factory):
 def test_page(kept, tmp_path):
   sections = latent_figures.sections(*kept)
   assert len(sections) == 5
-  report.write_report(tmp_path / 'page.html', 'Latents', [], sections)
+  charts.write_report(tmp_path / 'page.html', 'Latents', [], sections)
   parser = Parser()
   parser.feed((tmp_path / 'page.html').read_text(encoding='utf-8'))
   # Data of six figures, and what every page has.

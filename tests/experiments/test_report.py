@@ -6,8 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import report
-from experiments.report import figures
+from experiments import charts, report
 
 HOSTILE = '</script><script>alert(1)</script><b>&"\''
 
@@ -76,7 +75,7 @@ def page(request, tmp_path):
   names = [f'{HOSTILE} {i}' for i in range(request.param)]
   entries = [entry(name, 10 + i, i % 3) for i, name in enumerate(names)]
   sections = [
-    report.Section(
+    charts.Section(
       title=HOSTILE,
       text=[HOSTILE],
       figures=[
@@ -85,12 +84,12 @@ def page(request, tmp_path):
         report.training_curves({name: records(4) for name in names}),
         report.frequency_histograms(entries),
       ],
-      tables=[report.Table(columns=[HOSTILE], rows=[[HOSTILE]])],
+      tables=[charts.Table(columns=[HOSTILE], rows=[[HOSTILE]])],
       code=HOSTILE,
     )
   ]
   path = tmp_path / 'report.html'
-  report.write_report(path, HOSTILE, [HOSTILE], sections)
+  charts.write_report(path, HOSTILE, [HOSTILE], sections)
   return path.read_text(encoding='utf-8')
 
 
@@ -127,18 +126,6 @@ def test_what_is_not_defined_is_left_open():
   figure = report.frontier([entry('a', 5, defined=False)], 'delta_loss')
   assert figure.data[0].y[0] is None
   assert 'not defined' in figure.data[0].hovertext[0]
-
-
-def test_colours_are_distinct_and_stable():
-  names = [f'run {i}' for i in range(10)]
-  colours = figures.colours(names)
-  assert len(set(colours.values())) == 10
-  assert figures.colours(names[:3]).items() <= colours.items()
-  more = [f'run {i}' for i in range(25)]
-  styles = zip(
-    figures.colours(more).values(), figures.dashes(more).values(), strict=True
-  )
-  assert len(set(styles)) == 25
 
 
 def test_curves_of_one_record_are_seen():

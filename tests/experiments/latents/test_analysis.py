@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from experiments import outputs, report
+from experiments import charts, outputs
 from experiments.harvesting import (
   GroupSums,
   gather,
@@ -139,7 +139,7 @@ def test_results_survive_the_disk(findings, tmp_path):
   activation = arrays[f'activation/{small.KNOWN}']
   assert np.array_equal(activation > 0, test.entities.known)
   sections = latent_figures.sections(results, arrays)
-  report.write_report(tmp_path / 'report.html', 'Latents', [], sections)
+  charts.write_report(tmp_path / 'report.html', 'Latents', [], sections)
   page = (tmp_path / 'report.html').read_text()
   assert str(small.KNOWN) in page and page.count('<figure ') >= 5
 

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 
+from experiments.charts import write_report
 from experiments.report import steering_figures
-from experiments.report.page import write_report
 
 
 @pytest.fixture(scope='module')

@@ -1,4 +1,4 @@
-"""Heatmaps of effects: diverging, centred at 0, a colour bar for all panels.
+"""Draws effects in colour, centred at 0, with one colour bar for all panels.
 
 Blue is positive and red negative, which colour-blind eyes tell apart, as in
 TransformerLens. Rows go up: the last layer is at the top.
@@ -6,20 +6,16 @@ TransformerLens. Rows go up: the last layer is at the top.
 
 from collections.abc import Mapping, Sequence
 import math
-import textwrap
 
 import numpy as np
 from plotly.colors import diverging
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from experiments.report import figures
-from experiments.report.details import on_click
+from experiments.charts import panels as panels_lib
+from experiments.charts import style
+from experiments.charts.details import hover_text, on_click
 
-_COLUMNS = 3  # panels side by side
 _LONGEST_LABEL = 24  # along an axis; the rest is in the hover text
-_LONGEST_LINE = 80  # of a hover text
-_MOST_LINES = 12
 
 
 def heatmap(
@@ -35,7 +31,7 @@ def heatmap(
   details: Sequence | Mapping[str, Sequence] | None = None,
   range: float | None = None,
 ) -> go.Figure:
-  """Values in colour; hover for numbers, click for details.
+  """Draws values in colour; hover for numbers, click for details.
 
   With several panels, `values`, and what else is given of the three below it,
   are by the panels' titles.
@@ -44,8 +40,8 @@ def heatmap(
     values: [y, x]; a gap where not finite.
     x: Labels of columns.
     y: Labels of rows.
-    x_title: Of the axis.
-    y_title: Of the axis.
+    x_title: Title of the x axis.
+    y_title: Title of the y axis.
     colour_title: What the values are, with unit.
     hover: [y][x] more to say about a cell than where and what it is, such as
       its interval and n.
@@ -79,33 +75,21 @@ def heatmap(
   reach = _reach(panels) if range is None else float(range)
   if not reach > 0:
     raise ValueError(f'range must be positive, not {range}.')
-  columns = min(_COLUMNS, len(panels))
-  rows = -(-len(panels) // columns)
-  height = max(220, 19 * len(y))
-  figure = make_subplots(
-    rows=rows,
-    cols=columns,
-    shared_yaxes=True,
-    subplot_titles=[figures.text(title) for title in panels],
-    horizontal_spacing=0.04,
-    vertical_spacing=110 / (rows * (height + 110)) if rows > 1 else 0,
-  )
+  figure, places = panels_lib.grid(list(panels), height=max(220, 19 * len(y)))
   for i, (title, part) in enumerate(panels.items()):
     mine = {k: None if v is None else v[title] for k, v in given.items()}
-    place = {'row': i // columns + 1, 'col': i % columns + 1}
+    place = places[i]
     names = _names(x, y, part, colour_title)
     figure.add_trace(_cells(part, names, mine), **place)
     if mine['significant'] is not None:
       figure.add_trace(_dots(mine['significant'], first=not i), **place)
-  figure = figures.styled(
-    figure, x=x_title, y='', height=rows * (height + 110) + 50
-  )
-  figure.update_yaxes(title_text=figures.text(y_title), col=1)
+  figure = style.styled(figure, x=x_title, y='', height=figure.layout.height)
+  figure.update_yaxes(title_text=style.text(y_title), col=1)
   return _laid_out(figure, x, y, colour_title, reach)
 
 
 def _panels(name, part, values) -> Mapping:
-  """By title, one without a title if there is one panel."""
+  """Returns what is given by panel; one panel has no title."""
   several = isinstance(values, Mapping)
   if isinstance(part, Mapping) != several:
     raise ValueError(
@@ -131,24 +115,20 @@ def _check(name, found, expected, title):
 
 
 def _reach(panels) -> float:
-  """The largest absolute value of all panels."""
+  """Returns the largest absolute value of all panels."""
   finite = np.concatenate([part[np.isfinite(part)] for part in panels.values()])
   return float(np.abs(finite).max(initial=0)) or 1.0
 
 
 def _names(x, y, values, colour_title) -> list[list[str]]:
-  """Where a cell is and what its value is."""
+  """Returns where each cell is and what its value is."""
   return [
     [
-      f'{row}, {column}\n{colour_title}: {_number(value)}'
+      f'{row}, {column}\n{colour_title}: {style.number(value)}'
       for column, value in zip(x, line, strict=True)
     ]
     for row, line in zip(y, values, strict=True)
   ]
-
-
-def _number(value: float) -> str:
-  return figures.number(float(value) if math.isfinite(value) else None)
 
 
 def _cells(values, names, mine) -> go.Heatmap:
@@ -171,7 +151,7 @@ def _cells(values, names, mine) -> go.Heatmap:
     ygap=1,
     hovertext=[
       [
-        _shown(
+        hover_text(
           name,
           '' if hover is None else hover[i][j],
           clickable=details is not None and bool(details[i][j]),
@@ -184,17 +164,6 @@ def _cells(values, names, mine) -> go.Heatmap:
     hoverongaps=False,
     **clicked,
   )
-
-
-def _shown(name, more, clickable) -> str:
-  """A hover text of so many lines at most, none of them long."""
-  lines = []
-  for line in f'{name}\n{more}'.splitlines():
-    lines += textwrap.wrap(line, _LONGEST_LINE)
-  if len(lines) > _MOST_LINES:
-    lines = [*lines[: _MOST_LINES - 1], '…']
-  said = '<br>'.join(map(figures.text, lines))
-  return f'{said}<br><i>click for more</i>' if clickable else said
 
 
 def _dots(significant, first) -> go.Scatter:
@@ -220,7 +189,9 @@ def _laid_out(figure, x, y, colour_title, reach) -> go.Figure:
     # Numbered, because labels may repeat, or look like numbers.
     axes(
       tickvals=list(np.arange(len(labels))),
-      ticktext=[figures.text(_short(label)) for label in labels],
+      ticktext=[
+        style.text(style.short(label, _LONGEST_LABEL)) for label in labels
+      ],
       range=[-0.5, len(labels) - 0.5],
       showgrid=False,
       ticks='',
@@ -232,7 +203,7 @@ def _laid_out(figure, x, y, colour_title, reach) -> go.Figure:
       'cmid': 0,
       'cmax': reach,
       'colorbar': {
-        'title': {'text': figures.text(colour_title), 'side': 'right'},
+        'title': {'text': style.text(colour_title), 'side': 'right'},
         'thickness': 14,
       },
     },
@@ -240,9 +211,3 @@ def _laid_out(figure, x, y, colour_title, reach) -> go.Figure:
     legend={'y': 1, 'yref': 'container', 'yanchor': 'top'},
   )
   return figure
-
-
-def _short(label: str) -> str:
-  if len(label) <= _LONGEST_LABEL:
-    return label
-  return f'{label[: _LONGEST_LABEL - 1]}…'

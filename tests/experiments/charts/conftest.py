@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.experiments.report.browser import Browser
+from tests.experiments.charts.browser import Browser
 
 
 @pytest.fixture(scope='session')

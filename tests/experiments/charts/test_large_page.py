@@ -6,9 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from experiments.report import Section, Table, write_report
-from experiments.report.heatmaps import heatmap
-from tests.experiments.report.test_page import cell, cells, is_quiet, open_page
+from experiments.charts import Section, Table, heatmap, write_report
+from tests.experiments.charts.test_page import cell, cells, is_quiet, open_page
 
 LAYERS, TOKENS, PROMPTS = 26, 12, 400
 

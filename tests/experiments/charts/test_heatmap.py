@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments.report.heatmaps import heatmap
+from experiments.charts import heatmap
+from tests.experiments.charts.markup import markup
 from tests.experiments.test_report import HOSTILE
 
 TITLES = {'x_title': 'token', 'y_title': 'layer', 'colour_title': 'effect'}
@@ -110,8 +111,7 @@ def test_text_is_text_and_hover_texts_are_short():
     hover={HOSTILE: by_cell(lambda i, j: hostile)},
     details={HOSTILE: by_cell(lambda i, j: hostile)},
   )
-  written = figure.to_json()
-  assert '<script' not in written and '<b>' not in written
+  assert not markup(figure)
   (cells,) = figure.data
   lines = cells.hovertext[0][0].split('<br>')
   assert len(lines) <= 13 and all(len(line) < 200 for line in lines)

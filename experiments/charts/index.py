@@ -1,4 +1,4 @@
-"""One page over several runs: what each asked, found, and was computed with.
+"""Writes one page over several runs: what each asked, found and was given.
 
 Links are relative, so that the page and the runs can be moved together. A run
 that cannot be read is named with the reason.
@@ -13,7 +13,7 @@ import pathlib
 from urllib.parse import quote
 
 from experiments import outputs
-from experiments.report.page import read_contents, write_page
+from experiments.charts.page import read_contents, write_page
 
 INDEX_FILE = 'index.html'
 _NAMES = ('folder', 'path', 'release', 'source', 'name', 'sae_id')
@@ -21,13 +21,14 @@ _NAMES = ('folder', 'path', 'release', 'source', 'name', 'sae_id')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-  """A run for the page.
+  """Holds a run for the page.
 
   Attributes:
-    folder: Of the run, as it was found.
-    results: Of results.json; {} if it cannot be read.
-    contents: Of report.html, see `read_contents`; {} if it cannot be read.
-    written: When results.json was; '' if it is not there.
+    folder: The run's folder, as it was found.
+    results: What results.json says; {} if it cannot be read.
+    contents: What report.html says, see `read_contents`; {} if it cannot be
+      read.
+    written: When results.json was written; '' if it is not there.
     problems: Why something of it cannot be read.
   """
 
@@ -39,7 +40,7 @@ class Run:
 
 
 def find_runs(folders: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
-  """All runs in and below folders, each once.
+  """Returns all runs in and below folders, each once.
 
   A run has flags.txt, which it writes before its work, or a report, and may
   have runs in it. A folder that has neither, nor a run below it, is taken to be
@@ -58,7 +59,7 @@ def find_runs(folders: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
 
 
 def read_run(folder: pathlib.Path) -> Run:
-  """What its files say, or why they do not.
+  """Returns what its files say, or why they cannot be read.
 
   Not every program writes a report: where there are results, none is missing.
   """
@@ -87,8 +88,8 @@ def write_index(path: str | os.PathLike, runs: Sequence[Run]):
   """Writes the page.
 
   Args:
-    path: Of the file; links go from its folder.
-    runs: In order.
+    path: Where to write it; links go from its folder.
+    runs: Runs in order.
   """
   start = pathlib.Path(path).parent.resolve()
   write_page(
@@ -127,7 +128,7 @@ def _reason(error: Exception, name: str) -> str:
 
 
 def _row(run: Run, id: str, start: pathlib.Path) -> dict:
-  """A run for the template."""
+  """Returns a run as the template shows it."""
   results, contents = run.results, run.contents
   folder = os.path.relpath(run.folder.resolve(), start)
   # With ./, or a folder's name could be taken for a scheme.
@@ -156,7 +157,7 @@ def _row(run: Run, id: str, start: pathlib.Path) -> dict:
 
 
 def _few(value) -> str:
-  """Names in a few words."""
+  """Returns names in a few words."""
   names = list(dict.fromkeys(map(_short, _named(value))))
   if len(names) > 2:
     return f'{names[0]} and {len(names) - 1} more'
@@ -164,7 +165,7 @@ def _few(value) -> str:
 
 
 def _named(value) -> Iterator[str]:
-  """Names of models or SAEs, as experiments write them."""
+  """Yields names of models or SAEs, as experiments write them."""
   if isinstance(value, str):
     yield value
   elif isinstance(value, list):
@@ -179,6 +180,6 @@ def _named(value) -> Iterator[str]:
 
 
 def _short(name: str) -> str:
-  """The end of an absolute path; other names, such as a hub's, as they are."""
+  """Returns the end of an absolute path; other names as they are."""
   path = pathlib.PurePath(name)
   return '/'.join(path.parts[-3:]) if path.is_absolute() else name

@@ -1,12 +1,13 @@
-"""A report as one HTML file.
+"""Writes a report as one HTML file.
 
-plotly.js is inlined, once; the page asks for nothing from anywhere, and opens
-from a disk. Text is escaped by jinja2, and in figures by `figures.text`; the
+plotly.js is inlined once. The page asks for nothing from anywhere and opens
+from a disk. jinja2 escapes its text, and `style.text` that of figures; the
 page's policy has browsers run its own scripts only, whatever is in it. Figures
 are drawn when they come into view.
 
-Sections and figures have addresses, such as report.html#dose-and-response,
-made from titles; `read_contents` gives them, and what the page says on top.
+Sections and figures have addresses made from their titles, such as
+report.html#dose-and-response; `read_contents` returns them, and what the page
+says on top.
 """
 
 import base64
@@ -23,6 +24,7 @@ import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from experiments.charts.table import Table
 from experiments.outputs import write_text
 
 _MANY = 4  # sections from which on a page lists them
@@ -33,28 +35,15 @@ _CONTENTS = re.compile(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Table:
-  """A table of text.
-
-  Attributes:
-    columns: Titles.
-    rows: As many strings each. Those that look like numbers are set right.
-  """
-
-  columns: Sequence[str]
-  rows: Sequence[Sequence[str]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-  """A part of a page, under a title.
+  """Holds a part of a page, under a title.
 
   Attributes:
-    title: Of the section.
+    title: Title of the section.
     text: Paragraphs.
-    figures: Shown after the text.
-    tables: Shown after the figures.
-    code: Shown last, as typed.
+    figures: Figures, shown after the text.
+    tables: Tables, shown after the figures.
+    code: Text that is shown last, as typed.
   """
 
   title: str
@@ -73,10 +62,10 @@ def write_report(
   """Writes the page.
 
   Args:
-    path: Of the file.
-    title: Of the page.
+    path: Where to write it.
+    title: Title of the page.
     summary: Paragraphs at its top.
-    sections: In order.
+    sections: Sections in order.
   """
   taken = {'contents'}
   parts = [_part(section, taken) for section in sections]
@@ -103,7 +92,7 @@ def write_report(
 
 
 def read_contents(path: str | os.PathLike) -> dict:
-  """What a page says on top, and where its sections are.
+  """Returns what a page says on top, and where its sections are.
 
   Returns:
     {'title', 'summary': [paragraphs], 'sections': [{'id', 'title', 'figures':
@@ -129,13 +118,13 @@ def write_page(
   """Writes a template of this folder as a page that may ask for nothing.
 
   Args:
-    path: Of the file.
-    template: Name of the file.
+    path: Where to write it.
+    template: Name of the template's file.
     scripts: What the page runs besides page.js.j2, by the template's names.
     **given: What else the template shows.
   """
   environment = jinja2.Environment(
-    loader=jinja2.PackageLoader('experiments.report', '.'),
+    loader=jinja2.PackageLoader('experiments.charts', '.'),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -155,7 +144,7 @@ def write_page(
 
 
 def _part(section: Section, taken: set[str]) -> dict:
-  """A section for the template."""
+  """Returns a section as the template shows it."""
   id = _unique(_words(section.title) or 'section', taken)
   return {
     'id': id,
@@ -180,13 +169,13 @@ def _figure(figure: go.Figure, numbered: str, section: str, taken) -> dict:
 
 
 def _words(title: str) -> str:
-  """A title as a part of an address."""
+  """Returns a title as a part of an address."""
   words = re.sub(r'\W+', '-', title.lower()).strip('-')
   return words[:_LONGEST_ID].strip('-')
 
 
 def _unique(id: str, taken: set[str]) -> str:
-  """The id, numbered if the page has it already."""
+  """Returns the id, numbered if the page has it already."""
   unique, number = id, 1
   while unique in taken:
     number += 1
@@ -196,7 +185,7 @@ def _unique(id: str, taken: set[str]) -> str:
 
 
 def _policy(scripts: Iterable[str]) -> str:
-  """Only these scripts run, and nothing is asked for.
+  """Returns the policy: only these scripts run, and nothing is asked for.
 
   plotly.js makes styles, and pictures for downloads. Traces for WebGL, which
   it compiles functions for, are not drawn.

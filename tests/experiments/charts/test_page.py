@@ -4,9 +4,14 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from experiments.report import Section, Table, figures, write_report
-from experiments.report.heatmaps import heatmap
-from experiments.report.page import read_contents
+from experiments.charts import (
+  Section,
+  Table,
+  heatmap,
+  read_contents,
+  style,
+  write_report,
+)
 
 # Ends scripts, breaks lines of scripts, is markup, a link and a template.
 HOSTILE = (
@@ -39,12 +44,12 @@ def named_figure(title):
   line = go.Scatter(
     x=[1, 2],
     y=[3, 4],
-    name=figures.text(HOSTILE),
-    hovertext=[figures.text(HOSTILE)] * 2,
+    name=style.text(HOSTILE),
+    hovertext=[style.text(HOSTILE)] * 2,
     hoverinfo='text',
   )
-  figure = figures.styled(go.Figure(line), x='x', y='y')
-  return figure.update_layout(title_text=figures.text(title))
+  figure = style.styled(go.Figure(line), x='x', y='y')
+  return figure.update_layout(title_text=style.text(title))
 
 
 @pytest.fixture(scope='module')

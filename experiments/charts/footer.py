@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from experiments.report.page import Section, Table
+from experiments.charts.page import Section
+from experiments.charts.table import Table
 
 
 def footer(results: Mapping, rows: Iterable[Sequence[str]]) -> Section:
-  """A table of what was given, of the mode, the seed and the versions.
+  """Returns a table of what was given, of the mode, seed and versions.
 
   Args:
-    results: Of results.json: 'mode', 'seed' and 'versions'.
+    results: A results.json with 'mode', 'seed' and 'versions'.
     rows: Name and value of whatever else was given.
   """
   return Section(

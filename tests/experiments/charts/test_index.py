@@ -4,8 +4,8 @@ from absl import flags
 import pytest
 
 from experiments import index_reports, outputs
-from experiments.report import Section, write_report
-from experiments.report.index import find_runs, read_run
+from experiments.charts import Section, write_report
+from experiments.charts.index import find_runs, read_run
 
 NAME = 'run "1" #%<b>'  # of a folder
 TITLE = '</script><b>Who?'

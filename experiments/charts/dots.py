@@ -1,0 +1,92 @@
+"""A forest plot: values with their intervals, one row per label."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from experiments.charts import panels as panels_lib
+from experiments.charts import rows as rows_lib
+from experiments.charts import style
+from experiments.charts.references import Reference, add_references
+
+# Shares of a row's height: from group to group, and from its middle at most.
+_STEP, _REACH = 0.32, 0.28
+_HEIGHT, _GROUP_HEIGHT = 30, 15  # pixels of a row, and of a group in it
+
+
+class Dot(rows_lib.Row):
+  """Holds one dot; see `rows.Row` for its fields, and for `Dot.of`."""
+
+
+def dots(
+  rows: Sequence[Dot] | Mapping[str, Sequence[Dot]],
+  *,
+  x_title: str,
+  y_title: str = '',
+  groups: rows_lib.Groups | None = None,
+  reference: Reference | None = None,
+  percent: bool = False,
+  range: tuple[float, float] | None = None,
+  log: bool = False,
+  title: str = '',
+) -> go.Figure:
+  """Draws values on x with their intervals, and labels on y.
+
+  The first label is on top. Several dots may have one label and one group.
+
+  Args:
+    rows: Dots, or panel's title -> dots. Panels share both axes.
+    x_title: What the values are, with their unit.
+    y_title: What the labels are.
+    groups: The order of groups, or group -> colour, in order. Default: the
+      order of the rows.
+    reference: Where to draw a line across, such as at chance, or name ->
+      value, or (low, high) of a band.
+    percent: Whether values are shares, to be shown in percent.
+    range: Ends of the x axis. Default: as far as values and intervals.
+    log: Whether the x axis is logarithmic.
+    title: Title of the figure.
+
+  Raises:
+    ValueError: there are no rows, or a group is not one of `groups`.
+  """
+  panels = panels_lib.by_panel(rows, 'dots')
+  labels = rows_lib.labels(panels)
+  colours = rows_lib.group_colours(
+    (row.group for part in panels.values() for row in part), groups
+  )
+  shifts = dict.fromkeys(colours, 0.0)
+  if len(colours) > 1:
+    reach = min(_REACH, _STEP * (len(colours) - 1) / 2)
+    spread = np.linspace(-reach, reach, len(colours)).tolist()
+    shifts = dict(zip(colours, spread, strict=True))
+  height = max(_HEIGHT, _GROUP_HEIGHT * len(colours)) * len(labels)
+  figure, places = panels_lib.grid(list(panels), height=max(60, height))
+  add_references(figure, reference, 'x', len(panels))
+  for panel, group, mine, first in rows_lib.by_group(panels, colours):
+    at = [labels.index(row.label) + shifts[group] for row in mine]
+    trace = _trace(mine, at, colours[group], x_title, percent)
+    figure.add_trace(trace.update(showlegend=first), **places[panel])
+  figure = panels_lib.finished(
+    figure, x_title=x_title, y_title=y_title, title=title
+  )
+  panels_lib.share_x(figure)
+  figure.update_xaxes(**style.scale(range, log=log, percent=percent))
+  figure.update_yaxes(**style.places(labels, downwards=True))
+  return figure
+
+
+def _trace(mine, at, colour, x_title, percent) -> go.Scatter:
+  return go.Scatter(
+    name=style.text(mine[0].group),
+    legendgroup=mine[0].group,
+    x=[rows_lib.finite(row.value) for row in mine],
+    y=at,
+    error_x=rows_lib.error_bars(mine),
+    mode='markers',
+    marker={'color': colour, 'size': 8},
+    hovertext=[rows_lib.said(row, x_title, percent) for row in mine],
+    hoverinfo='text',
+    **rows_lib.clicks(mine, x_title, percent),
+  )
