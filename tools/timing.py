@@ -6,6 +6,9 @@ import time
 import jax
 import numpy as np
 
+# Seconds that compiling takes at most, on two cores.
+_LONG = 60
+
 
 class CompileLog:
   """Counts programs that XLA compiles, and the seconds it takes."""
@@ -35,10 +38,15 @@ def matmul_rate(dtype) -> float:
 
 
 def alternate(candidates: dict[str, Callable], repeats: int, bar) -> dict:
-  """Median seconds of each candidate; they take turns, after two warm-ups."""
+  """Median seconds of each candidate; they take turns, after warm-ups.
+
+  Each is run twice before, or once if that took longer than a compilation.
+  """
   for function in candidates.values():
+    start = time.perf_counter()
     function()
-    function()
+    if time.perf_counter() - start < _LONG:
+      function()
   times = {name: [] for name in candidates}
   for _ in range(repeats):
     for name, function in candidates.items():
