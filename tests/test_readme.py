@@ -1,4 +1,4 @@
-"""The README's commands are ones that its binaries accept; its files exist."""
+"""Commands in README and docs are ones that binaries accept; files exist."""
 
 import importlib
 import pathlib
@@ -10,14 +10,21 @@ import sys
 from absl import flags
 import pytest
 
+from experiments.runs import define_flags
+
 ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 _BLOCK = re.compile(r'```\w*\n(.*?)```', re.DOTALL)
+
+
+def _read(page: pathlib.Path) -> str:
+  return page.read_text('utf-8')
 
 
 def _commands() -> list[list[str]]:
   """[module, flag, ...] of every `python -m` command of the project."""
   found = []
-  for block in _BLOCK.findall((ROOT / 'README.md').read_text('utf-8')):
+  for block in _BLOCK.findall(''.join(map(_read, PAGES))):
     for line in block.replace('\\\n', ' ').splitlines():
       if line.startswith('python -m '):
         found.append(shlex.split(line, comments=True)[2:])
@@ -33,6 +40,9 @@ def test_there_are_commands():
     for folder in ('experiments', 'tools')
     for file in (ROOT / folder).glob('*.py')
     if "__name__ == '__main__'" in file.read_text('utf-8')
+  } | {
+    f'experiments.{file.parent.name}'
+    for file in (ROOT / 'experiments').glob('*/__main__.py')
   }
   assert binaries <= {module for module, *_ in COMMANDS} | {
     'tools.check_demo',  # `make` calls it
@@ -52,8 +62,12 @@ def test_files_that_are_named_exist():
 def test_flags_exist(command):
   """Every flag is one of the binary's, with a value that it accepts."""
   module, *given = command
+  values = flags.FlagValues()
+  if _is_study(module):
+    define_flags(importlib.import_module(module).Settings, values)
+    values([module, *given])
+    return
   if _defines_flags(module):
-    values = flags.FlagValues()
     importlib.import_module(module).define_flags(values)
     values([module, *given])
     return
@@ -64,6 +78,11 @@ def test_flags_exist(command):
     cwd=ROOT,
     capture_output=True,
   )
+
+
+def _is_study(module: str) -> bool:
+  """Returns True if its flags come from a dataclass, `Settings`."""
+  return (ROOT / module.replace('.', '/') / '__main__.py').is_file()
 
 
 def _defines_flags(module: str) -> bool:

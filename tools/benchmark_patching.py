@@ -19,6 +19,13 @@ numbers. Operations are those of the formulas in experiments/patching/costs.py.
   python -m tools.benchmark_patching --model=SmolLM2-135M-Instruct.gguf \
     --pairs=8 --tokens=12 --name=4,6
 
+With --kind=path it is path patching: every head and MLP at the last token of a
+task of factual recall, heads held and MLPs free, against one whole run of
+gemma_jax per head or MLP.
+
+  python -m tools.benchmark_patching --kind=path \
+    --model=SmolLM2-135M-Instruct.gguf --pairs=8
+
 TransformerLens comes with `pip install -e '.[peers]'`.
 """
 
@@ -41,6 +48,11 @@ from tqdm import tqdm
 import transformers
 
 from experiments import inputs
+from experiments.factual_recall.naive import naive_total_effects
+from experiments.factual_recall.path_patching import donors, total_effects
+from experiments.factual_recall.prompts import corrupt, make_prompts
+from experiments.factual_recall.tasks import read_task
+from experiments.factual_recall.trace import Readout, trace
 from experiments.patching import costs, naive_sweep, sweep
 from experiments.patching.cells import every_cell
 from experiments.patching.runs import record_run
@@ -50,6 +62,13 @@ from tools.timing import CompileLog, alternate
 
 SITE = 'resid_pre'
 
+_KIND = flags.DEFINE_enum(
+  'kind',
+  'activation',
+  ['activation', 'path'],
+  'activation patches the stream of every layer and token; path replaces what '
+  'every head and MLP writes at the last token.',
+)
 _MODEL = flags.DEFINE_string(
   'model', inputs.BUNDLED, 'A checkpoint: folder, hub id or .gguf.'
 )
@@ -57,6 +76,18 @@ _PAIRS = flags.DEFINE_list('pairs', ['4', '32'], 'Rows of each case.')
 _TOKENS = flags.DEFINE_integer('tokens', 8, 'Tokens of a row.')
 _NAME = flags.DEFINE_list(
   'name', ['3', '5'], 'Tokens [start, stop) in which the two sides differ.'
+)
+_TASK = flags.DEFINE_string(
+  'task',
+  None,
+  'Task of factual recall for --kind=path. Default: capitals; city_country for '
+  'the bundled model.',
+)
+_NAIVE_RUNS = flags.DEFINE_integer(
+  'naive_runs',
+  60,
+  'Most whole runs of the naive side of --kind=path each time. With more '
+  'senders it takes some of the layers, and its time is scaled to all.',
 )
 _REPEATS = flags.DEFINE_integer('repeats', 3, 'Timed runs of each candidate.')
 _THREADS = flags.DEFINE_integer(
@@ -193,7 +224,9 @@ def time_case(model, peer, n):
     *(record_run(model, side, answers) for side in (base, donor))
   )
   return {
+    'title': f'{n} pairs, {SITE}, {config.num_layers} x {T}',
     'pairs': n,
+    'tokens': T,
     'seconds': seconds,
     'operations': {
       'formula of the naive sweep': costs.naive_cost(
@@ -211,11 +244,59 @@ def time_case(model, peer, n):
   }
 
 
+def time_paths(model, tokenizer, n):
+  """Seconds of path patching and of its naive loop, and how results differ."""
+  L, senders = model.config.num_layers, model.config.num_heads + 1
+  bundled = _MODEL.value == inputs.BUNDLED
+  task = _TASK.value or ('city_country' if bundled else 'capitals')
+  every = make_prompts(tokenizer, read_task(task))
+  if n > len(every):
+    raise ValueError(f'{task} has {len(every)} prompts; --pairs asks for {n}.')
+  chosen = np.linspace(0, len(every) - 1, n).astype(int)
+  prompts = every.take(chosen)
+  corrupted = corrupt(tokenizer, every, 0).take(chosen)
+  donor = donors(trace(model, corrupted), mean=True)
+  readout = Readout.of(model, prompts.answers, prompts.names)
+  count = max(1, min(L, _NAIVE_RUNS.value // senders))
+  layers = np.linspace(0, L - 1, count).astype(int).tolist()
+  runs, needed = (1 + each * senders for each in (count, L))
+  title = f'{n} prompts of {task}, {L} x {senders} heads and MLPs'
+  name = f'naive, {needed} runs'
+  if runs < needed:
+    title += f'; naive: {runs} of {needed} runs timed, scaled'
+    name += ' (scaled)'
+  found = {}
+
+  def ours():
+    clean = trace(model, prompts)
+    found['ours'] = total_effects(model, clean, donor, prompts, readout)
+
+  def naive():
+    found['naive'] = naive_total_effects(
+      model, None, donor, prompts, readout, layers
+    )
+
+  candidates = {'ours': ours, name: naive}
+  with tqdm(total=len(candidates) * _REPEATS.value, leave=False) as bar:
+    seconds = alternate(candidates, _REPEATS.value, bar)
+  seconds[name] *= needed / runs
+  difference = np.abs(found['naive'] - found['ours'][layers]).max()
+  return {
+    'title': title,
+    'pairs': n,
+    'seconds': seconds,
+    'operations': {},
+    'largest difference': {name: float(difference)},
+  }
+
+
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments {argv[1:]}.')
-  peer = _PEER.value and importlib.util.find_spec('transformer_lens')
-  if _PEER.value and not peer:
+  paths = _KIND.value == 'path'
+  wanted = _PEER.value and not paths
+  peer = wanted and importlib.util.find_spec('transformer_lens')
+  if wanted and not peer:
     print(
       "TransformerLens is not installed (pip install -e '.[peers]'); "
       '--peer=false times ours alone.',
@@ -224,7 +305,8 @@ def main(argv):
     sys.exit(1)
   torch.set_num_threads(_THREADS.value)
   place = inputs.place(_MODEL.value, inputs.BASE)
-  model = inputs.open_model(place, 'float32').load()
+  reader = inputs.open_model(place, 'float32')
+  model = reader.load()
   compiled = CompileLog()
   about = {
     'date': time.strftime('%Y-%m-%d'),
@@ -235,17 +317,20 @@ def main(argv):
     'jax': jax.__version__,
     'torch': torch.__version__,
     'model': place,
-    'tokens': _TOKENS.value,
     'repeats': _REPEATS.value,
   }
   print('\n'.join(f'{name}: {value}' for name, value in about.items()))
-  theirs = TransformerLens(model) if peer else None
+  if paths:
+    time_one = functools.partial(time_paths, model, gj.read_tokenizer(reader))
+  else:
+    theirs = TransformerLens(model) if peer else None
+    time_one = functools.partial(time_case, model, theirs)
   records = []
   for n in map(int, _PAIRS.value):
-    record = time_case(model, theirs, n)
+    record = time_one(n)
     records.append(record)
     seconds, operations = record['seconds'], record['operations']
-    print(f'{n} pairs, {SITE}, {model.config.num_layers} x {_TOKENS.value}')
+    print(record['title'])
     for name, each in operations.items():
       ratio = each / operations['formula of the minimum']
       print(f'  {name:28} {each:10.3g} operations  {ratio:5.2f}x the minimum')

@@ -38,6 +38,18 @@ _GEMMA = {
   for size in ('2b', '9b')
 }
 _RECOGNITION = 'entity_recognition'
+# The second paper, arXiv 2403.19521: family -> the model of its one known pair
+# of numbers, and what it was asked.
+_RECALL = 'factual_recall'
+_RECALL_ONLY = {
+  'gpt2': {
+    'model': 'openai-community/gpt2',
+    'tasks': 'capitals',
+    'shots': '0',
+    'prompts': '225',
+    'mode': 'reference',
+  }
+}
 # Name -> which of the given models and files it takes.
 _AFTER = {
   'patch_activations': ('model',),
@@ -61,7 +73,7 @@ _OWN = {
     'layers': '9,20,31',
   },
 }
-PROGRAMS = (_RECOGNITION, *_AFTER)
+PROGRAMS = (_RECOGNITION, *_AFTER, _RECALL)
 
 
 def programs(
@@ -98,6 +110,11 @@ def programs(
       f'There is no program {", ".join(unknown)}; there are '
       f'{", ".join(PROGRAMS)}.'
     )
+  if family in _RECALL_ONLY:
+    flags = {'seed': str(seed), **_RECALL_ONLY[family]}
+    if mode is not None:
+      flags['mode'] = mode
+    return [Program(name=_RECALL, flags=flags)] if _RECALL in only else []
   real = family in _GEMMA
   if real and (entities is None or text is None):
     raise ValueError(
@@ -130,4 +147,9 @@ def programs(
         needs=[_RECOGNITION],
       )
     )
+  recall = {key: given[key] for key in ('model', 'text') if key in given}
+  recall |= {
+    key: shared[key] for key in ('mode', 'seed', 'sae') if key in shared
+  }
+  found.append(Program(name=_RECALL, flags=recall))
   return [each for each in found if each.name in only]

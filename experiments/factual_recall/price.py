@@ -1,0 +1,213 @@
+"""What undoing the last layer's restraint costs on plain text.
+
+If the last layer holds back for a reason, predictions of text get worse
+without it, and wrong ones surer. The changes of `mitigation.py` are made at
+every token: the last block is run on each token alone, the intercept is
+subtracted at each; and so is, as a control, a random direction of its norm.
+
+Letters: R rows of T tokens, m = R (T - 1) predictions.
+"""
+
+from collections.abc import Callable
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.factual_recall.mitigation import (
+  NONE,
+  random_directions,
+  run_alone,
+)
+from experiments.factual_recall.trace import batches
+from experiments.stats.detection import reliability
+from experiments.stats.intervals import Estimate, cluster_bootstrap_ratio
+from experiments.stats.resampling import bounds, draw
+import gemma_jax as gj
+
+ARMS = (NONE, 'mask', 'intercept', 'both', 'random')
+# Bins of equally many predictions, for calibration.
+BINS = 15
+# Logits of so many bytes are held at a time, and up to twice as much beside.
+_LOGITS_BYTES = 1 << 26
+
+
+def price(
+  model: gj.Decoder,
+  rows: np.ndarray,
+  intercept: np.ndarray | None,
+  *,
+  rows_per_batch: int = 8,
+  seed: int = 0,
+  on_batch: Callable[[], None] = lambda: None,
+) -> dict:
+  """Measures perplexity and calibration of next tokens under each arm.
+
+  Args:
+    model: Stacked.
+    rows: int32 [R, T], from `text_rows`.
+    intercept: float [D], of the last MLP; None leaves 'intercept', 'both' and
+      'random' out.
+    rows_per_batch: Rows run at once; bounds memory.
+    seed: Random seed of the direction, and of the resamples of rows, which all
+      arms share.
+    on_batch: Called after each batch of rows.
+
+  Returns:
+    'rows', 'context' and 'arms': for each of ARMS 'perplexity' and 'loss'
+    (nats), with percentile intervals over rows; 'loss_change' and
+    'perplexity_ratio', row by row against no change; 'top1', the share of
+    predictions whose likeliest token comes; 'confidence', the mean probability
+    of the likeliest token, over 'all', 'right' and 'wrong' predictions;
+    'calibration', of being right, with 'ece', 'ece_calibrated', 'brier' and
+    'bins' (see `stats.detection.Reliability`). Over wrong predictions alone the
+    ECE is the mean confidence, which is why that is given.
+
+  Raises:
+    ValueError: rows have fewer than two tokens.
+  """
+  rows = np.asarray(rows, np.int32)
+  if rows.ndim != 2 or not len(rows) or rows.shape[1] < 2:
+    raise ValueError(
+      f'Rows have shape {rows.shape}, expected [R, T] with T of at least 2.'
+    )
+  arms, random = ARMS[:2], None
+  if intercept is not None:
+    (random,) = random_directions(1, len(intercept), seed)
+    arms, random = ARMS, np.linalg.norm(intercept) * random
+  found = {arm: [] for arm in arms}
+  for at in batches(len(rows), rows_per_batch):
+    streams = _streams(model, rows[at], intercept, random)
+    for arm, x in streams.items():
+      found[arm].append(predictions(model, x, rows[at]))
+    on_batch()
+  joined = {
+    arm: [
+      np.concatenate(part)[: len(rows)] for part in zip(*parts, strict=True)
+    ]
+    for arm, parts in found.items()
+  }
+  units = np.repeat(np.arange(len(rows)), rows.shape[1] - 1)
+  costs = _costs({arm: parts[0] for arm, parts in joined.items()}, seed)
+  return {
+    'rows': len(rows),
+    'context': rows.shape[1],
+    'arms': {
+      arm: costs[arm] | _calibration(confidence, right, units, seed)
+      for arm, (_, confidence, right) in joined.items()
+    },
+  }
+
+
+def predictions(
+  model: gj.Decoder, streams: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Reads each token's prediction of the next one in its row, [R, T - 1] each.
+
+  Args:
+    model: Unembeds.
+    streams: float32 [R, T, D], last streams.
+    rows: int32 [R, T], the tokens.
+
+  Returns:
+    The loss, float32, in nats; the probability of the likeliest token, float32;
+    whether that is the next one, bool.
+  """
+  R, T, D = streams.shape
+  x = streams[:, :-1].reshape(-1, D)
+  targets = rows[:, 1:].reshape(-1)
+  size = max(1, min(len(x), _LOGITS_BYTES // (4 * model.config.vocab_size)))
+  parts = [
+    _predict(model, jnp.asarray(x[at], model.dtype), jnp.asarray(targets[at]))
+    for at in batches(len(x), size)
+  ]
+  joined = [np.concatenate(part)[: len(x)] for part in zip(*parts, strict=True)]
+  return tuple(part.reshape(R, T - 1) for part in joined)
+
+
+def _streams(model, rows, intercept, random) -> dict[str, np.ndarray]:
+  """Arm -> last streams, float32 [R, T, D]."""
+  L, (R, T) = model.config.num_layers, rows.shape
+  out = gj.run(
+    model,
+    rows,
+    capture=gj.capture('resid_pre', 'resid_post', layers=[L - 1]),
+  )
+  plain = np.asarray(out['resid_post'][0], np.float32)
+  entering = np.asarray(out['resid_pre'][0], np.float32)
+  masked = run_alone(
+    model,
+    entering.reshape(R * T, -1),
+    np.tile(np.arange(T), R),
+  ).reshape(plain.shape)
+  streams = {NONE: plain, 'mask': masked}
+  if intercept is not None:
+    b, r = (np.asarray(each, np.float32) for each in (intercept, random))
+    streams |= {'intercept': plain - b, 'both': masked - b, 'random': plain - r}
+  return streams
+
+
+@jax.jit
+def _predict(model, streams, targets):
+  logits = gj.unembed(model, streams)
+  total = jax.nn.logsumexp(logits, axis=1)
+  take = functools.partial(jnp.take_along_axis, logits, axis=1)
+  top = logits.argmax(1)
+  return (
+    total - take(targets[:, None])[:, 0],
+    jnp.minimum(jnp.exp(logits.max(1) - total), 1.0),
+    top == targets,
+  )
+
+
+def _costs(losses: dict[str, np.ndarray], seed: int) -> dict[str, dict]:
+  """Arm -> means of its losses [R, T - 1] and of their changes."""
+  R, n = len(losses[NONE]), losses[NONE].size
+  by_row = {arm: x.mean(1, dtype=np.float64) for arm, x in losses.items()}
+  counts = draw(R, np.random.default_rng(seed)) / R
+
+  def both(values, through=lambda x: x):
+    low = high = np.nan
+    if R > 1:
+      low, high = bounds(through(counts @ values))
+    value = float(through(values.mean()))
+    found = Estimate(value=value, low=float(low), high=float(high), n=n)
+    return found.to_dict()
+
+  return {
+    arm: {
+      'loss': both(values),
+      'perplexity': both(values, np.exp),
+      'loss_change': both(values - by_row[NONE]),
+      'perplexity_ratio': both(values - by_row[NONE], np.exp),
+    }
+    for arm, values in by_row.items()
+  }
+
+
+def _calibration(confidence, right, units, seed) -> dict:
+  """How sure predictions [R, T - 1] are, and how often they are right."""
+  confidence = confidence.reshape(-1).astype(np.float64)
+  right = right.reshape(-1)
+
+  def share(part, whole):
+    return cluster_bootstrap_ratio(part, whole, units, seed).to_dict()
+
+  def mean_over(chosen):
+    if not chosen.any():
+      nothing = Estimate(value=np.nan, low=np.nan, high=np.nan, n=0)
+      return nothing.to_dict()
+    # n counts predictions; rows without one have nothing to resample.
+    mine = confidence[chosen], np.ones(int(chosen.sum()))
+    return cluster_bootstrap_ratio(*mine, units[chosen], seed).to_dict()
+
+  return {
+    'top1': share(right, np.ones(len(right))),
+    'confidence': {
+      'all': mean_over(np.ones(len(right), bool)),
+      'right': mean_over(right),
+      'wrong': mean_over(~right),
+    },
+    'calibration': reliability(right, confidence, BINS).to_dict(),
+  }

@@ -1,0 +1,100 @@
+"""What the study can be told: its flags."""
+
+import dataclasses
+from typing import Literal
+
+from experiments.inputs import BUNDLED
+
+# What is run where --tasks is not given.
+MINIWORLD_TASKS = ('city_country', 'player_teams_list')
+REAL_TASKS = ('capitals', 'products', 'countries')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """How factual recall is studied.
+
+  Attributes:
+    out: Folder for everything that is written. The table at the end compares
+      the run with those in the folders beside it.
+    model: The model: a folder, a hub id such as openai-community/gpt2, or a
+      .gguf file. 'miniworld' is the bundled one, whose truth is known.
+    dtype: Data type of weights and activations. Default: that of the
+      checkpoint; float32 for a .gguf.
+    tasks: Tasks: built-in ones by name, or JSON files (see
+      experiments/factual_recall/tasks.py). Default: capitals, products and
+      countries; two relations of the bundled world for its model.
+    shots: Numbers of demonstrations before each prompt.
+    prompts: Most prompts per task; templates beyond are left out, but for one.
+      The published set is 15 nations in 15 templates, --prompts=225.
+    single_token: Keep only facts whose subject and answer are one token each.
+    donor: What a head or MLP is replaced by in path patching. 'mean' is its
+      mean over corrupted prompts, as published; 'paired' its output after the
+      prompt's own corrupted one.
+    receivers: Later components whose inputs are patched too, such as L9H8 or
+      MLP10.
+    heads: How many of the strongest heads are looked at closely, and are called
+      the argument heads.
+    rest: Whether the rest of the stream is a regressor beside the heads, in the
+      regression of MLPs.
+    sae: SAEs of the model: a release or a folder, for latents that know. The
+      bundled model has its own; other models go without unless told.
+    text: Plain text (.txt) for token frequencies and for the price of undoing
+      the last layer. Default: the bundled world's text, or for real models the
+      documentation of the Python language, which every Python has.
+    text_tokens: Tokens of that text which the price is measured on.
+    closely: Most prompts per task for what runs each of them many times: path
+      patching, attention knockouts and extraction. All subjects are among them
+      if there is room.
+    mode: 'reference' keeps the defects of the published code (mean over
+      absolute positions; corrupted possessives that lose their 's).
+    seed: Random seed of corruptions, splits and resamples.
+    rows_per_batch: Prompts run at once; bounds memory.
+    redo: Do everything again, even what an earlier run has finished.
+  """
+
+  out: str
+  model: str = BUNDLED
+  dtype: Literal['float32', 'bfloat16'] | None = None
+  tasks: tuple[str, ...] | None = None
+  shots: tuple[int, ...] = (0, 1, 4)
+  prompts: int = 120
+  single_token: bool = False
+  donor: Literal['mean', 'paired'] = 'mean'
+  receivers: tuple[str, ...] = ()
+  heads: int = 5
+  rest: bool = False
+  sae: str | None = None
+  text: str | None = None
+  text_tokens: int = 2048
+  closely: int = 30
+  mode: Literal['default', 'reference'] = 'default'
+  seed: int = 0
+  rows_per_batch: int = 128
+  redo: bool = False
+
+  def __post_init__(self):
+    for name in (
+      'prompts',
+      'heads',
+      'text_tokens',
+      'closely',
+      'rows_per_batch',
+    ):
+      if getattr(self, name) < 1:
+        raise ValueError(f'--{name}={getattr(self, name)} must be at least 1.')
+    if self.seed < 0:
+      raise ValueError(f'--seed={self.seed} must not be negative.')
+    if not self.shots or min(self.shots) < 0:
+      raise ValueError(
+        f'--shots={",".join(map(str, self.shots))} must be numbers from 0 up.'
+      )
+    if len(set(self.shots)) < len(self.shots):
+      raise ValueError('--shots names a number twice.')
+
+  @property
+  def chosen_tasks(self) -> tuple[str, ...]:
+    """The tasks, by default those that suit the model."""
+    if self.tasks:
+      return self.tasks
+    return MINIWORLD_TASKS if self.model == BUNDLED else REAL_TASKS

@@ -1,0 +1,309 @@
+"""The study's stages: recall, a closer look at one setting, and the price.
+
+Each takes prompts and returns results for JSON, and arrays.
+"""
+
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.factual_recall import (
+  dissection_step,
+  knowing,
+  mitigation,
+  patching_step,
+  path_patching,
+  plain_text,
+  regression,
+  restraint,
+)
+from experiments.factual_recall.function_application import (
+  function_application,
+)
+from experiments.factual_recall.last_writes import (
+  average_by_chance,
+  last_layer_writes,
+)
+from experiments.factual_recall.price import price as measure_price
+from experiments.factual_recall.prompts import Prompts, corrupt
+from experiments.factual_recall.trace import Readout, outcomes, trace
+import gemma_jax as gj
+
+if TYPE_CHECKING:
+  from experiments.factual_recall.study import Study
+
+# Of the MLPs with the largest total effect, so many are looked at closely,
+# besides the last one.
+_CLOSELY = 2
+
+
+class Context:
+  """What stages share; weights are read when the first of them asks.
+
+  Attributes:
+    study: The study, checked.
+  """
+
+  def __init__(self, study: 'Study'):
+    self.study = study
+
+  @functools.cached_property
+  def model(self) -> gj.Decoder:
+    """The weights."""
+    return self.study.reader.load()
+
+  @functools.cached_property
+  def unigram(self) -> np.ndarray:
+    """int64 [V], how often each token occurs in the plain text."""
+    return plain_text.unigram_counts(self.study.tokenizer, self.study.text)
+
+  @functools.cached_property
+  def chance(self) -> np.ndarray:
+    """Average tokens if the counts were those of others."""
+    seed = self.study.settings.seed
+    return average_by_chance(self.model, self.unigram, seed)
+
+  @functools.cached_property
+  def saes(self) -> dict:
+    """Layer -> SAE."""
+    return {
+      layer: each.load(self.study.reader)
+      for layer, each in self.study.saes.items()
+    }
+
+
+def recall(context: Context, prompts: Prompts) -> tuple[dict, dict]:
+  """Path patching, movers, regressions and the last layer of one setting."""
+  settings, tokenizer = context.study.settings, context.study.tokenizer
+  model, seed = context.model, settings.seed
+  rows = {'rows_per_batch': settings.rows_per_batch}
+  everything = trace(model, prompts, **rows)
+  readout = Readout.of(model, prompts.answers, prompts.names)
+  said = outcomes(model, everything.final, prompts.answers)
+  first = patching_step.first_results(
+    prompts, said, readout.pi(everything.final)
+  )
+  held = _held_facts(prompts)
+  prompts, readout = prompts.take(held), readout.take(held)
+  clean = everything.take(held)
+  some = _subset(prompts, settings.closely, seed)
+  patched, clean_of = prompts.take(some), clean.take(some)
+  corrupted = corrupt(tokenizer, patched, seed)
+  if settings.mode == 'reference':
+    donor = path_patching.published_donors(
+      model, patched, corrupted, tokenizer.pad_id
+    )
+  else:
+    donor = path_patching.donors(
+      trace(model, corrupted, **rows), settings.donor == 'mean'
+    )
+  patching, arrays = patching_step.patching_results(
+    model,
+    patched,
+    clean_of,
+    donor,
+    readout.take(some),
+    receivers=settings.receivers,
+    seed=seed,
+  )
+  heads = patching_step.argument_heads(arrays['total'], settings.heads)
+  movers, more = patching_step.movers_results(
+    model, prompts, clean, readout, heads, some, seed
+  )
+  arrays |= more
+  mlps, intercepts = _regressions(
+    context, prompts, clean, readout, arrays['total']
+  )
+  arrays['intercepts'] = intercepts
+  path = restraint.trajectory(model, clean, prompts, readout)
+  arrays['trajectory'] = path.pi.mean(1)
+  arrays['log_prob_lens'] = path.log_prob.mean(1)
+  undone = mitigation.mitigate(
+    model, clean, prompts, with_other=settings.rest, seed=seed
+  )
+  arrays['prob_before'] = _by_subject(undone.arms['none'].prob, prompts)
+  arrays['prob_after'] = _by_subject(undone.arms['both'].prob, prompts)
+  found = {
+    'first': first,
+    'studied': len(prompts),
+    'patching': patching,
+    'argument_heads': heads,
+    'movers': movers,
+    'regression': mlps,
+    'trajectory': path.to_results(seed),
+    'last_writes': last_layer_writes(
+      model,
+      clean,
+      context.unigram,
+      units=prompts.units,
+      intercepts=intercepts,
+      tokenizer=tokenizer,
+      chance=context.chance,
+      seed=seed,
+    ),
+    'mitigation': undone.to_results(seed),
+    'subjects': list(dict.fromkeys(prompts.units)),
+    'maps': _maps(arrays, readout.pi(clean.final)[:, 0].mean()),
+  }
+  return found, {k: np.asarray(x, np.float32) for k, x in arrays.items()}
+
+
+def _maps(arrays, before: float) -> dict:
+  """Small arrays that figures show, effects in percent of mean pi(Y)."""
+  names = ('attention', 'correlation', 'sources', 'trajectory')
+  names += ('log_prob_lens', 'prob_before', 'prob_after')
+  effects = {
+    name: 100 * arrays[name][..., 0] / before for name in ('total', 'direct')
+  }
+  through = {
+    name: 100 * each / before
+    for name, each in arrays.items()
+    if name.startswith('through.')
+  }
+  return effects | through | {name: arrays[name] for name in names}
+
+
+def _regressions(context, prompts, clean, readout, total):
+  """Results of all MLPs' regressions, and their intercepts [L, D]."""
+  model, settings = context.model, context.study.settings
+  seed, L = settings.seed, model.config.num_layers
+  order = np.argsort(-np.abs(total[:, -1, 0]))
+  closely = {int(layer) for layer in order[:_CLOSELY]} | {L - 1}
+  layers, intercepts = [], []
+
+  def decompose(layer, rest):
+    return regression.decompose(
+      model,
+      clean,
+      prompts,
+      layer,
+      with_other=rest,
+      readout=readout,
+      seed=seed,
+    )
+
+  for layer in range(L):
+    found = decompose(layer, settings.rest)
+    intercepts.append(found.fit.intercept)
+    results = found.to_results()
+    del results['intercept'], results['subjects']
+    del (
+      results['control']['intercept'],
+      results['control']['subject_intercepts'],
+    )
+    if layer in closely:
+      applied = function_application(
+        model,
+        clean,
+        prompts,
+        readout,
+        layer,
+        found.fit.intercept,
+        found.subject_intercepts,
+        control_intercept=found.control.intercept,
+        seed=seed,
+      )
+      results['function'] = applied.to_results()
+      other = decompose(layer, not settings.rest)
+      name = 'without_rest' if settings.rest else 'with_rest'
+      results[name] = {
+        key: getattr(other, key).to_dict()
+        for key in ('r2', 'r2_held_out', 'r2_control')
+      }
+      results['function']['texts'] = context.study.tokenizer.token_strings(
+        applied.tokens.tolist()
+      )
+    layers.append(results)
+  return layers, np.stack(intercepts)
+
+
+def inspect(
+  context: Context, prompts: Prompts, heads: list[list[int]]
+) -> tuple[dict, dict]:
+  """Knockouts, extraction, and known against unknown subjects."""
+  settings, model = context.study.settings, context.model
+  rows = {'rows_per_batch': settings.rows_per_batch}
+  clean = trace(model, prompts, **rows)
+  said = outcomes(model, clean.final, prompts.answers)
+  sorts = knowing.classes(prompts, said.says)
+  held = _held_facts(prompts)
+  of_known = prompts.take(held)
+  taken = of_known.take(_subset(of_known, settings.closely, settings.seed))
+  found, arrays = dissection_step.dissect(
+    model,
+    taken,
+    trace(model, taken, **rows),
+    context.study.tokenizer,
+    reference=settings.mode == 'reference',
+    seed=settings.seed,
+  )
+  found['not_held'] = None
+  if len(held) < len(prompts):
+    others = prompts.take(np.setdiff1d(np.arange(len(prompts)), held))
+    others = others.take(_subset(others, settings.closely, settings.seed))
+    found['not_held'] = dissection_step.extraction_rates(
+      model, others, trace(model, others, **rows)
+    )
+  found['known_and_unknown'] = None
+  if sorts.enough:
+    seed = settings.seed
+    moved = patching_step.movers_lib.movers(model, clean, prompts, seed)
+    signals = knowing.mechanism_signals(
+      model, clean, prompts, moved, [tuple(each) for each in heads]
+    )
+    streams = knowing.subject_streams(model, prompts)
+    scores, chosen = knowing.detectors(
+      streams, prompts, sorts, context.saes, seed
+    )
+    found['known_and_unknown'] = knowing.compare(
+      signals, scores, prompts, sorts, seed
+    ) | {'chosen': chosen}
+  else:
+    found['too_few'] = {
+      'known': int(sorts.known.sum()),
+      'unknown': int((~sorts.known).sum()),
+      'needed': knowing.FEWEST,
+    }
+  return found, arrays
+
+
+def price(context: Context, intercept: np.ndarray) -> dict:
+  """Perplexity and calibration of plain text without the restraint."""
+  study = context.study
+  rows = plain_text.text_rows(
+    study.tokenizer,
+    study.text,
+    context=min(128, study.reader.config.max_positions),
+    tokens=study.settings.text_tokens,
+    config=study.reader.config,
+  )
+  return measure_price(context.model, rows, intercept, seed=study.settings.seed)
+
+
+def _held_facts(prompts: Prompts) -> np.ndarray:
+  """The prompts to study: those of facts that the training text holds.
+
+  Where nobody knows what it holds, all of them, as published.
+  """
+  known = [prompts.task.facts[i].known for i in prompts.subjects]
+  return np.flatnonzero([each is not False for each in known])
+
+
+def _subset(prompts: Prompts, most: int, seed: int) -> np.ndarray:
+  """Some prompts, of every subject as many as of any other, if there is room.
+
+  Subjects come first: with fewer places than subjects, some have none.
+  """
+  rng = np.random.default_rng(seed)
+  order = rng.permutation(len(prompts))
+  seen, keyed = {}, []
+  for row in order:
+    subject = prompts.subjects[row]
+    seen[subject] = seen.get(subject, -1) + 1
+    keyed.append((seen[subject], row))
+  return np.sort([row for _, row in sorted(keyed, key=lambda x: x[0])[:most]])
+
+
+def _by_subject(values, prompts: Prompts) -> np.ndarray:
+  return patching_step.mean_by_unit(values, prompts.units)[0]

@@ -1,0 +1,282 @@
+"""The study: from a model to results, stage by stage.
+
+A stage is one task with one number of demonstrations. It is kept in the
+model's folder when it is complete, under the identity of all that it depends
+on, so that the same command goes on where it was killed.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+import time
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from experiments import inputs, model_and_text, outputs
+from experiments.factual_recall import path_patching, plain_text, regression
+from experiments.factual_recall.prompts import Prompts, make_prompts
+from experiments.factual_recall.receivers import parse_receiver
+from experiments.factual_recall.settings import Settings
+from experiments.factual_recall.steps import Context, inspect, price, recall
+from experiments.factual_recall.summary import claims, likeness, table_rows
+from experiments.factual_recall.tasks import Task, read_task
+from experiments.stages import stage
+import gemma_jax as gj
+
+_PYTHON_TEXT = 'documentation of the Python language (pydoc_data.topics)'
+_RESULTS, _ARRAYS = 'found.json', 'arrays.safetensors'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Study:
+  """A study whose input was checked; no weight is read yet.
+
+  Attributes:
+    settings: What it was told.
+    folder: Where everything is written.
+    reader: The checkpoint.
+    tokenizer: The model's tokenizer.
+    tasks: What is asked.
+    prompts: Task and number of demonstrations -> the prompts.
+    text: Plain text.
+    text_source: Where it is from.
+    saes: Layer -> the SAE to read.
+  """
+
+  settings: Settings
+  folder: pathlib.Path
+  reader: gj.CheckpointReader
+  tokenizer: gj.Tokenizer
+  tasks: Sequence[Task]
+  prompts: Mapping[tuple[str, int], Prompts]
+  text: str
+  text_source: str
+  saes: Mapping[int, inputs.NamedSAE]
+
+
+def open_study(settings: Settings) -> Study:
+  """Reads and checks everything but the weights.
+
+  Raises:
+    ValueError, OSError, KeyError, ImportError: something is missing or does
+      not fit; the error names it.
+  """
+  place = inputs.place(settings.model, inputs.BASE)
+  reader = inputs.open_model(place, settings.dtype)
+  tokenizer = gj.read_tokenizer(reader)
+  if tokenizer is None:
+    raise ValueError(f'{place} has no tokenizer, which prompts are read with.')
+  for receiver in settings.receivers:
+    parse_receiver(receiver, reader.config)
+  tasks = [read_task(name) for name in settings.chosen_tasks]
+  names = [task.name for task in tasks]
+  if len(set(names)) < len(names):
+    raise ValueError(f'--tasks has two tasks of one name: {", ".join(names)}.')
+  prompts = {
+    (task.name, shots): make_prompts(
+      tokenizer,
+      task,
+      shots=shots,
+      single_token=settings.single_token,
+      most=settings.prompts,
+    )
+    for task in tasks
+    for shots in settings.shots
+  }
+  longest = max(int(each.ends.max()) + 1 for each in prompts.values())
+  if longest > reader.config.max_positions:
+    raise ValueError(
+      f'A prompt with its demonstrations has {longest} tokens; the model reads '
+      f'{reader.config.max_positions}. Lower --shots.'
+    )
+  text, source = _text(settings)
+  return Study(
+    settings=settings,
+    folder=pathlib.Path(settings.out),
+    reader=reader,
+    tokenizer=tokenizer,
+    tasks=tasks,
+    prompts=prompts,
+    text=text,
+    text_source=source,
+    saes=_saes(settings, reader.config),
+  )
+
+
+def run_study(study: Study) -> dict:
+  """Runs what is not finished; returns what results.json gets."""
+  settings, start = study.settings, time.monotonic()
+  bytes_held = path_patching.sweep_bytes(study.reader.config)
+  print(
+    f'{len(study.prompts)} stages; path patching holds at most '
+    f'{bytes_held / 2**20:.0f} MiB at a time.',
+    flush=True,
+  )
+  context = Context(study)
+  fingerprint = model_and_text.fingerprint(study.reader)
+  found, arrays = {}, {}
+  steps = [('recall', key) for key in study.prompts]
+  for number, (_, key) in enumerate(steps):
+    name = f'{key[0]}, {key[1]} demonstrations'
+    _say(number, len(steps), name, start)
+    found[key], arrays[key] = _kept(
+      study,
+      fingerprint,
+      f'{key[0]}/{key[1]}-shot',
+      lambda key=key: recall(context, study.prompts[key]),
+    )
+  for task in study.tasks:
+    best = most_right(found, task.name)
+    print(f'{task.name}: looking inside with {best} demonstrations', flush=True)
+    key = task.name, best
+    inside, more = _kept(
+      study,
+      fingerprint,
+      f'{task.name}/inside',
+      lambda key=key: inspect(
+        context, study.prompts[key], found[key]['argument_heads']
+      ),
+      depends=key,
+    )
+    found[key]['inside'] = inside
+    arrays[key] |= {f'inside.{name}': x for name, x in more.items()}
+    found[key]['price'], _ = _kept(
+      study,
+      fingerprint,
+      f'{task.name}/price',
+      lambda key=key: (price(context, arrays[key]['intercepts'][-1]), {}),
+      depends=key,
+    )
+  runs = [
+    {'task': task, 'shots': shots, **found[task, shots]}
+    for task, shots in study.prompts
+  ]
+  likenesses = likeness(study.prompts, arrays, settings.seed)
+  intercepts = {
+    str(shots): regression.compare_intercepts(
+      {
+        task.name: arrays[task.name, shots]['intercepts']
+        for task in study.tasks
+      }
+    )
+    for shots in settings.shots
+  }
+  return {
+    'study': 'factual_recall',
+    'mode': settings.mode,
+    'seed': settings.seed,
+    'versions': outputs.versions(),
+    'model': {
+      'name': _name(settings.model),
+      'path': settings.model,
+      'dtype': str(study.reader.dtype),
+      'fingerprint': fingerprint,
+      'layers': study.reader.config.num_layers,
+      'heads': study.reader.config.num_heads,
+    },
+    'settings': dataclasses.asdict(settings),
+    'text': study.text_source,
+    'tasks': {
+      task.name: {'source': task.source, 'facts': len(task.facts)}
+      for task in study.tasks
+    },
+    'runs': runs,
+    'likeness': likenesses,
+    'intercepts_alike': intercepts,
+    'claims': claims(runs, likenesses),
+    'table': table_rows(runs),
+    'seconds': time.monotonic() - start,
+  }
+
+
+def most_right(found: Mapping, task: str) -> int:
+  """The number of demonstrations with which most prompts are answered right."""
+  shots = [each for name, each in found if name == task]
+  return max(shots, key=lambda k: found[task, k]['first']['top1']['value'])
+
+
+def _kept(study, fingerprint, name, make, depends=()) -> tuple[dict, dict]:
+  """Results and arrays of a stage, made unless they are there."""
+  settings = study.settings
+  task = study.prompts[
+    next(key for key in study.prompts if key[0] == name.split('/')[0])
+  ].task
+  identity = {
+    'version': 2,
+    'model': fingerprint,
+    'task': dataclasses.asdict(task),
+    'name': name,
+    'depends': list(depends),
+    'text': hashlib.sha256(study.text.encode()).hexdigest(),
+    'saes': {str(k): dataclasses.asdict(v) for k, v in study.saes.items()},
+    'settings': {
+      key: value
+      for key, value in dataclasses.asdict(settings).items()
+      if key not in ('out', 'model', 'tasks', 'shots', 'redo', 'rows_per_batch')
+    },
+  }
+  if settings.redo:
+    identity['redo'] = time.time()
+
+  def fill(folder: pathlib.Path):
+    found, arrays = make()
+    outputs.write_json(folder / _RESULTS, found)
+    if arrays:
+      save_file(
+        {name: np.ascontiguousarray(x) for name, x in arrays.items()},
+        folder / _ARRAYS,
+      )
+
+  folder = study.folder / 'stages' / name
+  stage(folder, identity, fill)
+  found = json.loads((folder / _RESULTS).read_text(encoding='utf-8'))
+  arrays = folder / _ARRAYS
+  return found, load_file(arrays) if arrays.is_file() else {}
+
+
+def _say(number, count, name, start):
+  spent = time.monotonic() - start
+  left = (
+    f', about {spent / number * (count - number):.0f} s left' if number else ''
+  )
+  print(
+    f'[{number + 1}/{count}] {name} (after {spent:.0f} s{left})', flush=True
+  )
+
+
+def _name(model: str) -> str:
+  """What a model is called in tables."""
+  path = pathlib.Path(model)
+  name = path.stem if path.suffix == '.gguf' else path.name
+  return re.sub(r'[^\w.-]+', '-', name)
+
+
+def _text(settings: Settings) -> tuple[str, str]:
+  if settings.text is not None:
+    path = pathlib.Path(settings.text).expanduser()
+    if not path.is_file():
+      raise FileNotFoundError(f'There is no text file {path} (--text).')
+    return path.read_text(encoding='utf-8'), path.name
+  if settings.model == inputs.BUNDLED:
+    path = (
+      pathlib.Path(inputs.place(inputs.BUNDLED, inputs.BUNDLE)) / 'text.txt'
+    )
+    return path.read_text(encoding='utf-8'), 'text of the bundled world'
+  return (
+    plain_text.default_text(),
+    'documentation of the Python language (pydoc_data.topics)',
+  )
+
+
+def _saes(settings, config) -> dict[int, inputs.NamedSAE]:
+  source = settings.sae
+  if source is None:
+    if settings.model != inputs.BUNDLED:
+      return {}
+    source = str(inputs.SAES)
+  chosen = inputs.choose_saes(source, config)
+  return {each.layer: each for each in chosen}

@@ -1,0 +1,282 @@
+"""What a run of a task's prompts leaves at their last tokens.
+
+Every step of the study starts from one such run: streams, heads' outputs and
+attention's pattern where the answer is about to come. Letters: n prompts, L
+layers, N heads, and those of the library.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.factual_recall.prompts import Prompts
+import gemma_jax as gj
+from gemma_jax.layers import soft_cap
+
+SITES = (
+  'resid_pre',
+  'z',
+  'attn_out_raw',
+  'attn_out',
+  'resid_mid',
+  'mlp_out',
+  'resid_post',
+)
+# Logits of so many bytes are held at a time.
+_LOGITS_BYTES = 1 << 28
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Trace:
+  """A run of n prompts, read at each one's last token.
+
+  Attributes:
+    activations: Site -> float32 [L, n, W], those of SITES.
+    pattern: float32 [L, n, N, S], the last token's attention to every slot.
+    key_positions: int32 [n, S], the slots' positions; -1 is padding.
+  """
+
+  activations: dict[str, np.ndarray]
+  pattern: np.ndarray
+  key_positions: np.ndarray
+
+  def __getitem__(self, site: str) -> np.ndarray:
+    """float32 [L, n, W]."""
+    return self.activations[site]
+
+  @property
+  def final(self) -> np.ndarray:
+    """float32 [n, D], the stream that is unembedded."""
+    return self.activations['resid_post'][-1]
+
+  def take(self, rows: np.ndarray) -> 'Trace':
+    """That of some of the prompts."""
+    return Trace(
+      activations={site: x[:, rows] for site, x in self.activations.items()},
+      pattern=self.pattern[:, rows],
+      key_positions=self.key_positions[rows],
+    )
+
+  def attention_to(self, spans: np.ndarray) -> np.ndarray:
+    """float32 [L, n, N], attention to positions [start, stop) of each row."""
+    inside = self.key_positions >= spans[:, :1]
+    inside &= self.key_positions < spans[:, 1:]
+    return (self.pattern * inside[None, :, None]).sum(-1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Readout:
+  """How a last stream is read: logits less their mean over the vocabulary.
+
+  pi(Y) of Lv et al. (section 1.3): the answer's logit less the mean logit,
+  before the soft cap; it does not see a constant added to all logits.
+
+  Attributes:
+    model: Unembeds.
+    answer: float64 [n, D], the direction of each prompt's answer.
+    name: float64 [n, D], that of its subject's first token.
+    answer_bias: float64 [n].
+    name_bias: float64 [n].
+  """
+
+  model: gj.Decoder
+  answer: np.ndarray
+  name: np.ndarray
+  answer_bias: np.ndarray
+  name_bias: np.ndarray
+
+  @classmethod
+  def of(cls, model: gj.Decoder, answers, names) -> 'Readout':
+    """Returns the readout of tokens, int [n] each."""
+    mean, bias = mean_readout(model)
+    return cls(
+      model=model,
+      answer=gj.readout(model, answers) - mean,
+      name=gj.readout(model, names) - mean,
+      answer_bias=gj.readout_bias(model, answers) - bias,
+      name_bias=gj.readout_bias(model, names) - bias,
+    )
+
+  def take(self, rows: np.ndarray) -> 'Readout':
+    """That of some of the prompts."""
+    return dataclasses.replace(
+      self,
+      answer=self.answer[rows],
+      name=self.name[rows],
+      answer_bias=self.answer_bias[rows],
+      name_bias=self.name_bias[rows],
+    )
+
+  def pi(self, streams: np.ndarray) -> np.ndarray:
+    """float64 [..., n, 2], pi(Y) and pi(N), of streams [..., n, D]."""
+    both = (
+      gj.read_logit(self.model, streams, self.answer, self.answer_bias),
+      gj.read_logit(self.model, streams, self.name, self.name_bias),
+    )
+    return np.stack(both, axis=-1)
+
+
+def mean_readout(model: gj.Decoder) -> tuple[np.ndarray, float]:
+  """The mean of all tokens' readouts, float64 [D], and of their biases."""
+  V, step = model.config.vocab_size, 8192
+  direction, bias = 0.0, 0.0
+  for start in range(0, V, step):
+    tokens = np.arange(start, min(V, start + step))
+    direction = direction + gj.readout(model, tokens).sum(0)
+    bias += float(gj.readout_bias(model, tokens).sum())
+  return direction / V, bias / V
+
+
+def trace(
+  model: gj.Decoder,
+  prompts: Prompts,
+  *,
+  rows_per_batch: int = 128,
+  interventions: gj.Interventions | None = None,
+) -> Trace:
+  """Runs all prompts.
+
+  Args:
+    model: Stacked.
+    prompts: n of them.
+    rows_per_batch: How many are run at once; bounds memory.
+    interventions: Changes to the run, the same for every row.
+  """
+  prefix = prompts.share_prefix(model)
+  activations, patterns = [], []
+  for rows in batches(len(prompts), rows_per_batch):
+    out = gj.run(
+      model,
+      prompts.tokens[rows],
+      prompts.positions[rows],
+      interventions=interventions,
+      capture=gj.capture(*SITES, 'pattern', positions='last'),
+      prefix=prefix,
+    )
+    activations.append(
+      {site: np.asarray(out[site][:, :, 0], np.float32) for site in SITES}
+    )
+    patterns.append(np.asarray(out['pattern'][:, :, :, 0], np.float32))
+  P = len(prompts.prefix)
+  before = np.broadcast_to(np.arange(P), (len(prompts), P))
+  count = len(prompts)
+  return Trace(
+    activations={
+      site: np.concatenate([each[site] for each in activations], axis=1)[
+        :, :count
+      ]
+      for site in SITES
+    },
+    pattern=np.concatenate(patterns, axis=1)[:, :count],
+    key_positions=np.concatenate([before, prompts.positions], axis=1),
+  )
+
+
+def batches(count: int, size: int) -> Iterator[np.ndarray]:
+  """Numbers of rows, all of one length: the last row fills up the last batch.
+
+  What is computed of them is to be cut to `count`.
+  """
+  parts = -(-count // size)
+  size = -(-count // max(1, parts))  # as even as possible
+  for start in range(0, count, max(1, size)):
+    yield np.minimum(np.arange(start, start + size), count - 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Outcomes:
+  """What the model says after m last streams.
+
+  Attributes:
+    log_prob: float32 [m], of the answer, in nats.
+    says: bool [m], whether the likeliest token is the answer.
+    top: int32 [m], the likeliest token.
+    pi: float32 [m], the answer's logit less the mean, after the soft cap.
+    entropy: float32 [m], of the next token, in nats.
+  """
+
+  log_prob: np.ndarray
+  says: np.ndarray
+  top: np.ndarray
+  pi: np.ndarray
+  entropy: np.ndarray
+
+  @property
+  def prob(self) -> np.ndarray:
+    """float32 [m], of the answer."""
+    return np.exp(self.log_prob)
+
+
+def outcomes(
+  model: gj.Decoder,
+  streams: np.ndarray,
+  answers: np.ndarray,
+  scale: np.ndarray | None = None,
+) -> Outcomes:
+  """Returns what the model says after streams, unembedded a few at a time.
+
+  Args:
+    model: Unembeds.
+    streams: float [m, D], last streams.
+    answers: int [m].
+    scale: float [m], what the final norm divides by, from `gj.norm_scale` of
+      other streams; None is the streams' own.
+  """
+  m = len(streams)
+  size = max(1, min(m, _LOGITS_BYTES // (4 * model.config.vocab_size)))
+  given = [streams, answers]
+  if scale is not None:
+    given.append(np.asarray(scale, np.float32))
+  found = [
+    _outcomes(model, *(jnp.asarray(each[rows]) for each in given))
+    for rows in batches(m, size)
+  ]
+  parts = [np.concatenate(part)[:m] for part in zip(*found, strict=True)]
+  return Outcomes(
+    **dict(zip(('log_prob', 'top', 'pi', 'entropy'), parts, strict=True)),
+    says=parts[1] == answers,
+  )
+
+
+@jax.jit
+def _outcomes(model, streams, answers, scale=None):
+  if scale is None:
+    logits = gj.unembed(model, streams)
+  else:
+    logits = _unembed_at(model, streams, scale)
+  log_probs = jax.nn.log_softmax(logits)
+  take = functools.partial(
+    jnp.take_along_axis, indices=answers[:, None], axis=1
+  )
+  return (
+    take(log_probs)[:, 0],
+    logits.argmax(-1),
+    take(logits)[:, 0] - logits.mean(-1),
+    -(jnp.exp(log_probs) * log_probs).sum(-1),
+  )
+
+
+def _unembed_at(model, streams, scale):
+  """Logits as `gj.unembed` gives them, had the final norm divided by `scale`.
+
+  As there, streams are normed in float32 and rounded to their own dtype.
+  """
+  config = model.config
+  x = streams.astype(jnp.float32)
+  if config.norm == 'layer':
+    x -= x.mean(-1, keepdims=True)
+  gain = config.norm_offset + model.final_norm[...].astype(jnp.float32)
+  x = x / scale[:, None] * gain
+  if model.final_norm_b is not None:
+    x += model.final_norm_b[...].astype(jnp.float32)
+  logits = jnp.einsum(
+    'BD,VD->BV',
+    x.astype(streams.dtype),
+    model.unembedding,
+    preferred_element_type=jnp.float32,
+  )
+  return soft_cap(logits, config.final_softcap)
