@@ -162,7 +162,13 @@ def make_prompts(
   )
 
 
-def corrupt(tokenizer: gj.Tokenizer, prompts: Prompts, seed: int) -> Prompts:
+def corrupt(
+  tokenizer: gj.Tokenizer,
+  prompts: Prompts,
+  seed: int,
+  *,
+  published: bool = False,
+) -> Prompts:
   """The same prompts with another subject of the task in each.
 
   The other subject is drawn from (seed, prompt), so that it depends on no other
@@ -172,6 +178,9 @@ def corrupt(tokenizer: gj.Tokenizer, prompts: Prompts, seed: int) -> Prompts:
     tokenizer: The model's.
     prompts: n prompts.
     seed: Random seed.
+    published: As the published code does: texts end with the answer of the
+      prompt's own subject, "France's" becomes "Japan", without its 's, and the
+      other subject may be the prompt's own. For `published_donors`.
 
   Raises:
     ValueError: the prompts have one subject.
@@ -186,18 +195,25 @@ def corrupt(tokenizer: gj.Tokenizer, prompts: Prompts, seed: int) -> Prompts:
   others = []
   for row, own in enumerate(prompts.subjects):
     rng = np.random.default_rng([seed, row])
-    others.append(rng.choice([each for each in asked if each != own]))
+    choice = [each for each in asked if published or each != own]
+    others.append(rng.choice(choice))
+
+  def text_of(row):
+    template = task.templates[prompts.templates[row]]
+    if not published:
+      return template.replace(SUBJECT, task.facts[others[row]].subject)
+    text = template.replace(f"{SUBJECT}'s", SUBJECT)
+    text = text.replace(SUBJECT, task.facts[others[row]].subject)
+    return f'{text} {task.facts[prompts.subjects[row]].answer}'
+
   return _tokenise(
     tokenizer,
     task,
     task.demonstrations(prompts.shots),
     prompts.shots,
     [
-      (
-        task.templates[t].replace(SUBJECT, task.facts[other].subject),
-        task.templates[t],
-      )
-      for t, other in zip(prompts.templates, others, strict=True)
+      (text_of(row), task.templates[t])
+      for row, t in enumerate(prompts.templates)
     ],
     [task.facts[other].subject for other in others],
     **{

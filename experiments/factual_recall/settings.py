@@ -46,8 +46,9 @@ class Settings:
     closely: Most prompts per task for what runs each of them many times: path
       patching, attention knockouts and extraction. All subjects are among them
       if there is room.
-    mode: 'reference' keeps the defects of the published code (mean over
-      absolute positions; corrupted possessives that lose their 's).
+    mode: 'reference' keeps the defects of the published code: means over
+      absolute positions, padding and answers included; corrupted possessives
+      that lose their 's; one prompt in 15 that is not corrupted.
     seed: Random seed of corruptions, splits and resamples.
     rows_per_batch: Prompts run at once; bounds memory.
     redo: Do everything again, even what an earlier run has finished.

@@ -84,13 +84,22 @@ def recall(context: Context, prompts: Prompts) -> tuple[dict, dict]:
   first = patching_step.first_results(
     prompts, said, readout.pi(everything.final)
   )
+  print(
+    f'  P(answer) {first["p_answer"]["value"]:.3f}, top-1 '
+    f'{first["top1"]["value"]:.1%}, pi(Y) {first["pi_answer"]["value"]:.2f}, '
+    f'pi(N) {first["pi_subject"]["value"]:.2f}; {first["split_answers"]} '
+    f'answers and {first["split_subjects"]} subjects of {first["subjects"]} '
+    'are more than one token',
+    flush=True,
+  )
   held = _held_facts(prompts)
   prompts, readout = prompts.take(held), readout.take(held)
   clean = everything.take(held)
   some = _subset(prompts, settings.closely, seed)
   patched, clean_of = prompts.take(some), clean.take(some)
-  corrupted = corrupt(tokenizer, patched, seed)
-  if settings.mode == 'reference':
+  reference = settings.mode == 'reference'
+  corrupted = corrupt(tokenizer, patched, seed, published=reference)
+  if reference:
     donor = path_patching.published_donors(
       model, patched, corrupted, tokenizer.pad_id
     )

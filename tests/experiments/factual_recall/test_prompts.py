@@ -390,3 +390,28 @@ def test_published_prompts(name):
   prompts = make_prompts(tokenizer, read_task('capitals'))
   assert len(prompts) == 225
   check(tokenizer, prompts)
+
+
+def test_published_corruption_keeps_its_defects():
+  """Texts end with the own answer, "'s" is lost, the own subject may stay."""
+  tokenizer = gj.Tokenizer.from_pretrained(BASE)
+  facts = read_task('city_country').facts
+  task = Task(
+    name='possessive',
+    source='written here',
+    templates=("As for {subject}'s", 'The country of {subject} is'),
+    facts=facts[:8],
+    shot='',
+    shots=(),
+  )
+  asked = make_prompts(tokenizer, task)
+  found = corrupt(tokenizer, asked, 0, published=True)
+  same = 0
+  for row, text in enumerate(found.texts):
+    own = facts[asked.subjects[row]]
+    assert text.endswith(f' {own.answer}') and "'s" not in text
+    same += own.subject in text
+    tokens, positions = found.whole()
+    ids = tokens[row][positions[row] >= 0].tolist()
+    assert ids == tokenizer.encode(text)
+  assert 0 < same < len(found) / 2
