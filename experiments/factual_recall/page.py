@@ -99,7 +99,7 @@ def summary(results: Mapping) -> list[str]:
     (each['number'], each['verdict']) for each in results['claims']
   )
   said = [
-    f'{about.lower()}: {counts[number, HOLDS]} hold, '
+    f'{about}: {counts[number, HOLDS]} hold, '
     f'{counts[number, FAILS]} do not, {counts[number, OPEN]} cannot be told'
     for number, about in _ABOUT.items()
     if any(counts[number, v] for v in (HOLDS, FAILS, OPEN))
