@@ -65,6 +65,7 @@ def claims(
         _ALIKE,
       )
     )
+  found.sort(key=lambda each: each.number)
   return [dataclasses.asdict(each) for each in found]
 
 
