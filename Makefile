@@ -43,7 +43,7 @@ recall: $(INSTALLED)  ## How models recall facts: the bundled one, SmolLM2; Gemm
 	model=$$($(BIN)/python -m tools.real_models --model=smollm2) && $(BIN)/python -m experiments.factual_recall --out=out/recall/smollm2 --model="$$model"
 	if model=$$($(BIN)/python -m tools.real_models --model=gemma3); then $(BIN)/python -m experiments.factual_recall --out=out/recall/gemma3 --model="$$model"; fi
 
-test: $(INSTALLED)  ## The tests, a quarter of an hour on two cores.
+test: $(INSTALLED)  ## The tests, twenty minutes on two cores.
 	$(CACHE) $(PYTEST) -m 'not slow' $(PARITY)
 	$(CACHE) XLA_FLAGS='$(XLA_FLAGS) $(QUICK)' $(PYTEST) --dist loadfile -m 'not slow' --ignore=$(PARITY)
 

@@ -81,6 +81,7 @@ def mechanism_signals(
   prompts: Prompts,
   movers: Movers,
   heads: Sequence[tuple[int, int]],
+  mean: tuple[np.ndarray, float] | None = None,
 ) -> dict[str, np.ndarray]:
   """What recall does in every prompt, and what its output shows; each [n].
 
@@ -93,10 +94,11 @@ def mechanism_signals(
     prompts: n of them.
     movers: Of the same run.
     heads: Layer and number of the argument heads.
+    mean: As in `Readout.of`.
   """
   L = model.config.num_layers
   said = outcomes(model, trace.final, prompts.answers)
-  own = Readout.of(model, said.top, prompts.names)
+  own = Readout.of(model, said.top, prompts.names, mean)
   scale = gj.norm_scale(model.config, trace.final)
   at = tuple(np.array(heads).T)
   writes = sum(

@@ -27,7 +27,12 @@ from experiments.factual_recall.last_writes import (
 )
 from experiments.factual_recall.price import price as measure_price
 from experiments.factual_recall.prompts import Prompts, corrupt
-from experiments.factual_recall.trace import Readout, outcomes, trace
+from experiments.factual_recall.trace import (
+  Readout,
+  mean_readout,
+  outcomes,
+  trace,
+)
 import gemma_jax as gj
 
 if TYPE_CHECKING:
@@ -59,6 +64,11 @@ class Context:
     return plain_text.unigram_counts(self.study.tokenizer, self.study.text)
 
   @functools.cached_property
+  def mean(self) -> tuple[np.ndarray, float]:
+    """The mean of all tokens' readouts."""
+    return mean_readout(self.model)
+
+  @functools.cached_property
   def chance(self) -> np.ndarray:
     """Average tokens if the counts were those of others."""
     seed = self.study.settings.seed
@@ -79,7 +89,7 @@ def recall(context: Context, prompts: Prompts) -> tuple[dict, dict]:
   model, seed = context.model, settings.seed
   rows = {'rows_per_batch': settings.rows_per_batch}
   everything = trace(model, prompts, **rows)
-  readout = Readout.of(model, prompts.answers, prompts.names)
+  readout = Readout.of(model, prompts.answers, prompts.names, context.mean)
   said = outcomes(model, everything.final, prompts.answers)
   first = patching_step.first_results(
     prompts, said, readout.pi(everything.final)
@@ -259,7 +269,12 @@ def inspect(
     seed = settings.seed
     moved = patching_step.movers_lib.movers(model, clean, prompts, seed)
     signals = knowing.mechanism_signals(
-      model, clean, prompts, moved, [tuple(each) for each in heads]
+      model,
+      clean,
+      prompts,
+      moved,
+      [tuple(each) for each in heads],
+      context.mean,
     )
     streams = knowing.subject_streams(model, prompts)
     scores, chosen = knowing.detectors(

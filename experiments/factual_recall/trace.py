@@ -90,9 +90,17 @@ class Readout:
   name_bias: np.ndarray
 
   @classmethod
-  def of(cls, model: gj.Decoder, answers, names) -> 'Readout':
-    """Returns the readout of tokens, int [n] each."""
-    mean, bias = mean_readout(model)
+  def of(cls, model: gj.Decoder, answers, names, mean=None) -> 'Readout':
+    """Returns the readout of tokens, int [n] each.
+
+    Args:
+      model: Unembeds.
+      answers: The answers' first tokens.
+      names: The subjects' first tokens.
+      mean: From `mean_readout`, which reads the whole unembedding; None makes
+        it.
+    """
+    mean, bias = mean_readout(model) if mean is None else mean
     return cls(
       model=model,
       answer=gj.readout(model, answers) - mean,

@@ -58,7 +58,12 @@ def plain(model, receiver, sender, donor, prompts, readout):
 
 @pytest.mark.parametrize(
   ('family', 'prefix', 'name'),
-  [('gemma2', 0, 'L2H1'), ('gpt2', 3, 'MLP2'), ('llama', 2, 'L1H0')],
+  [
+    ('gemma2', 0, 'L2H1'),
+    ('llama', 2, 'MLP1'),
+    pytest.param('gpt2', 3, 'MLP2', marks=pytest.mark.slow),
+    pytest.param('llama', 0, 'L1H0', marks=pytest.mark.slow),
+  ],
 )
 def test_effects_are_those_of_three_whole_runs(family, prefix, name):
   _, model = tiny.pair(0, family)

@@ -59,7 +59,7 @@ def test_programs_take_their_flags(family, tmp_path):
   for program in found:
     module = importlib.import_module(f'experiments.{program.name}')
     values = flags.FlagValues()
-    if hasattr(module, 'Settings'):
+    if hasattr(module, '__path__'):  # a study, in a folder of its own
       define_flags(module.Settings, values)
     else:
       module.define_flags(values)
