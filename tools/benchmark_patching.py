@@ -272,9 +272,7 @@ def time_paths(model, tokenizer, n):
     found['ours'] = total_effects(model, clean, donor, prompts, readout)
 
   def naive():
-    found['naive'] = naive_total_effects(
-      model, None, donor, prompts, readout, layers
-    )
+    found['naive'] = naive_total_effects(model, donor, prompts, readout, layers)
 
   candidates = {'ours': ours, name: naive}
   with tqdm(total=len(candidates) * _REPEATS.value, leave=False) as bar:

@@ -49,11 +49,7 @@ def bars(
     ValueError: there are no rows, a panel has two bars of one label and group,
       or a group is not one of `groups`.
   """
-  panels = panels_lib.by_panel(rows, 'bars')
-  labels = rows_lib.labels(panels)
-  colours = rows_lib.group_colours(
-    (row.group for part in panels.values() for row in part), groups
-  )
+  panels, labels, colours = rows_lib.laid_out(rows, 'bars', groups)
   _check(panels)
   height = max(_LABEL_HEIGHT, _GROUP_HEIGHT * len(colours)) * len(labels)
   figure, places = panels_lib.grid(

@@ -51,11 +51,7 @@ def dots(
   Raises:
     ValueError: there are no rows, or a group is not one of `groups`.
   """
-  panels = panels_lib.by_panel(rows, 'dots')
-  labels = rows_lib.labels(panels)
-  colours = rows_lib.group_colours(
-    (row.group for part in panels.values() for row in part), groups
-  )
+  panels, labels, colours = rows_lib.laid_out(rows, 'dots', groups)
   shifts = dict.fromkeys(colours, 0.0)
   if len(colours) > 1:
     reach = min(_REACH, _STEP * (len(colours) - 1) / 2)

@@ -10,6 +10,7 @@ import math
 import re
 from typing import Self
 
+from experiments.charts import panels as panels_lib
 from experiments.charts import style
 from experiments.charts.details import hover_text, on_click
 from experiments.stats.intervals import Estimate
@@ -145,6 +146,26 @@ def _clicked(row: Row, value_title: str, percent: bool) -> str:
 def _value(row: Row, value_title: str, percent: bool) -> str:
   value = style.interval(row.value, row.low, row.high, percent=percent)
   return f'{value_title}: {value}' if value_title else value
+
+
+def laid_out(
+  rows: Sequence[Row] | Mapping[str, Sequence[Row]],
+  what: str,
+  groups: Groups | None,
+) -> tuple[dict[str, list[Row]], list[str], dict[str, str]]:
+  """Returns the rows of each panel, all labels, and each group's colour.
+
+  Args:
+    rows: Rows of one panel, or panel's title -> rows.
+    what: What rows are, for errors.
+    groups: As in `group_colours`.
+
+  Raises:
+    ValueError: there are no rows, or see `group_colours`.
+  """
+  panels = panels_lib.by_panel(rows, what)
+  names = (row.group for part in panels.values() for row in part)
+  return panels, labels(panels), group_colours(names, groups)
 
 
 def labels(panels: Mapping[str, Sequence[Row]]) -> list[str]:

@@ -147,8 +147,7 @@ def kept_batches(
   Batches are as even as possible, and all of one length: the last is filled up
   with its last row.
   """
-  count = len(prompts)
-  for rows in batches(count, -(-count // -(-count // size))):
+  for rows in batches(len(prompts), size):
     yield rows, keep(model, prompts.take(rows))
 
 

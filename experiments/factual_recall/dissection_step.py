@@ -35,7 +35,7 @@ def dissect(
   *,
   reference: bool = False,
   seed: int = 0,
-) -> tuple[dict, dict[str, np.ndarray]]:
+) -> dict:
   """Attention knockouts, extraction, early patching, attributes rate.
 
   Args:
@@ -45,10 +45,6 @@ def dissect(
     tokenizer: The model's.
     reference: Whether defects of the published code are kept.
     seed: Random seed of resamples and controls.
-
-  Returns:
-    Results; and 'knockout' [G, L], the mean change of P in percent of the token
-    that the model says.
   """
   targets = said_and_answer(model, prompts, clean)
   cut = knock_out_windows(model, prompts, clean, targets, seed=seed)
@@ -71,13 +67,7 @@ def dissect(
   contrast = _contrast(prompts, arrays, model.config.num_layers)
   if contrast is not None:
     found['subject_less_non_subject'] = contrast
-  knockout = np.array(
-    [
-      [each['value'] or np.nan for each in cut['groups'][group][SAID]['change']]
-      for group in GROUPS
-    ]
-  )
-  return found, {'knockout': knockout}
+  return found
 
 
 def extraction_rates(model: gj.Decoder, prompts: Prompts, clean: Trace) -> dict:

@@ -24,16 +24,13 @@ from experiments.factual_recall.dissection import (
   kept_batches,
 )
 from experiments.factual_recall.prompts import Prompts
-from experiments.factual_recall.trace import Trace, batches
+from experiments.factual_recall.trace import Trace, by_logits
 from experiments.stats.intervals import cluster_bootstrap_ratio
 from experiments.stats.resampling import cluster_bootstrap_means
 import gemma_jax as gj
 from gemma_jax.capture import Capture
 from gemma_jax.interventions import prepare
 from gemma_jax.model import run_blocks
-
-# Logits of so many bytes are held at a time.
-_LOGITS_BYTES = 1 << 28
 
 
 def knock_out_windows(
@@ -130,12 +127,7 @@ def log_probs(
     streams: [m, D], leaving the last layer.
     tokens: int [m, k].
   """
-  m = len(streams)
-  size = max(1, min(m, _LOGITS_BYTES // (4 * model.config.vocab_size)))
-  found = [
-    _log_probs(model, streams[rows], tokens[rows]) for rows in batches(m, size)
-  ]
-  return np.concatenate(found)[:m]
+  return by_logits(_log_probs, model, streams, tokens)
 
 
 @jax.jit

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from experiments.factual_recall.least_squares import cosine
 from experiments.factual_recall.trace import Trace
 from experiments.stats.intervals import CONFIDENCE, Estimate, number_units
 from experiments.stats.resampling import bounds, draw, estimate, mean_by_unit
@@ -113,14 +114,14 @@ def last_layer_writes(
     row = {'layer': layer, 'frequency': {'heads': found[:N], **own}}
     for name, gained in (('cosine', False), ('cosine_with_gain', True)):
       through = _through_gain if gained else lambda model, x: x
-      cosine = _Cosine(
+      average_cosine = _Cosine(
         through(model, average[0]), through(model, chance), resamples, units
       )
       row[name] = {
-        'mlp': cosine.of_mean(trace['mlp_out'][layer]),
+        'mlp': average_cosine.of_mean(trace['mlp_out'][layer]),
         'intercept': None
         if intercepts is None
-        else cosine.of(intercepts[layer], len(units)),
+        else average_cosine.of(intercepts[layer], len(units)),
       }
     layers.append(row)
     if layer == L - 1:
@@ -196,9 +197,9 @@ class _Cosine:
 
   def of(self, vector, n) -> dict:
     """Of a vector [D] that comes without an interval."""
-    value = float(_cosines(vector, self._average))
+    value = float(cosine(vector, self._average))
     found = Estimate(value=value, low=math.nan, high=math.nan, n=n).to_dict()
-    low, high = bounds(_cosines(vector, self._chance))
+    low, high = bounds(cosine(vector, self._chance))
     return {**found, 'chance': [float(low), float(high)]}
 
   def of_mean(self, outputs) -> dict:
@@ -210,15 +211,8 @@ class _Cosine:
       return found
     sizes = np.bincount(number_units(self._units)[0])
     drawn = self._resamples @ (by_unit * sizes[:, None])  # a sum's direction
-    resampled = _cosines(drawn, self._average)
+    resampled = cosine(drawn, self._average)
     return found | estimate(found['value'], resampled, len(outputs)).to_dict()
-
-
-def _cosines(x, y) -> np.ndarray:
-  """Of vectors [..., D] and [..., D]."""
-  x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-  norms = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
-  return (x * y).sum(-1) / np.where(norms > 0, norms, np.nan)
 
 
 def average_by_chance(

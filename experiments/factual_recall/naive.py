@@ -5,13 +5,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from experiments.factual_recall.prompts import Prompts
-from experiments.factual_recall.trace import Readout, Trace
+from experiments.factual_recall.trace import Readout
 import gemma_jax as gj
 
 
 def naive_total_effects(
   model: gj.Decoder,
-  clean: Trace | None,
   donor: dict[str, np.ndarray],
   prompts: Prompts,
   readout: Readout,
@@ -21,8 +20,6 @@ def naive_total_effects(
 
   Args:
     model: Any.
-    clean: Not used, as the prompts are run anew; here so that both functions
-      are called alike.
     donor: From `path_patching.donors`.
     prompts: n of them, all run in one batch, demonstrations included.
     readout: Of the prompts.
@@ -31,7 +28,6 @@ def naive_total_effects(
   Returns:
     float64 [len(layers), S, n, 2].
   """
-  del clean
   L, N = model.config.num_layers, model.config.num_heads
   batch = prompts.whole()
   whole = gj.run(model, *batch, capture=gj.capture('z'))

@@ -38,42 +38,35 @@ def first_results(prompts: Prompts, said: Outcomes, pi: np.ndarray) -> dict:
     said: Of the clean run.
     pi: float [n, 2], pi(Y) and pi(N) before the soft cap.
   """
-  units = prompts.units
-  whole = (prompts.answer_sizes == 1) & (prompts.name_sizes == 1)
+  units = np.array(prompts.units, object)
 
   def mean(values, at=slice(None)):
-    names = np.array(units, object)[at].tolist()
-    return cluster_bootstrap_mean(np.asarray(values)[at], names).to_dict()
+    return cluster_bootstrap_mean(values[at], units[at].tolist()).to_dict()
+
+  def right(at=slice(None)):
+    return {
+      'p_answer': mean(said.prob, at),
+      'top1': wilson_by_cluster(said.says[at], units[at].tolist()).to_dict(),
+    }
 
   found = {
     'prompts': len(prompts),
     'subjects': len(set(units)),
     'split_answers': _split(prompts, prompts.answer_sizes),
     'split_subjects': _split(prompts, prompts.name_sizes),
-    'p_answer': mean(said.prob),
+    **right(),
     'log_p_answer': mean(said.log_prob),
-    'top1': wilson_by_cluster(said.says, units).to_dict(),
     'pi_answer': mean(pi[:, 0]),
     'pi_subject': mean(pi[:, 1]),
     'pi_answer_after_cap': mean(said.pi),
   }
+  whole = (prompts.answer_sizes == 1) & (prompts.name_sizes == 1)
   if 0 < whole.sum() < len(prompts):
-    found['single_token'] = {
-      'prompts': int(whole.sum()),
-      'p_answer': mean(said.prob, whole),
-      'top1': wilson_by_cluster(
-        said.says[whole], np.array(units, object)[whole].tolist()
-      ).to_dict(),
-    }
-  truth = np.array([prompts.task.facts[i].known for i in prompts.subjects])
-  if not any(each is None for each in truth):
-    for name, at in (('known', truth == True), ('unknown', truth == False)):  # noqa: E712
-      found[name] = {
-        'p_answer': mean(said.prob, at),
-        'top1': wilson_by_cluster(
-          said.says[at], np.array(units, object)[at].tolist()
-        ).to_dict(),
-      }
+    found['single_token'] = {'prompts': int(whole.sum()), **right(whole)}
+  truth = [prompts.task.facts[i].known for i in prompts.subjects]
+  if None not in truth:
+    known = np.array(truth)
+    found |= {'known': right(known), 'unknown': right(~known)}
   return found
 
 
@@ -243,7 +236,7 @@ class _Percent:
   def of(self, patched) -> Estimate:
     """100 (mean patched - mean clean) / mean clean."""
     resampled = 100 * (self._sums(patched) / self._before - 1)
-    value = 100 * (patched.mean() / self._pi.mean() - 1)
+    value = path_patching.change_in_percent(patched, self._pi)
     return estimate(float(value), resampled, len(patched))
 
   def _sums(self, values):

@@ -171,10 +171,7 @@ def total_streams(
       parts.append(
         _through_mlps(
           model,
-          jnp.int32(layer),
-          jnp.asarray(clean['resid_pre'][layer][rows][:, None], model.dtype),
-          jnp.asarray(prompts.ends[rows][:, None]),
-          jnp.asarray(clean['z'][:, rows][:, :, None]),
+          *_from_layer(model, clean, prompts, layer, rows),
           of_rows(donor['z'][layer]),
           of_rows(donor['mlp_out'][layer]),
           heads,
@@ -201,27 +198,57 @@ def _through_mlps(
     heads: float32 [S, N], the head that each sender is.
     mlps: float32 [S, L], the MLP that each sender is.
   """
-  config = model.config
-  held = gj.patch('z', source=z)
 
   def one(head, mlp):
-    changes = [
-      held,
-      gj.patch('z', source=donor_z, layers=layer, heads=head),
-      gj.patch('mlp_out', source=donor_mlp, layers=mlp),
-    ]
-    x, _, _ = run_blocks(
-      model,
-      stream,
-      positions,
-      interventions=prepare(changes, config, positions),
-      capture=Capture(sites=()),
-      first_layer=layer,
-      num_layers=config.num_layers,
-    )
-    return x[:, 0]
+    changes = replaced_sender(z, layer, donor_z, donor_mlp, head, mlp)
+    return _last_streams(model, layer, stream, positions, changes)
 
   return jax.vmap(one)(heads, mlps)
+
+
+def replaced_sender(z, layer, donor_z, donor_mlp, head, mlp) -> list[gj.Change]:
+  """Changes that hold all heads and replace one sender; pure.
+
+  Args:
+    z: [L, n, 1, W], at which heads are held.
+    layer: The sender's.
+    donor_z, donor_mlp: [n, 1, W], what it is replaced by.
+    head: float32 [N], 1 at the head that it is.
+    mlp: float32 [L], 1 at the layer whose MLP it is.
+  """
+  return [
+    gj.patch('z', source=z),
+    gj.patch('z', source=donor_z, layers=layer, heads=head),
+    gj.patch('mlp_out', source=donor_mlp, layers=mlp),
+  ]
+
+
+def _from_layer(model, clean, prompts, layer, rows) -> tuple:
+  """What a run of last tokens from a layer on starts from, heads held.
+
+  The layer, what enters it [n, 1, D], positions [n, 1], and z [L, n, 1, W].
+  """
+  return (
+    jnp.int32(layer),
+    jnp.asarray(clean['resid_pre'][layer][rows][:, None], model.dtype),
+    jnp.asarray(prompts.ends[rows][:, None]),
+    jnp.asarray(clean['z'][:, rows][:, :, None]),
+  )
+
+
+def _last_streams(model, layer, stream, positions, changes):
+  """Streams [n, D] after the last layer; stream [n, 1, D] enters a layer."""
+  config = model.config
+  x, _, _ = run_blocks(
+    model,
+    stream,
+    positions,
+    interventions=prepare(changes, config, positions),
+    capture=Capture(sites=()),
+    first_layer=layer,
+    num_layers=config.num_layers,
+  )
+  return x[:, 0]
 
 
 def sweep_bytes(config: gj.ModelConfig, rows_per_batch: int = ROWS) -> int:
@@ -269,10 +296,7 @@ def streams_with_added(
   parts = [
     _through_with_added(
       model,
-      jnp.int32(layer),
-      jnp.asarray(clean['resid_pre'][layer][rows][:, None], model.dtype),
-      jnp.asarray(prompts.ends[rows][:, None]),
-      jnp.asarray(clean['z'][:, rows][:, :, None]),
+      *_from_layer(model, clean, prompts, layer, rows),
       jnp.asarray(vectors[:, rows]),
       site=site,
     )
@@ -284,21 +308,11 @@ def streams_with_added(
 @functools.partial(jax.jit, static_argnames='site')
 def _through_with_added(model, layer, stream, positions, z, vectors, *, site):
   """Streams [S, n, D]; vectors [S, n, D], else as `_through_mlps`."""
-  config = model.config
   held = gj.patch('z', source=z)
 
   def one(vector):
-    added = gj.steer(site, vector, layers=layer)
-    x, _, _ = run_blocks(
-      model,
-      stream,
-      positions,
-      interventions=prepare([held, added], config, positions),
-      capture=Capture(sites=()),
-      first_layer=layer,
-      num_layers=config.num_layers,
-    )
-    return x[:, 0]
+    changes = [held, gj.steer(site, vector, layers=layer)]
+    return _last_streams(model, layer, stream, positions, changes)
 
   return jax.vmap(one)(vectors)
 

@@ -20,7 +20,7 @@ from experiments.factual_recall.mitigation import (
   random_directions,
   run_alone,
 )
-from experiments.factual_recall.trace import batches
+from experiments.factual_recall.trace import batches, by_logits
 from experiments.stats.detection import reliability
 from experiments.stats.intervals import Estimate, cluster_bootstrap_ratio
 from experiments.stats.resampling import bounds, draw
@@ -117,12 +117,7 @@ def predictions(
   R, T, D = streams.shape
   x = streams[:, :-1].reshape(-1, D)
   targets = rows[:, 1:].reshape(-1)
-  size = max(1, min(len(x), _LOGITS_BYTES // (4 * model.config.vocab_size)))
-  parts = [
-    _predict(model, jnp.asarray(x[at], model.dtype), jnp.asarray(targets[at]))
-    for at in batches(len(x), size)
-  ]
-  joined = [np.concatenate(part)[: len(x)] for part in zip(*parts, strict=True)]
+  joined = by_logits(_predict, model, x, targets, held=_LOGITS_BYTES)
   return tuple(part.reshape(R, T - 1) for part in joined)
 
 
@@ -150,7 +145,7 @@ def _streams(model, rows, intercept, random) -> dict[str, np.ndarray]:
 
 @jax.jit
 def _predict(model, streams, targets):
-  logits = gj.unembed(model, streams)
+  logits = gj.unembed(model, streams.astype(model.dtype))
   total = jax.nn.logsumexp(logits, axis=1)
   take = functools.partial(jnp.take_along_axis, logits, axis=1)
   top = logits.argmax(1)

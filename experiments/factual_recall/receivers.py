@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.factual_recall.path_patching import replaced_sender
 from experiments.factual_recall.prompts import Prompts
 from experiments.factual_recall.trace import Readout, Trace, batches
 import gemma_jax as gj
@@ -108,7 +109,6 @@ def _through(
   config = model.config
   slot = recording.positions.shape[1] - 1  # rows are padded on the left
   positions = recording.positions[:, slot:]
-  held = gj.patch('z', source=z)
   read = 'resid_pre' if head is not None else 'resid_mid'
   written = 'z' if head is not None else 'mlp_out'
   only = None if head is None else [head]
@@ -118,11 +118,7 @@ def _through(
   )
 
   def one(sender_head, mlp):
-    changes = [
-      held,
-      gj.patch('z', source=donor_z, layers=sender, heads=sender_head),
-      gj.patch('mlp_out', source=donor_mlp, layers=mlp),
-    ]
+    changes = replaced_sender(z, sender, donor_z, donor_mlp, sender_head, mlp)
     _, seen, _ = run_blocks(
       model,
       recording.stream[sender, :, slot:],

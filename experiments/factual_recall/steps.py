@@ -12,6 +12,7 @@ from experiments.factual_recall import (
   dissection_step,
   knowing,
   mitigation,
+  movers,
   patching_step,
   path_patching,
   plain_text,
@@ -33,6 +34,7 @@ from experiments.factual_recall.trace import (
   outcomes,
   trace,
 )
+from experiments.stats.resampling import mean_by_unit
 import gemma_jax as gj
 
 if TYPE_CHECKING:
@@ -127,7 +129,7 @@ def recall(context: Context, prompts: Prompts) -> tuple[dict, dict]:
     seed=seed,
   )
   heads = patching_step.argument_heads(arrays['total'], settings.heads)
-  movers, more = patching_step.movers_results(
+  moved, more = patching_step.movers_results(
     model, prompts, clean, readout, heads, some, seed
   )
   arrays |= more
@@ -148,7 +150,7 @@ def recall(context: Context, prompts: Prompts) -> tuple[dict, dict]:
     'studied': len(prompts),
     'patching': patching,
     'argument_heads': heads,
-    'movers': movers,
+    'movers': moved,
     'regression': mlps,
     'trajectory': path.to_results(seed),
     'last_writes': last_layer_writes(
@@ -237,37 +239,35 @@ def _regressions(context, prompts, clean, readout, total):
   return layers, np.stack(intercepts)
 
 
-def inspect(
-  context: Context, prompts: Prompts, heads: list[list[int]]
-) -> tuple[dict, dict]:
+def inspect(context: Context, prompts: Prompts, heads: list[list[int]]) -> dict:
   """Knockouts, extraction, and known against unknown subjects."""
   settings, model = context.study.settings, context.model
-  rows = {'rows_per_batch': settings.rows_per_batch}
-  clean = trace(model, prompts, **rows)
+  clean = trace(model, prompts, rows_per_batch=settings.rows_per_batch)
   said = outcomes(model, clean.final, prompts.answers)
   sorts = knowing.classes(prompts, said.says)
   held = _held_facts(prompts)
-  of_known = prompts.take(held)
-  taken = of_known.take(_subset(of_known, settings.closely, settings.seed))
-  found, arrays = dissection_step.dissect(
+  few = lambda of: of[
+    _subset(prompts.take(of), settings.closely, settings.seed)
+  ]
+  some = few(held)
+  found = dissection_step.dissect(
     model,
-    taken,
-    trace(model, taken, **rows),
+    prompts.take(some),
+    clean.take(some),
     context.study.tokenizer,
     reference=settings.mode == 'reference',
     seed=settings.seed,
   )
   found['not_held'] = None
   if len(held) < len(prompts):
-    others = prompts.take(np.setdiff1d(np.arange(len(prompts)), held))
-    others = others.take(_subset(others, settings.closely, settings.seed))
+    others = few(np.setdiff1d(np.arange(len(prompts)), held))
     found['not_held'] = dissection_step.extraction_rates(
-      model, others, trace(model, others, **rows)
+      model, prompts.take(others), clean.take(others)
     )
   found['known_and_unknown'] = None
   if sorts.enough:
     seed = settings.seed
-    moved = patching_step.movers_lib.movers(model, clean, prompts, seed)
+    moved = movers.movers(model, clean, prompts, seed)
     signals = knowing.mechanism_signals(
       model,
       clean,
@@ -289,7 +289,7 @@ def inspect(
       'unknown': int((~sorts.known).sum()),
       'needed': knowing.FEWEST,
     }
-  return found, arrays
+  return found
 
 
 def price(context: Context, intercept: np.ndarray) -> dict:
@@ -330,4 +330,4 @@ def _subset(prompts: Prompts, most: int, seed: int) -> np.ndarray:
 
 
 def _by_subject(values, prompts: Prompts) -> np.ndarray:
-  return patching_step.mean_by_unit(values, prompts.units)[0]
+  return mean_by_unit(values, prompts.units)[0]

@@ -119,35 +119,36 @@ def run_study(study: Study) -> dict:
   context = Context(study)
   fingerprint = model_and_text.fingerprint(study.reader)
   found, arrays = {}, {}
-  steps = [('recall', key) for key in study.prompts]
-  for number, (_, key) in enumerate(steps):
+  for number, (key, prompts) in enumerate(study.prompts.items()):
     name = f'{key[0]}, {key[1]} demonstrations'
-    _say(number, len(steps), name, start)
+    _say(number, len(study.prompts), name, start)
     found[key], arrays[key] = _kept(
       study,
       fingerprint,
-      f'{key[0]}/{key[1]}-shot',
+      prompts.task,
+      f'{key[1]}-shot',
       lambda key=key: recall(context, study.prompts[key]),
     )
   for task in study.tasks:
     best = most_right(found, task.name)
     print(f'{task.name}: looking inside with {best} demonstrations', flush=True)
     key = task.name, best
-    inside, more = _kept(
+    found[key]['inside'], _ = _kept(
       study,
       fingerprint,
-      f'{task.name}/inside',
-      lambda key=key: inspect(
-        context, study.prompts[key], found[key]['argument_heads']
+      task,
+      'inside',
+      lambda key=key: (
+        inspect(context, study.prompts[key], found[key]['argument_heads']),
+        {},
       ),
       depends=key,
     )
-    found[key]['inside'] = inside
-    arrays[key] |= {f'inside.{name}': x for name, x in more.items()}
     found[key]['price'], _ = _kept(
       study,
       fingerprint,
-      f'{task.name}/price',
+      task,
+      'price',
       lambda key=key: (price(context, arrays[key]['intercepts'][-1]), {}),
       depends=key,
     )
@@ -199,12 +200,11 @@ def most_right(found: Mapping, task: str) -> int:
   return max(shots, key=lambda k: found[task, k]['first']['top1']['value'])
 
 
-def _kept(study, fingerprint, name, make, depends=()) -> tuple[dict, dict]:
-  """Results and arrays of a stage, made unless they are there."""
-  settings = study.settings
-  task = study.prompts[
-    next(key for key in study.prompts if key[0] == name.split('/')[0])
-  ].task
+def _kept(
+  study, fingerprint, task, stage_name, make, depends=()
+) -> tuple[dict, dict]:
+  """Results and arrays of a task's stage, made unless they are there."""
+  settings, name = study.settings, f'{task.name}/{stage_name}'
   identity = {
     'version': 2,
     'model': fingerprint,
@@ -266,10 +266,7 @@ def _text(settings: Settings) -> tuple[str, str]:
       pathlib.Path(inputs.place(inputs.BUNDLED, inputs.BUNDLE)) / 'text.txt'
     )
     return path.read_text(encoding='utf-8'), 'text of the bundled world'
-  return (
-    plain_text.default_text(),
-    'documentation of the Python language (pydoc_data.topics)',
-  )
+  return plain_text.default_text(), _PYTHON_TEXT
 
 
 def _saes(settings, config) -> dict[int, inputs.NamedSAE]:

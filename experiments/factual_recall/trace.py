@@ -5,7 +5,7 @@ attention's pattern where the answer is about to come. Letters: n prompts, L
 layers, N heads, and those of the library.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import functools
 
@@ -234,20 +234,37 @@ def outcomes(
     scale: float [m], what the final norm divides by, from `gj.norm_scale` of
       other streams; None is the streams' own.
   """
-  m = len(streams)
-  size = max(1, min(m, _LOGITS_BYTES // (4 * model.config.vocab_size)))
   given = [streams, answers]
   if scale is not None:
     given.append(np.asarray(scale, np.float32))
-  found = [
-    _outcomes(model, *(jnp.asarray(each[rows]) for each in given))
-    for rows in batches(m, size)
-  ]
-  parts = [np.concatenate(part)[:m] for part in zip(*found, strict=True)]
+  parts = by_logits(_outcomes, model, *given)
   return Outcomes(
     **dict(zip(('log_prob', 'top', 'pi', 'entropy'), parts, strict=True)),
     says=parts[1] == answers,
   )
+
+
+def by_logits(
+  function: Callable, model: gj.Decoder, *given: np.ndarray, held: int = 0
+):
+  """Calls a function that makes logits, for as many rows as memory allows.
+
+  Args:
+    function: Of the model and some rows of what is given.
+    model: Unembeds.
+    *given: Arrays [m, ...].
+    held: Bytes of logits that are held at a time; 0 is 256 MB.
+
+  Returns:
+    What the function returns, an array [m, ...] or several, of all rows.
+  """
+  m = len(given[0])
+  rows_held = (held or _LOGITS_BYTES) // (4 * model.config.vocab_size)
+  found = [
+    function(model, *(jnp.asarray(each[rows]) for each in given))
+    for rows in batches(m, max(1, min(m, rows_held)))
+  ]
+  return jax.tree.map(lambda *parts: np.concatenate(parts)[:m], *found)
 
 
 @jax.jit

@@ -234,7 +234,7 @@ def test_log_probs_do_not_depend_on_batches(monkeypatch):
   tokens = np.stack([prompts.answers, prompts.names], axis=1)
   at_once = log_probs(model, trace.final, tokens)
   monkeypatch.setattr(
-    'experiments.factual_recall.knockout_windows._LOGITS_BYTES', 4 * 97 * 3
+    'experiments.factual_recall.trace._LOGITS_BYTES', 4 * 97 * 3
   )
   np.testing.assert_allclose(
     log_probs(model, trace.final, tokens), at_once, atol=1e-5
