@@ -25,8 +25,8 @@ says how many, and they are run once for all prompts.
 
 --out gets flags.txt, results.json, report.html, and stages/, from which the
 same command goes on after a kill. The table at the end has the runs in the
-folders beside it too. Two published numbers are known, P(answer) of GPT-2 small before
-and after, 15.51 and 25.93 %;
+folders beside it too. Two published numbers are known, P(answer) of GPT-2
+small before and after, 15.51 and 25.93 %;
 `experiments.reproduce_paper --family=gpt2` sets them beside ours.
 """
 
