@@ -34,7 +34,7 @@ def last_layer_writes(
   units: Sequence[str],
   intercepts: np.ndarray | None = None,
   tokenizer: gj.Tokenizer | None = None,
-  chance: np.ndarray | None = None,
+  averages: tuple[np.ndarray, np.ndarray] | None = None,
   top: int = 10,
   seed: int = 0,
   on_layer: Callable[[], None] = lambda: None,
@@ -63,7 +63,7 @@ def last_layer_writes(
     intercepts: float [L, D], the constant part of each layer's MLP; None is
       none.
     tokenizer: Spells tokens; None leaves it.
-    chance: From `average_by_chance`; None makes it.
+    averages: From `averages_by_chance`; None makes them.
     top: How many of the likeliest tokens are listed.
     seed: Random seed of resamples and of random tokens.
     on_layer: Called after each layer.
@@ -88,9 +88,9 @@ def last_layer_writes(
   seen = np.flatnonzero(counts)
   log_counts = np.log(counts[seen])
   rng = np.random.default_rng(seed)
-  average = average_token(model, counts)
-  if chance is None:
-    chance = average_by_chance(model, counts, seed)
+  if averages is None:
+    averages = averages_by_chance(model, counts, seed)
+  average, chance = averages
   resamples = draw(len(set(units)), rng)
   layers, heads = [], []
 
@@ -115,7 +115,7 @@ def last_layer_writes(
     for name, gained in (('cosine', False), ('cosine_with_gain', True)):
       through = _through_gain if gained else lambda model, x: x
       average_cosine = _Cosine(
-        through(model, average[0]), through(model, chance), resamples, units
+        through(model, average), through(model, chance), resamples, units
       )
       row[name] = {
         'mlp': average_cosine.of_mean(trace['mlp_out'][layer]),
@@ -215,19 +215,22 @@ class _Cosine:
     return found | estimate(found['value'], resampled, len(outputs)).to_dict()
 
 
-def average_by_chance(
+def averages_by_chance(
   model: gj.Decoder, unigram: np.ndarray, seed: int = 0
-) -> np.ndarray:
-  """Returns average tokens if counts were others', float64 [CHANCES, D]."""
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the average token [D], and others if counts were other tokens'.
+
+  float64; the others are [CHANCES, D].
+  """
   counts = _checked(unigram, model.config.vocab_size)
-  mean = average_token(model, counts)[1]
+  average, mean = average_token(model, counts)
   counts = counts[counts > 0].astype(np.float32)
   rng, found = np.random.default_rng(seed), []
   for _ in range(CHANCES):
     tokens = rng.choice(model.config.vocab_size, len(counts), replace=False)
     rows = np.asarray(model.unembedding[jnp.asarray(tokens)], np.float32)
     found.append(counts @ rows / counts.sum() - mean)
-  return np.stack(found).astype(np.float64)
+  return average, np.stack(found).astype(np.float64)
 
 
 def _through_gain(model, vectors) -> np.ndarray:

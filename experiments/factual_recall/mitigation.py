@@ -17,8 +17,8 @@ specification):
               subtracted instead; DIRECTIONS of them, each by itself.
 
 The intercept means something as far as its arms differ from the controls.
-'_frozen' holds the final norm's scale at that of the untouched run: what a
-change does apart from rescaling all logits.
+'both_frozen' holds the final norm's scale at that of the untouched run: what
+both changes do apart from rescaling all logits.
 
 Letters: n prompts, R random directions, and those of the library.
 """
@@ -47,7 +47,7 @@ from gemma_jax.model import run_blocks
 NONE = 'none'
 MEASURES = ('prob', 'log_prob', 'pi', 'top1', 'entropy')
 # How many random directions the intercept is compared with.
-DIRECTIONS = 5
+DIRECTIONS = 2
 
 # MLP's outputs [m, D], heads' [m, N, D], the rest of the stream [m, D] or None
 # -> [D]
@@ -147,8 +147,7 @@ def mitigate(
 
   Returns:
     Outcomes of 'none', 'mask', 'intercept', 'both', 'intercept_in_sample',
-    'both_in_sample', 'mean' and 'random', and of each but the first with
-    '_frozen'.
+    'both_in_sample', 'mean', 'random' and 'both_frozen'.
 
   Raises:
     ValueError: there are fewer than two subjects.
@@ -183,11 +182,15 @@ def mitigate(
     'mean': plain - mean,
     'random': plain - np.linalg.norm(held_out, axis=1)[:, None] * random,
   }
-  scale = gj.norm_scale(model.config, plain)
   arms = {NONE: outcomes(model, plain, prompts.answers)}
   for name, x in streams.items():
     arms[name] = _read(model, x, prompts.answers)
-    arms[f'{name}_frozen'] = _read(model, x, prompts.answers, scale)
+  arms['both_frozen'] = _read(
+    model,
+    streams['both'],
+    prompts.answers,
+    gj.norm_scale(model.config, plain),
+  )
   return Mitigations(
     arms=arms,
     units=tuple(prompts.units),

@@ -8,7 +8,7 @@ subtracted at each; and so is, as a control, a random direction of its norm.
 Letters: R rows of T tokens, m = R (T - 1) predictions.
 """
 
-from collections.abc import Callable
+import dataclasses
 import functools
 
 import jax
@@ -33,26 +33,69 @@ BINS = 15
 _LOGITS_BYTES = 1 << 26
 
 
-def price(
-  model: gj.Decoder,
-  rows: np.ndarray,
-  intercept: np.ndarray | None,
-  *,
-  rows_per_batch: int = 8,
-  seed: int = 0,
-  on_batch: Callable[[], None] = lambda: None,
-) -> dict:
-  """Measures perplexity and calibration of next tokens under each arm.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class TextReads:
+  """Plain text and what is said of it without an intercept, made once a model.
+
+  Attributes:
+    rows: int32 [R, T].
+    streams: 'none' and 'mask' -> last streams, float32 [R, T, D].
+    found: 'none' and 'mask' -> their `predictions`.
+  """
+
+  rows: np.ndarray
+  streams: dict[str, np.ndarray]
+  found: dict[str, tuple[np.ndarray, ...]]
+
+
+def read_text(
+  model: gj.Decoder, rows: np.ndarray, *, rows_per_batch: int = 8
+) -> TextReads:
+  """Runs plain text, and its last block on each token alone.
 
   Args:
     model: Stacked.
     rows: int32 [R, T], from `text_rows`.
+    rows_per_batch: Rows run at once; bounds memory.
+
+  Raises:
+    ValueError: rows have fewer than two tokens.
+  """
+  rows = np.asarray(rows, np.int32)
+  if rows.ndim != 2 or not len(rows) or rows.shape[1] < 2:
+    raise ValueError(
+      f'Rows have shape {rows.shape}, expected [R, T] with T of at least 2.'
+    )
+  parts = {NONE: [], 'mask': []}
+  for at in batches(len(rows), rows_per_batch):
+    for arm, x in zip(parts, _streams(model, rows[at]), strict=True):
+      parts[arm].append(x)
+  streams = {
+    arm: np.concatenate(each)[: len(rows)] for arm, each in parts.items()
+  }
+  return TextReads(
+    rows=rows,
+    streams=streams,
+    found={arm: predictions(model, x, rows) for arm, x in streams.items()},
+  )
+
+
+def price(
+  model: gj.Decoder,
+  text: TextReads,
+  intercept: np.ndarray | None,
+  *,
+  seed: int = 0,
+) -> dict:
+  """Measures perplexity and calibration of next tokens under each arm.
+
+  Args:
+    model: Unembeds.
+    text: From `read_text`, R rows of T tokens.
     intercept: float [D], of the last MLP; None leaves 'intercept', 'both' and
       'random' out.
-    rows_per_batch: Rows run at once; bounds memory.
     seed: Random seed of the direction, and of the resamples of rows, which all
       arms share.
-    on_batch: Called after each batch of rows.
 
   Returns:
     'rows', 'context' and 'arms': for each of ARMS 'perplexity' and 'loss'
@@ -63,39 +106,25 @@ def price(
     'calibration', of being right, with 'ece', 'ece_calibrated', 'brier' and
     'bins' (see `stats.detection.Reliability`). Over wrong predictions alone the
     ECE is the mean confidence, which is why that is given.
-
-  Raises:
-    ValueError: rows have fewer than two tokens.
   """
-  rows = np.asarray(rows, np.int32)
-  if rows.ndim != 2 or not len(rows) or rows.shape[1] < 2:
-    raise ValueError(
-      f'Rows have shape {rows.shape}, expected [R, T] with T of at least 2.'
-    )
-  arms, random = ARMS[:2], None
+  rows, found = text.rows, dict(text.found)
   if intercept is not None:
     (random,) = random_directions(1, len(intercept), seed)
-    arms, random = ARMS, np.linalg.norm(intercept) * random
-  found = {arm: [] for arm in arms}
-  for at in batches(len(rows), rows_per_batch):
-    streams = _streams(model, rows[at], intercept, random)
-    for arm, x in streams.items():
-      found[arm].append(predictions(model, x, rows[at]))
-    on_batch()
-  joined = {
-    arm: [
-      np.concatenate(part)[: len(rows)] for part in zip(*parts, strict=True)
-    ]
-    for arm, parts in found.items()
-  }
+    for arm, of, vector in (
+      ('intercept', NONE, intercept),
+      ('both', 'mask', intercept),
+      ('random', NONE, np.linalg.norm(intercept) * random),
+    ):
+      x = text.streams[of] - np.asarray(vector, np.float32)
+      found[arm] = predictions(model, x, rows)
   units = np.repeat(np.arange(len(rows)), rows.shape[1] - 1)
-  costs = _costs({arm: parts[0] for arm, parts in joined.items()}, seed)
+  costs = _costs({arm: parts[0] for arm, parts in found.items()}, seed)
   return {
     'rows': len(rows),
     'context': rows.shape[1],
     'arms': {
       arm: costs[arm] | _calibration(confidence, right, units, seed)
-      for arm, (_, confidence, right) in joined.items()
+      for arm, (_, confidence, right) in found.items()
     },
   }
 
@@ -121,8 +150,8 @@ def predictions(
   return tuple(part.reshape(R, T - 1) for part in joined)
 
 
-def _streams(model, rows, intercept, random) -> dict[str, np.ndarray]:
-  """Arm -> last streams, float32 [R, T, D]."""
+def _streams(model, rows) -> tuple[np.ndarray, np.ndarray]:
+  """Last streams, plain and masked, float32 [R, T, D]."""
   L, (R, T) = model.config.num_layers, rows.shape
   out = gj.run(
     model,
@@ -135,12 +164,8 @@ def _streams(model, rows, intercept, random) -> dict[str, np.ndarray]:
     model,
     entering.reshape(R * T, -1),
     np.tile(np.arange(T), R),
-  ).reshape(plain.shape)
-  streams = {NONE: plain, 'mask': masked}
-  if intercept is not None:
-    b, r = (np.asarray(each, np.float32) for each in (intercept, random))
-    streams |= {'intercept': plain - b, 'both': masked - b, 'random': plain - r}
-  return streams
+  )
+  return plain, masked.reshape(plain.shape)
 
 
 @jax.jit

@@ -67,7 +67,7 @@ class Settings:
   rest: bool = False
   sae: str | None = None
   text: str | None = None
-  text_tokens: int = 2048
+  text_tokens: int = 1024
   closely: int = 30
   mode: Literal['default', 'reference'] = 'default'
   seed: int = 0

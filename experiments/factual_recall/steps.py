@@ -23,9 +23,10 @@ from experiments.factual_recall.function_application import (
   function_application,
 )
 from experiments.factual_recall.last_writes import (
-  average_by_chance,
+  averages_by_chance,
   last_layer_writes,
 )
+from experiments.factual_recall.price import TextReads, read_text
 from experiments.factual_recall.price import price as measure_price
 from experiments.factual_recall.prompts import Prompts, corrupt
 from experiments.factual_recall.trace import (
@@ -71,10 +72,23 @@ class Context:
     return mean_readout(self.model)
 
   @functools.cached_property
-  def chance(self) -> np.ndarray:
-    """Average tokens if the counts were those of others."""
+  def averages(self) -> tuple[np.ndarray, np.ndarray]:
+    """The average token, and others if the counts were other tokens'."""
     seed = self.study.settings.seed
-    return average_by_chance(self.model, self.unigram, seed)
+    return averages_by_chance(self.model, self.unigram, seed)
+
+  @functools.cached_property
+  def untouched(self) -> TextReads:
+    """What the model and its mask say of plain text, for the price."""
+    study = self.study
+    rows = plain_text.text_rows(
+      study.tokenizer,
+      study.text,
+      context=min(64, study.reader.config.max_positions),
+      tokens=study.settings.text_tokens,
+      config=study.reader.config,
+    )
+    return read_text(self.model, rows)
 
   @functools.cached_property
   def saes(self) -> dict:
@@ -160,7 +174,7 @@ def recall(context: Context, prompts: Prompts) -> tuple[dict, dict]:
       units=prompts.units,
       intercepts=intercepts,
       tokenizer=tokenizer,
-      chance=context.chance,
+      averages=context.averages,
       seed=seed,
     ),
     'mitigation': undone.to_results(seed),
@@ -294,15 +308,8 @@ def inspect(context: Context, prompts: Prompts, heads: list[list[int]]) -> dict:
 
 def price(context: Context, intercept: np.ndarray) -> dict:
   """Perplexity and calibration of plain text without the restraint."""
-  study = context.study
-  rows = plain_text.text_rows(
-    study.tokenizer,
-    study.text,
-    context=min(128, study.reader.config.max_positions),
-    tokens=study.settings.text_tokens,
-    config=study.reader.config,
-  )
-  return measure_price(context.model, rows, intercept, seed=study.settings.seed)
+  seed = context.study.settings.seed
+  return measure_price(context.model, context.untouched, intercept, seed=seed)
 
 
 def _held_facts(prompts: Prompts) -> np.ndarray:

@@ -6,7 +6,7 @@ import torch
 from experiments.factual_recall import price as price_lib
 from experiments.factual_recall.mitigation import random_directions
 from experiments.factual_recall.plain_text import default_text, text_rows
-from experiments.factual_recall.price import predictions, price
+from experiments.factual_recall.price import predictions, price, read_text
 import gemma_jax as gj
 from tests import tiny
 from tests.gemma_jax import hf_hooks
@@ -21,7 +21,7 @@ def test_losses_are_those_of_transformers(family, monkeypatch):
   hf, model = tiny.pair(0, family)
   # A few tokens at a time, and rows that do not divide.
   monkeypatch.setattr(price_lib, '_LOGITS_BYTES', 4 * 97 * 9)
-  found = price(model, ROWS, B, rows_per_batch=2)
+  found = price(model, read_text(model, ROWS, rows_per_batch=2), B)
   L, (R, T) = model.config.num_layers, ROWS.shape
   own = torch.eye(T, dtype=torch.bool)
   edges = (~own).expand(R, model.config.num_heads, T, T)
@@ -62,7 +62,7 @@ def test_losses_are_those_of_transformers(family, monkeypatch):
 
 def test_perplexity_is_of_the_library_s_losses():
   _, model = tiny.pair(0, 'llama')
-  found = price(model, ROWS, None)
+  found = price(model, read_text(model, ROWS), None)
   assert list(found['arms']) == ['none', 'mask']
   out = gj.run(model, ROWS, capture=gj.capture('resid_post', layers=[4]))
   losses = gj.token_losses(model, out['resid_post', 4], jnp.asarray(ROWS))
@@ -86,7 +86,7 @@ def test_perplexity_is_of_the_library_s_losses():
 
 def test_calibration_is_the_mean_distance_of_bins():
   _, model = tiny.pair(0, 'gemma2')
-  found = price(model, ROWS, None)['arms']['none']
+  found = price(model, read_text(model, ROWS), None)['arms']['none']
   out = gj.run(model, ROWS, capture=gj.capture('resid_post', layers=[4]))
   _, sure, right = predictions(model, np.asarray(out['resid_post', 4]), ROWS)
   order = np.argsort(sure.reshape(-1))
@@ -122,7 +122,7 @@ def test_rows_have_bos_and_are_running_text():
   )
   decoded = ''.join(tokenizer.decode(row[1:].tolist()) for row in short)
   assert decoded.split()[:20] == text.split()[:20]
-  found = price(model, rows, None)
+  found = price(model, read_text(model, rows), None)
   assert found['rows'] == 6 and found['context'] == 16
   with pytest.raises(ValueError, match='do not fill'):
     text_rows(tokenizer, 'Paris', context=16, tokens=9, config=model.config)
@@ -148,4 +148,4 @@ def test_default_text_is_prose():
 def test_wrong_rows_are_refused():
   _, model = tiny.pair(0, 'llama')
   with pytest.raises(ValueError, match=r'\[R, T\]'):
-    price(model, np.zeros((3, 1), int), None)
+    read_text(model, np.zeros((3, 1), int))
