@@ -40,6 +40,31 @@ def sender_maps(runs: Sequence[Mapping], which: str = 'total') -> go.Figure:
   )
 
 
+def receiver_maps(runs: Sequence[Mapping]) -> list[go.Figure]:
+  """Shows every sender's effect through one later component alone.
+
+  Returns:
+    A figure per task and receiver of --receivers.
+  """
+  found = []
+  for run in runs:
+    for name, values in run['maps'].items():
+      if name.startswith('through.'):
+        values = np.array(values)
+        layers, S = values.shape
+        found.append(
+          charts.heatmap(
+            {f'{label(run)}: through {name.removeprefix("through.")}': values},
+            x=[*map(str, range(S - 1)), 'MLP'],
+            y=list(map(str, range(layers))),
+            x_title='head, and the MLP',
+            y_title='layer',
+            colour_title='change of pi(Y), %',
+          )
+        )
+  return found
+
+
 def attention_map(runs: Sequence[Mapping]) -> go.Figure:
   """Shows every head's attention to the subject."""
   values = {label(run): np.array(run['maps']['attention']) for run in runs}

@@ -151,6 +151,7 @@ def _sections(results: Mapping) -> list[charts.Section]:
       ],
       figures=[
         figures.sender_maps(inside),
+        *figures.receiver_maps(inside),
         *map(figures.strongest, inside),
         figures.attention_map(inside),
         *map(figures.sources, inside),

@@ -178,6 +178,7 @@ def test_page_says_it_all(run):
     'Claim by claim',
     'Who passes the argument',
     'Known and unknown',
+    'through L5H2',
   ):
     assert title in page
 
