@@ -104,6 +104,13 @@ def define_entities(values: flags.FlagValues) -> list[str]:
   return ['entities']
 
 
+def short_name(model: str) -> str:
+  """What a model is called in tables: the end of its path or hub id."""
+  path = pathlib.Path(model)
+  name = path.stem if path.suffix == '.gguf' else path.name
+  return re.sub(r'[^\w.-]+', '-', name)
+
+
 def place(value: str, bundled: pathlib.Path) -> str:
   """The path or name that a flag stands for.
 

@@ -41,6 +41,23 @@ def write_json(path: str | os.PathLike, value: Mapping):
   write_text(path, text + '\n')
 
 
+def read_json(path: str | os.PathLike):
+  """Reads a JSON file.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is not JSON, perhaps because it was cut off.
+  """
+  path = pathlib.Path(path)
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise ValueError(
+      f'{path} is not JSON, perhaps because it was cut off: {error}. Write it '
+      'anew.'
+    ) from error
+
+
 def write_results(folder: str | os.PathLike, results: Mapping):
   """Writes results.json, see `write_json`."""
   write_json(pathlib.Path(folder) / RESULTS_FILE, results)

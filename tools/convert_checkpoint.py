@@ -106,7 +106,7 @@ def convert(
       raise ValueError(
         f'{source} is a folder; revision={revision!r} has no use.'
       )
-    companions = _read_companions(pathlib.Path(source))
+    companions = hf_format.read_companions(pathlib.Path(source))
     with _waiting('Reading'):
       model = load_orbax(source, dtype=dtype)
     if num_layers is not None:
@@ -115,15 +115,8 @@ def convert(
     reader = CheckpointReader(
       source, dtype=dtype, num_layers=num_layers, revision=revision
     )
-    if reader.gguf is None:
-      to = to or 'orbax'
-      companions = _read_companions(reader.folder)
-    else:
-      to = to or 'hf'
-      companions = {
-        name: text.encode()
-        for name, text in reader.gguf.tokenizer_files().items()
-      }
+    to = to or ('orbax' if reader.gguf is None else 'hf')
+    companions = reader.companions()
     with _bar('Reading', reader.num_bytes) as bar:
       model = reader.load(on_bytes=bar.update)
 
@@ -143,15 +136,6 @@ def convert(
     for name, content in companions.items():
       (partial / name).write_bytes(content)
   return to
-
-
-def _read_companions(folder: pathlib.Path) -> dict[str, bytes]:
-  """Name -> content of the files that go along with the weights."""
-  return {
-    name: (folder / name).read_bytes()
-    for name in hf_format.COMPANIONS
-    if (folder / name).is_file()
-  }
 
 
 def _bar(what: str, total: int):

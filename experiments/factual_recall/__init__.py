@@ -13,4 +13,5 @@ knowing           known against unknown subjects
 summary           claims and verdicts
 """
 
+from experiments.factual_recall.plain_text import default_text, text_rows
 from experiments.factual_recall.settings import Settings

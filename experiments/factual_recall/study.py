@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import re
 import time
 
 import numpy as np
@@ -172,7 +171,7 @@ def run_study(study: Study) -> dict:
     'seed': settings.seed,
     'versions': outputs.versions(),
     'model': {
-      'name': _name(settings.model),
+      'name': inputs.short_name(settings.model),
       'path': settings.model,
       'dtype': str(study.reader.dtype),
       'fingerprint': fingerprint,
@@ -246,13 +245,6 @@ def _say(number, count, name, start):
   print(
     f'[{number + 1}/{count}] {name} (after {spent:.0f} s{left})', flush=True
   )
-
-
-def _name(model: str) -> str:
-  """What a model is called in tables."""
-  path = pathlib.Path(model)
-  name = path.stem if path.suffix == '.gguf' else path.name
-  return re.sub(r'[^\w.-]+', '-', name)
 
 
 def _text(settings: Settings) -> tuple[str, str]:

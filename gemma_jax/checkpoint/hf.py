@@ -220,6 +220,17 @@ class CheckpointReader:
   def _dequantised(self, key: str) -> np.ndarray:
     return self.gguf.read(key)
 
+  def companions(self) -> dict[str, bytes]:
+    """Returns the files that go along with the weights: name -> content.
+
+    They are the tokenizer's and the generation's; those of a .gguf are made
+    from what is in it.
+    """
+    if self.gguf is not None:
+      files = self.gguf.tokenizer_files()
+      return {name: text.encode() for name, text in files.items()}
+    return hf_format.read_companions(self.folder)
+
   def load(
     self,
     mesh: jax.sharding.Mesh | None = None,

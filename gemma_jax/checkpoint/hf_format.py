@@ -48,6 +48,15 @@ DTYPES = {
 LM_HEAD = 'lm_head.weight'
 
 
+def read_companions(folder: pathlib.Path) -> dict[str, bytes]:
+  """Returns the files in a folder that go along with weights."""
+  return {
+    name: (folder / name).read_bytes()
+    for name in COMPANIONS
+    if (folder / name).is_file()
+  }
+
+
 def supported_dtype(dtype) -> np.dtype:
   """The dtype as NumPy has it; ValueError unless weights can have it."""
   try:
