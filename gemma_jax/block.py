@@ -34,6 +34,7 @@ class Run:
   cache_is_empty: bool
   prefix: Cache | None
   query_chunk: int
+  segments: jax.Array | None = None  # [B, T]; queries see keys of their own
 
   def changes(self, site: str) -> list[Change]:
     """Those of one site, in order."""
@@ -116,8 +117,10 @@ def _attention(run: Run, w, layer, window, y, keys_values, seen):
     shared = jnp.broadcast_to(shared, (y.shape[0], shared.shape[1]))
     key_positions = jnp.concatenate([shared, key_positions], axis=1)
 
-  def scores(q, query_positions):
+  def scores(q, query_positions, segments):
     allowed = layers.visible(query_positions, key_positions, window)
+    if segments is not None:
+      allowed &= segments[:, :, None] == run.segments[:, None, :]
     for knockout in run.changes('attn_logits'):
       cut = knockout.cuts(layer, query_positions, key_positions, config)
       allowed = (allowed if allowed.ndim == 4 else allowed[:, None]) & ~cut
@@ -138,7 +141,7 @@ def _attention(run: Run, w, layer, window, y, keys_values, seen):
       queries = queries.reshape(B, -1, N, H)
       found = find_positions(run.positions, at)[1]
       query_positions = jnp.where(found, at, -1)
-    logits = scores(queries, query_positions)
+    logits = scores(queries, query_positions, run.segments)
     here = (query_positions >= 0)[:, None, :, None]
     if 'attn_logits' in wanted:
       seen['attn_logits'] = jnp.where(here, logits, 0)
@@ -148,12 +151,16 @@ def _attention(run: Run, w, layer, window, y, keys_values, seen):
   B, T, N, H = q.shape
   chunk = run.query_chunk
   if T <= chunk:
-    return attend((q, run.positions)), keys_values
+    return attend((q, run.positions, run.segments)), keys_values
   chunk = -(-T // -(-T // chunk))  # as even as possible
   pad = -T % chunk
   q = jnp.pad(q, ((0, 0), (0, pad), (0, 0), (0, 0)))
-  at = jnp.pad(run.positions, ((0, 0), (0, pad)), constant_values=-1)
   q = q.reshape(B, -1, chunk, N, H).swapaxes(0, 1)
-  at = at.reshape(B, -1, chunk).swapaxes(0, 1)
-  z = lax.map(jax.checkpoint(attend), (q, at))
+
+  def chunks(x):
+    x = jnp.pad(x, ((0, 0), (0, pad)), constant_values=-1)
+    return x.reshape(B, -1, chunk).swapaxes(0, 1)
+
+  at = jax.tree.map(chunks, (run.positions, run.segments))
+  z = lax.map(jax.checkpoint(attend), (q, *at))
   return z.swapaxes(0, 1).reshape(B, T + pad, N, H)[:, :T], keys_values

@@ -86,6 +86,7 @@ def forward(
   tokens: jax.Array,
   positions: jax.Array | None = None,
   *,
+  segments: jax.Array | None = None,
   interventions: iv.Interventions | None = None,
   capture: Capture | None = None,
   logits_at: jax.Array | str | None = None,
@@ -102,6 +103,10 @@ def forward(
     model: The weights; bfloat16 or float32.
     tokens: int32 [B, T]. Ids at padding do not matter but must be valid.
     positions: int32 [B, T], -1 at padding; None counts from 0 with no padding.
+    segments: int32 [B, T], for rows that hold several texts: a token sees
+      those of its own number only. Positions count within each text, so that
+      none of them names one place of a row: logits at 'all' places or none,
+      captures of all, no interventions, no cache and no prefix.
     interventions: A list of changes, see `interventions.py`.
     capture: Activations to return, as they are after the changes made there.
     logits_at: int32 [B or 1, P] absolute positions, LAST (where.py) being each
@@ -138,6 +143,10 @@ def forward(
     raise ValueError(
       f'positions have shape {positions.shape}, tokens {tokens.shape}.'
     )
+  if segments is not None:
+    _check_segments(
+      segments, tokens, interventions, capture, logits_at, cache, prefix
+    )
   if prefix is not None and prefix.positions.shape[0] != 1:
     raise ValueError(
       f'A prefix has one row, which all rows share; this one has '
@@ -161,6 +170,7 @@ def forward(
     model,
     x,
     positions,
+    segments=segments,
     interventions=interventions,
     capture=capture,
     cache=cache,
@@ -189,6 +199,29 @@ def forward(
     cache=cache,
     config=config,
   )
+
+
+def _check_segments(
+  segments, tokens, interventions, capture, logits_at, cache, prefix
+):
+  """Raises ValueError for what segments do not go with; see `forward`."""
+  if segments.shape != tokens.shape:
+    raise ValueError(
+      f'segments have shape {segments.shape}, tokens {tokens.shape}.'
+    )
+  everywhere = isinstance(logits_at, str) and logits_at == 'all'
+  refused = {
+    'a cache': cache is not None,
+    'a prefix': prefix is not None,
+    'interventions': bool(interventions),
+    'captured positions': capture is not None and capture.positions is not None,
+    "logits_at other than 'all'": logits_at is not None and not everywhere,
+  }
+  if wrong := [name for name, is_there in refused.items() if is_there]:
+    raise ValueError(
+      f'Rows of several texts do not go with {wrong[0]}: a position is no one '
+      'place of such a row. Run each text in its own row, without segments.'
+    )
 
 
 def embed(
@@ -243,6 +276,7 @@ def run_blocks(
   x: jax.Array,
   positions: jax.Array,
   *,
+  segments: jax.Array | None = None,
   interventions: tuple[iv.Change, ...] = (),
   capture: Capture,
   cache: Cache | None = None,
@@ -294,6 +328,7 @@ def run_blocks(
     cache_is_empty=cache_is_empty,
     prefix=prefix,
     query_chunk=query_chunk,
+    segments=segments,
   )
   keys_values = None if cache is None else (cache.k, cache.v)
   slots = None

@@ -42,10 +42,10 @@ from experiments.miniworld.bundle import (
 from experiments.miniworld.chat import Chats
 from experiments.miniworld.corpus import Corpus, texts_of
 from experiments.miniworld.recipes import SIZES, Recipe, make_recipe
-from experiments.miniworld.training import Weights, fit, next_token_loss
 from experiments.miniworld.vocabulary import make_tokenizer
 from experiments.miniworld.world import make_world
 import gemma_jax as gj
+from gemma_jax.training import Weights, fit, next_token_loss
 from sae.gemma_scope import save_gemma_scope
 from sae.jumprelu import Origin
 from sae.metrics import evaluate

@@ -15,3 +15,4 @@ summary           claims and verdicts
 
 from experiments.factual_recall.plain_text import default_text, text_rows
 from experiments.factual_recall.settings import Settings
+from experiments.factual_recall.tasks import Fact, read_task

@@ -51,6 +51,7 @@ def text_rows(
   context: int = 128,
   tokens: int,
   config: gj.ModelConfig,
+  documents: bool = False,
 ) -> np.ndarray:
   """Returns rows of a text's tokens, int32 [R, context].
 
@@ -65,6 +66,8 @@ def text_rows(
     tokens: How many at most, in whole rows, but at least one row; a text that
       ends earlier gives fewer.
     config: Of the model.
+    documents: Every line is a document, which ends with EOS and has no line
+      break, as in the bundled world's text.
 
   Raises:
     ValueError: the context is too long or too short, the text does not fill a
@@ -78,7 +81,10 @@ def text_rows(
   wanted = max(1, tokens // context)
   bos = tokenizer.bos_id if tokenizer.adds_bos else None
   most = wanted * context * _APART
-  ids = list(itertools.islice(_ids(tokenizer, text), most))
+  ids = _ids(tokenizer, text)
+  if documents:
+    ids = _document_ids(tokenizer, text)
+  ids = list(itertools.islice(ids, most))
   rows = cut_rows([ids], context, bos, pack=True)
   rows = [row for row in rows if len(row) == context]
   if not rows:
@@ -110,6 +116,12 @@ def _ids(tokenizer, text) -> Iterator[int]:
   for piece in re.split(r'(?<=\n)(?=\S)', text):
     if piece:
       yield from tokenizer.encode(piece, bos=False, parse_special=False)
+
+
+def _document_ids(tokenizer, text) -> Iterator[int]:
+  for line in filter(None, text.split('\n')):
+    yield from tokenizer.encode(line, bos=False, parse_special=False)
+    yield tokenizer.eos_id
 
 
 def _is_prose(text: str) -> bool:

@@ -94,6 +94,11 @@ class Settings:
       raise ValueError('--shots names a number twice.')
 
   @property
+  def of_documents(self) -> bool:
+    """Whether every line of the text is a document of its own."""
+    return self.text is None and self.model == BUNDLED
+
+  @property
   def chosen_tasks(self) -> tuple[str, ...]:
     """The tasks, by default those that suit the model."""
     if self.tasks:

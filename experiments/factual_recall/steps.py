@@ -87,6 +87,7 @@ class Context:
       context=min(64, study.reader.config.max_positions),
       tokens=study.settings.text_tokens,
       config=study.reader.config,
+      documents=study.settings.of_documents,
     )
     return read_text(self.model, rows)
 

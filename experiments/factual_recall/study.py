@@ -205,7 +205,7 @@ def _kept(
   """Results and arrays of a task's stage, made unless they are there."""
   settings, name = study.settings, f'{task.name}/{stage_name}'
   identity = {
-    'version': 3,
+    'version': 4,
     'model': fingerprint,
     'task': dataclasses.asdict(task),
     'name': name,

@@ -4,9 +4,9 @@ import dataclasses
 
 from experiments.miniworld.chat import ChatConfig
 from experiments.miniworld.corpus import CorpusConfig
-from experiments.miniworld.training import FitConfig
 from experiments.miniworld.world import WorldConfig
 import gemma_jax as gj
+from gemma_jax.training import FitConfig
 from sae.recipe import TrainConfig
 
 

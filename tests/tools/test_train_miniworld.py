@@ -1,5 +1,6 @@
 """A tiny world, made from nothing, is public files that public code reads."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from experiments import inputs
 from experiments.entities import read_entities
 from experiments.miniworld.recipes import make_recipe
 from experiments.miniworld.world import make_world
@@ -42,6 +44,16 @@ def test_what_is_there(folder):
   found = json.loads((folder / 'audit.json').read_text())['found']
   assert found['shortcut_auroc'] == pytest.approx(0.5, abs=0.03)
   assert found['chat_held_out_n'] == 4 * 24 * 3
+
+
+def test_the_bundled_world_was_trained_by_this_recipe():
+  """But for its SAEs, whose recipe has more to say today."""
+  want = json.loads((inputs.BUNDLE / 'run.json').read_text())
+  recipe = dataclasses.asdict(make_recipe('small', 0))
+  got = json.loads(json.dumps(recipe))
+  assert got.keys() == want.keys()
+  for name in got.keys() - {'saes'}:
+    assert got[name] == want[name], name
 
 
 def test_entities_are_those_of_no_chat_tuning(folder):

@@ -1,0 +1,45 @@
+"""What a model knows, found by asking: probing, scores, rules, training rows.
+
+`__main__.py` says what the study asks; `settings.py` has its flags, `study.py`
+its stages, `reporting.py` its rows and numbers.
+
+records, formats     what passes between stages; questions as tokens
+sources, passages    what is asked; cities, world_questions: two sources
+splits, shots        in which part, after which demonstrations
+asking, p_true       what the model says
+judging, scoring     what that amounts to; model_judges: judges that are models
+rules, rows          what is made of it; balance, refusal_texts, row_files
+signals, readers     what tells a right answer; streams, detectors
+"""
+
+from experiments.knowledge_probing.asking import Plan, ask
+from experiments.knowledge_probing.formats import ADMIT, Format
+from experiments.knowledge_probing.informative import refuses
+from experiments.knowledge_probing.judging import (
+  JudgeSettings,
+  judge,
+  others_of,
+)
+from experiments.knowledge_probing.records import (
+  Decision,
+  Question,
+  Score,
+  Verdict,
+)
+from experiments.knowledge_probing.refusal_texts import refusal_text
+from experiments.knowledge_probing.rows import Row, make_rows
+from experiments.knowledge_probing.rules import (
+  agreement,
+  decide_all,
+  is_right,
+)
+from experiments.knowledge_probing.settings import Settings
+from experiments.knowledge_probing.study import (
+  Probed,
+  Study,
+  open_study,
+  pools_of,
+  read_probe,
+  rule_settings,
+)
+from experiments.knowledge_probing.training_rows import training_rows

@@ -1,0 +1,489 @@
+"""The study: from a model to what it knows, stage by stage.
+
+  questions   what is asked, and which split each question is in
+  samples     what the model says
+  scores      what its answers amount to
+  decisions   what every rule makes of each question
+  rows        training rows of one rule
+  report      numbers
+
+Every stage leaves JSON lines in the run's folder. Those that take long append
+as they go, so that the same command goes on where it was killed.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+
+import tqdm
+
+from experiments import inputs, model_and_text, outputs
+from experiments.entities import read_entities
+from experiments.knowledge_probing import asking, judging, passages
+from experiments.knowledge_probing import records as lib
+from experiments.knowledge_probing.cities import city_questions
+from experiments.knowledge_probing.clustering import normal_alike
+from experiments.knowledge_probing.formats import Format
+from experiments.knowledge_probing.ledger import Ledger, read_objects
+from experiments.knowledge_probing.model_judges import (
+  entailment,
+  llm_verdicts,
+)
+from experiments.knowledge_probing.rules import (
+  RULES,
+  RuleSettings,
+  decide_all,
+)
+from experiments.knowledge_probing.scoring import score
+from experiments.knowledge_probing.settings import STAGES, Settings
+from experiments.knowledge_probing.sources import (
+  entity_questions,
+  read_questions,
+)
+from experiments.knowledge_probing.splits import split_questions
+from experiments.knowledge_probing.world_questions import (
+  bundled_world,
+  world_questions,
+)
+from experiments.miniworld.templates import REFUSAL
+import gemma_jax as gj
+
+# Questions scored between two writes.
+_CHUNK = 200
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Study:
+  """A study whose input was checked; no weight is read yet.
+
+  Attributes:
+    settings: What it was told.
+    folder: Where everything is written.
+    reader: The checkpoint.
+    format: How questions are put.
+    plan: How answers are drawn.
+  """
+
+  settings: Settings
+  folder: pathlib.Path
+  reader: gj.CheckpointReader
+  format: Format
+  plan: asking.Plan
+
+  @functools.cached_property
+  def model(self) -> gj.Decoder:
+    """The weights, read when a stage first asks for them."""
+    return self.reader.load()
+
+  @functools.cached_property
+  def judge_model(self) -> tuple[gj.Decoder, Format]:
+    """The model that judges, and how it is asked."""
+    name = self.settings.judge_model
+    if name is None:
+      return self.model, self.format
+    reader = inputs.open_model(inputs.place(name, inputs.CHAT), None)
+    tokenizer = gj.read_tokenizer(reader)
+    if tokenizer is None:
+      raise ValueError(f'{name} has no tokenizer (--judge_model).')
+    return reader.load(), Format(
+      name=_own_format(tokenizer), tokenizer=tokenizer
+    )
+
+  @functools.cached_property
+  def identity(self) -> dict:
+    """What tells the model apart."""
+    return {
+      'model': model_and_text.fingerprint(self.reader),
+      'dtype': str(self.reader.dtype),
+      'format': self.format.name,
+    }
+
+  @property
+  def judges(self) -> judging.JudgeSettings:
+    """How answers are judged where no model does."""
+    settings = self.settings
+    kind = settings.judge
+    return judging.JudgeSettings(
+      kind='cascade' if kind == 'llm' else kind,
+      f1_threshold=settings.f1_threshold,
+      fuzzy=settings.fuzzy,
+    )
+
+  @property
+  def name(self) -> str:
+    """What the model is called in tables."""
+    return inputs.short_name(self.settings.model)
+
+  @property
+  def refusal(self) -> str | None:
+    """The one text that declines; None where there is a pool of them."""
+    if self.settings.refusal is None and self.settings.model == inputs.BUNDLED:
+      return REFUSAL
+    return self.settings.refusal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Probed:
+  """What a probe has found so far.
+
+  Attributes:
+    questions: All questions, those of demonstrations too.
+    splits: Id -> split.
+    sampled: Id -> what the model said.
+    scores: Id -> what that amounts to.
+    decisions: Rule -> id -> what to do.
+  """
+
+  questions: Sequence[lib.Question]
+  splits: Mapping[str, str]
+  sampled: Mapping[str, lib.Sampled]
+  scores: Mapping[str, lib.Score]
+  decisions: Mapping[str, Mapping[str, lib.Decision]]
+
+  @property
+  def asked(self) -> list[lib.Question]:
+    """The questions that were asked: all but demonstrations."""
+    return [q for q in self.questions if self.splits[q.id] != 'shots']
+
+
+def open_study(settings: Settings) -> Study:
+  """Reads and checks everything but the weights.
+
+  Raises:
+    ValueError, OSError, KeyError, ImportError: something is missing or does
+      not fit; the error names it.
+  """
+  place = inputs.place(settings.model, inputs.BASE)
+  reader = inputs.open_model(place, settings.dtype)
+  tokenizer = gj.read_tokenizer(reader)
+  if tokenizer is None:
+    raise ValueError(
+      f'{place} has no tokenizer, which questions are read with.'
+    )
+  drawing = {
+    'prompts': settings.prompts,
+    'shots': settings.demonstrations,
+    'samples': settings.samples,
+    'temperature': settings.temperature,
+    'top_k': settings.top_k,
+    'top_p': settings.top_p,
+  }
+  if settings.slick:
+    slick = asking.Plan.slick()
+    drawing = {name: getattr(slick, name) for name in drawing}
+  study = Study(
+    settings=settings,
+    folder=pathlib.Path(settings.out),
+    reader=reader,
+    format=Format(name=_format(settings, tokenizer), tokenizer=tokenizer),
+    plan=asking.Plan(
+      **drawing,
+      max_new_tokens=settings.max_new_tokens,
+      seed=settings.seed,
+      rows_per_batch=settings.rows_per_batch,
+    ),
+  )
+  assert study.judges  # raises for thresholds that are no shares
+  return study
+
+
+def _format(settings: Settings, tokenizer: gj.Tokenizer) -> str:
+  if settings.format is not None:
+    return settings.format
+  if settings.model == inputs.BUNDLED:
+    return 'bare'
+  return _own_format(tokenizer)
+
+
+def _own_format(tokenizer: gj.Tokenizer) -> str:
+  """Chat where the model has a template that shows answers."""
+  try:
+    Format(name='chat', tokenizer=tokenizer)
+  except ValueError:
+    return 'qa'
+  return 'chat'
+
+
+def probe(study: Study) -> Probed:
+  """Runs the stages up to decisions that are not finished, and reads them.
+
+  Raises:
+    ValueError, OSError: input is malformed, or --stage names a stage whose
+      input no earlier stage has written.
+  """
+  chosen = study.settings.stage
+  needed = STAGES if chosen == 'all' else STAGES[: STAGES.index(chosen) + 1]
+  runs = {stage: chosen in ('all', stage) for stage in STAGES}
+  questions, splits = _questions(study, runs['questions'])
+  sampled, scores, decisions = {}, {}, {}
+  if 'samples' in needed:
+    sampled = _samples(study, questions, splits, runs['samples'])
+  if 'scores' in needed:
+    scores = _scores(study, questions, sampled, runs['scores'])
+  if 'decisions' in needed:
+    decisions = _decisions(study, scores, splits)
+  return Probed(
+    questions=questions,
+    splits=splits,
+    sampled=sampled,
+    scores=scores,
+    decisions=decisions,
+  )
+
+
+def read_probe(folder: pathlib.Path) -> Probed:
+  """What a finished probe has written.
+
+  Raises:
+    FileNotFoundError: the folder has no finished probe.
+  """
+  for name in ('questions', 'samples', 'scores'):
+    if not (folder / f'{name}.jsonl').is_file():
+      raise FileNotFoundError(
+        f'{folder} has no {name}.jsonl, so no finished probe. Run '
+        f'`python -m experiments.knowledge_probing --out={folder}` first.'
+      )
+  questions = [lib.read_question(x) for x in _rows(folder / 'questions.jsonl')]
+  sampled = _rows(folder / 'samples.jsonl')
+  scores = _rows(folder / 'scores.jsonl')
+  decisions = {}
+  for rule in RULES:
+    decided = _rows(_decided(folder, rule))
+    decisions[rule] = {row['id']: row['decision'] for row in decided}
+  return Probed(
+    questions=questions,
+    splits={q.id: q.split for q in questions},
+    sampled={row['id']: lib.read_sampled(row) for row in sampled},
+    scores={row['id']: lib.read_score(row) for row in scores},
+    decisions=decisions,
+  )
+
+
+def _rows(path: pathlib.Path) -> list[dict]:
+  return [row for _, row in read_objects(path)]
+
+
+def _decided(folder: pathlib.Path, rule: str) -> pathlib.Path:
+  return folder / 'decisions' / f'{rule}.jsonl'
+
+
+def source(settings: Settings) -> dict:
+  """Where questions come from, with the hash of a file."""
+  for name in ('questions', 'snippets', 'cities'):
+    if (path := getattr(settings, name)) is not None:
+      path = pathlib.Path(path).expanduser()
+      if not path.is_file():
+        raise FileNotFoundError(f'There is no file {path} (--{name}).')
+      return {name: path.name, 'sha256': outputs.sha256(path)}
+  if settings.entities is not None:
+    folder = pathlib.Path(settings.entities)
+    files = sorted(folder.glob('*.json'))
+    return {'entities': {file.name: outputs.sha256(file) for file in files}}
+  return {'world': 'bundled'}
+
+
+def _questions(study: Study, run: bool):
+  """All questions, each with its split, from the file that keeps them."""
+  settings, path = study.settings, study.folder / 'questions.jsonl'
+  identity = {
+    **source(settings),
+    'seed': settings.seed,
+    'held_out_relation': settings.held_out_relation,
+    'shots': study.plan.shots,
+    'limit': settings.limit,
+  }
+  if settings.snippets is not None:
+    identity |= study.identity
+  ledger = Ledger(path, identity, redo=settings.redo and run)
+  kept = ledger.read()
+  if not kept:
+    _must(run, 'questions', path)
+    questions = _make_questions(study)
+    splits = split_questions(
+      questions,
+      seed=settings.seed,
+      held_out_relation=settings.held_out_relation,
+      shots=12 if study.plan.shots else 0,
+    )
+    made = [dataclasses.replace(q, split=splits[q.id]) for q in questions]
+    made = _limited(made, settings.limit)
+    ledger.append([lib.to_json(q) for q in made])
+    kept = ledger.read()
+  questions = [lib.read_question(row) for row in kept.values()]
+  return questions, {q.id: q.split for q in questions}
+
+
+def _limited(questions, most: int | None) -> list[lib.Question]:
+  """The first questions of each relation, split and truth."""
+  counts, kept = {}, []
+  for q in questions:
+    key = q.relation, q.split, q.known
+    counts[key] = counts.get(key, 0) + 1
+    if most is None or q.split == 'shots' or counts[key] <= most:
+      kept.append(q)
+  return kept
+
+
+def _make_questions(study: Study) -> list[lib.Question]:
+  settings = study.settings
+  if settings.questions is not None:
+    return read_questions(settings.questions)
+  if settings.cities is not None:
+    return city_questions(settings.cities, seed=settings.seed)
+  if settings.entities is not None:
+    return entity_questions(read_entities(settings.entities))
+  if settings.snippets is not None:
+    snippets = passages.read_snippets(settings.snippets)
+    written = passages.write_questions(
+      study.model, study.format, snippets, seed=settings.seed
+    )
+    print(
+      f'{len(written.questions)} questions about {len(snippets)} passages; '
+      f'refused: {written.refused}',
+      flush=True,
+    )
+    return written.questions
+  return world_questions(bundled_world(inputs.BUNDLE), settings.seed)
+
+
+def _must(run: bool, stage: str, path: pathlib.Path):
+  if not run:
+    raise FileNotFoundError(
+      f'{path} is not there or not complete: run --stage={stage} first, or '
+      '--stage=all.'
+    )
+
+
+def _samples(study: Study, questions, splits, run: bool):
+  """Id -> what the model says, of all questions but demonstrations."""
+  path = study.folder / 'samples.jsonl'
+  asked = [q for q in questions if splits[q.id] != 'shots']
+  plan = {
+    name: value
+    for name, value in dataclasses.asdict(study.plan).items()
+    if name != 'rows_per_batch'
+  }
+  identity = study.identity | {'plan': plan, 'questions': _digest(questions)}
+  ledger = Ledger(path, identity, redo=study.settings.redo and run)
+  missing = ledger.missing([q.id for q in asked])
+  if missing:
+    _must(run, 'samples', path)
+    left = set(missing)
+    for batch in asking.ask(
+      study.model,
+      study.format,
+      [q for q in asked if q.id in left],
+      pools_of(questions, splits),
+      study.plan,
+    ):
+      ledger.append([lib.to_json(each) for each in batch])
+  return {id: lib.read_sampled(row) for id, row in ledger.read().items()}
+
+
+def pools_of(questions, splits) -> dict[str | None, list[lib.Question]]:
+  """Relation -> the questions that are shown as demonstrations."""
+  pools = {}
+  for q in questions:
+    if splits[q.id] == 'shots':
+      pools.setdefault(q.relation, []).append(q)
+  return pools
+
+
+def _digest(items) -> str:
+  """A hash of records."""
+  text = json.dumps([lib.to_json(each) for each in items], sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _scores(study: Study, questions, sampled, run: bool):
+  """Id -> score, of every question that was asked."""
+  settings, path = study.settings, study.folder / 'scores.jsonl'
+  how = {
+    name: getattr(settings, name)
+    for name in ('judge', 'f1_threshold', 'fuzzy', 'judge_model', 'nli_model')
+  }
+  identity = how | {'samples': _digest(sampled.values())}
+  if settings.judge == 'llm':
+    identity |= study.identity
+  ledger = Ledger(path, identity, redo=run)
+  missing = set(ledger.missing(list(sampled)))
+  if missing:
+    _must(run, 'scores', path)
+    others = judging.others_of(questions)
+    alike = _alike(settings)
+    asked = [q for q in questions if q.id in missing]
+    for start in tqdm.trange(0, len(asked), _CHUNK, desc='Scoring'):
+      part = asked[start : start + _CHUNK]
+      verdicts = _model_verdicts(study, part, sampled)
+      ledger.append(
+        lib.to_json(
+          score(
+            q,
+            sampled[q.id],
+            study.judges,
+            others.get(q.id, ()),
+            alike=alike(q),
+            verdicts=verdicts.get(q.id),
+          )
+        )
+        for q in part
+      )
+  return {id: lib.read_score(row) for id, row in ledger.read().items()}
+
+
+def _alike(settings: Settings):
+  """A function of a question: whether two answers to it mean the same."""
+  if settings.nli_model is None:
+    return lambda question: normal_alike
+  model = entailment(settings.nli_model)
+  return lambda question: model.about(question.question)
+
+
+def _model_verdicts(study: Study, questions, sampled):
+  """Id -> text -> verdict, where a model judges; nothing where none does."""
+  if study.settings.judge != 'llm':
+    return {}
+  texts = [
+    [said.text for said in (*sampled[q.id].greedy, *sampled[q.id].samples)]
+    for q in questions
+  ]
+  found, unreadable = llm_verdicts(*study.judge_model, questions, texts)
+  if any(unreadable.values()):
+    print(f'Replies that cannot be read, taken for no: {unreadable}')
+  return dict(zip((q.id for q in questions), found, strict=True))
+
+
+def rule_settings(settings: Settings) -> RuleSettings:
+  """The thresholds of all rules."""
+  return RuleSettings(
+    known_min=settings.known_min,
+    unknown_max=settings.unknown_max,
+    consistent_min=settings.consistent_min,
+  )
+
+
+def _decisions(study: Study, scores, splits):
+  """Rule -> id -> decision; CRaFT's without a rehearsal, which tuning does.
+
+  Split by split: CRaFT compares questions, and train must not know the others.
+  """
+  by_split, found = {}, {}
+  for id, each in scores.items():
+    by_split.setdefault(splits[id], []).append(each)
+  for rule in RULES:
+    found[rule] = {}
+    for mine in by_split.values():
+      found[rule] |= decide_all(rule, mine, rule_settings(study.settings))
+    outputs.write_lines(
+      _decided(study.folder, rule),
+      [
+        lib.to_json(
+          lib.Decided(id=id, rule=rule, decision=decision, split=splits[id])
+        )
+        for id, decision in found[rule].items()
+      ],
+    )
+  return found

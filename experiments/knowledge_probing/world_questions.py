@@ -1,0 +1,89 @@
+"""Questions about MiniWorld, whose truth is known.
+
+Train, validation and test are the world's own groups: entities that the base
+model's text holds, and pairs of names that it holds with other facts every
+time, or not at all. No entity is in two of them.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+
+from experiments.knowledge_probing.records import Question
+from experiments.miniworld.lexicon import ATTRIBUTES
+from experiments.miniworld.templates import QUESTIONS, spell
+from experiments.miniworld.world import TYPES, World, WorldConfig, make_world
+
+# Split -> groups of known and of unknown entities -> entities of each.
+GROUPS = {
+  'train': ('tuning', 'tail', 144),
+  'validation': ('validation', 'unseen_validation', 48),
+  'test': ('held_out', 'unseen', 96),
+}
+
+
+def bundled_world(folder: pathlib.Path) -> World:
+  """The world that a bundle's models were trained on."""
+  recipe = json.loads((folder / 'run.json').read_text(encoding='utf-8'))
+  return make_world(WorldConfig(**recipe['world']))
+
+
+def world_questions(world: World, seed: int = 0) -> list[Question]:
+  """Questions about known and unknown entities in equal numbers.
+
+  Every attribute of an entity is asked for. What text has about an unknown
+  entity of 'train' changes from document to document, and nothing is said of
+  those of 'validation' and 'test'; their answers are drawn at random, so that
+  a right one is luck.
+
+  Args:
+    world: The world.
+    seed: Random seed of the entities, of their types, and of such answers.
+  """
+  rng = np.random.default_rng([seed, 4])
+  found = []
+  for split, (known, unknown, count) in GROUPS.items():
+    for group in (known, unknown):
+      chosen = _of_all_types(world.types[group], count, rng)
+      for number, i in enumerate(chosen):
+        kind = world.types[group][i]
+        kind = number % len(TYPES) if kind < 0 else kind
+        facts = world.facts[group]
+        if facts is None:
+          facts = rng.integers(world.config.values, size=3)
+        else:
+          facts = facts[i]
+        name = world.lexicon.name(*world.pairs[group][i])
+        found += _about(world, name, kind, facts, split, group == known)
+  return found
+
+
+def _of_all_types(types: np.ndarray, count: int, rng) -> np.ndarray:
+  """So many entities, as many of each type as there is room for."""
+  order = rng.permutation(len(types))
+  seen, keyed = {}, []
+  for i in order:
+    seen[types[i]] = seen.get(types[i], -1) + 1
+    keyed.append((seen[types[i]], i))
+  return np.array([i for _, i in sorted(keyed, key=lambda x: x[0])[:count]])
+
+
+def _about(world, name, kind, facts, split, known) -> list[Question]:
+  first, last = name.split()
+  found = []
+  for number, (attribute, pool) in enumerate(ATTRIBUTES[TYPES[kind]].items()):
+    text = spell(QUESTIONS[0], TYPES[kind], number)
+    found.append(
+      Question(
+        id=f'{name}/{attribute}',
+        question=text.format(first=first, last=last),
+        answers=(world.lexicon.values[pool][facts[number]],),
+        relation=f'{TYPES[kind]}_{attribute}',
+        entity=name,
+        type=TYPES[kind],
+        split=split,
+        known=known,
+      )
+    )
+  return found

@@ -1,0 +1,63 @@
+r"""Can a model learn to decline what it does not know, and how does it?
+
+  python -m experiments.knowledge_probing --out=out/probe/miniworld
+  python -m experiments.refusal_tuning --out=out/tuned/miniworld \
+    --probe=out/probe/miniworld
+
+A probe says which questions a model answers right and which it gets wrong.
+This study trains the model on rows made of that, by several rules, asks again
+about entities and a relation that no row came from, and looks inside before
+and after.
+
+  - What did tuning change in its answers? Accuracy, refusals, hallucinations,
+    over-conservativeness, prudence, honesty and more, each paired with the
+    untuned model's.
+  - Which rule refuses errors that the model is certain of, and which uncertain
+    ones, and what does each cost?
+  - What became of plain text and of ordinary requests?
+  - Do latents of the base model's SAEs fire on the same entities? Does adding
+    the unknown latent cause refusals after tuning and not before? Do detector
+    and controller agree? Which weights changed what? Repurposed, or made anew?
+
+--out gets flags.txt, results.json, report.html, and the tuned models: folders
+as HF reads them, or adapters as PEFT reads them. A killed run goes on with the
+same command.
+"""
+
+from collections.abc import Sequence
+import sys
+import time
+
+from absl import flags
+
+from experiments import outputs
+from experiments.refusal_tuning.page import summary, write_page
+from experiments.refusal_tuning.settings import Settings
+from experiments.refusal_tuning.study import open_study, run_study
+from experiments.runs import define_flags, keep_programs, read_flags
+
+
+def run(values: flags.FlagValues, names: Sequence[str]) -> int:
+  """Does what parsed flags say; returns the exit code."""
+  start = time.monotonic()
+  try:
+    settings = read_flags(Settings, values)
+    study = open_study(settings)
+    outputs.write_flags(study.folder, values, names)
+    keep_programs(study.folder / 'work' / 'compiled')
+    results = run_study(study)
+    outputs.write_results(study.folder, results)
+    write_page(study.folder)
+  except (ValueError, KeyError, OSError, ImportError) as error:
+    return outputs.failed(error)
+  print('\n'.join(summary(results)))
+  print(
+    f'Written: {study.folder / outputs.REPORT_FILE} '
+    f'({time.monotonic() - start:.0f} s)',
+    file=sys.stderr,
+  )
+  return 0
+
+
+if __name__ == '__main__':
+  outputs.start(lambda: define_flags(Settings), run)

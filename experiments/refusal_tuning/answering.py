@@ -1,0 +1,81 @@
+"""Asks a model again, and says what each answer is."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+
+from experiments.knowledge_probing import (
+  Format,
+  JudgeSettings,
+  Plan,
+  Question,
+  Verdict,
+  ask,
+  judge,
+)
+from experiments.refusal_tuning.metrics import Outcome
+import gemma_jax as gj
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answered:
+  """A greedy answer.
+
+  Attributes:
+    id: The question's.
+    text: What was said.
+    outcome: What that is.
+    rule: Which rule of the judge decided.
+  """
+
+  id: str
+  text: str
+  outcome: Outcome
+  rule: str
+
+
+def ask_again(
+  model: gj.Decoder,
+  format: Format,
+  questions: Sequence[Question],
+  judges: JudgeSettings,
+  others: Mapping[str, tuple[str, ...]],
+  *,
+  max_new_tokens: int,
+  rows_per_batch: int,
+) -> Iterator[list[Answered]]:
+  """Asks without demonstrations, greedily; yields batches as they finish.
+
+  Args:
+    model: Stacked.
+    format: How questions are put.
+    questions: What to ask.
+    judges: How answers are judged.
+    others: Id -> other answers of the relation, from `others_of`.
+    max_new_tokens: Most tokens of an answer.
+    rows_per_batch: Answers made at once.
+  """
+  plan = Plan(
+    shots=0,
+    samples=0,
+    max_new_tokens=max_new_tokens,
+    rows_per_batch=rows_per_batch,
+  )
+  by_id = {q.id: q for q in questions}
+  for batch in ask(model, format, questions, {}, plan):
+    found = []
+    for each in batch:
+      text = each.greedy[0].text
+      verdict = judge(by_id[each.id], text, judges, others.get(each.id, ()))
+      found.append(
+        Answered(
+          id=each.id, text=text, outcome=outcome(verdict), rule=verdict.rule
+        )
+      )
+    yield found
+
+
+def outcome(verdict: Verdict) -> Outcome:
+  """What an answer is: what says nothing counts as abstaining."""
+  if verdict.correct:
+    return 'correct'
+  return 'incorrect' if verdict.informative else 'abstained'

@@ -1,0 +1,274 @@
+"""Trains one arm: from rows to weights.
+
+All weights or LoRA adapters, by completions or by preferences. What is judged
+is the loss on validation rows, refusals and answers counting alike.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.knowledge_probing import Format, Row
+from experiments.refusal_tuning.settings import Settings
+import gemma_jax as gj
+from gemma_jax import training
+
+Weights = Mapping[str, jax.Array]
+_WARMUP = 10  # steps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Tuned:
+  """What training an arm gives.
+
+  Attributes:
+    trained: All weights of the model, float32; or LoRA's adapters.
+    records: Loss and score at each judgement.
+    steps: Updates that were planned; `records` says where training stopped.
+    rows: Packed rows of tokens.
+  """
+
+  trained: dict[str, jax.Array]
+  records: list[dict]
+  steps: int
+  rows: int
+
+
+class Tuner:
+  """Trains a model on rows; the same settings for every arm.
+
+  Attributes:
+    model: The untuned model, float32, stacked.
+    lora: None where all weights are trained.
+  """
+
+  def __init__(
+    self,
+    settings: Settings,
+    model: gj.Decoder,
+    format: Format,
+    *,
+    lora: training.LoraConfig | None,
+    length: int,
+  ):
+    """Takes how rows are packed: `length` tokens each."""
+    self.model, self.lora = model, lora
+    self._settings, self._format, self._length = settings, format, length
+    dtype = jnp.dtype(settings.compute)
+    self._dtype = None if dtype == jnp.float32 else dtype
+
+  def weights(self, trained: Weights) -> dict[str, jax.Array]:
+    """Returns the weights of the whole model."""
+    if self.lora is None:
+      return dict(trained)
+    return training.merge(self.model.weights(), trained, self.lora)
+
+  def decoder(self, trained: Weights) -> gj.Decoder:
+    """Returns the tuned model."""
+    return gj.Decoder(self.model.config, self.weights(trained))
+
+  def examples(self, rows: Sequence[Row]) -> list[training.Example]:
+    """Rows as tokens."""
+    return [
+      training.Example(
+        self._format.prompt_ids(row.question),
+        self._format.answer_ids(row.completion),
+        row.weight,
+      )
+      for row in rows
+    ]
+
+  def supervised(
+    self,
+    rows: Sequence[Row],
+    validation: Sequence[Row],
+    *,
+    snapshot: pathlib.Path,
+    name: str,
+    epochs: int | None = None,
+    start: Weights | None = None,
+  ) -> Tuned:
+    """Trains on completions.
+
+    Args:
+      rows: What to learn from.
+      validation: What training is stopped by; none trains for all epochs.
+      snapshot: File that a killed training goes on from.
+      name: For the progress bar.
+      epochs: Most passes; None is the settings'.
+      start: What to begin with, as `Tuned.trained`; None is the untuned model.
+    """
+    data = self._pack(rows)
+
+    def loss(model, batch):
+      return training.completion_sums(model, batch)
+
+    judged = [
+      self._pack([row for row in validation if row.refusal == refusal])
+      for refusal in (False, True)
+      if any(row.refusal == refusal for row in validation)
+    ]
+    return self._fit(
+      loss,
+      data,
+      judged,
+      snapshot=snapshot,
+      name=name,
+      epochs=epochs,
+      start=start,
+      learning_rate=self._settings.learning_rate,
+    )
+
+  def preferred(
+    self,
+    rows: Sequence[Row],
+    validation: Sequence[Row],
+    *,
+    snapshot: pathlib.Path,
+    name: str,
+    start: Weights | None = None,
+  ) -> Tuned:
+    """Trains by DPO on pairs of a completion and a rejected one.
+
+    The arguments are those of `supervised`; the reference is `start`.
+
+    Raises:
+      ValueError: no row has a rejected completion.
+    """
+    weights = self.model.weights() if start is None else self.weights(start)
+    reference = training.as_model(weights, self.model.config)
+    data = self._pairs(rows, reference, name)
+    settings = self._settings
+
+    def loss(model, batch):
+      pairs, logprobs = batch
+      return training.dpo_loss(model, logprobs, pairs, settings.beta)
+
+    judged = []
+    if any(row.rejected is not None for row in validation):
+      judged = [self._pairs(validation, reference, name)]
+    rate = settings.dpo_learning_rate or settings.learning_rate / 10
+    return self._fit(
+      loss,
+      data,
+      judged,
+      snapshot=snapshot,
+      name=name,
+      epochs=None,
+      start=start,
+      learning_rate=rate,
+    )
+
+  def _pack(self, rows):
+    return training.pack(self.examples(rows), self._length, self._pad)
+
+  @property
+  def _pad(self) -> int:
+    return self.model.config.fill_id
+
+  def _pairs(self, rows, reference, name):
+    """Pairs, and what the reference says of them, row by row."""
+    rows = [row for row in rows if row.rejected is not None]
+    if not rows:
+      raise ValueError(
+        f'{name}: no row has a rejected completion, which DPO needs: the model '
+        'never gave an answer where it should decline. Draw more samples, or '
+        'leave the arm out.'
+      )
+    chosen = self.examples(rows)
+    rejected = [
+      training.Example(each.prompt, self._format.answer_ids(row.rejected))
+      for each, row in zip(chosen, rows, strict=True)
+    ]
+    pairs = training.pack_pairs(chosen, rejected, self._length, self._pad)
+    score = jax.jit(training.sequence_logprobs)
+    size = self._settings.batch
+    logprobs = []
+    for side in pairs:
+      found = []
+      for start in range(0, len(rows), size):
+        # The last row fills up the last batch.
+        at = np.minimum(np.arange(start, start + size), len(rows) - 1)
+        found.append(
+          np.asarray(score(reference, jax.tree.map(lambda x: x[at], side)))  # noqa: B023
+        )
+      logprobs.append(np.concatenate(found)[: len(rows)])
+    return pairs, tuple(logprobs)
+
+  def _fit(
+    self, loss, data, judged, *, snapshot, name, epochs, start, learning_rate
+  ) -> Tuned:
+    settings, config = self._settings, self.model.config
+    epochs = settings.epochs if epochs is None else epochs
+    R = len(jax.tree.leaves(data)[0])
+    steps = math.ceil(R * epochs / settings.batch)
+    trained, frozen = dict(self.model.weights()), None
+    if self.lora is not None:
+      key = jax.random.key(settings.seed)
+      frozen, trained = trained, training.init_lora(trained, self.lora, key)
+    trained = trained if start is None else dict(start)
+
+    def model_of(trained, frozen):
+      merged = trained
+      if self.lora is not None:
+        merged = training.merge(frozen, trained, self.lora)
+      return training.as_model(merged, config, self._dtype)
+
+    def objective(trained, batch, *frozen):
+      return loss(model_of(trained, *(frozen or (None,))), batch)
+
+    judge = None
+    if judged:
+      measure = jax.jit(objective)
+      more = () if frozen is None else (frozen,)
+      judge = functools.partial(_judge, measure, judged, more, settings.batch)
+    found, records = training.fit(
+      objective,
+      trained,
+      lambda step: training.draw(data, step, settings.batch, settings.seed),
+      training.FitConfig(
+        steps=steps,
+        learning_rate=learning_rate,
+        warmup=_WARMUP,
+        weight_decay=0.0,
+        average=settings.average,
+        snapshot_every=max(1, math.ceil(R / settings.batch)),
+      ),
+      snapshot=snapshot,
+      name=name,
+      frozen=frozen,
+      accumulation=settings.accumulation,
+      judge=judge,
+      patience=settings.patience if judged else None,
+    )
+    return Tuned(trained=dict(found), records=records, steps=steps, rows=R)
+
+
+def _judge(measure, judged, frozen, size, trained) -> dict[str, float]:
+  """Less the loss on validation data, parts counting alike.
+
+  Args:
+    measure: A compiled loss: a mean, or a numerator and a denominator.
+    judged: Parts of the data, pytrees of rows.
+    frozen: What `measure` takes besides.
+    size: Rows at once.
+    trained: What is judged.
+  """
+  losses = []
+  for data in judged:
+    R = len(jax.tree.leaves(data)[0])
+    totals = np.zeros(2)
+    # Whole batches, the first rows again at the end: one program serves all.
+    for start in range(0, R, size):
+      at = np.arange(start, start + size) % R
+      found = measure(trained, jax.tree.map(lambda x: x[at], data), *frozen)  # noqa: B023
+      found = found if isinstance(found, tuple) else (found, 1.0)
+      totals += np.array([float(x) for x in found])
+    losses.append(totals[0] / totals[1])
+  return {'score': -float(np.mean(losses))}
