@@ -14,7 +14,7 @@ signals, readers     what tells a right answer; streams, detectors
 
 from experiments.knowledge_probing.asking import Plan, ask
 from experiments.knowledge_probing.formats import ADMIT, Format
-from experiments.knowledge_probing.informative import refuses
+from experiments.knowledge_probing.informative import declines
 from experiments.knowledge_probing.judging import (
   JudgeSettings,
   judge,

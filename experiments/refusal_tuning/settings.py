@@ -46,6 +46,9 @@ class Settings:
       stops.
     compute: Data type that training computes in; weights and moments are
       float32.
+    data: Devices over which batches are split. Default: those that
+      --model_parallel leaves; without it, one device.
+    model_parallel: Devices over which heads and hidden units are split.
     rehearsal_epochs: Passes over the known rows in CRaFT's rehearsal.
     rows: Most training rows of an arm, drawn evenly over relations.
     max_refusal_share: Largest share of refusals among them; CRaFT's paper has
@@ -82,6 +85,8 @@ class Settings:
   average: float = 0.0
   patience: int = 3
   compute: Literal['float32', 'bfloat16'] = 'float32'
+  data: int | None = None
+  model_parallel: int = 1
   rehearsal_epochs: int = 1
   rows: int = 600
   max_refusal_share: float = 0.5

@@ -71,8 +71,11 @@ class Study:
 
   @functools.cached_property
   def before(self) -> gj.Decoder:
-    """The untuned model, float32."""
-    return self.reader.load()
+    """The untuned model, float32; on a mesh if that is asked for."""
+    data, parallel = self.settings.data, self.settings.model_parallel
+    if data is None and parallel == 1:
+      return self.reader.load()
+    return self.reader.load(gj.make_mesh(data, parallel))
 
   @property
   def bundled(self) -> bool:
@@ -249,7 +252,7 @@ def _stage(study: Study, name: str, identity: Mapping, make: Callable):
 def _training_identity(settings: Settings) -> dict:
   left_out = ('out', 'probe', 'arms', 'inside', 'sae', 'layers', 'text')
   left_out += ('text_tokens', 'rows_per_batch', 'redo')
-  left_out += ('closely', 'max_new_tokens')
+  left_out += ('closely', 'max_new_tokens', 'data', 'model_parallel')
   return {
     key: value
     for key, value in dataclasses.asdict(settings).items()
@@ -289,8 +292,13 @@ def _arm(study: Study, arm: str, trained: Mapping) -> tuple[dict, dict]:
 
   def make(folder: pathlib.Path):
     train = study.tuner.preferred if arm == 'dpo' else study.tuner.supervised
-    snapshot = study.folder / 'work' / f'{arm}.safetensors'
-    tuned = train(rows, validation, snapshot=snapshot, name=arm, start=start)
+    tuned = train(
+      rows,
+      validation,
+      snapshot=_snapshot(study, arm),
+      name=arm,
+      start=start,
+    )
     _save(study, folder, tuned.trained)
     outputs.write_json(
       folder / _ABOUT,
@@ -303,10 +311,15 @@ def _arm(study: Study, arm: str, trained: Mapping) -> tuple[dict, dict]:
         'records': tuned.records,
       },
     )
-    snapshot.unlink(missing_ok=True)
 
   folder = _stage(study, f'arms/{arm}', identity, make)
+  _snapshot(study, arm).unlink(missing_ok=True)
   return _load(study, folder), outputs.read_json(folder / _ABOUT)
+
+
+def _snapshot(study: Study, arm: str) -> pathlib.Path:
+  """The file that a killed training goes on from."""
+  return study.folder / 'work' / f'{arm}.safetensors'
 
 
 def _digest(weights: Mapping) -> list[float]:
@@ -389,11 +402,10 @@ def _rehearsed(study: Study) -> tuple[dict, dict]:
   }
 
   def make(folder: pathlib.Path):
-    snapshot = study.folder / 'work' / 'rehearsal.safetensors'
     tuned = study.tuner.supervised(
       rows,
       (),
-      snapshot=snapshot,
+      snapshot=_snapshot(study, 'rehearsal'),
       name='rehearsal',
       epochs=settings.rehearsal_epochs,
     )
@@ -412,9 +424,9 @@ def _rehearsed(study: Study) -> tuple[dict, dict]:
         ]
         found[each.id] = float(np.mean(right))
     outputs.write_json(folder / _ABOUT, found)
-    snapshot.unlink(missing_ok=True)
 
   folder = _stage(study, 'arms/rehearsal', identity, make)
+  _snapshot(study, 'rehearsal').unlink(missing_ok=True)
   rehearsed = outputs.read_json(folder / _ABOUT)
   rules = probing.rule_settings(study.probe.settings)
   scores = [probed.scores[q.id] for q in train]
@@ -519,7 +531,7 @@ def _side_effects(study: Study, arm: str, after: gj.Decoder) -> dict:
         prompts,
         stop_ids=sorted(format.ends),
         decode=lambda ids: format.tokenizer.decode(ids, skip_special=True),
-        refuses=lambda text: probing.refuses('', text),
+        refuses=probing.declines,
         generators=(_fast(study.before), _fast(after)),
       )
     outputs.write_json(folder / _ABOUT, found)

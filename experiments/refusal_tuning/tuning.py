@@ -4,11 +4,12 @@ All weights or LoRA adapters, by completions or by preferences. What is judged
 is the loss on validation rows, refusals and answers counting alike.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import math
 import pathlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,13 @@ class Tuned:
   rows: int
 
 
+class _Objective(NamedTuple):
+  """A loss, as it is trained and as it is measured."""
+
+  loss: Callable
+  measure: Callable
+
+
 class Tuner:
   """Trains a model on rows; the same settings for every arm.
 
@@ -62,6 +70,7 @@ class Tuner:
     self._settings, self._format, self._length = settings, format, length
     dtype = jnp.dtype(settings.compute)
     self._dtype = None if dtype == jnp.float32 else dtype
+    self._score = jax.jit(training.sequence_logprobs)
 
   def weights(self, trained: Weights) -> dict[str, jax.Array]:
     """Returns the weights of the whole model."""
@@ -105,17 +114,13 @@ class Tuner:
       start: What to begin with, as `Tuned.trained`; None is the untuned model.
     """
     data = self._pack(rows)
-
-    def loss(model, batch):
-      return training.completion_sums(model, batch)
-
     judged = [
       self._pack([row for row in validation if row.refusal == refusal])
       for refusal in (False, True)
       if any(row.refusal == refusal for row in validation)
     ]
     return self._fit(
-      loss,
+      self._completions,
       data,
       judged,
       snapshot=snapshot,
@@ -145,17 +150,12 @@ class Tuner:
     reference = training.as_model(weights, self.model.config)
     data = self._pairs(rows, reference, name)
     settings = self._settings
-
-    def loss(model, batch):
-      pairs, logprobs = batch
-      return training.dpo_loss(model, logprobs, pairs, settings.beta)
-
     judged = []
     if any(row.rejected is not None for row in validation):
       judged = [self._pairs(validation, reference, name)]
     rate = settings.dpo_learning_rate or settings.learning_rate / 10
     return self._fit(
-      loss,
+      self._preferences,
       data,
       judged,
       snapshot=snapshot,
@@ -164,6 +164,33 @@ class Tuner:
       start=start,
       learning_rate=rate,
     )
+
+  # Functions that all arms share: what is compiled for one serves the others.
+
+  @functools.cached_property
+  def _completions(self) -> '_Objective':
+    return self._objective(training.completion_sums)
+
+  @functools.cached_property
+  def _preferences(self) -> '_Objective':
+    beta = self._settings.beta
+
+    def loss(model, batch):
+      pairs, logprobs = batch
+      return training.dpo_loss(model, logprobs, pairs, beta)
+
+    return self._objective(loss)
+
+  def _objective(self, loss) -> '_Objective':
+    """A loss of what is trained, of a batch, and of frozen weights if any."""
+    config, lora, dtype = self.model.config, self.lora, self._dtype
+
+    def objective(trained, batch, *frozen):
+      if lora is not None:
+        trained = training.merge(*frozen, trained, lora)
+      return loss(training.as_model(trained, config, dtype), batch)
+
+    return _Objective(objective, jax.jit(objective))
 
   def _pack(self, rows):
     return training.pack(self.examples(rows), self._length, self._pad)
@@ -187,7 +214,7 @@ class Tuner:
       for each, row in zip(chosen, rows, strict=True)
     ]
     pairs = training.pack_pairs(chosen, rejected, self._length, self._pad)
-    score = jax.jit(training.sequence_logprobs)
+    score = self._score
     size = self._settings.batch
     logprobs = []
     for side in pairs:
@@ -202,9 +229,18 @@ class Tuner:
     return pairs, tuple(logprobs)
 
   def _fit(
-    self, loss, data, judged, *, snapshot, name, epochs, start, learning_rate
+    self,
+    objective,
+    data,
+    judged,
+    *,
+    snapshot,
+    name,
+    epochs,
+    start,
+    learning_rate,
   ) -> Tuned:
-    settings, config = self._settings, self.model.config
+    settings = self._settings
     epochs = settings.epochs if epochs is None else epochs
     R = len(jax.tree.leaves(data)[0])
     steps = math.ceil(R * epochs / settings.batch)
@@ -214,22 +250,14 @@ class Tuner:
       frozen, trained = trained, training.init_lora(trained, self.lora, key)
     trained = trained if start is None else dict(start)
 
-    def model_of(trained, frozen):
-      merged = trained
-      if self.lora is not None:
-        merged = training.merge(frozen, trained, self.lora)
-      return training.as_model(merged, config, self._dtype)
-
-    def objective(trained, batch, *frozen):
-      return loss(model_of(trained, *(frozen or (None,))), batch)
-
     judge = None
     if judged:
-      measure = jax.jit(objective)
       more = () if frozen is None else (frozen,)
-      judge = functools.partial(_judge, measure, judged, more, settings.batch)
+      judge = functools.partial(
+        _judge, objective.measure, judged, more, settings.batch
+      )
     found, records = training.fit(
-      objective,
+      objective.loss,
       trained,
       lambda step: training.draw(data, step, settings.batch, settings.seed),
       training.FitConfig(
