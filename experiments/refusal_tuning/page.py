@@ -51,14 +51,16 @@ def summary(results: Mapping) -> list[str]:
     f'{share(best, "incorrect")} wrong and declines '
     f'{share(best, "refusal_rate")}.',
   ]
-  known = best[TEST]['by_truth'] or best[TEST]['metrics']
-  told = 'does not know' if best[TEST]['by_truth'] else 'answered wrong before'
-  kept = 'knows' if best[TEST]['by_truth'] else 'answered right before'
+  known = figures.known_metrics(best)
+  by_truth = known is best[TEST]['by_truth']
+  told = 'does not know' if by_truth else 'answered wrong before'
+  kept = 'knows' if by_truth else 'answered right before'
+  real = ' (made-up entities left out)' if figures.REAL in best else ''
   lines.append(
     f'It declines {spelled(known["prudence"]["after"], percent=True)} of what '
     f'it {told} and does not get right, and '
     f'{spelled(known["over_conservativeness"]["after"], percent=True)} of what '
-    f'it {kept}.'
+    f'it {kept}{real}.'
   )
   return [*lines, results['inside']['verdict']['summary']]
 
@@ -93,7 +95,8 @@ def _sections(results: Mapping) -> list[charts.Section]:
           tables=[_truth_table(results)],
         )
       ]
-      if results['arms'][0][TEST]['by_truth']
+      if figures.known_metrics(results['arms'][0])
+      is results['arms'][0][TEST]['by_truth']
       else []
     ),
     charts.Section(

@@ -42,6 +42,8 @@ from gemma_jax import training
 HELD_OUT = 'held_out_relation'
 # Splits whose questions are asked again; no training row comes from them.
 ASKED = ('validation', 'test', HELD_OUT)
+# Ends the names of parts without made-up entities, where there are such.
+REAL = ', real entities'
 _MODEL, _ADAPTER, _ABOUT = 'model', 'adapter', 'about.json'
 _ANSWERS = 'answers.json'
 _VERSION = 1
@@ -478,13 +480,13 @@ def _answers(study: Study, arm: str, model) -> dict[str, Answered]:
 
 
 def _compared(study: Study, before: Mapping, after: Mapping) -> dict:
-  """What changed, on each split and relation."""
-  consistent = study.probe.settings.consistent_min
-  found = {}
-  for split in ASKED:
-    questions = study.questions([split])
-    if not questions:
-      continue
+  """What changed, on each split."""
+  consistent, seed = (
+    study.probe.settings.consistent_min,
+    study.settings.seed,
+  )
+
+  def compare(questions):
     outcomes = [
       [each[q.id].outcome for q in questions] for each in (before, after)
     ]
@@ -493,17 +495,23 @@ def _compared(study: Study, before: Mapping, after: Mapping) -> dict:
       probing.agreement(study.probed.scores[q.id]) >= consistent
       for q in questions
     ]
-    found[split] = metrics.compare(
-      *outcomes,
-      clusters,
-      known=[q.known for q in questions],
-      seed=study.settings.seed,
+    return metrics.compare(
+      *outcomes, clusters, known=[q.known for q in questions], seed=seed
     ) | {
       'facts_kept': side_effects.facts_kept(*outcomes, clusters),
       'certainty': metrics.refusals_of_errors(
-        *outcomes, certain, clusters, seed=study.settings.seed
+        *outcomes, certain, clusters, seed=seed
       ),
     }
+
+  found = {}
+  for split in ASKED:
+    if questions := study.questions([split]):
+      found[split] = compare(questions)
+      real = [q for q in questions if q.known is None]
+      if 0 < len(real) < len(questions):
+        # Made-up entities are easy to tell: the real ones by themselves.
+        found[f'{split}{REAL}'] = compare(real)
   return found
 
 

@@ -22,6 +22,8 @@ from gemma_jax import training
 
 Weights = Mapping[str, jax.Array]
 _WARMUP = 10  # steps
+# Rows of pairs have a multiple of so many tokens, so that programs are few.
+_ROUND = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -213,7 +215,12 @@ class Tuner:
       training.Example(each.prompt, self._format.answer_ids(row.rejected))
       for each, row in zip(chosen, rows, strict=True)
     ]
-    pairs = training.pack_pairs(chosen, rejected, self._length, self._pad)
+    sizes = [
+      len(each.prompt) + len(each.completion) for each in (*chosen, *rejected)
+    ]
+    # Rows of one example each are no longer than they must be.
+    length = min(self._length, -(-max(sizes) // _ROUND) * _ROUND)
+    pairs = training.pack_pairs(chosen, rejected, length, self._pad)
     score = self._score
     size = self._settings.batch
     logprobs = []

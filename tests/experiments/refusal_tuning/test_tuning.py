@@ -12,7 +12,8 @@ from experiments.miniworld.recipes import make_recipe
 from experiments.refusal_tuning.settings import Settings
 from experiments.refusal_tuning.tuning import Tuner
 import gemma_jax as gj
-from gemma_jax import training
+from gemma_jax import sharding, training
+from gemma_jax.weights import LETTERS
 
 REFUSAL = 'Sorry, I do not know that.'
 
@@ -189,3 +190,30 @@ def test_training_stops_by_validation(model, form, tmp_path):
 def test_wrong_settings_are_named(changes, said):
   with pytest.raises(ValueError, match=said):
     settings(**changes)
+
+
+@pytest.mark.slow
+def test_a_mesh_gives_the_same_adapters(model, form, tmp_path):
+  """Eight devices, batches and heads split, validation too."""
+  mesh = gj.make_mesh(4, 2)
+  placed = gj.Decoder(
+    model.config,
+    {
+      name: jax.device_put(
+        w, sharding.weight_sharding(LETTERS[name], w.shape, mesh)
+      )
+      for name, w in model.weights().items()
+    },
+  )
+  lora, found = training.LoraConfig(rank=4, alpha=8), {}
+  for name, base in (('one', model), ('many', placed)):
+    mine = tuner(base, form, lora, epochs=4)
+    found[name] = mine.supervised(
+      rows(), rows(), snapshot=tmp_path / f'{name}.safetensors', name=name
+    )
+  for name, array in found['one'].trained.items():
+    np.testing.assert_allclose(array, found['many'].trained[name], atol=1e-4)
+  scores = [
+    [record['score'] for record in each.records] for each in found.values()
+  ]
+  np.testing.assert_allclose(*scores, atol=1e-4)
