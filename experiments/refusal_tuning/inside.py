@@ -28,6 +28,8 @@ _TRAIN, _TEST = 400, 240
 # Doses of the unknown latent; at larger ones hardly a random latent moves the
 # model as far. The first one chooses among latents.
 _DOSES = (0.25, 0.125, 0.5)
+# Share of the best separation that a latent must reach to be tried.
+_NEARLY = 0.75
 # Random directions beside it: ten must be matched in both models.
 _RANDOM = 16
 # Layers that are looked at without SAEs, spread evenly.
@@ -81,7 +83,7 @@ class Inside:
 
 
 def look_inside(given: Inside) -> dict:
-  """Returns all that is found, and the verdict in plain words."""
+  """Returns all that is found, for `verdict`."""
   config = given.before.config
   train, _ = _asked(given, given.train, _TRAIN)
   test, questions = _asked(given, given.test, _TEST)
@@ -171,15 +173,15 @@ def look_inside(given: Inside) -> dict:
     'steering': steering,
     'controllers': agreeing,
     'weights': patched,
-    'verdict': repurposed.judge(
-      latents=latents,
-      directions=directions,
-      steering=steering,
-      controllers=agreeing,
-      weights=patched,
-      layer=layer,
-    ),
   }
+
+
+def verdict(found: Mapping) -> dict:
+  """What `look_inside` found, as rules and in plain words."""
+  names = ('latents', 'directions', 'steering', 'controllers', 'weights')
+  return repurposed.judge(
+    **{name: found[name] for name in names}, layer=found['detector_layer']
+  )
 
 
 def _asked(given: Inside, questions, most: int) -> tuple[Asked, list]:
@@ -213,10 +215,13 @@ def _first_tokens(given: Inside, questions) -> list[int]:
 def _strongest_first(given: Inside, found, train: Asked, refusals):
   """Puts the unknown latent first that makes the tuned model refuse most.
 
-  Of every layer the best one is tried, on train entities that are known: a
-  latent of a late layer separates well, and comes too late to change answers.
+  Of every layer the best one is tried, if it separates nearly as well as the
+  best of all, on train entities that are known: a latent of a late layer comes
+  too late to change answers.
   """
-  best = [select([one], k=1).of('unknown')[0].id for one in found.sums]
+  each = [select([one], k=1).of('unknown')[0] for one in found.sums]
+  least = _NEARLY * max(one.score for one in each)
+  best = [one.id for one in each if one.score >= least]
   known = train.take(_some(train.known, given.closely))
   effects = []
   for id in best:

@@ -12,10 +12,12 @@ this project's: no paper states any.
   causes    adding the unknown latent makes the tuned model refuse what it
             knows: beyond random latents, by more than .05 in probability
   new       it does so by more than .05 more than in the untuned model
-  along     detector and controller of the tuned model agree: their cosine is
-            above that of random directions, at the layer where the controller
-            is most reliable; untold if two halves of the entities agree on it
-            less than .5
+  along     detector and controller of the tuned model agree: the cosine of
+            the difference of means with the controller is above that of
+            random directions, at the layer where the controller is most
+            reliable; untold if two halves of the entities agree on it less
+            than .5. A latent's row is one part of the detector, so that its
+            cosine is shown and decides nothing
   above     the change above the detector's layer is needed: with untuned
             weights there, more than half is lost of what the tuned model
             does for refusing the unknown more than the known
@@ -216,7 +218,7 @@ def _driven(steering) -> list[Rule]:
 
 
 def _along(controllers, detector, layer) -> Rule:
-  names = [detector['name'] if detector else '', 'means.after']
+  names = ['means.after', detector['name'] if detector else '']
   found = []
   for each in (controllers or {}).get('layers', ()):
     pairs = {

@@ -27,7 +27,7 @@ from experiments import knowledge_probing as probing
 from experiments.factual_recall import default_text, text_rows
 from experiments.refusal_tuning import metrics, side_effects
 from experiments.refusal_tuning.answering import Answered, ask_again
-from experiments.refusal_tuning.inside import Inside, look_inside
+from experiments.refusal_tuning.inside import Inside, look_inside, verdict
 from experiments.refusal_tuning.settings import (
   PROMPTED,
   TUNED,
@@ -564,6 +564,8 @@ def _inside(study: Study, arm: str, after: gj.Decoder, answers) -> dict:
     'seed': settings.seed,
     'saes': {str(k): dataclasses.asdict(v) for k, v in study.saes.items()},
   }
+  if study.saes:
+    identity['chosen'] = 2  # how latents are chosen
 
   def known(question):
     """The truth, or what the untuned model answers correctly."""
@@ -596,7 +598,8 @@ def _inside(study: Study, arm: str, after: gj.Decoder, answers) -> dict:
     outputs.write_json(folder / _ABOUT, found)
 
   folder = _stage(study, f'inside/{arm}', identity, make)
-  return outputs.read_json(folder / _ABOUT)
+  found = outputs.read_json(folder / _ABOUT)
+  return found | {'verdict': verdict(found)}
 
 
 def _examples(study: Study, answers: Mapping) -> list[dict]:
