@@ -40,10 +40,10 @@ def ask_again(
   judges: JudgeSettings,
   others: Mapping[str, tuple[str, ...]],
   *,
-  max_new_tokens: int,
-  rows_per_batch: int,
+  plan: Plan,
+  pools: Mapping[str | None, Sequence[Question]],
 ) -> Iterator[list[Answered]]:
-  """Asks without demonstrations, greedily; yields batches as they finish.
+  """Asks and judges greedy answers; yields batches as they finish.
 
   Args:
     model: Stacked.
@@ -51,17 +51,11 @@ def ask_again(
     questions: What to ask.
     judges: How answers are judged.
     others: Id -> other answers of the relation, from `others_of`.
-    max_new_tokens: Most tokens of an answer.
-    rows_per_batch: Answers made at once.
+    plan: How to ask.
+    pools: Relation -> what can be demonstrated, where the plan has shots.
   """
-  plan = Plan(
-    shots=0,
-    samples=0,
-    max_new_tokens=max_new_tokens,
-    rows_per_batch=rows_per_batch,
-  )
   by_id = {q.id: q for q in questions}
-  for batch in ask(model, format, questions, {}, plan):
+  for batch in ask(model, format, questions, pools, plan):
     found = []
     for each in batch:
       text = each.greedy[0].text

@@ -24,9 +24,10 @@ import numpy as np
 
 from experiments import inputs, model_and_text, outputs
 from experiments import knowledge_probing as probing
+from experiments.entities.completions import line_break_ids
 from experiments.factual_recall import default_text, text_rows
 from experiments.refusal_tuning import metrics, side_effects
-from experiments.refusal_tuning.answering import Answered, ask_again
+from experiments.refusal_tuning.answering import Answered, ask_again, outcome
 from experiments.refusal_tuning.inside import Inside, look_inside, verdict
 from experiments.refusal_tuning.settings import (
   PROMPTED,
@@ -446,11 +447,28 @@ def _rehearsed(study: Study) -> tuple[dict, dict]:
 
 
 def _answers(study: Study, arm: str, model) -> dict[str, Answered]:
-  """Id -> what an arm says to the questions of ASKED."""
-  questions = study.questions(ASKED)
-  format = study.probe.format
+  """Id -> what an arm says to the questions of ASKED.
+
+  A model that is not tuned is asked as in the probe, after demonstrations if
+  there were any; its answers without an instruction are the probe's own. Tuned
+  ones are asked without demonstrations, as they were trained.
+  """
+  questions, probed = study.questions(ASKED), study.probed
+  if arm == UNTUNED:
+    found = {}
+    for q in questions:
+      (said, *_), (verdict, *_) = (
+        probed.sampled[q.id].greedy,
+        probed.scores[q.id].greedy,
+      )
+      found[q.id] = Answered(
+        id=q.id, text=said.text, outcome=outcome(verdict), rule=verdict.rule
+      )
+    return found
+  format, shots = study.probe.format, 0
   if arm == PROMPTED:
     format = dataclasses.replace(format, instruction=probing.ADMIT)
+    shots = study.probe.plan.shots
   identity = {
     'arm': arm,
     'weights': _digest(model.weights()),
@@ -459,6 +477,8 @@ def _answers(study: Study, arm: str, model) -> dict[str, Answered]:
     'judge': dataclasses.asdict(study.probe.judges),
     'max_new_tokens': study.settings.max_new_tokens,
   }
+  if shots:
+    identity['plan'] = dataclasses.asdict(study.probe.plan)
 
   def make(folder: pathlib.Path):
     found = []
@@ -467,9 +487,15 @@ def _answers(study: Study, arm: str, model) -> dict[str, Answered]:
       format,
       questions,
       study.probe.judges,
-      probing.others_of(study.probed.questions),
-      max_new_tokens=study.settings.max_new_tokens,
-      rows_per_batch=study.settings.rows_per_batch,
+      probing.others_of(probed.questions),
+      plan=probing.Plan(
+        shots=shots,
+        samples=0,
+        max_new_tokens=study.settings.max_new_tokens,
+        seed=study.probe.plan.seed,
+        rows_per_batch=study.settings.rows_per_batch,
+      ),
+      pools=probing.pools_of(probed.questions, probed.splits),
     ):
       found += [dataclasses.asdict(each) for each in batch]
     outputs.write_lines(folder / _ANSWERS, found)
@@ -516,12 +542,16 @@ def _compared(study: Study, before: Mapping, after: Mapping) -> dict:
 
 
 def _side_effects(study: Study, arm: str, after: gj.Decoder) -> dict:
+  format = study.probe.format
+  stops = format.ends
+  if format.stops_at_line_break:
+    stops |= line_break_ids(format.tokenizer)
   identity = {
     'arm': arm,
     'weights': _digest(after.weights()),
     'text': study.text.tolist(),
+    'stops': len(stops),
   }
-  format = study.probe.format
 
   def make(folder: pathlib.Path):
     found = {
@@ -537,7 +567,7 @@ def _side_effects(study: Study, arm: str, after: gj.Decoder) -> dict:
         study.before,
         after,
         prompts,
-        stop_ids=sorted(format.ends),
+        stop_ids=sorted(stops),
         decode=lambda ids: format.tokenizer.decode(ids, skip_special=True),
         refuses=probing.declines,
         generators=(_fast(study.before), _fast(after)),
