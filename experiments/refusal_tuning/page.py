@@ -78,7 +78,7 @@ def _sections(results: Mapping) -> list[charts.Section]:
       title='Its answers, before and after',
       text=[
         'Intervals are 95 %, over entities, and changes are paired. Known is '
-        'what the untuned model answers right, asked in the same way.',
+        'what the untuned model answers right, asked as in the probe.',
       ],
       figures=[figures.outcomes(results), figures.costs(results)],
       tables=[
