@@ -143,6 +143,28 @@ def open_model(path: str, dtype: str | None = None) -> gj.CheckpointReader:
   return reader
 
 
+def open_named(
+  model: str, dtype: str | None = None, bundled: pathlib.Path = BASE
+) -> tuple[gj.CheckpointReader, gj.Tokenizer]:
+  """Opens what --model names, and its tokenizer; no weight is read yet.
+
+  Args:
+    model: A folder, a hub id, a .gguf file, or BUNDLED.
+    dtype: Data type of the weights; None is the checkpoint's.
+    bundled: What BUNDLED stands for.
+
+  Raises:
+    ValueError: the model has no tokenizer; or see `open_model`.
+    OSError, ImportError: see `open_model`.
+  """
+  path = place(model, bundled)
+  reader = open_model(path, dtype)
+  tokenizer = gj.read_tokenizer(reader)
+  if tokenizer is None:
+    raise ValueError(f'{path} has no tokenizer, which prompts are read with.')
+  return reader, tokenizer
+
+
 def open_chat_model(
   path: str, base: gj.CheckpointReader, dtype: str | None = None
 ) -> gj.CheckpointReader:
@@ -250,6 +272,32 @@ def choose_saes(
     )
     for layer in wanted
   ]
+
+
+def saes_by_layer(
+  source: str | None,
+  model: str,
+  config: gj.ModelConfig,
+  layers: list[str] | None = None,
+) -> dict[int, NamedSAE]:
+  """Returns the SAEs that --sae names, one per layer; {} for none.
+
+  Args:
+    source: A release or a folder. None is none, but the bundled model's own for
+      that.
+    model: What --model names.
+    config: Of the model.
+    layers: Those to take; None is all.
+
+  Raises:
+    FileNotFoundError, KeyError, ValueError: see `choose_saes`.
+  """
+  if source is None and model == BUNDLED:
+    source = str(SAES)
+  if source is None:
+    return {}
+  chosen = choose_saes(source, config, layers=layers)
+  return {each.layer: each for each in chosen}
 
 
 def _ids_in(folder: pathlib.Path) -> list[str]:

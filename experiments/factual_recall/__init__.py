@@ -13,6 +13,10 @@ knowing           known against unknown subjects
 summary           claims and verdicts
 """
 
-from experiments.factual_recall.plain_text import default_text, text_rows
+from experiments.factual_recall.plain_text import (
+  find_text,
+  has_documents,
+  text_rows,
+)
 from experiments.factual_recall.settings import Settings
 from experiments.factual_recall.tasks import Fact, read_task

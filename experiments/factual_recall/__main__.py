@@ -30,39 +30,20 @@ small before and after, 15.51 and 25.93 %;
 `experiments.reproduce_paper --family=gpt2` sets them beside ours.
 """
 
-from collections.abc import Sequence
-import sys
-import time
-
-from absl import flags
-
 from experiments import outputs
 from experiments.factual_recall.page import write_page
 from experiments.factual_recall.settings import Settings
 from experiments.factual_recall.study import open_study, run_study
-from experiments.runs import define_flags, read_flags
+from experiments.runs import start
 
 
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
-  """Does what parsed flags say; returns the exit code."""
-  start = time.monotonic()
-  try:
-    settings = read_flags(Settings, values)
-    study = open_study(settings)
-    outputs.write_flags(study.folder, values, names)
-    results = run_study(study)
-    outputs.write_results(study.folder, results)
-    table = write_page(study.folder)
-  except (ValueError, KeyError, OSError, ImportError) as error:
-    return outputs.failed(error)
-  print(table)
-  print(
-    f'Written: {study.folder / outputs.REPORT_FILE} '
-    f'({time.monotonic() - start:.0f} s)',
-    file=sys.stderr,
-  )
-  return 0
+def work(settings: Settings, keep_flags) -> str:
+  """Runs the study; returns the table of models."""
+  study = open_study(settings)
+  keep_flags()
+  outputs.write_results(study.folder, run_study(study))
+  return write_page(study.folder)
 
 
 if __name__ == '__main__':
-  outputs.start(lambda: define_flags(Settings), run)
+  start(Settings, work)

@@ -6,14 +6,17 @@ and tokenizers that join words need not look at all of it at once.
 
 from collections.abc import Iterator
 import itertools
+import pathlib
 import pydoc_data.topics
 import re
 
 import numpy as np
 
+from experiments import inputs
 from experiments.token_rows import cut_rows
 import gemma_jax as gj
 
+_PYTHON_TEXT = 'documentation of the Python language (pydoc_data.topics)'
 # Rows are taken from so many times as much text.
 _APART = 32
 # A paragraph of prose has so many characters, so large a share of which are
@@ -42,6 +45,34 @@ def default_text() -> str:
       if _is_prose(text):
         found[text] = None
   return '\n\n'.join(found) + '\n'
+
+
+def find_text(path: str | None, model: str) -> tuple[str, str]:
+  """Returns the plain text that --text names, and what to call it.
+
+  Args:
+    path: A file; None is the bundled world's text for the bundled model, else
+      `default_text`.
+    model: What --model names.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+  """
+  if path is not None:
+    file = pathlib.Path(path).expanduser()
+    if not file.is_file():
+      raise FileNotFoundError(f'There is no text file {file} (--text).')
+    return file.read_text(encoding='utf-8'), file.name
+  if model == inputs.BUNDLED:
+    folder = pathlib.Path(inputs.place(inputs.BUNDLED, inputs.BUNDLE))
+    text = (folder / 'text.txt').read_text(encoding='utf-8')
+    return text, 'text of the bundled world'
+  return default_text(), _PYTHON_TEXT
+
+
+def has_documents(path: str | None, model: str) -> bool:
+  """Returns True if every line of `find_text` is a document of its own."""
+  return path is None and model == inputs.BUNDLED
 
 
 def text_rows(

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from experiments.inputs import BUNDLED
+from experiments.runs import check_at_least
 
 # What is run where --tasks is not given.
 MINIWORLD_TASKS = ('city_country', 'player_teams_list')
@@ -75,15 +76,15 @@ class Settings:
   redo: bool = False
 
   def __post_init__(self):
-    for name in (
+    check_at_least(
+      self,
+      1,
       'prompts',
       'heads',
       'text_tokens',
       'closely',
       'rows_per_batch',
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(f'--{name}={getattr(self, name)} must be at least 1.')
+    )
     if self.seed < 0:
       raise ValueError(f'--seed={self.seed} must not be negative.')
     if not self.shots or min(self.shots) < 0:
@@ -92,11 +93,6 @@ class Settings:
       )
     if len(set(self.shots)) < len(self.shots):
       raise ValueError('--shots names a number twice.')
-
-  @property
-  def of_documents(self) -> bool:
-    """Whether every line of the text is a document of its own."""
-    return self.text is None and self.model == BUNDLED
 
   @property
   def chosen_tasks(self) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from experiments.factual_recall.trace import (
   outcomes,
   trace,
 )
+from experiments.stats.evenly import take_evenly
 from experiments.stats.resampling import mean_by_unit
 import gemma_jax as gj
 
@@ -87,7 +88,9 @@ class Context:
       context=min(64, study.reader.config.max_positions),
       tokens=study.settings.text_tokens,
       config=study.reader.config,
-      documents=study.settings.of_documents,
+      documents=plain_text.has_documents(
+        study.settings.text, study.settings.model
+      ),
     )
     return read_text(self.model, rows)
 
@@ -328,13 +331,7 @@ def _subset(prompts: Prompts, most: int, seed: int) -> np.ndarray:
   Subjects come first: with fewer places than subjects, some have none.
   """
   rng = np.random.default_rng(seed)
-  order = rng.permutation(len(prompts))
-  seen, keyed = {}, []
-  for row in order:
-    subject = prompts.subjects[row]
-    seen[subject] = seen.get(subject, -1) + 1
-    keyed.append((seen[subject], row))
-  return np.sort([row for _, row in sorted(keyed, key=lambda x: x[0])[:most]])
+  return np.sort(take_evenly(prompts.subjects.tolist(), most, rng))
 
 
 def _by_subject(values, prompts: Prompts) -> np.ndarray:

@@ -8,7 +8,6 @@ on, so that the same command goes on where it was killed.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
-import json
 import pathlib
 import time
 
@@ -26,7 +25,6 @@ from experiments.factual_recall.tasks import Task, read_task
 from experiments.stages import stage
 import gemma_jax as gj
 
-_PYTHON_TEXT = 'documentation of the Python language (pydoc_data.topics)'
 _RESULTS, _ARRAYS = 'found.json', 'arrays.safetensors'
 
 
@@ -64,11 +62,7 @@ def open_study(settings: Settings) -> Study:
     ValueError, OSError, KeyError, ImportError: something is missing or does
       not fit; the error names it.
   """
-  place = inputs.place(settings.model, inputs.BASE)
-  reader = inputs.open_model(place, settings.dtype)
-  tokenizer = gj.read_tokenizer(reader)
-  if tokenizer is None:
-    raise ValueError(f'{place} has no tokenizer, which prompts are read with.')
+  reader, tokenizer = inputs.open_named(settings.model, settings.dtype)
   for receiver in settings.receivers:
     parse_receiver(receiver, reader.config)
   tasks = [read_task(name) for name in settings.chosen_tasks]
@@ -92,7 +86,7 @@ def open_study(settings: Settings) -> Study:
       f'A prompt with its demonstrations has {longest} tokens; the model reads '
       f'{reader.config.max_positions}. Lower --shots.'
     )
-  text, source = _text(settings)
+  text, source = plain_text.find_text(settings.text, settings.model)
   return Study(
     settings=settings,
     folder=pathlib.Path(settings.out),
@@ -102,7 +96,7 @@ def open_study(settings: Settings) -> Study:
     prompts=prompts,
     text=text,
     text_source=source,
-    saes=_saes(settings, reader.config),
+    saes=inputs.saes_by_layer(settings.sae, settings.model, reader.config),
   )
 
 
@@ -232,7 +226,7 @@ def _kept(
 
   folder = study.folder / 'stages' / name
   stage(folder, identity, fill)
-  found = json.loads((folder / _RESULTS).read_text(encoding='utf-8'))
+  found = outputs.read_json(folder / _RESULTS)
   arrays = folder / _ARRAYS
   return found, load_file(arrays) if arrays.is_file() else {}
 
@@ -245,27 +239,3 @@ def _say(number, count, name, start):
   print(
     f'[{number + 1}/{count}] {name} (after {spent:.0f} s{left})', flush=True
   )
-
-
-def _text(settings: Settings) -> tuple[str, str]:
-  if settings.text is not None:
-    path = pathlib.Path(settings.text).expanduser()
-    if not path.is_file():
-      raise FileNotFoundError(f'There is no text file {path} (--text).')
-    return path.read_text(encoding='utf-8'), path.name
-  if settings.model == inputs.BUNDLED:
-    path = (
-      pathlib.Path(inputs.place(inputs.BUNDLED, inputs.BUNDLE)) / 'text.txt'
-    )
-    return path.read_text(encoding='utf-8'), 'text of the bundled world'
-  return plain_text.default_text(), _PYTHON_TEXT
-
-
-def _saes(settings, config) -> dict[int, inputs.NamedSAE]:
-  source = settings.sae
-  if source is None:
-    if settings.model != inputs.BUNDLED:
-      return {}
-    source = str(inputs.SAES)
-  chosen = inputs.choose_saes(source, config)
-  return {each.layer: each for each in chosen}

@@ -24,45 +24,32 @@ stage alone. `experiments.refusal_tuning` trains on what is found and asks
 again.
 """
 
-from collections.abc import Sequence
-import sys
 import time
-
-from absl import flags
 
 from experiments import outputs
 from experiments.knowledge_probing.page import summary, write_page
 from experiments.knowledge_probing.reporting import report, write_rows
 from experiments.knowledge_probing.settings import Settings
 from experiments.knowledge_probing.study import open_study, probe
-from experiments.runs import define_flags, keep_programs, read_flags
+from experiments.runs import keep_programs, start
 
 
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
-  """Does what parsed flags say; returns the exit code."""
-  start = time.monotonic()
-  try:
-    settings = read_flags(Settings, values)
-    study = open_study(settings)
-    outputs.write_flags(study.folder, values, names)
-    keep_programs(study.folder / 'work' / 'compiled')
-    probed = probe(study)
-    if settings.stage in ('all', 'rows'):
-      write_rows(study, probed)
-    if settings.stage in ('all', 'report'):
-      results = report(study, probed)
-      results['seconds'] = time.monotonic() - start
-      outputs.write_results(study.folder, results)
-      write_page(study.folder)
-      print('\n'.join(summary(results)))
-  except (ValueError, KeyError, OSError, ImportError) as error:
-    return outputs.failed(error)
-  print(
-    f'Written: {study.folder} ({time.monotonic() - start:.0f} s)',
-    file=sys.stderr,
-  )
-  return 0
+def work(settings: Settings, keep_flags) -> str:
+  """Runs the stages; returns what the report says first."""
+  begun = time.monotonic()
+  study = open_study(settings)
+  keep_flags()
+  keep_programs(study.folder / 'work' / 'compiled')
+  probed = probe(study)
+  if settings.stage in ('all', 'rows'):
+    write_rows(study, probed)
+  if settings.stage not in ('all', 'report'):
+    return ''
+  results = report(study, probed) | {'seconds': time.monotonic() - begun}
+  outputs.write_results(study.folder, results)
+  write_page(study.folder)
+  return '\n'.join(summary(results))
 
 
 if __name__ == '__main__':
-  outputs.start(lambda: define_flags(Settings), run)
+  start(Settings, work)

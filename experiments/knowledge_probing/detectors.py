@@ -53,19 +53,21 @@ def detectors(study: Study, probed: Probed) -> tuple[list[dict], list[str]]:
       [q.question for q in asked], p_correct, train, validation
     ),
   )
-  L = study.reader.config.num_layers
-  layers = sorted({int(x) for x in np.linspace(0, L - 1, _LAYERS).round()})
-  saes = _saes(study)
-  layers = sorted({*layers, *saes})
-  named = all(q.entity and q.entity in q.question for q in asked)
-  places = ('entity', 'last') if named else ('last',)
+  named = inputs.saes_by_layer(
+    study.settings.sae, study.settings.model, study.reader.config
+  )
+  saes = {layer: each.load(study.reader) for layer, each in named.items()}
+  spread = np.linspace(0, study.reader.config.num_layers - 1, _LAYERS).round()
+  layers = sorted({*spread.astype(int).tolist(), *saes})
+  with_entity = all(q.entity and q.entity in q.question for q in asked)
+  places = ('entity', 'last') if with_entity else ('last',)
   states = hidden_states(study.model, study.format, asked, layers, places)
   by_layer = {
     place: dict(zip(layers, each, strict=True))
     for place, each in states.items()
   }
   attempt('P(IK)', lambda: p_ik(by_layer['last'], p_correct, train, validation))
-  if named:
+  if with_entity:
     attempt(
       'entity probe',
       lambda: entity_probe(
@@ -105,11 +107,8 @@ def detectors(study: Study, probed: Probed) -> tuple[list[dict], list[str]]:
 
 def _ranked(study: Study, probed: Probed, asked) -> lib.Signal:
   """The probability of the right answer among all of its relation."""
-  candidates = {}
+  candidates = {}  # in order, each once
   for q in probed.questions:
-    if q.known is not False:
-      candidates.setdefault(q.relation, {})[q.answers[0]] = None
-  for q in asked:  # what is asked must be among them
     candidates.setdefault(q.relation, {})[q.answers[0]] = None
   ranked = rank_candidates(
     study.model,
@@ -128,18 +127,6 @@ def _ranked(study: Study, probed: Probed, asked) -> lib.Signal:
       'likeliest_is_right': float(np.mean([each.correct for each in ranked])),
     },
   )
-
-
-def _saes(study: Study) -> dict:
-  """Layer -> the SAE to read there, of resid_post."""
-  settings = study.settings
-  source = settings.sae
-  if source is None and settings.model == inputs.BUNDLED:
-    source = str(inputs.SAES)
-  if source is None:
-    return {}
-  chosen = inputs.choose_saes(source, study.reader.config)
-  return {each.layer: each.load(study.reader) for each in chosen}
 
 
 def latents(saes, streams, right, train) -> list[lib.Signal]:

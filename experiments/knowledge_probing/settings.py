@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from experiments.inputs import BUNDLED
+from experiments.runs import check_at_least
 
 STAGES = ('questions', 'samples', 'scores', 'decisions', 'rows', 'report')
 
@@ -135,15 +136,15 @@ class Settings:
         'What shall be asked? Give --cities, --entities, --snippets or '
         '--questions; only the bundled world comes with questions.'
       )
-    for name in (
+    check_at_least(
+      self,
+      1,
       'limit',
       'prompts',
       'samples',
       'max_new_tokens',
       'rows_per_batch',
-    ):
-      if getattr(self, name) is not None and getattr(self, name) < 1:
-        raise ValueError(f'--{name}={getattr(self, name)} must be at least 1.')
+    )
     for name in (
       'known_min',
       'unknown_max',
@@ -153,6 +154,11 @@ class Settings:
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(
           f'--{name}={getattr(self, name)} must be from 0 to 1, a share.'
+        )
+    for name in ('f1_threshold', 'fuzzy'):
+      if not 0 < getattr(self, name) <= 1:
+        raise ValueError(
+          f'--{name}={getattr(self, name)} must be above 0, and at most 1.'
         )
     if self.unknown_max >= self.known_min:
       raise ValueError(

@@ -84,10 +84,7 @@ class Study:
     name = self.settings.judge_model
     if name is None:
       return self.model, self.format
-    reader = inputs.open_model(inputs.place(name, inputs.CHAT), None)
-    tokenizer = gj.read_tokenizer(reader)
-    if tokenizer is None:
-      raise ValueError(f'{name} has no tokenizer (--judge_model).')
+    reader, tokenizer = inputs.open_named(name, bundled=inputs.CHAT)
     return reader.load(), Format(
       name=_own_format(tokenizer), tokenizer=tokenizer
     )
@@ -156,13 +153,7 @@ def open_study(settings: Settings) -> Study:
     ValueError, OSError, KeyError, ImportError: something is missing or does
       not fit; the error names it.
   """
-  place = inputs.place(settings.model, inputs.BASE)
-  reader = inputs.open_model(place, settings.dtype)
-  tokenizer = gj.read_tokenizer(reader)
-  if tokenizer is None:
-    raise ValueError(
-      f'{place} has no tokenizer, which questions are read with.'
-    )
+  reader, tokenizer = inputs.open_named(settings.model, settings.dtype)
   drawing = {
     'prompts': settings.prompts,
     'shots': settings.demonstrations,
@@ -174,7 +165,7 @@ def open_study(settings: Settings) -> Study:
   if settings.slick:
     slick = asking.Plan.slick()
     drawing = {name: getattr(slick, name) for name in drawing}
-  study = Study(
+  return Study(
     settings=settings,
     folder=pathlib.Path(settings.out),
     reader=reader,
@@ -186,8 +177,6 @@ def open_study(settings: Settings) -> Study:
       rows_per_batch=settings.rows_per_batch,
     ),
   )
-  assert study.judges  # raises for thresholds that are no shares
-  return study
 
 
 def _format(settings: Settings, tokenizer: gj.Tokenizer) -> str:

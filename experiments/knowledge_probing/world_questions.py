@@ -14,6 +14,7 @@ from experiments.knowledge_probing.records import Question
 from experiments.miniworld.lexicon import ATTRIBUTES
 from experiments.miniworld.templates import QUESTIONS, spell
 from experiments.miniworld.world import TYPES, World, WorldConfig, make_world
+from experiments.stats.evenly import take_evenly
 
 # Split -> groups of known and of unknown entities -> entities of each.
 GROUPS = {
@@ -45,7 +46,7 @@ def world_questions(world: World, seed: int = 0) -> list[Question]:
   found = []
   for split, (known, unknown, count) in GROUPS.items():
     for group in (known, unknown):
-      chosen = _of_all_types(world.types[group], count, rng)
+      chosen = take_evenly(world.types[group].tolist(), count, rng)
       for number, i in enumerate(chosen):
         kind = world.types[group][i]
         kind = number % len(TYPES) if kind < 0 else kind
@@ -57,16 +58,6 @@ def world_questions(world: World, seed: int = 0) -> list[Question]:
         name = world.lexicon.name(*world.pairs[group][i])
         found += _about(world, name, kind, facts, split, group == known)
   return found
-
-
-def _of_all_types(types: np.ndarray, count: int, rng) -> np.ndarray:
-  """So many entities, as many of each type as there is room for."""
-  order = rng.permutation(len(types))
-  seen, keyed = {}, []
-  for i in order:
-    seen[types[i]] = seen.get(types[i], -1) + 1
-    keyed.append((seen[types[i]], i))
-  return np.array([i for _, i in sorted(keyed, key=lambda x: x[0])[:count]])
 
 
 def _about(world, name, kind, facts, split, known) -> list[Question]:

@@ -24,40 +24,23 @@ as HF reads them, or adapters as PEFT reads them. A killed run goes on with the
 same command.
 """
 
-from collections.abc import Sequence
-import sys
-import time
-
-from absl import flags
-
 from experiments import outputs
 from experiments.refusal_tuning.page import summary, write_page
 from experiments.refusal_tuning.settings import Settings
 from experiments.refusal_tuning.study import open_study, run_study
-from experiments.runs import define_flags, keep_programs, read_flags
+from experiments.runs import keep_programs, start
 
 
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
-  """Does what parsed flags say; returns the exit code."""
-  start = time.monotonic()
-  try:
-    settings = read_flags(Settings, values)
-    study = open_study(settings)
-    outputs.write_flags(study.folder, values, names)
-    keep_programs(study.folder / 'work' / 'compiled')
-    results = run_study(study)
-    outputs.write_results(study.folder, results)
-    write_page(study.folder)
-  except (ValueError, KeyError, OSError, ImportError) as error:
-    return outputs.failed(error)
-  print('\n'.join(summary(results)))
-  print(
-    f'Written: {study.folder / outputs.REPORT_FILE} '
-    f'({time.monotonic() - start:.0f} s)',
-    file=sys.stderr,
-  )
-  return 0
+def work(settings: Settings, keep_flags) -> str:
+  """Runs the study; returns what the report says first."""
+  study = open_study(settings)
+  keep_flags()
+  keep_programs(study.folder / 'work' / 'compiled')
+  results = run_study(study)
+  outputs.write_results(study.folder, results)
+  write_page(study.folder)
+  return '\n'.join(summary(results))
 
 
 if __name__ == '__main__':
-  outputs.start(lambda: define_flags(Settings), run)
+  start(Settings, work)

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from experiments.runs import check_at_least
+
 # Arms that are trained, and what their rows are made by.
 TUNED = {
   'correctness': 'correctness',
@@ -120,7 +122,9 @@ class Settings:
       raise ValueError(
         f'--inside={self.inside} is none of the trained arms of --arms.'
       )
-    for name in (
+    check_at_least(
+      self,
+      1,
       'rank',
       'epochs',
       'batch',
@@ -132,9 +136,7 @@ class Settings:
       'closely',
       'max_new_tokens',
       'rows_per_batch',
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(f'--{name}={getattr(self, name)} must be at least 1.')
+    )
     for name in ('alpha', 'learning_rate', 'beta'):
       if getattr(self, name) <= 0:
         raise ValueError(f'--{name}={getattr(self, name)} must be positive.')

@@ -25,7 +25,7 @@ import numpy as np
 from experiments import inputs, model_and_text, outputs
 from experiments import knowledge_probing as probing
 from experiments.entities.completions import line_break_ids
-from experiments.factual_recall import default_text, text_rows
+from experiments.factual_recall import find_text, has_documents, text_rows
 from experiments.refusal_tuning import metrics, side_effects
 from experiments.refusal_tuning.answering import Answered, ask_again, outcome
 from experiments.refusal_tuning.inside import Inside, look_inside, verdict
@@ -132,8 +132,7 @@ def open_study(settings: Settings) -> Study:
       f'{results["model"]["fingerprint"][:12]}; {told["model"]} now has '
       f'{probe.identity["model"][:12]}. Probe again.'
     )
-  place = inputs.place(told['model'], inputs.BASE)
-  reader = inputs.open_model(place, 'float32')
+  reader, _ = inputs.open_named(told['model'], 'float32')
   for layer in settings.layers or ():
     if not 0 <= layer < reader.config.num_layers:
       raise ValueError(
@@ -152,35 +151,22 @@ def open_study(settings: Settings) -> Study:
 
 
 def _text(settings, probe, reader) -> np.ndarray:
-  if settings.text is not None:
-    path = pathlib.Path(settings.text).expanduser()
-    if not path.is_file():
-      raise FileNotFoundError(f'There is no text file {path} (--text).')
-    text = path.read_text(encoding='utf-8')
-  elif probe.settings.model == inputs.BUNDLED:
-    text = (inputs.BUNDLE / 'text.txt').read_text(encoding='utf-8')
-  else:
-    text = default_text()
+  where = settings.text, probe.settings.model
   return text_rows(
     probe.format.tokenizer,
-    text,
+    find_text(*where)[0],
     context=min(64, reader.config.max_positions),
     tokens=settings.text_tokens,
     config=reader.config,
-    documents=settings.text is None and probe.settings.model == inputs.BUNDLED,
+    documents=has_documents(*where),
   )
 
 
 def _saes(settings, model, config) -> dict[int, inputs.NamedSAE]:
-  source = settings.sae
-  if source is None and model == inputs.BUNDLED:
-    source = str(inputs.SAES)
-  if source is None:
-    return {}
   layers = None if settings.layers is None else list(map(str, settings.layers))
-  chosen = inputs.choose_saes(source, config, layers=layers)
-  last = config.num_layers - 1  # no layer reads what is added there
-  return {each.layer: each for each in chosen if each.layer != last}
+  found = inputs.saes_by_layer(settings.sae, model, config, layers)
+  found.pop(config.num_layers - 1, None)  # no layer reads what is added there
+  return found
 
 
 def run_study(study: Study) -> dict:

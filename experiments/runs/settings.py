@@ -74,6 +74,20 @@ def read_flags(settings: type[_S], values: flags.FlagValues) -> _S:
   )
 
 
+def check_at_least(settings, least: int, *names: str):
+  """Raises ValueError if a field is less; one that is None is none.
+
+  Args:
+    settings: An instance of a study's settings, for its __post_init__.
+    least: What the fields are at least.
+    *names: Of the fields.
+  """
+  for name in names:
+    value = getattr(settings, name)
+    if value is not None and value < least:
+      raise ValueError(f'--{name}={value} must be at least {least}.')
+
+
 def _helps(settings: type) -> dict[str, str]:
   """Field -> its paragraph of the docstring."""
   lines = inspect.getdoc(settings).split('Attributes:\n')[-1].splitlines()
