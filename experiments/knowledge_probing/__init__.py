@@ -13,6 +13,7 @@ signals, readers     what tells a right answer; streams, detectors
 """
 
 from experiments.knowledge_probing.asking import Plan, ask
+from experiments.knowledge_probing.batches import fast
 from experiments.knowledge_probing.formats import ADMIT, Format
 from experiments.knowledge_probing.informative import declines
 from experiments.knowledge_probing.judging import (
@@ -20,6 +21,7 @@ from experiments.knowledge_probing.judging import (
   judge,
   others_of,
 )
+from experiments.knowledge_probing.ledger import read_objects
 from experiments.knowledge_probing.records import (
   Decision,
   Question,

@@ -25,9 +25,10 @@ same command.
 """
 
 from experiments import outputs
+from experiments.refusal_tuning.opening import open_study
 from experiments.refusal_tuning.page import summary, write_page
 from experiments.refusal_tuning.settings import Settings
-from experiments.refusal_tuning.study import open_study, run_study
+from experiments.refusal_tuning.study import run_study
 from experiments.runs import keep_programs, start
 
 

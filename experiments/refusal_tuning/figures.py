@@ -6,14 +6,14 @@ import plotly.graph_objects as go
 
 from experiments import charts
 from experiments.refusal_tuning.metrics import OUTCOMES
+from experiments.refusal_tuning.settings import HELD_OUT, REAL, TEST
 
-TEST = 'test'
-REAL = 'test, real entities'
+TEST_REAL = TEST + REAL
 SPLITS = {
   TEST: 'held-out entities',
-  REAL: 'held-out entities, made-up ones left out',
-  'held_out_relation': 'held-out relation',
-  'held_out_relation, real entities': 'held-out relation, likewise',
+  TEST_REAL: 'held-out entities, made-up ones left out',
+  HELD_OUT: 'held-out relation',
+  HELD_OUT + REAL: 'held-out relation, likewise',
 }
 
 
@@ -51,7 +51,7 @@ def known_metrics(arm: Mapping) -> Mapping:
   truth = arm[TEST]['by_truth']
   if truth and truth['over_conservativeness']['after']['value'] is not None:
     return truth
-  return arm.get(REAL, arm[TEST])['metrics']
+  return arm.get(TEST_REAL, arm[TEST])['metrics']
 
 
 def costs(results: Mapping) -> go.Figure:

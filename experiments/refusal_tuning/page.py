@@ -7,7 +7,8 @@ import pathlib
 from experiments import charts, outputs
 from experiments.charts.table import spelled
 from experiments.refusal_tuning import anchors, figures
-from experiments.refusal_tuning.figures import SPLITS, TEST
+from experiments.refusal_tuning.figures import SPLITS
+from experiments.refusal_tuning.settings import TEST
 
 _METRICS = {
   'accuracy': 'accuracy',
@@ -55,7 +56,7 @@ def summary(results: Mapping) -> list[str]:
   by_truth = known is best[TEST]['by_truth']
   told = 'does not know' if by_truth else 'answered wrong before'
   kept = 'knows' if by_truth else 'answered right before'
-  real = ' (made-up entities left out)' if figures.REAL in best else ''
+  real = ' (made-up entities left out)' if figures.TEST_REAL in best else ''
   lines.append(
     f'It declines {spelled(known["prudence"]["after"], percent=True)} of what '
     f'it {told} and does not get right, and '

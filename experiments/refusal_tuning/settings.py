@@ -14,6 +14,9 @@ TUNED = {
   'dpo': 'llama3',
 }
 UNTUNED, PROMPTED = 'untuned', 'prompted'
+TEST, HELD_OUT = 'test', 'held_out_relation'
+# Ends the names of parts without made-up entities, where there are such.
+REAL = ', real entities'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

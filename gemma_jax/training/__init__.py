@@ -18,6 +18,7 @@ See `packing.py` for rows, `losses.py` for what is minimised, `fit.py` for the
 updates, `lora.py` for adapters and `peft.py` for their files.
 """
 
+from gemma_jax.training.fingerprint import fingerprint
 from gemma_jax.training.fit import FitConfig, Weights, fit
 from gemma_jax.training.lora import (
   LORA_TARGETS,

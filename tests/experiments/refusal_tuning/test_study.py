@@ -11,10 +11,11 @@ from experiments import inputs, outputs
 from experiments import knowledge_probing as probing
 from experiments.knowledge_probing.reporting import report, write_rows
 from experiments.knowledge_probing.study import probe
-from experiments.refusal_tuning import study as study_lib
+from experiments.refusal_tuning import steps
+from experiments.refusal_tuning.opening import open_study
 from experiments.refusal_tuning.page import summary, write_page
 from experiments.refusal_tuning.settings import Settings
-from experiments.refusal_tuning.study import open_study, run_study
+from experiments.refusal_tuning.study import run_study
 
 
 @pytest.fixture(scope='module')
@@ -77,7 +78,7 @@ def test_it_declines_the_unknown_and_keeps_the_known(run):
 
 def test_rows_are_of_no_question_that_is_asked_again(run, probed):
   study, results = run
-  asked = {q.entity for q in study.questions(study_lib.ASKED)}
+  asked = {q.entity for q in study.questions(steps.ASKED)}
   trained = {q.entity for q in study.questions(['train'])}
   held = {q.entity for q in study.questions(['held_out_relation'])}
   assert not trained & (asked - held)
@@ -112,8 +113,8 @@ def test_a_second_run_computes_nothing(run, probed, monkeypatch):
     raise AssertionError('computed again')
 
   for name in ('look_inside', 'ask_again'):
-    monkeypatch.setattr(study_lib, name, refuse)
-  monkeypatch.setattr(study_lib.side_effects, 'perplexity', refuse)
+    monkeypatch.setattr(steps, name, refuse)
+  monkeypatch.setattr(steps.side_effects, 'perplexity', refuse)
   again = run_study(open_study(study.settings))
   again = json.loads(json.dumps(again | {'seconds': results['seconds']}))
   assert again['arms'] == results['arms']
