@@ -34,7 +34,7 @@ def stage(
   """
   key = json.loads(json.dumps(identity))
   path = folder / _KEY
-  if path.is_file() and json.loads(path.read_text(encoding='utf-8')) == key:
+  if path.is_file() and outputs.read_json(path) == key:
     return True
   with outputs.replaced_folder(folder) as partial:
     make(partial)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-import json
 import pathlib
 
 from experiments import charts, outputs
@@ -55,7 +54,7 @@ def write_page(folder: pathlib.Path) -> str:
   Returns:
     The table of this run and of those in the folders beside it, as text.
   """
-  results = _read(folder / outputs.RESULTS_FILE)
+  results = outputs.read_json(folder / outputs.RESULTS_FILE)
   charts.write_report(
     folder / outputs.REPORT_FILE,
     f'How {results["model"]["name"]} recalls a fact',
@@ -63,16 +62,12 @@ def write_page(folder: pathlib.Path) -> str:
     _sections(results),
   )
   beside = sorted(folder.resolve().parent.glob(f'*/{outputs.RESULTS_FILE}'))
-  everyone = [_read(file) for file in beside]
+  everyone = [outputs.read_json(file) for file in beside]
   return _text(
     compare_models(
       [each for each in everyone if each.get('study') == results['study']]
     )
   )
-
-
-def _read(file: pathlib.Path) -> dict:
-  return json.loads(file.read_text(encoding='utf-8'))
 
 
 def summary(results: Mapping) -> list[str]:

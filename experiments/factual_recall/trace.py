@@ -250,7 +250,7 @@ def by_logits(
   """Calls a function that makes logits, for as many rows as memory allows.
 
   Args:
-    function: Of the model and some rows of what is given.
+    function: A function of the model and of some rows of what is given.
     model: Unembeds.
     *given: Arrays [m, ...].
     held: Bytes of logits that are held at a time; 0 is 256 MB.

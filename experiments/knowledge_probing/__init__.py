@@ -1,7 +1,8 @@
 """What a model knows, found by asking: probing, scores, rules, training rows.
 
-`__main__.py` says what the study asks; `settings.py` has its flags, `study.py`
-its stages, `reporting.py` its rows and numbers.
+`__main__.py` says what the study asks; `settings.py` has its flags,
+`opening.py` its checked input, `study.py` its stages, `probed.py` what they
+leave, `reporting.py` its rows and numbers.
 
 records, formats     what passes between stages; questions as tokens
 sources, passages    what is asked; cities, world_questions: two sources
@@ -22,6 +23,16 @@ from experiments.knowledge_probing.judging import (
   others_of,
 )
 from experiments.knowledge_probing.ledger import read_objects
+from experiments.knowledge_probing.opening import (
+  Study,
+  open_study,
+  rule_settings,
+)
+from experiments.knowledge_probing.probed import (
+  Probed,
+  pools_of,
+  read_probe,
+)
 from experiments.knowledge_probing.records import (
   Decision,
   Question,
@@ -36,12 +47,4 @@ from experiments.knowledge_probing.rules import (
   is_right,
 )
 from experiments.knowledge_probing.settings import Settings
-from experiments.knowledge_probing.study import (
-  Probed,
-  Study,
-  open_study,
-  pools_of,
-  read_probe,
-  rule_settings,
-)
 from experiments.knowledge_probing.training_rows import training_rows

@@ -38,7 +38,7 @@ class Plan:
     prompts: Sets of demonstrations, each of which makes a prompt.
     shots: Demonstrations in a set.
     samples: Sampled answers per prompt, besides the greedy one.
-    temperature: Of the samples.
+    temperature: Temperature of the samples.
     top_k: Samples only of so many likeliest tokens; None is no limit.
     top_p: Samples only of the likeliest tokens that reach this probability
       together; None is no limit.
@@ -218,7 +218,7 @@ class _Answering:
     """R answers to each question.
 
     Args:
-      number: Of the prompt.
+      number: Number of the prompt.
       questions: At most `size`.
       rows: Their prompts as tokens.
       shared: What the rows begin with.

@@ -35,7 +35,7 @@ def balance(
   refusals, and is at most MOST_KEPT of the result.
 
   Args:
-    questions: Of train. Their order does not matter to what is chosen.
+    questions: Train questions. Their order does not matter to what is chosen.
     decisions: Id -> decision.
     rule: Which made them, for the error.
     max_refusal_share: Largest share of refusals; .8 gives CRaFT's four refusals

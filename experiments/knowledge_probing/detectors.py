@@ -7,12 +7,13 @@ from scipy import stats
 
 from experiments import inputs
 from experiments.knowledge_probing import signals as lib
+from experiments.knowledge_probing.opening import Study
 from experiments.knowledge_probing.p_true import p_true
+from experiments.knowledge_probing.probed import Probed
 from experiments.knowledge_probing.ranking import rank_candidates
 from experiments.knowledge_probing.readers import entity_probe, p_ik, text_only
 from experiments.knowledge_probing.rules import is_right
 from experiments.knowledge_probing.streams import hidden_states
-from experiments.knowledge_probing.study import Probed, Study
 from experiments.latents import LatentId
 
 # Layers that probes read, spread evenly over the model.
@@ -130,7 +131,7 @@ def _ranked(study: Study, probed: Probed, asked) -> lib.Signal:
 
 
 def latents(saes, streams, right, train) -> list[lib.Signal]:
-  """Of all layers, the latents that tell right from wrong best on train.
+  """Finds the latents that tell right from wrong best on train.
 
   Args:
     saes: Layer -> SAE.

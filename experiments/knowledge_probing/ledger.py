@@ -17,7 +17,7 @@ class Ledger:
   """One stage's results, by id.
 
   Attributes:
-    path: Of the lines.
+    path: The file of the lines.
   """
 
   def __init__(
@@ -28,7 +28,7 @@ class Ledger:
     What a kill in mid-write left of a last line is cut off.
 
     Args:
-      path: Of the lines; its folder is made.
+      path: The file of the lines; its folder is made.
       identity: For JSON: what the lines depend on.
       redo: Begin anew, whatever is there.
 

@@ -48,7 +48,7 @@ class Found(NamedTuple):
   """What a rule says.
 
   Attributes:
-    right: Whether the answer is right.
+    right: True if the answer is right.
     why: Why not; '' where nothing matches.
   """
 

@@ -31,7 +31,7 @@ class Snippet:
   """A passage that questions are asked about.
 
   Attributes:
-    id: Its own.
+    id: Name of the snippet.
     text: The passage.
     source: Where it is from.
     entity: What it is about, if that is known.
@@ -50,7 +50,7 @@ class Question:
   """A question with its right answers.
 
   Attributes:
-    id: Its own.
+    id: Name of the question.
     question: What is asked.
     answers: Right ones, the canonical one first, then its other names.
     context: A passage that answers it.
@@ -61,7 +61,7 @@ class Question:
       the entity.
     split: One of SPLITS, if the file decides that: questions of 'shots' are
       only shown as demonstrations. None leaves it to the study.
-    known: The truth, where it is known: whether the training text holds it.
+    known: True if the training text holds the answer; None where nobody knows.
   """
 
   id: str
@@ -95,9 +95,9 @@ class Said:
     logprob: Sum over its tokens, its end included, in nats, under the model
       itself, whatever the temperature.
     ntok: Tokens, the end included.
-    stop: Whether it ended by itself.
+    stop: True if it ended by itself.
     prompt: Number of the prompt that it continues.
-    temperature: Of the sampling; 0 is greedy.
+    temperature: Temperature of the sampling; 0 is greedy.
     first_prob: Highest probability of any first token.
   """
 
@@ -132,10 +132,10 @@ class Verdict:
   Attributes:
     correct: By the judge that was chosen.
     exact: By exact match of the normalised first line.
-    rule: Which rule of the cascade decided, or why none did.
-    informative: Whether it gives an answer, right or wrong.
-    refusal: Whether it declines.
-    hedged: Whether it answers, but admits doubt.
+    rule: The rule of the cascade that decided, or why none did.
+    informative: True if it gives an answer, right or wrong.
+    refusal: True if it declines.
+    hedged: True if it answers, but admits doubt.
   """
 
   correct: bool

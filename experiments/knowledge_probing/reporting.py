@@ -5,10 +5,11 @@ import pathlib
 
 from experiments import outputs
 from experiments.knowledge_probing.detectors import detectors
+from experiments.knowledge_probing.opening import Study, rule_settings
+from experiments.knowledge_probing.probed import Probed
 from experiments.knowledge_probing.refusal_texts import write_refusals
 from experiments.knowledge_probing.row_files import write_rows as write_file
 from experiments.knowledge_probing.rules import conflict
-from experiments.knowledge_probing.study import Probed, Study, rule_settings
 from experiments.knowledge_probing.summary import summarise
 from experiments.knowledge_probing.training_rows import training_rows
 
@@ -26,7 +27,10 @@ def write_rows(study: Study, probed: Probed):
   if settings.refusal_style == 'model':
     decisions = probed.decisions[settings.rule]
     declined = [
-      q for q in probed.asked if decisions[q.id] in ('refuse', 'refuse_keep')
+      q
+      for q in probed.asked
+      if probed.splits[q.id] == 'train'
+      and decisions[q.id] in ('refuse', 'refuse_keep')
     ]
     found = write_refusals(study.model, study.format, declined)
     written, refused = found.texts, dict(found.left_out)
@@ -78,7 +82,9 @@ def report(study: Study, probed: Probed) -> dict:
     'plan': dataclasses.asdict(study.plan),
     'rule': settings.rule,
     **summarise(probed, settings),
-    'conflict': conflict(list(probed.scores.values()), rule_settings(settings)),
+    'conflict': conflict(
+      list(probed.scores.values()), probed.decisions, rule_settings(settings)
+    ),
     'detectors': table,
     'detectors_left_out': left_out,
     'rows': _about_rows(study.folder),

@@ -35,7 +35,7 @@ class Row:
     id: The question's; rows of one question share it.
     question: What is asked.
     completion: What shall be said.
-    refusal: Whether that declines.
+    refusal: True if that declines.
     relation: The question's.
     entity: The question's.
     target_source: Where the completion is from: the model's answers, the right
@@ -43,7 +43,7 @@ class Row:
     p_correct: Share of the question's samples that are right.
     category: SliCK's.
     decision: What the rule makes of the question.
-    weight: Of the row in a loss; rows of one question sum to 1.
+    weight: Weight of the row in a loss; rows of one question sum to 1.
     rejected: What shall not be said, for DPO and KTO: an answer that the model
       gave and that is wrong, or a refusal where it is right. None where the
       model gave no such answer.
@@ -93,7 +93,7 @@ def make_rows(
     sampled: Id -> what the model said.
     scores: Id -> what that amounts to.
     decisions: Id -> decision.
-    ids: Of the questions to make rows of, from `balance`.
+    ids: Ids of the questions to make rows of, from `balance`.
     text: The one refusal for all questions; None is a pool of texts.
     written: Id -> a refusal that the model wrote; questions without one get
       `text`, or one of the pool.

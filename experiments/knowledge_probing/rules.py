@@ -100,7 +100,7 @@ def decide_all(
 
   Args:
     rule: One of RULES.
-    scores: Of the questions; CRaFT's medians are over them.
+    scores: Scores of the questions; CRaFT's medians are over them.
     settings: Thresholds.
     rehearsed: For CRaFT: id -> share of right samples after a short tuning on
       known questions. None leaves that filter out.
@@ -148,33 +148,41 @@ def agreement(score: Score) -> float:
 
 def conflict(
   scores: Sequence[Score],
+  decisions: Mapping[str, Mapping[str, Decision]],
   settings: RuleSettings,
-  rehearsed: Mapping[str, float] | None = None,
 ) -> dict:
   """Counts which rule refuses certain errors, and which uncertain ones.
 
   An error (`is_error`) is certain if at least `consistent_min` of its samples
   mean the same, and uncertain otherwise.
 
+  Args:
+    scores: Scores of the questions.
+    decisions: Rule -> id -> decision.
+    settings: Thresholds.
+
   Returns:
     For results.json: 'errors', 'certain' and 'uncertain', counts; 'refused':
     rule -> 'certain' and 'uncertain', the share of such errors that the rule
     refuses, with Wilson's interval.
   """
-  errors = [score for score in scores if is_error(score)]
   kinds = {'certain': [], 'uncertain': []}
-  for score in errors:
+  for score in filter(is_error, scores):
     sure = agreement(score) >= settings.consistent_min
     kinds['certain' if sure else 'uncertain'].append(score.id)
-  refused = {}
-  for rule in RULES:
-    made = decide_all(rule, scores, settings, rehearsed)
-    refused[rule] = {
-      kind: wilson(sum(made[id] == 'refuse' for id in ids), len(ids)).to_dict()
-      for kind, ids in kinds.items()
-    }
   counts = {kind: len(ids) for kind, ids in kinds.items()}
-  return {'errors': len(errors), **counts, 'refused': refused}
+
+  def refused(made, ids):
+    return wilson(sum(made[id] == 'refuse' for id in ids), len(ids)).to_dict()
+
+  return {
+    'errors': sum(counts.values()),
+    **counts,
+    'refused': {
+      rule: {kind: refused(made, ids) for kind, ids in kinds.items()}
+      for rule, made in decisions.items()
+    },
+  }
 
 
 def _llama3(score: Score, settings: RuleSettings) -> Decision:

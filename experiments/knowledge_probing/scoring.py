@@ -37,7 +37,7 @@ def score(
     sampled: What was said, at least one greedy answer and one sample.
     settings: How answers are judged.
     others: Other answers of the relation, from `others_of`.
-    alike: Whether two texts mean the same.
+    alike: Says of two texts if they mean the same.
     verdicts: Text -> verdict of another judge, which goes before.
 
   Raises:

@@ -31,7 +31,7 @@ class Signal:
   """A number for every question, higher where a right answer is likelier.
 
   Attributes:
-    name: Its own.
+    name: Name of the signal.
     kind: What it reads.
     scores: float64 [n]; NaN where it has none.
     probabilities: float64 [n], of a right answer, if it gives some by itself;
@@ -141,7 +141,7 @@ def signal_table(
   """How well each signal tells right answers, on test.
 
   Args:
-    signals: Of n questions each.
+    signals: Signals of n questions each.
     right: bool [n], whether the greedy answer is right.
     clusters: Names what is resampled: the entity of each question.
     test: bool [n], the questions that count.

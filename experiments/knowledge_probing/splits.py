@@ -36,7 +36,7 @@ def split_questions(
   Args:
     questions: With ids of their own. The result does not depend on their order.
     seed: Random seed.
-    shares: Of train, validation and test; they add up to 1.
+    shares: Shares of train, validation and test; they add up to 1.
     held_out_relation: All its questions but those of 'shots' are put in
       HELD_OUT_RELATION, whatever their unit.
     shots: Questions of each relation for demonstrations.

@@ -11,32 +11,31 @@ Every stage leaves JSON lines in the run's folder. Those that take long append
 as they go, so that the same command goes on where it was killed.
 """
 
-from collections.abc import Mapping, Sequence
 import dataclasses
-import functools
 import hashlib
 import json
 import pathlib
 
 import tqdm
 
-from experiments import inputs, model_and_text, outputs
+from experiments import inputs, outputs
 from experiments.entities import read_entities
 from experiments.knowledge_probing import asking, judging, passages
 from experiments.knowledge_probing import records as lib
 from experiments.knowledge_probing.cities import city_questions
 from experiments.knowledge_probing.clustering import normal_alike
-from experiments.knowledge_probing.formats import Format
-from experiments.knowledge_probing.ledger import Ledger, read_objects
+from experiments.knowledge_probing.ledger import Ledger
 from experiments.knowledge_probing.model_judges import (
   entailment,
   llm_verdicts,
 )
-from experiments.knowledge_probing.rules import (
-  RULES,
-  RuleSettings,
-  decide_all,
+from experiments.knowledge_probing.opening import Study, rule_settings
+from experiments.knowledge_probing.probed import (
+  Probed,
+  decisions_file,
+  pools_of,
 )
+from experiments.knowledge_probing.rules import RULES, decide_all
 from experiments.knowledge_probing.scoring import score
 from experiments.knowledge_probing.settings import STAGES, Settings
 from experiments.knowledge_probing.sources import (
@@ -48,152 +47,9 @@ from experiments.knowledge_probing.world_questions import (
   bundled_world,
   world_questions,
 )
-from experiments.miniworld.templates import REFUSAL
-import gemma_jax as gj
 
 # Questions scored between two writes.
 _CHUNK = 200
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Study:
-  """A study whose input was checked; no weight is read yet.
-
-  Attributes:
-    settings: What it was told.
-    folder: Where everything is written.
-    reader: The checkpoint.
-    format: How questions are put.
-    plan: How answers are drawn.
-  """
-
-  settings: Settings
-  folder: pathlib.Path
-  reader: gj.CheckpointReader
-  format: Format
-  plan: asking.Plan
-
-  @functools.cached_property
-  def model(self) -> gj.Decoder:
-    """The weights, read when a stage first asks for them."""
-    return self.reader.load()
-
-  @functools.cached_property
-  def judge_model(self) -> tuple[gj.Decoder, Format]:
-    """The model that judges, and how it is asked."""
-    name = self.settings.judge_model
-    if name is None:
-      return self.model, self.format
-    reader, tokenizer = inputs.open_named(name, bundled=inputs.CHAT)
-    return reader.load(), Format(
-      name=_own_format(tokenizer), tokenizer=tokenizer
-    )
-
-  @functools.cached_property
-  def identity(self) -> dict:
-    """What tells the model apart."""
-    return {
-      'model': model_and_text.fingerprint(self.reader),
-      'dtype': str(self.reader.dtype),
-      'format': self.format.name,
-    }
-
-  @property
-  def judges(self) -> judging.JudgeSettings:
-    """How answers are judged where no model does."""
-    settings = self.settings
-    kind = settings.judge
-    return judging.JudgeSettings(
-      kind='cascade' if kind == 'llm' else kind,
-      f1_threshold=settings.f1_threshold,
-      fuzzy=settings.fuzzy,
-    )
-
-  @property
-  def name(self) -> str:
-    """What the model is called in tables."""
-    return inputs.short_name(self.settings.model)
-
-  @property
-  def refusal(self) -> str | None:
-    """The one text that declines; None where there is a pool of them."""
-    if self.settings.refusal is None and self.settings.model == inputs.BUNDLED:
-      return REFUSAL
-    return self.settings.refusal
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Probed:
-  """What a probe has found so far.
-
-  Attributes:
-    questions: All questions, those of demonstrations too.
-    splits: Id -> split.
-    sampled: Id -> what the model said.
-    scores: Id -> what that amounts to.
-    decisions: Rule -> id -> what to do.
-  """
-
-  questions: Sequence[lib.Question]
-  splits: Mapping[str, str]
-  sampled: Mapping[str, lib.Sampled]
-  scores: Mapping[str, lib.Score]
-  decisions: Mapping[str, Mapping[str, lib.Decision]]
-
-  @property
-  def asked(self) -> list[lib.Question]:
-    """The questions that were asked: all but demonstrations."""
-    return [q for q in self.questions if self.splits[q.id] != 'shots']
-
-
-def open_study(settings: Settings) -> Study:
-  """Reads and checks everything but the weights.
-
-  Raises:
-    ValueError, OSError, KeyError, ImportError: something is missing or does
-      not fit; the error names it.
-  """
-  reader, tokenizer = inputs.open_named(settings.model, settings.dtype)
-  drawing = {
-    'prompts': settings.prompts,
-    'shots': settings.demonstrations,
-    'samples': settings.samples,
-    'temperature': settings.temperature,
-    'top_k': settings.top_k,
-    'top_p': settings.top_p,
-  }
-  if settings.slick:
-    slick = asking.Plan.slick()
-    drawing = {name: getattr(slick, name) for name in drawing}
-  return Study(
-    settings=settings,
-    folder=pathlib.Path(settings.out),
-    reader=reader,
-    format=Format(name=_format(settings, tokenizer), tokenizer=tokenizer),
-    plan=asking.Plan(
-      **drawing,
-      max_new_tokens=settings.max_new_tokens,
-      seed=settings.seed,
-      rows_per_batch=settings.rows_per_batch,
-    ),
-  )
-
-
-def _format(settings: Settings, tokenizer: gj.Tokenizer) -> str:
-  if settings.format is not None:
-    return settings.format
-  if settings.model == inputs.BUNDLED:
-    return 'bare'
-  return _own_format(tokenizer)
-
-
-def _own_format(tokenizer: gj.Tokenizer) -> str:
-  """Chat where the model has a template that shows answers."""
-  try:
-    Format(name='chat', tokenizer=tokenizer)
-  except ValueError:
-    return 'qa'
-  return 'chat'
 
 
 def probe(study: Study) -> Probed:
@@ -221,42 +77,6 @@ def probe(study: Study) -> Probed:
     scores=scores,
     decisions=decisions,
   )
-
-
-def read_probe(folder: pathlib.Path) -> Probed:
-  """What a finished probe has written.
-
-  Raises:
-    FileNotFoundError: the folder has no finished probe.
-  """
-  for name in ('questions', 'samples', 'scores'):
-    if not (folder / f'{name}.jsonl').is_file():
-      raise FileNotFoundError(
-        f'{folder} has no {name}.jsonl, so no finished probe. Run '
-        f'`python -m experiments.knowledge_probing --out={folder}` first.'
-      )
-  questions = [lib.read_question(x) for x in _rows(folder / 'questions.jsonl')]
-  sampled = _rows(folder / 'samples.jsonl')
-  scores = _rows(folder / 'scores.jsonl')
-  decisions = {}
-  for rule in RULES:
-    decided = _rows(_decided(folder, rule))
-    decisions[rule] = {row['id']: row['decision'] for row in decided}
-  return Probed(
-    questions=questions,
-    splits={q.id: q.split for q in questions},
-    sampled={row['id']: lib.read_sampled(row) for row in sampled},
-    scores={row['id']: lib.read_score(row) for row in scores},
-    decisions=decisions,
-  )
-
-
-def _rows(path: pathlib.Path) -> list[dict]:
-  return [row for _, row in read_objects(path)]
-
-
-def _decided(folder: pathlib.Path, rule: str) -> pathlib.Path:
-  return folder / 'decisions' / f'{rule}.jsonl'
 
 
 def source(settings: Settings) -> dict:
@@ -372,15 +192,6 @@ def _samples(study: Study, questions, splits, run: bool):
   return {id: lib.read_sampled(row) for id, row in ledger.read().items()}
 
 
-def pools_of(questions, splits) -> dict[str | None, list[lib.Question]]:
-  """Relation -> the questions that are shown as demonstrations."""
-  pools = {}
-  for q in questions:
-    if splits[q.id] == 'shots':
-      pools.setdefault(q.relation, []).append(q)
-  return pools
-
-
 def _digest(items) -> str:
   """A hash of records."""
   text = json.dumps([lib.to_json(each) for each in items], sort_keys=True)
@@ -397,7 +208,7 @@ def _scores(study: Study, questions, sampled, run: bool):
   identity = how | {'samples': _digest(sampled.values())}
   if settings.judge == 'llm':
     identity |= study.identity
-  ledger = Ledger(path, identity, redo=run)
+  ledger = Ledger(path, identity, redo=settings.redo and run)
   missing = set(ledger.missing(list(sampled)))
   if missing:
     _must(run, 'scores', path)
@@ -445,15 +256,6 @@ def _model_verdicts(study: Study, questions, sampled):
   return dict(zip((q.id for q in questions), found, strict=True))
 
 
-def rule_settings(settings: Settings) -> RuleSettings:
-  """The thresholds of all rules."""
-  return RuleSettings(
-    known_min=settings.known_min,
-    unknown_max=settings.unknown_max,
-    consistent_min=settings.consistent_min,
-  )
-
-
 def _decisions(study: Study, scores, splits):
   """Rule -> id -> decision; CRaFT's without a rehearsal, which tuning does.
 
@@ -467,7 +269,7 @@ def _decisions(study: Study, scores, splits):
     for mine in by_split.values():
       found[rule] |= decide_all(rule, mine, rule_settings(study.settings))
     outputs.write_lines(
-      _decided(study.folder, rule),
+      decisions_file(study.folder, rule),
       [
         lib.to_json(
           lib.Decided(id=id, rule=rule, decision=decision, split=splits[id])

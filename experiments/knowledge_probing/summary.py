@@ -11,10 +11,10 @@ import numpy as np
 
 from experiments.knowledge_probing import judging
 from experiments.knowledge_probing import records as lib
+from experiments.knowledge_probing.probed import Probed
 from experiments.knowledge_probing.rules import RULES
 from experiments.knowledge_probing.scoring import upper_bound
 from experiments.knowledge_probing.settings import Settings
-from experiments.knowledge_probing.study import Probed
 from experiments.stats.resampling import cluster_bootstrap_means
 
 ALL = 'all relations'

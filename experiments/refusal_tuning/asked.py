@@ -103,7 +103,7 @@ def ask(
   Args:
     format: How they are put.
     questions: n of them, each about an entity that it names.
-    known: Whether the model knows the answer.
+    known: bool [n], where the model knows the answer.
 
   Raises:
     ValueError: a question does not name its entity, or a name has no token.

@@ -60,7 +60,7 @@ def compare_directions(
     before: The untuned model, stacked.
     after: The tuned one.
     asked: n prompts, about known and unknown entities.
-    refused: Whether the tuned model refuses each of them.
+    refused: bool [n], what the tuned model refuses.
     layers: L distinct ones, of resid_post.
     latents: Latent -> its decoder row [D], pointing towards unknown entities
       (times -1 for a latent of known ones).

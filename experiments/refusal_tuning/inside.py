@@ -215,7 +215,7 @@ def _first_tokens(given: Inside, questions) -> list[int]:
 def _strongest_first(given: Inside, found, train: Asked, refusals):
   """Puts the unknown latent first that makes the tuned model refuse most.
 
-  Of every layer the best one is tried, if it separates nearly as well as the
+  The best one of every layer is tried, if it separates nearly as well as the
   best of all, on train entities that are known: a latent of a late layer comes
   too late to change answers.
   """

@@ -242,7 +242,7 @@ def compare_directions(
   Args:
     before: The untuned model, stacked.
     after: The tuned one.
-    layers: Of resid_post, where the direction is found and read.
+    layers: Layers of resid_post where the direction is found and read.
     train: Prompts about entities that it is found on.
     asked: Prompts about others.
     seed: Random seed of the resamples.

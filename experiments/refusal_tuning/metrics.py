@@ -85,7 +85,7 @@ def compare(
 
   Args:
     before: One of OUTCOMES for each of n questions, of the untuned model.
-    after: Likewise, of the tuned one.
+    after: One of OUTCOMES for each, of the tuned model.
     clusters: The entity of each question; entities are independent.
     known: The truth, None where it is not known; or what another model
       answered correctly, to compare two tuned models.
@@ -148,7 +148,7 @@ def refusals_of_errors(
 
   Args:
     before, after: One of OUTCOMES for each of n questions.
-    certain: Whether the untuned model always said the same.
+    certain: bool [n], where the untuned model always said the same.
     clusters: The entity of each question.
     seed: Random seed of the resamples.
 

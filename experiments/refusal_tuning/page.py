@@ -1,7 +1,6 @@
 """The study's report, and what a terminal shows."""
 
 from collections.abc import Mapping
-import json
 import pathlib
 
 from experiments import charts, outputs
@@ -25,8 +24,7 @@ _METRICS = {
 
 def write_page(folder: pathlib.Path):
   """Writes the report of a finished run, from its results.json."""
-  file = folder / outputs.RESULTS_FILE
-  results = json.loads(file.read_text(encoding='utf-8'))
+  results = outputs.read_json(folder / outputs.RESULTS_FILE)
   charts.write_report(
     folder / outputs.REPORT_FILE,
     f'{results["model"]["name"]} learns to decline',

@@ -48,7 +48,7 @@ class Rule:
   """One question and what the numbers say.
 
   Attributes:
-    name: As at the top of this file.
+    name: Name of the rule, as at the top of this file.
     question: In a sentence.
     number: What is looked at.
     estimate: Its value, interval and n; None where it was not measured.

@@ -135,7 +135,7 @@ def ordinary_answers(
     prompts: Token ids of m requests; or of any text, to be continued.
     stop_ids: Tokens that end an answer.
     decode: Tokens to text.
-    refuses: Whether a text declines.
+    refuses: Says of a text if it declines.
     max_new_tokens: G.
     rows_per_batch: Prompts run at once; bounds memory.
     generators: The two models as they generate fastest, such as

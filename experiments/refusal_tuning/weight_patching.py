@@ -46,7 +46,7 @@ class Component:
   Attributes:
     kind: One of KINDS; 'layers' is attention and MLPs of several layers.
     layers: Which.
-    head: Of the layer; None is not one head.
+    head: Number of the head; None for other kinds.
   """
 
   kind: str
@@ -113,7 +113,7 @@ def components(
   """Returns every attention block and MLP, and what is apart from them.
 
   Args:
-    config: Of the models.
+    config: Configuration of the models.
     heads_of: Layers whose heads are taken one by one too.
     cut: A layer; the layers up to it and those above it, as two components,
       say whether a change is above what is read there.
@@ -154,7 +154,7 @@ def patch_weights(
     refusals: Tokens that a refusal begins with.
     which: Components, from `components`.
     against: Tokens that answers begin with; None is the best of all others.
-    back: Whether untuned components are put into the tuned model too.
+    back: If true, untuned components are put into the tuned model too.
     rows_per_batch: Prompts run at once; bounds memory.
     seed: Random seed of the resamples.
 

@@ -15,7 +15,7 @@ def fingerprint(tree, dtype=None) -> str:
   """Sixteen hexadecimal digits that depend on every bit of a pytree.
 
   Args:
-    tree: Of arrays; names, shapes and dtypes count too.
+    tree: A pytree of arrays; names, shapes and dtypes count too.
     dtype: Rounds floating-point arrays to it first, so that a model has one
       name whichever dtype it was loaded in.
   """

@@ -70,7 +70,7 @@ class State(NamedTuple):
   """What an update changes.
 
   Attributes:
-    weights: As they are.
+    weights: The weights after the last update.
     moments: Adam's running means, and its count of steps.
     mean: The running mean of the weights; None without one.
   """

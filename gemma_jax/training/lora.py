@@ -77,7 +77,7 @@ def init_lora(
   PEFT (`kaiming_uniform_` with a = sqrt(5)); the paper says Gaussian.
 
   Args:
-    weights: Of the model, stacked.
+    weights: Weights of the model, stacked.
     config: Which, and their rank.
     key: Random key.
 

@@ -70,7 +70,7 @@ def pack(
     examples: At least one.
     length: T.
     pad_id: What fills empty places of `tokens`; the model does not see it.
-    pack: Whether a row may hold several examples; if not, row i is example i.
+    pack: If true, a row may hold several examples; else row i is example i.
 
   Raises:
     ValueError: an example has no prompt, nothing to learn, a negative token id

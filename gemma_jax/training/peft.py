@@ -56,7 +56,7 @@ class Module(NamedTuple):
     path: From the model's root, `{}` being the layer.
     rows: Weight of ours -> its outputs among those of the module.
     inputs: How many inputs it has.
-    transposed: Whether HF keeps it [in, out].
+    transposed: True if HF keeps it [in, out].
   """
 
   name: str

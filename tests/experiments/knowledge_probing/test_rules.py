@@ -145,6 +145,13 @@ def test_certainty_does_not_depend_on_how_clusters_are_ordered():
   assert len(found) == 1
 
 
+def conflict(scores):
+  decisions = {
+    rule: rules.decide_all(rule, scores, SETTINGS) for rule in rules.RULES
+  }
+  return rules.conflict(scores, decisions, SETTINGS)
+
+
 def test_conflict_counts_who_refuses_which_error():
   scores = [
     *(made.score(f'sure {i}', 'w', 'wwwww') for i in range(3)),
@@ -153,7 +160,7 @@ def test_conflict_counts_who_refuses_which_error():
     made.score('right', 'c', 'ccccc'),
     made.score('declines', 'r', 'rrrrr'),  # no error
   ]
-  found = rules.conflict(scores, SETTINGS)
+  found = conflict(scores)
   assert (found['errors'], found['certain'], found['uncertain']) == (6, 3, 3)
   share = {
     rule: (by['certain']['value'], by['uncertain']['value'])
@@ -166,7 +173,7 @@ def test_conflict_counts_who_refuses_which_error():
   assert share['honesty_absolute'] == (1.0, pytest.approx(2 / 3))
   low, high = (found['refused']['craft']['certain'][k] for k in ('low', 'high'))
   assert low == 0 and 0.5 < high < 0.6  # Wilson's, none of three
-  empty = rules.conflict([made.score()], SETTINGS)
+  empty = conflict([made.score()])
   assert empty['errors'] == 0
   assert empty['refused']['llama3']['certain']['value'] is None
 
