@@ -8,13 +8,12 @@ told to; nothing after that is part of its text.
 
 from collections.abc import Iterator, Sequence
 
-import jax
 import numpy as np
 
+from experiments.entities.sampling import PROMPT_BUCKETS, fast
 import gemma_jax as gj
 
-# Lengths of prompts are rounded up to these.
-_BUCKETS = (16, 24, 32, 48, 64, 96, *gj.BUCKETS[3:])
+_BUCKETS = PROMPT_BUCKETS
 
 
 def complete(
@@ -49,8 +48,7 @@ def complete(
   """
   if not prompts:
     return
-  if jax.default_backend() == 'cpu' and model.is_stacked:
-    model = gj.unstack_layers(model)
+  model = fast(model)
   ends = {*model.config.eos_ids, *tokenizer.stop_ids}
   stops = ends | (line_break_ids(tokenizer) if stop_at_line_break else set())
   R = len(temperatures)

@@ -33,6 +33,7 @@ from experiments.entities.records import (
   write_record_file,
   write_records,
 )
+from experiments.entities.sampling import seed_of
 from experiments.stats.intervals import wilson
 import gemma_jax as gj
 
@@ -269,7 +270,10 @@ def _generate(
     model,
     tokenizer,
     [query.prompt.ids for query in queries],
-    [[_seed(config.seed, *query.key, i) for i in numbers] for query in queries],
+    [
+      [seed_of(config.seed, *query.key, i) for i in numbers]
+      for query in queries
+    ],
     temperatures=[0.0] + [config.temperature] * config.num_samples,
     max_new_tokens=config.max_new_tokens,
     stop_at_line_break=config.stop_at_line_break,
@@ -294,12 +298,6 @@ def _record(query, texts, config) -> Record:
     config.mode,
     config.refusal_mode,
   )
-
-
-def _seed(*parts) -> int:
-  """32 bits of a hash."""
-  digest = hashlib.sha256(json.dumps(parts).encode()).digest()
-  return int.from_bytes(digest[:4], 'big')
 
 
 def _records_in(path) -> list[Record]:

@@ -20,3 +20,4 @@ from experiments.factual_recall.plain_text import (
 )
 from experiments.factual_recall.settings import Settings
 from experiments.factual_recall.tasks import Fact, read_task
+from experiments.factual_recall.trace import batches

@@ -14,7 +14,6 @@ signals, readers     what tells a right answer; streams, detectors
 """
 
 from experiments.knowledge_probing.asking import Plan, ask
-from experiments.knowledge_probing.batches import fast
 from experiments.knowledge_probing.formats import ADMIT, Format
 from experiments.knowledge_probing.informative import declines
 from experiments.knowledge_probing.judging import (

@@ -16,12 +16,8 @@ import numpy as np
 import tqdm
 
 from experiments.entities.completions import line_break_ids
-from experiments.knowledge_probing.batches import (
-  Shared,
-  check_room,
-  fast,
-  seed_of,
-)
+from experiments.entities.sampling import fast, seed_of
+from experiments.knowledge_probing.batches import Shared, check_room
 from experiments.knowledge_probing.formats import Format
 from experiments.knowledge_probing.records import Question, Said, Sampled
 from experiments.knowledge_probing.shots import demonstrations

@@ -5,25 +5,13 @@ Letters: B rows, P tokens of the shared beginning.
 
 from collections.abc import Sequence
 import dataclasses
-import hashlib
-import json
 
-import jax
-
+from experiments.entities.sampling import PROMPT_BUCKETS
 import gemma_jax as gj
 
-# Lengths of rows are rounded up to these.
-_BUCKETS = (16, 24, 32, 48, 64, 96, *gj.BUCKETS[3:])
 # Lengths of shared beginnings are rounded down to multiples of this, since
 # every length is a program of its own; shorter ones are not worth sharing.
 _STEP = 8
-
-
-def fast(model: gj.Decoder) -> gj.Decoder:
-  """Returns the model as it generates fastest here: unstacked on a CPU."""
-  if jax.default_backend() == 'cpu' and model.is_stacked:
-    return gj.unstack_layers(model)
-  return model
 
 
 def shared_length(rows: Sequence[Sequence[int]]) -> int:
@@ -65,7 +53,7 @@ class Shared:
   ) -> gj.TokenBatch:
     """Returns what follows in B rows, padded; positions count on from P."""
     P = self.length
-    batch = tokenizer.pad([row[P:] for row in rows], buckets=_BUCKETS)
+    batch = tokenizer.pad([row[P:] for row in rows], buckets=PROMPT_BUCKETS)
     positions = batch.positions + P * (batch.positions >= 0)
     return batch._replace(positions=positions)
 
@@ -78,9 +66,3 @@ def check_room(model: gj.Decoder, length: int, new: int, what: str):
       f'{model.config.max_positions} positions. Use fewer demonstrations or '
       'new tokens, or leave the question out.'
     )
-
-
-def seed_of(*parts: int | str) -> int:
-  """Returns 32 bits of a hash of what a sample is to depend on."""
-  digest = hashlib.sha256(json.dumps(parts).encode()).digest()
-  return int.from_bytes(digest[:4], 'big')

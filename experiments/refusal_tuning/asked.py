@@ -11,8 +11,7 @@ import dataclasses
 import numpy as np
 
 from experiments.harvesting import HarvestRows, gather
-from experiments.knowledge_probing.formats import Format
-from experiments.knowledge_probing.records import Question
+from experiments.knowledge_probing import Format, Question
 import gemma_jax as gj
 
 

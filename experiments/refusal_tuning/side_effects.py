@@ -11,7 +11,8 @@ import pathlib
 
 import numpy as np
 
-from experiments.knowledge_probing.formats import Format
+from experiments.factual_recall import batches
+from experiments.knowledge_probing import Format
 from experiments.refusal_tuning.asked import check_pair
 from experiments.refusal_tuning.metrics import OUTCOMES, Outcome
 from experiments.stats.intervals import (
@@ -196,7 +197,7 @@ def ordinary_answers(
 def _losses(model, rows, size) -> np.ndarray:
   """float64 [R], mean loss of each row."""
   last, found = model.config.num_layers - 1, []
-  for some in _batches(len(rows), size):
+  for some in batches(len(rows), size):
     out = gj.run(
       model, rows[some], capture=gj.capture('resid_post', layers=last)
     )
@@ -208,7 +209,7 @@ def _losses(model, rows, size) -> np.ndarray:
 def _greedy(model, prompts, stop_ids, new, size) -> list[list[int]]:
   """Answers, the token that ends them included."""
   longest, answers = max(map(len, prompts)), []
-  for some in _batches(len(prompts), size):
+  for some in batches(len(prompts), size):
     batch = gj.pad_rows(
       [prompts[i] for i in some], model.config.fill_id, buckets=longest
     )
@@ -233,7 +234,7 @@ def _scored(before, after, prompts, answers, size):
   G, longest = max(map(len, answers)), max(map(len, rows))
   last = before.config.num_layers - 1
   sums, kls = [], []
-  for some in _batches(len(rows), size):
+  for some in batches(len(rows), size):
     at, targets = np.full((2, len(some), G), -1)
     for row, i in enumerate(some):
       k = len(answers[i])
@@ -264,10 +265,3 @@ def _scored(before, after, prompts, answers, size):
   m = len(prompts)
   kl = np.concatenate(kls)[:m].astype(np.float64)
   return np.concatenate(sums, axis=1)[:, :m].astype(np.float64), kl
-
-
-def _batches(count, size):
-  """Numbers of rows, as many in each: the last row fills up the last batch."""
-  size = min(size, count)
-  for start in range(0, count, size):
-    yield np.minimum(np.arange(start, start + size), count - 1)

@@ -7,6 +7,7 @@ import pathlib
 from experiments import knowledge_probing as probing
 from experiments import outputs
 from experiments.entities.completions import line_break_ids
+from experiments.entities.sampling import fast
 from experiments.refusal_tuning import metrics, side_effects
 from experiments.refusal_tuning.answering import Answered, ask_again, outcome
 from experiments.refusal_tuning.arms import ABOUT, Arm
@@ -150,7 +151,7 @@ def measure_costs(study: Study, arm: Arm) -> dict:
         stop_ids=sorted(stops),
         decode=lambda ids: format.tokenizer.decode(ids, skip_special=True),
         refuses=probing.declines,
-        generators=(probing.fast(study.before), probing.fast(after)),
+        generators=(fast(study.before), fast(after)),
       )
     outputs.write_json(folder / ABOUT, found)
 

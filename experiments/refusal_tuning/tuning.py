@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.factual_recall import batches
 from experiments.knowledge_probing import Format, Row
 from experiments.refusal_tuning.settings import Settings
 import gemma_jax as gj
@@ -226,12 +227,9 @@ class Tuner:
     logprobs = []
     for side in pairs:
       found = []
-      for start in range(0, len(rows), size):
-        # The last row fills up the last batch.
-        at = np.minimum(np.arange(start, start + size), len(rows) - 1)
-        found.append(
-          np.asarray(score(reference, jax.tree.map(lambda x: x[at], side)))  # noqa: B023
-        )
+      for at in batches(len(rows), size):
+        some = training.Packed(*(array[at] for array in side))
+        found.append(np.asarray(score(reference, some)))
       logprobs.append(np.concatenate(found)[: len(rows)])
     return pairs, tuple(logprobs)
 

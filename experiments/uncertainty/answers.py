@@ -20,12 +20,11 @@ import numpy as np
 import tqdm
 
 from experiments import outputs
+from experiments.entities.sampling import PROMPT_BUCKETS, fast, seed_of
 from experiments.self_report import next_tokens, single_token
 from experiments.uncertainty.questions import Asked
 import gemma_jax as gj
 
-# Lengths of prompts are rounded up to these.
-_BUCKETS = (16, 24, 32, 48, 64, 96, *gj.BUCKETS[3:])
 _WHOSE = 'run.json'
 
 # Asked about the greedy answer (Kadavath et al. 2022, P(True)), zero-shot.
@@ -187,7 +186,7 @@ def p_true(
   order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
   with tqdm.tqdm(total=len(order), desc='P(True)', unit='answer') as bar:
     for batch, rows in _batches(order, min(rows_per_batch, len(order))):
-      padded = tokenizer.pad([prompts[i] for i in rows], buckets=_BUCKETS)
+      padded = tokenizer.pad([prompts[i] for i in rows], buckets=PROMPT_BUCKETS)
       out = _after(model, padded, ids)
       logp = np.asarray(out['logits'], np.float64) - np.asarray(
         out['log_sum'], np.float64
@@ -211,11 +210,10 @@ class _Answering:
     """Fields of `Answer`, for the questions of a batch."""
     config, tokenizer = self._config, self._tokenizer
     if self._fast is None:
-      on_cpu = jax.default_backend() == 'cpu' and self._model.is_stacked
-      self._fast = gj.unstack_layers(self._model) if on_cpu else self._model
+      self._fast = fast(self._model)
     R = 1 + config.num_samples
     rows = batch + batch[-1:] * (size - len(batch))  # filled up
-    padded = tokenizer.pad([prompts[i] for i in rows], buckets=_BUCKETS)
+    padded = tokenizer.pad([prompts[i] for i in rows], buckets=PROMPT_BUCKETS)
     first = _after(self._fast, padded, jnp.zeros(1, jnp.int32))
     entropy = np.asarray(first['entropy'])
     temperatures = [0.0] + [config.temperature] * config.num_samples
@@ -228,7 +226,7 @@ class _Answering:
         temperature=np.tile(np.asarray(temperatures, np.float32), size)
       ),
       seeds=np.array(
-        [_seed(config.seed, asked[i].id, r) for i in rows for r in range(R)]
+        [seed_of(config.seed, asked[i].id, r) for i in rows for r in range(R)]
       ),
       stop_ids=sorted(self._ends),
     )
@@ -279,9 +277,3 @@ def _batches(order, size) -> Iterator[tuple[list[int], list[int]]]:
   for start in range(0, len(order), size):
     batch = order[start : start + size]
     yield batch, batch + batch[-1:] * (size - len(batch))
-
-
-def _seed(*parts) -> int:
-  """32 bits of a hash."""
-  digest = hashlib.sha256(json.dumps(parts).encode()).digest()
-  return int.from_bytes(digest[:4], 'big')

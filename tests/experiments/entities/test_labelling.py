@@ -10,11 +10,11 @@ from experiments.entities import (
   Entity,
   base_prompt,
   completions,
-  labelling,
   read_records,
 )
 from experiments.entities.completions import complete, line_break_ids
 from experiments.entities.labelling import LabelConfig, label_entities
+from experiments.entities.sampling import seed_of
 import gemma_jax as gj
 from tests import tiny
 from tests.gemma_jax.text import tiny_tokenizer
@@ -98,7 +98,7 @@ def test_against_single_rows(model, tokenizer, labelled):
   """Each completion as a call of its own, without padding or neighbours."""
   record = labelled[1].records['song_album'][0]
   ids = tokenizer.encode(record.prompt)
-  seeds = [labelling._seed(0, 'song_album', 'Zoë', i) for i in range(4)]
+  seeds = [seed_of(0, 'song_album', 'Zoë', i) for i in range(4)]
   completions = [record.greedy_completion, *record.sampled_completions]
   for i, (seed, completion) in enumerate(zip(seeds, completions, strict=True)):
     made = gj.generate(
