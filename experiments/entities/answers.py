@@ -1,40 +1,58 @@
 """Is a completion right? One judge per kind of answer, in two modes.
 
-A judge is called as judge(completion, answer, mode). Its two methods are
+A judge is called as judge(completion, answer, mode, subject). Its two methods
+are
 
   strict      the default; arXiv 2411.14257's rules with their defects mended
   reference   the published rules: a part of a name counts if all its words
               occur anywhere ('us' in any sentence), any number in the text
               counts, signs and most accented letters do not exist, one
               coordinate can stand for both
+
+By default the subject, which is the question's entity, is no answer where it
+is only mentioned: "The movie '1917' was released in 2019." says 2019.
 """
 
 import dataclasses
 import math
 import re
 from typing import ClassVar
-import unicodedata
 
-from rapidfuzz import fuzz, utils
-
+from experiments.entities.mentions import (
+  find_name,
+  last_mention,
+  stands_alone,
+  without,
+)
 from experiments.entities.modes import is_reference
+from experiments.entities.name_matching import (
+  is_run,
+  names_any,
+  thefuzz_ratio,
+  words_of,
+)
+from experiments.entities.quantities import amounts, years
 
 _UNSIGNED = r'(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?'
 _NUMBER = rf'(?:(?<!\w)[-+\u2212])?{_UNSIGNED}'
-# Degrees, after a degree sign perhaps minutes and seconds, perhaps a letter.
+_SIDE = r'[NSEW]\b|(?i:north|south|east|west)\b'
+# Degrees, after a degree sign perhaps minutes and seconds. A letter or word for
+# the side stands before or after.
 _ANGLE = re.compile(
-  rf"(?P<degrees>{_NUMBER})(?:\s*°(?:\s*(?P<minutes>{_UNSIGNED})\s*['’′]"
-  rf'(?:\s*(?P<seconds>{_UNSIGNED})\s*["”″])?)?)?(?:\s*(?P<side>[NSEW])\b)?'
+  rf'(?:\b(?P<before>{_SIDE})\s*)?'
+  rf"(?P<degrees>{_NUMBER})(?:\s*[°º](?:\s*(?P<minutes>{_UNSIGNED})\s*['’′]"
+  rf'(?:\s*(?P<seconds>{_UNSIGNED})\s*(?:["”″]|[\'’′]{{2}}))?)?'
+  rf'|\s*(?:degrees?|deg)\b)?(?(before)|(?:\s*(?P<after>{_SIDE}))?)'
 )
+_CLAUSE = re.compile(r'[.;!?]\s|\n')
 _POINT = re.compile(r'Point\((-?\d+\.?\d*) (-?\d+\.?\d*)\)')
-_SUFFIXES = ('jr', 'sr', 'ii', 'iii', 'iv')
+# What is a name only after another: 'Davis, Jr.', 'Tyler, the Creator'.
+_LATER = re.compile(r'(?i:jr|sr|ii|iii|iv)\.?|(?:the|and|or|of|&)\s.*')
 # What answers that are exactly these names may also be called.
 _ALSO = {
   'united states of america': ['United States', 'US', 'USA'],
   "people's republic of china": ['China'],
 }
-# thefuzz removes these before it compares, 'é' but not 'š'.
-_LATIN_1 = dict.fromkeys(range(128, 256))
 
 
 class Judge:
@@ -47,12 +65,41 @@ class Judge:
   form: ClassVar[str] = 'a text that is not empty'
 
   def __call__(
-    self, completion: str, answer: str, mode: str = 'default'
+    self,
+    completion: str,
+    answer: str,
+    mode: str = 'default',
+    subject: str = '',
   ) -> bool:
-    """Raises ValueError for an unknown mode or a malformed answer."""
+    """Judges a completion.
+
+    Args:
+      completion: What was said.
+      answer: The right one.
+      mode: 'default' or 'reference'.
+      subject: Name of the entity that the question is about; 'reference' does
+        not know it.
+
+    Raises:
+      ValueError: unknown mode, or a malformed answer.
+    """
     if is_reference(mode):
       return self.reference(completion, answer)
-    return self.strict(completion, answer)
+    own = without(completion, subject)
+    return self.strict(own, answer) or (
+      self._is_subject(answer, subject, own)
+      and self.strict(last_mention(completion, subject), answer)
+    )
+
+  def attempts(self, completion: str, subject: str = '') -> bool:
+    """Whether a completion has anything of an answer's form.
+
+    Args:
+      completion: What was said.
+      subject: As above.
+    """
+    del subject
+    return bool(re.search(r'\w', completion))
 
   def accepts(self, answer: str) -> bool:
     """Whether the answer has this judge's form."""
@@ -64,13 +111,35 @@ class Judge:
   def reference(self, completion: str, answer: str) -> bool:
     raise NotImplementedError
 
+  def _is_subject(self, answer: str, subject: str, own: str) -> bool:
+    """Whether the subject's name may be the answer.
+
+    `own` is what was said besides the name.
+    """
+    del own
+    return words_of(answer.lower()) == words_of(subject.lower())
+
 
 @dataclasses.dataclass(frozen=True)
 class Name(Judge):
-  """One of the answer's names, which are separated by commas."""
+  """One name, commas and all: 'Alright, Still'."""
 
   def strict(self, completion, answer):
-    return names_any(completion, _names_in(answer))
+    names, doubtful = self.names(answer)
+    names += _ALSO.get(answer.strip().lower(), [])
+    doubtful += [n[4:] for n in names if re.match('The .{4}', n)]
+    if names_any(completion, names, proper=True):
+      return True
+    cased = completion != completion.lower()
+    return cased and any(stands_alone(completion, name) for name in doubtful)
+
+  def names(self, answer: str) -> tuple[list[str], list[str]]:
+    """Names of an answer, and what may be one.
+
+    The latter counts where it is all that is written with capitals: 'Earth',
+    but not 'Planet Earth'.
+    """
+    return [answer], []
 
   def reference(self, completion, answer):
     completion = re.sub('[,.-]', ' ', completion.lower())
@@ -81,23 +150,72 @@ class Name(Judge):
 
 
 @dataclasses.dataclass(frozen=True)
+class PlaceName(Name):
+  """A place's name; what follows its comma says where it lies."""
+
+  def names(self, answer):
+    return [answer, answer.split(',')[0]], []
+
+
+@dataclasses.dataclass(frozen=True)
+class Names(Name):
+  """One of the answer's names, which are separated by commas.
+
+  A name may have commas itself. A part that is only 'Jr.' or the like, or that
+  begins with a lower-case article or conjunction, belongs to the one before it.
+  Single words before a part with '&' or 'and' may be one name with it ('Earth,
+  Wind & Fire') or names of their own ('Inna, Play & Win'). By its form one
+  cannot tell, so the words count where nothing else is capitalised beside them.
+  """
+
+  def names(self, answer):
+    names = []
+    for part in map(str.strip, answer.split(',')):
+      if names and _LATER.fullmatch(part):
+        names[-1] += f', {part}'
+      else:
+        names.append(part)
+    doubtful, long = set(), []
+    for i, name in enumerate(names):
+      start = i
+      if re.search(r' (?:&|and) ', name):
+        while start and ' ' not in names[start - 1]:
+          start -= 1
+      if start < i:
+        doubtful |= set(names[start:i])
+        long.append(', '.join(names[start : i + 1]))
+    certain = [name for name in names if name not in doubtful]
+    return certain + long, sorted(doubtful)
+
+
+@dataclasses.dataclass(frozen=True)
 class Number(Judge):
-  """A number near the answer: strictly, the first one in the completion.
+  """A number near the answer: strictly, the first one that may be meant.
 
   Attributes:
     tolerance: How far it may be; with `relative`, in parts of the answer.
     relative: Whether it is a share.
+    unit: What the answer is in, of those of `quantities.amounts`; '' counts.
   """
 
   form: ClassVar[str] = "a number such as '1986' or '-3.5'"
   tolerance: float
   relative: bool = False
+  unit: str = ''
 
   def accepts(self, answer):
     return bool(re.fullmatch(r'-?\d+(\.\d+)?', answer))
 
+  def read(self, completion: str) -> list[float]:
+    """What the completion may mean, the likeliest first."""
+    return amounts(completion, self.unit)
+
+  def attempts(self, completion, subject=''):
+    own = without(completion, subject)
+    return bool(self.read(own) or self.read(last_mention(completion, subject)))
+
   def strict(self, completion, answer):
-    return self._is_near(_numbers(completion)[:1], float(answer))
+    return self._is_near(self.read(completion)[:1], float(answer))
 
   def reference(self, completion, answer):
     numbers = re.findall(r'\d+', completion.replace(',', ''))
@@ -108,20 +226,40 @@ class Number(Judge):
     limit = self.tolerance * scale if self.relative else self.tolerance
     return any(abs(number - answer) <= limit for number in numbers)
 
+  def _is_subject(self, answer, subject, own):
+    return not self.read(own) and self.strict(subject, answer)
+
 
 @dataclasses.dataclass(frozen=True)
-class NumberInList(Judge):
+class Year(Number):
+  """A year: strictly, the first one; in its clause, the first after the event.
+
+  Attributes:
+    event: Pattern of words for what the year is asked of.
+  """
+
+  event: str = ''
+
+  def read(self, completion):
+    for clause in _CLAUSE.split(completion):
+      if found := years(clause):
+        after = re.search(rf'\b(?:{self.event})\b', clause)
+        return (years(clause[after.end() :]) if after else []) or found
+    return amounts(completion)
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberInList(Number):
   """A number near any of the answer's, which are separated by commas."""
 
   form: ClassVar[str] = "numbers such as '125' or '90, 125'"
-  tolerance: float
 
   def accepts(self, answer):
     return bool(re.fullmatch(r'\d+(\.\d+)?(, *\d+(\.\d+)?)*', answer))
 
   def strict(self, completion, answer):
-    near = Number(self.tolerance)
-    return any(near.strict(completion, part) for part in answer.split(','))
+    said = self.read(completion)[:1]
+    return any(self._is_near(said, float(part)) for part in answer.split(','))
 
   def reference(self, completion, answer):
     numbers = [int(n) for n in re.findall(r'\d+', completion)]
@@ -136,11 +274,13 @@ class NumberInList(Judge):
 class Genre(Judge):
   """One of the answer's genres; 'film' at their end does not count."""
 
+  suffix: ClassVar[str] = ' film'
+
   def strict(self, completion, answer):
-    said = _words(completion.lower())
+    said = words_of(completion.lower())
     return any(
-      _is_run(_words(genre), said)
-      for genre in answer.lower().replace(' film', '').split(',')
+      is_run(words_of(genre.strip().removesuffix(self.suffix)), said)
+      for genre in answer.lower().split(',')
     )
 
   def reference(self, completion, answer):
@@ -149,10 +289,19 @@ class Genre(Judge):
 
 
 @dataclasses.dataclass(frozen=True)
+class SongGenre(Genre):
+  """The same of songs, where 'music' does not count."""
+
+  suffix: ClassVar[str] = ' music'
+
+  reference = Name.reference
+
+
+@dataclasses.dataclass(frozen=True)
 class Place(Judge):
   """Coordinates: strictly, the first two angles are latitude and longitude.
 
-  A letter N, S, E or W after an angle overrides its place and sign.
+  N, S, E or W, or the word, by an angle overrides its place and sign.
 
   Attributes:
     tolerance: In degrees.
@@ -164,15 +313,18 @@ class Place(Judge):
   def accepts(self, answer):
     return bool(_POINT.fullmatch(answer))
 
+  def attempts(self, completion, subject=''):
+    return bool(re.search(r'\d', without(completion, subject)))
+
   def strict(self, completion, answer):
     longitude, latitude = _coordinates(answer)
     angles = list(_ANGLE.finditer(completion))[:2]
     if len(angles) < 2:
       return False
-    if angles[0]['side'] in ('E', 'W') or angles[1]['side'] in ('N', 'S'):
+    if _side(angles[0]) in ('E', 'W') or _side(angles[1]) in ('N', 'S'):
       angles.reverse()
     north, east = angles
-    if north['side'] in ('E', 'W') or east['side'] in ('N', 'S'):
+    if _side(north) in ('E', 'W') or _side(east) in ('N', 'S'):
       return False  # one coordinate twice
     return (
       abs(_degrees(north) - latitude) <= self.tolerance
@@ -192,76 +344,13 @@ class Place(Judge):
 
 @dataclasses.dataclass(frozen=True)
 class Substring(Judge):
-  """The answer itself, anywhere in the completion, in both modes."""
+  """The answer itself, as words of the completion."""
 
   def strict(self, completion, answer):
+    return find_name(completion, answer) >= 0
+
+  def reference(self, completion, answer):
     return answer in completion
-
-  reference = strict
-
-
-def thefuzz_ratio(a: str, b: str) -> int:
-  """token_set_ratio of thefuzz with its default processing, 0 to 100.
-
-  It deletes code points 128 to 255, makes a space of what is no letter or
-  digit, and ignores case.
-  """
-  a, b = (utils.default_process(text.translate(_LATIN_1)) for text in (a, b))
-  return round(fuzz.token_set_ratio(a, b))
-
-
-def names_any(completion: str, names: list[str]) -> bool:
-  """Whether a completion holds, strictly, one of some names.
-
-  Accents do not count. All of a name's words must follow each other, or
-  token_set_ratio be over 90, which lets a long name be misspelled. A name of
-  three characters must be written as it is, capitals included.
-  """
-  said = _words(completion)
-  lower = [word.lower() for word in said]
-  for name in names:
-    name = _fold(name.strip())
-    words = _words(name)
-    if len(name) <= 3:
-      found = _is_run(words, said)
-    else:
-      words = [word.lower() for word in words]
-      score = fuzz.token_set_ratio(' '.join(words), ' '.join(lower))
-      found = _is_run(words, lower) if score == 100 else round(score) > 90
-    if found:
-      return True
-  return False
-
-
-def _names_in(answer: str) -> list[str]:
-  """The names of a list: 'A, Jr., B' has two."""
-  names = []
-  for part in answer.split(','):
-    if names and part.strip().strip('.').lower() in _SUFFIXES:
-      names[-1] += part
-    else:
-      names.append(part)
-  return names + _ALSO.get(answer.strip().lower(), [])
-
-
-def _fold(text: str) -> str:
-  """The text without accents, 'é' as 'e'."""
-  split = unicodedata.normalize('NFKD', text)
-  return ''.join(c for c in split if not unicodedata.combining(c))
-
-
-def _words(text: str) -> list[str]:
-  return re.findall(r'[^\W_]+', _fold(text))
-
-
-def _is_run(words: list[str], said: list[str]) -> bool:
-  """Whether words, of which there are some, follow each other in `said`."""
-  starts = range(len(said) - len(words) + 1)
-  return bool(words) and any(said[i : i + len(words)] == words for i in starts)
-
-
-def _numbers(text: str) -> list[float]:
-  return [_parse(number) for number in re.findall(_NUMBER, text)]
 
 
 def _parse(number: str) -> float:
@@ -276,11 +365,16 @@ def _coordinates(answer: str) -> tuple[float, float]:
   return float(match[1]), float(match[2])
 
 
+def _side(angle: re.Match) -> str:
+  """'N', 'S', 'E' or 'W', or '' where none is said."""
+  return (angle['before'] or angle['after'] or '')[:1].upper()
+
+
 def _degrees(angle: re.Match) -> float:
-  """Signed by the letter where there is one."""
+  """Signed by the side where there is one."""
   degrees = _parse(angle['degrees'])
   size = abs(degrees) + _parse(angle['minutes'] or '0') / 60
   size += _parse(angle['seconds'] or '0') / 3600
-  if angle['side']:
-    return size if angle['side'] in 'NE' else -size
+  if side := _side(angle):
+    return size if side in 'NE' else -size
   return math.copysign(size, degrees)

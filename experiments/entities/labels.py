@@ -9,8 +9,9 @@ do not matter).
 from collections.abc import Mapping, Sequence
 import dataclasses
 
-from experiments.entities.answers import names_any, thefuzz_ratio
+from experiments.entities.mentions import titles_in
 from experiments.entities.modes import is_reference
+from experiments.entities.name_matching import names_any, thefuzz_ratio
 from experiments.entities.prompt_types import PROMPT_TYPES, PromptType
 from experiments.entities.records import Record
 from experiments.entities.refusals import is_refusal
@@ -32,14 +33,26 @@ class Classes:
 
 
 def is_correct(
-  prompt_type: PromptType, completion: str, answer: str, mode: str = 'default'
+  prompt_type: PromptType,
+  completion: str,
+  answer: str,
+  mode: str = 'default',
+  *,
+  subject: str,
 ) -> bool:
   """Whether a completion gives the answer.
+
+  Args:
+    prompt_type: What was asked.
+    completion: What was generated, up to its stop token.
+    answer: The entity's attribute.
+    mode: Of the judge.
+    subject: The entity's name, which is no answer where it is only mentioned.
 
   Raises:
     ValueError: unknown mode, or a malformed answer.
   """
-  return prompt_type.judge(completion, answer, mode)
+  return prompt_type.judge(completion, answer, mode, subject)
 
 
 def label_completion(
@@ -48,6 +61,8 @@ def label_completion(
   answer: str,
   mode: str = 'default',
   refusal_mode: str | None = None,
+  *,
+  subject: str,
 ) -> str:
   """'correct', 'refusal' or 'error'; the first that applies.
 
@@ -57,10 +72,13 @@ def label_completion(
     answer: The entity's attribute.
     mode: Of the judge, and of the refusals unless they have their own.
     refusal_mode: Of the refusals.
+    subject: The entity's name: neither an answer nor a refusal where it is only
+      mentioned.
   """
-  if is_correct(prompt_type, completion, answer, mode):
+  if is_correct(prompt_type, completion, answer, mode, subject=subject):
     return 'correct'
-  return 'refusal' if is_refusal(completion, refusal_mode or mode) else 'error'
+  declines = is_refusal(completion, refusal_mode or mode, (subject, answer))
+  return 'refusal' if declines else 'error'
 
 
 def label_trivia(
@@ -68,6 +86,8 @@ def label_trivia(
   aliases: Sequence[str],
   mode: str = 'default',
   refusal_mode: str | None = None,
+  *,
+  question: str = '',
 ) -> str:
   """The label of an answer to a TriviaQA question; refusals come first.
 
@@ -76,8 +96,10 @@ def label_trivia(
     aliases: Right answers.
     mode: As for `label_completion`.
     refusal_mode: Likewise.
+    question: What was asked; titles in it are no refusals.
   """
-  if is_refusal(completion, refusal_mode or mode):
+  names = (*titles_in(question), *aliases)
+  if is_refusal(completion, refusal_mode or mode, names):
     return 'refusal'
   if is_reference(mode):
     found = any(thefuzz_ratio(completion, alias) > 90 for alias in aliases)
@@ -99,11 +121,21 @@ def label_record(
   prompt_type = PROMPT_TYPES[record.prompt_type]
 
   def label(completion):
-    answer = record.correct_answer
-    return label_completion(prompt_type, completion, answer, mode, refusal_mode)
+    return label_completion(
+      prompt_type,
+      completion,
+      record.correct_answer,
+      mode,
+      refusal_mode,
+      subject=record.entity,
+    )
 
   greedy = label(record.greedy_completion)
-  declines = is_refusal(record.greedy_completion, refusal_mode or mode)
+  declines = is_refusal(
+    record.greedy_completion,
+    refusal_mode or mode,
+    (record.entity, record.correct_answer),
+  )
   return dataclasses.replace(
     record,
     string_matching_greedy_label=greedy,

@@ -9,8 +9,10 @@ default     the same lists mended, over text with plain apostrophes
 also read what came after.
 """
 
+from collections.abc import Iterable
 import unicodedata
 
+from experiments.entities.mentions import without_titles
 from experiments.entities.modes import is_reference
 
 # What a refusal begins with; case does not count.
@@ -149,15 +151,36 @@ _CLEAN = tuple(
 _APOSTROPHES = str.maketrans('\u2018\u2019\u02bc', "'''")
 
 
-def is_refusal(text: str, mode: str = 'default') -> bool:
+def is_refusal(
+  text: str, mode: str = 'default', names: Iterable[str] = ()
+) -> bool:
   """Whether a generated text declines to answer.
+
+  Args:
+    text: What was generated.
+    mode: 'default' or 'reference'.
+    names: What the text may well mention: the entity that was asked about, and
+      the right answers. By default a song called 'Sorry' is no refusal;
+      'reference' does not know them.
 
   Raises:
     ValueError: unknown mode.
   """
-  contained = _PUBLISHED
-  if not is_reference(mode):
-    contained = _CLEAN
-    text = unicodedata.normalize('NFKC', text).translate(_APOSTROPHES)
+  if is_reference(mode):
+    return _has_phrase(text, _PUBLISHED)
+  if not _has_phrase(_plain(text), _CLEAN):
+    return False
+  for name in names:
+    # Others stay: without an 'I', "I cannot say" would be an answer.
+    if _has_phrase(f'{_plain(name)} ', _CLEAN):
+      text = without_titles(text, name)
+  return _has_phrase(_plain(text), _CLEAN)
+
+
+def _plain(text) -> str:
+  return unicodedata.normalize('NFKC', text).translate(_APOSTROPHES)
+
+
+def _has_phrase(text, contained) -> bool:
   text = text.lower()
   return text.startswith(_STARTS) or any(entry in text for entry in contained)

@@ -15,6 +15,7 @@ from experiments.knowledge_probing.readers import entity_probe, p_ik, text_only
 from experiments.knowledge_probing.rules import is_right
 from experiments.knowledge_probing.streams import hidden_states
 from experiments.latents import LatentId
+from experiments.sae_fit import check_fit
 
 # Layers that probes read, spread evenly over the model.
 _LAYERS = 6
@@ -58,6 +59,13 @@ def detectors(study: Study, probed: Probed) -> tuple[list[dict], list[str]]:
     study.settings.sae, study.settings.model, study.reader.config
   )
   saes = {layer: each.load(study.reader) for layer, each in named.items()}
+  check_fit(
+    study.model,
+    study.format.tokenizer,
+    list(saes.values()),
+    [q.question for q in asked],
+    str(study.reader.folder),
+  )
   spread = np.linspace(0, study.reader.config.num_layers - 1, _LAYERS).round()
   layers = sorted({*spread.astype(int).tolist(), *saes})
   with_entity = all(q.entity and q.entity in q.question for q in asked)

@@ -66,12 +66,29 @@ _HEDGE = re.compile(
 )
 
 
+# Doubt about an answer that is given all the same.
+_UNSURE = (
+  r"(?:i'm|i\ am)\ not\ (?:\w+\ )?(?:sure|certain|positive)"
+  r"|i\ (?:do\ not|don't)\ know\ (?:for\ (?:sure|certain)|exactly)"
+)
+_DOUBT = re.compile(
+  rf"""
+  ^\W*(?:well,?\ |hmm,?\ )?(?:{_UNSURE})[^.;!?]{{0,30}}?,?\ but\ (?=
+    (?:i\ (?:think|believe|guess|suppose|would)|i'd|it|he|she|they|that|the|my
+    |maybe|perhaps|probably|possibly)\b)
+  | (?<=\w)[,.]?\ (?:but|though|although)\ (?:{_UNSURE})
+    (?:\ (?:about|of)\ (?:it|that|this))?\W*$
+  """,
+  re.VERBOSE,
+)
+
+
 @functools.lru_cache(maxsize=1 << 16)
 def declines(text: str) -> bool:
   """Whether a text has a phrase by which one declines to answer."""
-  plainly = plain(text)
+  plainly = _DOUBT.sub('', plain(text))
   return (
-    is_refusal(text)
+    is_refusal(plainly)
     or any(phrase in plainly for phrase in HONESTY)
     or bool(_FIRST.match(plainly))
     or bool(_OWN.search(plainly))

@@ -4,8 +4,11 @@
   alias      the first sentence is
   contains   an answer's words stand in the text, one after the other
   date       the text has a date that says all that the right one says
+  amount     its first number is the right one, in any unit, if both are rounded
   f1         at least half of the words are shared (SQuAD's F1, 1606.05250)
-  fuzzy      some words are an answer but for a letter or so
+  fuzzy      some words are an answer but for a letter or so, or a plural's 's'
+  short      a surname stands for a person, 'Pacific' for an ocean that is asked
+             for, or initials for a name
 
 All but the first are guarded. An answer that is denied ('not Paris'), offered
 as a choice ('Paris or Lyon') or only repeated from the question does not count,
@@ -18,7 +21,8 @@ import dataclasses
 
 from experiments.entities import label_trivia
 from experiments.knowledge_probing.informative import hedges, informs, refuses
-from experiments.knowledge_probing.matching import RULES, exact, key_of
+from experiments.knowledge_probing.keys import key_of
+from experiments.knowledge_probing.matching import RULES, exact
 from experiments.knowledge_probing.normalising import words
 from experiments.knowledge_probing.records import Question, Verdict
 

@@ -11,6 +11,7 @@ import os
 import pathlib
 
 from experiments import outputs
+from gemma_jax import json_files, whole_files
 
 
 class Ledger:
@@ -79,7 +80,7 @@ class Ledger:
     text = ''.join(f'{line}\n' for line in lines)
     if not self._rows:
       outputs.write_text(self.path, text)
-    with open(self.path, 'ab') as file:
+    with whole_files.naming(self.path), open(self.path, 'ab') as file:
       if self._rows:
         file.write(text.encode())
         file.flush()
@@ -131,17 +132,8 @@ def read_objects(path: str | os.PathLike) -> list[tuple[int, dict]]:
     if not line.strip():
       continue
     where = f'{path}, line {number}'
-    try:
-      row = json.loads(line.decode())
-    except ValueError as error:  # of UTF-8, or of JSON
-      raise ValueError(
-        f'{where} is not a line of JSON in UTF-8: {error}. It holds '
-        f'{line[:80]!r}. Correct the line, or remove it.'
-      ) from error
-    if not isinstance(row, dict):
-      raise ValueError(
-        f'{where} holds a JSON {type(row).__name__}, expected an object. '
-        'Correct the line, or remove it.'
-      )
+    row = json_files.parse_json(
+      line, where, remedy='Correct the line, or remove it.'
+    )
     found.append((number, row))
   return found

@@ -1,47 +1,55 @@
-"""Rules by which an answer matches the right ones, and what guards them.
+"""Rules by which an answer matches the right ones.
 
-A rule is called as rule(key, text, settings): `Key` holds what a question's
-answers are compared with.
+A rule is called as rule(key, text, settings).
 """
 
 from collections import Counter
-from collections.abc import Mapping
-import dataclasses
-import functools
+import math
 import re
 from typing import NamedTuple
 
 from rapidfuzz import process
 from rapidfuzz.distance import DamerauLevenshtein
 
+from experiments.entities.folding import fold, join_initials
+from experiments.entities.mentions import stands_alone
+from experiments.entities.quantities import OTHER_SIGNS, amounts
+from experiments.knowledge_probing.forms import SMALL, acronym, parts
+from experiments.knowledge_probing.guards import (
+  NOT,
+  SHORTEST,
+  guard,
+  own_spans,
+  rival_of,
+)
+from experiments.knowledge_probing.keys import Amount, Key, has_digit
 from experiments.knowledge_probing.normalising import (
   STOP_WORDS,
-  Date,
   Words,
   dates,
-  dates_alone,
   is_number,
   occurrences,
   words,
 )
-from experiments.knowledge_probing.records import Question
 
-# Shorter answers must be all that is said, or its first number.
-SHORTEST = 2
 SHORTEST_FUZZY = 5
-_NOT = frozenset(
-  """not isnt wasnt arent werent never neither nor except unlike cannot cant
-  doesnt didnt""".split()
-)
-_ISNT = frozenset('isnt wasnt arent werent'.split())
-_IS = frozenset('is was are were'.split())
+SHORTEST_INFLECTED = 3
 # Digits, Roman numerals and ordinals tell things of one name apart.
 _ESSENTIAL = re.compile(
   r'.*\d.*|[ivx]+|first|second|third|fourth|fifth|sixth|seventh|eighth|ninth'
 )
-_DIGIT = re.compile(r'\d')
+_DOUBLED = re.compile(r'(\w)\1')
 _SENTENCE = re.compile(r'(?<=[.!?])\s')
-_PERSONAL = frozenset(('who', 'whom', 'whose'))
+_TITLES = frozenset(
+  """mr mrs ms dr sir lord lady king queen president minister saint st pope
+  emperor prince princess captain general professor judge""".split()
+)
+_ABOUT = re.compile(
+  r'\b(?:about|approximately|approx|around|roughly|nearly|almost|some|over'
+  r'|more than|just under|million|billion)\b|~'
+)
+# A number that is about right is rounded, and differs by so little.
+_NEAR = 0.02
 
 
 class Found(NamedTuple):
@@ -56,75 +64,6 @@ class Found(NamedTuple):
   why: str = ''
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Key:
-  """What a question's answers are compared with.
-
-  Attributes:
-    names: Words of the right answers.
-    asked: Words of the question.
-    dates: Those of the right answers that are dates.
-    others: Words of the other candidates -> as they are written.
-    other_dates: Theirs.
-  """
-
-  names: tuple[Words, ...]
-  asked: Words
-  dates: frozenset[Date]
-  others: Mapping[Words, str]
-  other_dates: frozenset[Date]
-
-  @functools.cached_property
-  def longest(self) -> int:
-    """Words of the longest other candidate."""
-    return max(map(len, self.others), default=0)
-
-  @functools.cached_property
-  def is_choice(self) -> bool:
-    """Whether the question names a right answer."""
-    return any(occurrences(name, self.asked) for name in self.names)
-
-
-@functools.lru_cache(maxsize=256)
-def key_of(question: Question, others: tuple[str, ...]) -> Key:
-  """What to compare answers to a question with.
-
-  Args:
-    question: With its right answers.
-    others: Other candidates.
-
-  Raises:
-    ValueError: a right answer is blank.
-  """
-  names = tuple(dict.fromkeys(map(words, question.answers)))
-  if not names or not all(names):
-    raise ValueError(
-      f'Question {question.id!r} has the answers {question.answers!r}, '
-      'expected at least one, and none that is blank. Correct it, or leave it '
-      'out.'
-    )
-  by_words, other_dates = _index(others)
-  return Key(
-    names=names,
-    asked=words(question.question),
-    dates=frozenset().union(*map(_full_dates, question.answers)),
-    others=by_words,
-    other_dates=other_dates,
-  )
-
-
-@functools.lru_cache(maxsize=256)
-def _index(others) -> tuple[dict[Words, str], frozenset[Date]]:
-  by_words = dict(zip(map(words, others), others, strict=True))
-  dated = filter(_has_digit, others if _has_digit(''.join(others)) else ())
-  return by_words, frozenset().union(*map(_full_dates, dated))
-
-
-def _full_dates(text) -> frozenset[Date]:
-  """A date that a text is, unless it is a year: words find that."""
-  return frozenset(date for date in dates_alone(text) if date.month)
-
-
 def exact(key: Key, text: str, settings=None) -> Found:
   """Whether the first line is one of the right answers."""
   lines = text.strip().splitlines()
@@ -133,24 +72,65 @@ def exact(key: Key, text: str, settings=None) -> Found:
 
 def _alias(key, text, settings) -> Found:
   sentence = _SENTENCE.split(text.strip(), maxsplit=1)[0]
-  if words(sentence) not in key.names:
+  if words(sentence) not in key.forms:
     return Found(False)
-  rival = _rival(key, words(text), _own_spans(key, words(text)))
+  rival = rival_of(key, words(text), own_spans(key, words(text)))
   return Found(not rival, rival)
 
 
 def _contains(key, text, settings) -> Found:
   said, why = words(text), ''
-  spans = _own_spans(key, said)
-  rival = _rival(key, said, spans) if spans else ''
+  spans = own_spans(key, said)
+  rival = rival_of(key, said, spans) if spans else ''
   for start, stop in spans:
     if stop - start == 1 and len(said[start]) < SHORTEST:
-      if start != next((i for i, w in enumerate(said) if is_number(w)), -1):
+      if not _is_meant(key, said, start):
         continue
-    why = _guard(key, said, start, stop) or rival
+    why = guard(key, said, start, stop) or rival
     if not why:
       return Found(True)
   return Found(False, why)
+
+
+def _is_meant(key, said, at) -> bool:
+  """Whether a single letter or digit is given as the answer.
+
+  A digit is the first number that the question does not hold, or counts what
+  it asks for; a letter is called one.
+  """
+  if not is_number(said[at]):
+    return said[max(at - 1, 0) : at] == ('letter',)
+  own = set(key.asked) if said[at] not in key.asked else set()
+  first = next((i for i, w in enumerate(said) if is_number(w) and w not in own))
+  if at == first:
+    return True
+  many = key.asked.index('many') + 1 if 'many' in key.asked else None
+  counted = set() if many is None else set(key.asked[many : many + 2])
+  return bool(
+    set(map(_singular, said[at + 1 : at + 2])) & set(map(_singular, counted))
+  )
+
+
+def _amount(key, text, settings) -> Found:
+  """Whether the first number, in the right unit, is a right one.
+
+  It is if it is the same once both have as many digits, or, where it is said to
+  be about right, once the right one is rounded like it.
+  """
+  said = words(text)
+  for right in key.amounts:
+    given = amounts(OTHER_SIGNS.sub(' ', text), right.unit)[:1]
+    if not given or not _is_near(given[0], right, text):
+      continue
+    if NOT & set(said):
+      return Found(False, 'denied')
+    if {'or', 'between'} & set(said):
+      return Found(False, 'a choice of answers')
+    off = abs(given[0] - right.value)
+    if any(abs(given[0] - other.value) <= off for other in key.other_amounts):
+      return Found(False, 'another answer fits as well')
+    return Found(True)
+  return Found(False)
 
 
 def _date(key, text, settings) -> Found:
@@ -160,7 +140,7 @@ def _date(key, text, settings) -> Found:
   if not any(date.has(gold) for date in given for gold in key.dates):
     return Found(False)
   said = words(text)
-  if _NOT & set(said):
+  if NOT & set(said):
     return Found(False, 'denied')
   if 'or' in said:
     return Found(False, 'a choice of answers')
@@ -177,20 +157,20 @@ def _f1(key, text, settings) -> Found:
   surname of a person who was asked for.
   """
   said = words(text)
-  best = max(_overlap(said, name) for name in key.names)
+  best = max(_overlap(said, name) for name in key.forms)
   if best < settings.f1_threshold:
     return Found(False)
-  if _NOT & set(said):
+  if NOT & set(said):
     return Found(False, 'denied')
   if 'or' in said and not any('or' in name for name in key.names):
     return Found(False, 'a choice of answers')
-  rival = _rival(key, said, _own_spans(key, said))
+  rival = rival_of(key, said, own_spans(key, said))
   if not rival and any(_overlap(said, o) >= best for o in key.others):
     rival = 'another answer fits as well'
   if rival:
     return Found(False, rival)
   why = ''
-  for name in key.names:
+  for name in key.forms:
     if _overlap(said, name) >= settings.f1_threshold:
       why = _differs(key, said, name)
       if not why:
@@ -206,36 +186,49 @@ def _differs(key, said, name) -> str:
   extra = {w for w in extra if w not in STOP_WORDS or _ESSENTIAL.fullmatch(w)}
   if not shared - set(key.asked):
     return 'only repeats the question'
+  _pair_initials(missing, extra)
   if missing and extra:
     return 'words are replaced'
+  missing -= set(key.asked)
   if _essential(missing):
     return 'a number is missing'
   if missing and len(shared) == 1:
-    surname = name[-1] in shared and _PERSONAL & set(key.asked)
+    surname = name[-1] in shared and key.is_personal
     ambiguous = any(shared & set(other) for other in key.others)
     if not surname or ambiguous:
       return 'one word of several'
   return ''
 
 
+def _pair_initials(missing: set[str], extra: set[str]):
+  """Takes initials out, and what they stand for: 'f' and 'fitzgerald'."""
+  for short, long in ((missing, extra), (extra, missing)):
+    for word in [w for w in short if len(w) <= 3 and not _essential([w])]:
+      found = {next((w for w in long if w[0] == c), None) for c in word}
+      if len(found) == len(word) and None not in found:
+        short.discard(word)
+        long.difference_update(found)
+
+
 def _fuzzy(key, text, settings) -> Found:
   said, why = words(text), ''
-  for name in key.names:
+  for name in key.forms:
     size, written = len(name), ' '.join(name)
-    if len(written) < SHORTEST_FUZZY or _has_digit(written):
+    if len(written) < SHORTEST_INFLECTED or has_digit(written):
       continue
-    for start in range(len(said) - size + 1):
-      stop = start + size
+    for start, stop in _windows(said, size):
       window = ' '.join(said[start:stop])
-      score = _similarity(window, written, settings.fuzzy)
-      if not score or _has_digit(window) or len(window) < SHORTEST_FUZZY:
+      score = _similarity(key, window, written, settings.fuzzy)
+      if not score or has_digit(window):
         continue
       if _essential(name) != _essential(said[start:stop]):
         continue
-      why = _guard(key, said, start, stop)
+      if score < 1 and _initial(name) != _initial(said[start:stop]):
+        continue
+      why = guard(key, said, start, stop)
       if occurrences(said[start:stop], key.asked):
         why = why or 'only repeats the question'
-      why = why or _rival(key, said, [(start, stop)])
+      why = why or rival_of(key, said, [(start, stop)])
       if not why and _fits(window, key.others, score):
         why = 'another answer fits as well'
       if not why:
@@ -243,88 +236,74 @@ def _fuzzy(key, text, settings) -> Found:
   return Found(False, why)
 
 
+def _short(key, text, settings) -> Found:
+  """Whether a part that stands for a whole name, or its initials, are said."""
+  said, why = words(text), ''
+  for written in key.written:
+    own = frozenset(written.lower().split()) | _TITLES | STOP_WORDS | {'i'}
+    pieces = [
+      piece
+      for piece in parts(written, key.asked, key.is_personal)
+      if stands_alone(text, piece, own)
+    ]
+    if not key.is_personal:
+      pieces += _initials(written, text)
+    for piece in pieces:
+      name = words(piece)
+      if occurrences(name, key.asked):
+        continue
+      if any(occurrences(name, other) for other in key.others):
+        return Found(False, 'one word of several')
+      spans = [(i, i + len(name)) for i in occurrences(name, said)]
+      rival = rival_of(key, said, spans)
+      for start, stop in spans:
+        why = guard(key, said, start, stop) or rival
+        if not why:
+          return Found(True)
+  return Found(False, why)
+
+
+def _initials(written: str, text: str) -> list[str]:
+  """What of a text is a name's initials, or the name whose initials it is."""
+  text = join_initials(fold(text))
+  if len(written.split()) > 1:
+    short = acronym(written)
+    return [short] if re.search(rf'\b{re.escape(short)}\b', text) else []
+  if not re.fullmatch('[A-Z]{2,6}', written):
+    return []
+  tokens = re.findall(r'[^\W_]+', text)
+  runs = (
+    tokens[start : start + size]
+    for size in range(len(written), len(written) + 4)
+    for start in range(len(tokens) - size + 1)
+  )
+  return [
+    ' '.join(run)
+    for run in runs
+    if run[0][0].isupper()
+    and run[-1].lower() not in SMALL
+    and acronym(' '.join(run)) == written
+  ]
+
+
 RULES = {
   'exact': exact,
   'alias': _alias,
   'contains': _contains,
   'date': _date,
+  'amount': _amount,
   'f1': _f1,
   'fuzzy': _fuzzy,
+  'short': _short,
 }
-
-
-def _guard(key, said, start, stop) -> str:
-  """Why the words from start to stop are not given as the answer; or ''."""
-  if _is_denied(said, start, stop):
-    return 'denied'
-  if 'or' in said[max(start - 1, 0) : start] + said[stop : stop + 1]:
-    return 'a choice of answers'
-  if _is_echo(key, said, start, stop):
-    return 'only repeats the question'
-  return ''
-
-
-def _rival(key, said, own) -> str:
-  """Names another candidate that stands outside the right answers; or ''.
-
-  Not one that is denied, that belongs to a phrase of the question, or that the
-  question names, unless the question names the right answer too: then it is a
-  choice.
-  """
-  for start in range(len(said)):
-    for stop in range(start + 1, min(start + key.longest, len(said)) + 1):
-      name = key.others.get(said[start:stop])
-      if name is None or len(' '.join(said[start:stop])) < SHORTEST:
-        continue
-      if any(a <= start and stop <= b for a, b in own):
-        continue
-      named = occurrences(said[start:stop], key.asked) and not key.is_choice
-      if not (
-        named
-        or _is_denied(said, start, stop)
-        or _is_echo(key, said, start, stop)
-      ):
-        return f'another answer, {name!r}'
-  return ''
-
-
-def _own_spans(key, said) -> list[tuple[int, int]]:
-  return [
-    (start, start + len(name))
-    for name in key.names
-    for start in occurrences(name, said)
-  ]
-
-
-def _is_denied(said, start, stop) -> bool:
-  """'not in Paris', or 'Paris is not'; 'not Lyon but Paris' is neither."""
-  before = start - 1
-  while before >= 0 and said[before] in STOP_WORDS and said[before] != 'but':
-    before -= 1
-  if before >= 0 and said[before] in _NOT:
-    return True
-  after = said[stop : stop + 2]
-  return bool(after) and (
-    after[0] in _ISNT or (after[0] in _IS and after[-1] == 'not')
-  )
-
-
-def _is_echo(key, said, start, stop) -> bool:
-  """Whether the words belong to a longer phrase of the question."""
-  a, b = start, stop
-  while a > 0 and occurrences(said[a - 1 : b], key.asked):
-    a -= 1
-  while b < len(said) and occurrences(said[a : b + 1], key.asked):
-    b += 1
-  return bool({*said[a:start], *said[stop:b]} - STOP_WORDS)
 
 
 def _essential(these) -> list[str]:
   return [word for word in these if _ESSENTIAL.fullmatch(word)]
 
 
-def _has_digit(text) -> bool:
-  return bool(_DIGIT.search(text))
+def _initial(these) -> list[str]:
+  return [w for w in these if len(w) <= 2 and w not in STOP_WORDS]
 
 
 def _overlap(said: Words, name: Words) -> float:
@@ -333,9 +312,56 @@ def _overlap(said: Words, name: Words) -> float:
   return 2 * shared / (len(said) + len(name))
 
 
-def _similarity(a: str, b: str, least: float) -> float:
-  """Damerau-Levenshtein similarity, 0 if it is below `least`."""
+def _windows(said, size) -> list[tuple[int, int]]:
+  """All stretches of about so many words; 'ice cream' may be 'icecream'."""
+  return [
+    (start, start + wide)
+    for wide in (size, size - 1, size + 1)
+    for start in range(len(said) - wide + 1)
+    if wide > 0
+  ]
+
+
+def _similarity(key, a: str, b: str, least: float) -> float:
+  """Damerau-Levenshtein similarity, 0 if it is below `least`.
+
+  It is 1 for a plural and its singular, unless they are of a person's name, and
+  where only single letters are doubled.
+  """
+  if _singular(a) == _singular(b):
+    return float(a == b or not key.is_personal)
+  if min(len(a), len(b)) < SHORTEST_FUZZY:
+    return 0.0
+  if a.count(' ') != b.count(' '):
+    return float(a.replace(' ', '') == b.replace(' ', ''))
+  if _DOUBLED.sub(r'\1', a) == _DOUBLED.sub(r'\1', b):
+    return 1.0
   return DamerauLevenshtein.normalized_similarity(a, b, score_cutoff=least)
+
+
+def _singular(text: str) -> str:
+  """The words without a plural's ending."""
+  text = re.sub(r'(?<=\w\w)ies\b', 'y', text)
+  text = re.sub(r'(?<=ch|sh|ss)es\b|(?<=x)es\b', '', text)
+  return re.sub(r'(?<=\w\w[^\Ws])s\b', '', text)
+
+
+def _is_near(given: float, right: Amount, text: str) -> bool:
+  """Whether numbers are the same as far as one of them is rounded."""
+  value, rounded = right.value, given
+  if right.digits > 1 and value:
+    magnitude = math.floor(math.log10(abs(value)))
+    rounded = round(given, right.digits - 1 - magnitude)
+  if math.isclose(rounded, value, rel_tol=1e-12):
+    return True
+  written = f'{given:.9f}'.rstrip('0').rstrip('.')
+  if '.' in written:
+    unit = 10.0 ** -len(written.split('.')[1])
+  else:
+    unit = 10.0 ** (len(written) - len(written.rstrip('0')))
+  off = abs(given - value)
+  about = bool(_ABOUT.search(text.lower()))
+  return about and off <= min(unit / 2, _NEAR * abs(value))
 
 
 def _fits(window, others, score) -> bool:

@@ -12,6 +12,9 @@ import re
 from typing import NamedTuple
 import unicodedata
 
+from experiments.entities.folding import fold, join_initials
+from experiments.entities.quantities import MONTHS, ONES, SCALES, TENS
+
 # The words that say how an answer is put, not what it is.
 STOP_WORDS = frozenset(
   """a about an and answer are as at be been being but by can could did do does
@@ -21,24 +24,49 @@ STOP_WORDS = frozenset(
   your""".split()
 )
 _ARTICLES = frozenset(('a', 'an', 'the'))
-# Letters that no accent was added to, but that are written without.
-_PLAIN = str.maketrans(
-  {'ø': 'o', 'ł': 'l', 'đ': 'd', 'ı': 'i', 'æ': 'ae', 'œ': 'oe'}
-)
-_SIGNS = str.maketrans('\u2018\u2019\u02bc\u00b4\u2212', "''''-")
-_ACCENT = re.compile('[\u0300-\u036f]')
+_SIGNS = str.maketrans('\u2018\u2019\u00b4\u2212', "'''-")
 _POSSESSIVE = re.compile(r"(?<=\w)'s\b")
-_INITIALS = re.compile(r'\b(?:[^\W\d_]\.\s*){2,}(?:(?<=\.)[^\W\d_]\b)?')
 _ATTACHED = re.compile(r'(?<=\d)(?=(?:[kcm]?m|k?g|ft|mi|mph)\b)')
-_UNITS = (
-  'zero one two three four five six seven eight nine ten eleven twelve '
-  'thirteen fourteen fifteen sixteen seventeen eighteen nineteen'
-).split()
-_TENS = 'twenty thirty forty fifty sixty seventy eighty ninety'.split()
-_VALUES = {word: i for i, word in enumerate(_UNITS)}
-_VALUES |= {word: 10 * i for i, word in enumerate(_TENS, 2)}
-_SCALES = {'thousand': 3, 'million': 6, 'billion': 9}
-_SCALES |= {f'{word}s': power for word, power in _SCALES.items()}
+_SPACED = re.compile(r'(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d,]|\.\d)')
+_VALUES = ONES | TENS
+_ORDINALS = {
+  word: i
+  for i, word in enumerate(
+    'first second third fourth fifth sixth seventh eighth ninth tenth eleventh '
+    'twelfth thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth '
+    'nineteenth twentieth'.split(),
+    1,
+  )
+}
+# How signs and units after a number are read out.
+_SPOKEN = {
+  '&': 'and',
+  '%': 'percent',
+  'per cent ': 'percent',
+  '\u00b0c': 'degrees celsius',
+  '\u00b0f': 'degrees fahrenheit',
+}
+_RATE = re.compile(r'(?<=m)/(?=(?:h|hr|s|sec|hour|second)\b)')
+_MEASURES = {
+  'km': 'kilometers',
+  'm': 'meters',
+  'cm': 'centimeters',
+  'mm': 'millimeters',
+  'ft': 'feet',
+  'mi': 'miles',
+  'kg': 'kilograms',
+  'lb': 'pounds',
+  'lbs': 'pounds',
+  'kilometer': 'kilometers',
+  'meter': 'meters',
+  'foot': 'feet',
+  'mile': 'miles',
+  'pound': 'pounds',
+}
+_PER = {'h': 'hour', 'hr': 'hour', 's': '2nd', 'sec': '2nd'}
+# Other spellings of a word, British ones and those that are cut short.
+_SPELLED = {'st': 'saint', 'mt': 'mount', 'dr': 'doctor', 'grey': 'gray'}
+_BRITISH = re.compile(r'\b(\w*(?:cen|thea|me|li)t)re(s?)\b|\b(\w{3,})our(s?)\b')
 _NUMBER = r'(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?'
 # Scripts without spaces: every character is a word.
 _UNSPACED = re.compile('([\u3040-\u30ff\u3400-\u9fff])')
@@ -48,11 +76,7 @@ _TOKEN = re.compile(
 )
 _MONTHS = {
   name[:length]: i
-  for i, name in enumerate(
-    'january february march april may june july august september october '
-    'november december'.split(),
-    1,
-  )
+  for i, name in enumerate(MONTHS, 1)
   for length in (3, 4, len(name))
 }
 _YEAR = r'(?P<y>[12]\d{3})'
@@ -104,10 +128,14 @@ def words(text: str) -> Words:
   if "'" in text:
     text = _POSSESSIVE.sub('', text).replace("'", '')
   if '.' in text:
-    text = _INITIALS.sub(lambda m: re.sub(r'[.\s]', '', m[0]) + ' ', text)
+    text = join_initials(text)
+  text = _RATE.sub(' per ', text.replace('mph', ' miles per hour'))
+  for sign, spoken in _SPOKEN.items():
+    text = text.replace(sign, f' {spoken} ')
   if not text.isascii():
     text = _UNSPACED.sub(r' \1 ', ''.join(map(_letter, text)))
-  text = _ATTACHED.sub(' ', text.replace('&', ' and '))
+  text = _SPACED.sub(lambda m: m[0].replace(' ', ''), text)
+  text = _BRITISH.sub(_americanised, _ATTACHED.sub(' ', text))
   found = _read_numbers(_TOKEN.findall(text))
   kept = [word for word in found if word not in _ARTICLES]
   return tuple(kept or found or spelled.split())
@@ -119,15 +147,18 @@ def plain(text: str) -> str:
   text = text.replace('_', ' ')
   if text.isascii():
     return text.lower()
-  text = unicodedata.normalize('NFKC', text).casefold()
-  text = text.translate(_SIGNS)
-  text = _ACCENT.sub('', unicodedata.normalize('NFD', text.translate(_PLAIN)))
-  return unicodedata.normalize('NFC', text)
+  return fold(text).casefold().translate(_SIGNS)
 
 
 def is_number(word: str) -> bool:
   """Whether a normalised word is a number."""
   return bool(re.fullmatch(r'-?\d+(\.\d+)?', word))
+
+
+def ordinal(number: int) -> str:
+  """'1st', '2nd', '13th'."""
+  ending = {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')
+  return f'{number}{"th" if 10 < number % 100 < 14 else ending}'
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -180,20 +211,47 @@ def _find_dates(text) -> tuple[frozenset[Date], str]:
 
 
 def _read_numbers(tokens) -> list[str]:
-  """Tokens with numbers as digits: 'twenty', 'one' are one, '21'."""
-  found, tens = [], False
-  for token in tokens:
-    value, power = _VALUES.get(token), _SCALES.get(token)
-    if power and found and is_number(found[-1]):
-      found[-1] = _trimmed(f'{float(found[-1]) * 10**power:.6f}')
-    elif value is None:
-      found.append(_trimmed(token))
-    elif tens and 1 <= value <= 9:
-      found[-1] = str(int(found[-1]) + value)
+  """Tokens with numbers as digits: 'twenty', 'one' are one, '21'.
+
+  What follows 'hundred', and words after 'thousand', are added.
+  """
+  found = []
+  room = 0  # A word for less than this joins the number before it.
+  done = 0.0  # What of that number no later scale multiplies: a million.
+  for i, token in enumerate(tokens):
+    value = _VALUES.get(token)
+    scale = SCALES.get(token, SCALES.get(token.removesuffix('s')))
+    place = _ORDINALS.get(token)
+    following = tokens[i + 1] if i + 1 < len(tokens) else ''
+    if scale and found and is_number(found[-1]):
+      done = done if float(found[-1]) > done else 0.0
+      number = done + (float(found[-1]) - done) * scale
+      found[-1] = _trimmed(f'{number:.6f}')
+      room, done = scale, number if scale >= 1000 else done
+    elif token == 'and' and room in (100, 1000) and following in _VALUES:
+      continue
+    elif value is not None and 0 < value < room and is_number(found[-1]):
+      found[-1] = _trimmed(f'{float(found[-1]) + value:.6f}')
+      room = 10 if value >= 20 else 0
+    elif place and place < room == 10:
+      found[-1] = ordinal(int(found[-1]) + place)
+      room = 0
+    elif token == 'dozen':
+      own = found and found[-1].isdigit()
+      found.append(str(12 * int(found.pop() if own else 1)))
     else:
-      found.append(str(value))
-    tens = value is not None and value >= 20
+      if found and is_number(found[-1]):
+        token = _MEASURES.get(token, token)
+      elif found and found[-1] == 'per':
+        token = _PER.get(token, token)
+      spelled = ordinal(place) if place else _trimmed(token)
+      found.append(spelled if value is None else str(value))
+      room, done = 10 if value is not None and value >= 20 else 0, 0.0
   return found
+
+
+def _americanised(match) -> str:
+  return f'{match[1]}er{match[2]}' if match[1] else f'{match[3]}or{match[4]}'
 
 
 def _letter(c) -> str:
@@ -202,9 +260,8 @@ def _letter(c) -> str:
 
 
 def _trimmed(token) -> str:
-  """A number without commas and closing zeros, and 'saint' for 'st'."""
-  if token == 'st':
-    return 'saint'
+  """A number without commas and closing zeros, or a word spelled one way."""
+  token = _SPELLED.get(token, token)
   if not token[-1].isdigit() or not re.match(r'[-\d]', token):
     return token
   token = token.replace(',', '')

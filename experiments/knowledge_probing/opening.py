@@ -53,6 +53,7 @@ class Study:
     return {
       'model': model_and_text.fingerprint(self.reader),
       'dtype': str(self.reader.dtype),
+      'tokenizer': model_and_text.tokenizer_sha256(self.reader),
       'format': self.format.name,
     }
 
@@ -84,7 +85,7 @@ def open_study(settings: Settings) -> Study:
   """Reads and checks everything but the weights.
 
   Raises:
-    ValueError, OSError, KeyError, ImportError: something is missing or does
+    ValueError, OSError, ImportError: something is missing or does
       not fit; the error names it.
   """
   reader, tokenizer = inputs.open_named(settings.model, settings.dtype)

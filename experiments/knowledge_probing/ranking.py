@@ -94,6 +94,7 @@ def rank_candidates(
     rows = batch + batch[-1:] * (size - len(batch))  # filled up
     padded = format.tokenizer.pad([prompts[i] for i in rows])
     first, cache = _prefill(model, *padded)
+    gj.check_finite(first, model.dtype, 'Log-probabilities')
     for row, i in enumerate(batch):
       found[i] = _score(
         model,

@@ -18,7 +18,7 @@ import dataclasses
 import warnings
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from experiments.knowledge_probing.records import Question
 from experiments.knowledge_probing.signals import STREAM, TEXT, Signal
 from experiments.stats.intervals import Estimate, number_units
-from experiments.stats.resampling import estimate
+from experiments.stats.ranks import spearman
 
 # Inverse regularisation of logistic regression on the stream, on text, and
 # regularisation of ridge regression; the stream is standardised.
@@ -182,7 +182,8 @@ def entity_probe(
   loss, layer, penalty, said = best
   everywhere = _means(said, names, np.ones(len(names), bool))
   on_test = np.array(list(_means(said, names, test).values()))
-  rho = spearman(on_test, np.array(list(targets['test'].values())), seed)
+  truth = np.array(list(targets['test'].values()))
+  rho = spearman(on_test, truth, seed=seed)
   signal = Signal(
     name='entity probe',
     kind=STREAM,
@@ -196,23 +197,6 @@ def entity_probe(
     },
   )
   return signal, rho
-
-
-def spearman(
-  a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: int = _RESAMPLES
-) -> Estimate:
-  """Spearman's rho of two float [U], with a percentile interval over units.
-
-  NaN where one of them never varies.
-  """
-  draws = np.random.default_rng(seed).integers(len(a), size=(resamples, len(a)))
-  rows = np.concatenate([np.arange(len(a))[None], draws])
-  x, y = (stats.rankdata(each[rows], axis=1) for each in (a, b))
-  x, y = (each - each.mean(axis=1, keepdims=True) for each in (x, y))
-  scale = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
-  rho = np.full(len(rows), np.nan)
-  np.divide((x * y).sum(axis=1), scale, out=rho, where=scale > 0)
-  return estimate(rho[0], rho[1:], len(a))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

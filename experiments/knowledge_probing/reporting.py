@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from experiments import outputs
+from experiments import model_and_text, outputs
 from experiments.knowledge_probing.detectors import detectors
 from experiments.knowledge_probing.opening import Study, rule_settings
 from experiments.knowledge_probing.probed import Probed
@@ -74,8 +74,7 @@ def report(study: Study, probed: Probed) -> dict:
     'model': {
       'name': study.name,
       'path': settings.model,
-      'dtype': str(study.reader.dtype),
-      'fingerprint': study.identity['model'],
+      **model_and_text.model_identity(study.reader),
     },
     'settings': dataclasses.asdict(settings),
     'format': study.format.name,

@@ -17,7 +17,6 @@ Gemma, Llama and Qwen do not. prompt_completion needs no marks.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Literal
@@ -25,6 +24,7 @@ from typing import Literal
 from experiments import outputs
 from experiments.knowledge_probing.formats import Format
 from experiments.knowledge_probing.rows import Row
+from gemma_jax import json_files
 
 Kind = Literal['prompt_completion', 'messages', 'dpo', 'kto']
 KINDS: tuple[Kind, ...] = ('prompt_completion', 'messages', 'dpo', 'kto')
@@ -211,16 +211,6 @@ def _read(path: pathlib.Path) -> list[Mapping]:
   found = []
   with path.open('rb') as file:
     for number, line in enumerate(file, 1):
-      try:
-        row = json.loads(line)
-      except ValueError as error:
-        raise ValueError(
-          f'{path}, line {number} is not JSON, perhaps because it was cut off: '
-          f'{error}.'
-        ) from error
-      if not isinstance(row, dict):
-        raise ValueError(
-          f'{path}, line {number}: expected an object, got {row!r}.'
-        )
-      found.append(row)
+      where = f'{path}, line {number}'
+      found.append(json_files.parse_json(line, where, remedy='Write it anew.'))
   return found

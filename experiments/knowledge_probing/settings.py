@@ -1,11 +1,21 @@
 """What the study can be told: its flags."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from experiments.inputs import BUNDLED
-from experiments.runs import check_at_least
+from experiments.runs import (
+  Count,
+  Few,
+  Many,
+  Seed,
+  Share,
+  check_numbers,
+  real,
+  whole,
+)
 
+_Above0 = Annotated[float, real(0, 1, above=True)]
 STAGES = ('questions', 'samples', 'scores', 'decisions', 'rows', 'report')
 
 
@@ -84,47 +94,48 @@ class Settings:
   snippets: str | None = None
   entities: str | None = None
   cities: str | None = None
-  limit: int | None = None
+  limit: Many | None = None
   format: Literal['chat', 'qa', 'bare'] | None = None
   stage: Literal[
     'all', 'questions', 'samples', 'scores', 'decisions', 'rows', 'report'
   ] = 'all'
-  prompts: int = 1
-  shots: int | None = None
-  samples: int = 16
-  temperature: float = 1.0
-  top_k: int | None = None
-  top_p: float | None = None
-  max_new_tokens: int = 16
+  prompts: Few = 1
+  shots: Annotated[int, whole(0, 10_000)] | None = None
+  samples: Few = 16
+  temperature: Annotated[float, real(0, 100)] = 1.0
+  top_k: Count | None = None
+  top_p: _Above0 | None = None
+  max_new_tokens: Count = 16
   slick: bool = False
   judge: Literal[
     'cascade', 'exact', 'contains', 'f1', 'fuzzy', 'reference', 'llm'
   ] = 'cascade'
   judge_model: str | None = None
   nli_model: str | None = None
-  f1_threshold: float = 0.5
-  fuzzy: float = 0.9
+  f1_threshold: _Above0 = 0.5
+  fuzzy: _Above0 = 0.9
   rule: Literal[
     'correctness', 'llama3', 'craft', 'honesty_absolute', 'honesty_multisample'
   ] = 'llama3'
-  known_min: float = 0.75
-  unknown_max: float = 0.0
-  consistent_min: float = 0.8
+  known_min: Share = 0.75
+  unknown_max: Share = 0.0
+  consistent_min: Share = 0.8
   rows: Literal['prompt_completion', 'messages', 'dpo', 'kto'] = (
     'prompt_completion'
   )
   refusal: str | None = None
   refusal_style: Literal['template', 'model'] = 'template'
-  max_refusal_share: float = 0.5
+  max_refusal_share: Share = 0.5
   held_out_relation: str | None = None
   p_true: bool = False
   rank: bool = False
   sae: str | None = None
-  seed: int = 0
-  rows_per_batch: int = 256
+  seed: Seed = 0
+  rows_per_batch: Count = 256
   redo: bool = False
 
   def __post_init__(self):
+    check_numbers(self)
     sources = ('questions', 'snippets', 'entities', 'cities')
     given = [name for name in sources if getattr(self, name) is not None]
     if len(given) > 1:
@@ -136,39 +147,10 @@ class Settings:
         'What shall be asked? Give --cities, --entities, --snippets or '
         '--questions; only the bundled world comes with questions.'
       )
-    check_at_least(
-      self,
-      1,
-      'limit',
-      'prompts',
-      'samples',
-      'max_new_tokens',
-      'rows_per_batch',
-    )
-    for name in (
-      'known_min',
-      'unknown_max',
-      'consistent_min',
-      'max_refusal_share',
-    ):
-      if not 0 <= getattr(self, name) <= 1:
-        raise ValueError(
-          f'--{name}={getattr(self, name)} must be from 0 to 1, a share.'
-        )
-    for name in ('f1_threshold', 'fuzzy'):
-      if not 0 < getattr(self, name) <= 1:
-        raise ValueError(
-          f'--{name}={getattr(self, name)} must be above 0, and at most 1.'
-        )
     if self.unknown_max >= self.known_min:
       raise ValueError(
         f'--unknown_max={self.unknown_max} must be below '
         f'--known_min={self.known_min}: no question is both.'
-      )
-    if self.temperature < 0 or self.seed < 0:
-      raise ValueError(
-        f'--temperature={self.temperature} and --seed={self.seed} must not be '
-        'negative.'
       )
     if self.prompts > 1 and self.demonstrations == 0:
       raise ValueError(

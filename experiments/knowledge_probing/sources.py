@@ -14,7 +14,7 @@ from experiments.entities import (
   prompt_types_of,
   question_prompt,
 )
-from experiments.entities.json_rows import text_of
+from experiments.entities.json_rows import text_of, texts_of
 from experiments.knowledge_probing.ledger import read_objects
 from experiments.knowledge_probing.records import (
   SPLITS,
@@ -69,6 +69,7 @@ def read_questions(path: str | os.PathLike) -> list[Question]:
       for each in read_trivia(path)[0]
     ]
   found: dict[str, Question] = {}
+  asked: dict[tuple, int] = {}
   for number, row in read_objects(path):
     where = f'{path}, line {number}'
     question = _question(row, where)
@@ -77,6 +78,13 @@ def read_questions(path: str | os.PathLike) -> list[Question]:
         f"{where}: 'id' {question.id!r} belongs to another question already. "
         'Give each its own.'
       )
+    what = question.question, question.context
+    if what in asked:
+      raise ValueError(
+        f'{where} asks {question.question!r}, as line {asked[what]} does. '
+        'Remove one of them: a split could part them.'
+      )
+    asked[what] = number
     found[question.id] = question
   if not found:
     raise ValueError(
@@ -160,16 +168,7 @@ def _question(row, where) -> Question:
   for name in _OPTIONAL_TEXTS:
     if row.get(name) is not None:
       text_of(row, name, where)
-  answers = row.get('answers')
-  if not (
-    isinstance(answers, list)
-    and answers
-    and all(isinstance(each, str) and each.strip() for each in answers)
-  ):
-    raise ValueError(
-      f"{where}: 'answers' is {answers!r}, expected a list of texts, the right "
-      'answers. Correct it, or remove the question.'
-    )
+  texts_of(row, 'answers', where)
   if row.get('split') not in (None, *SPLITS):
     raise ValueError(
       f"{where}: 'split' is {row['split']!r}, expected one of "

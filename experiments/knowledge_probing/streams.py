@@ -1,12 +1,12 @@
 """The stream where a question is read: at the entity's name, and at its end."""
 
 from collections.abc import Sequence
-import re
 
 import numpy as np
 import tqdm
 
 from experiments.entities import Prompt, tokenize_prompt
+from experiments.entities.mentions import find_name
 from experiments.knowledge_probing.formats import Format
 from experiments.knowledge_probing.records import Question
 import gemma_jax as gj
@@ -76,7 +76,7 @@ def hidden_states(
 
 def _entity_token(format: Format, question: Question, ids: list[int]) -> int:
   """Place of the last token of an entity's name in a prompt of tokens."""
-  place = _find(question.entity, question.question)
+  place = find_name(question.question, question.entity or '')
   if place < 0:
     raise ValueError(
       f'Question {question.id!r} does not name its entity '
@@ -97,14 +97,3 @@ def _entity_token(format: Format, question: Question, ids: list[int]) -> int:
       f'and as {len(prompt.ids)} others where its entity is looked for.'
     )
   return prompt.entity[1] - 1
-
-
-def _find(name: str | None, text: str) -> int:
-  """Where a name is first a whole word, or else anywhere; -1 is nowhere.
-
-  Some scripts put no space between words.
-  """
-  if not name:
-    return -1
-  whole = re.search(rf'(?<!\w){re.escape(name)}(?!\w)', text)
-  return whole.start() if whole else text.find(name)

@@ -18,7 +18,7 @@ import pathlib
 
 import tqdm
 
-from experiments import inputs, outputs
+from experiments import checksums, inputs, model_and_text, outputs
 from experiments.entities import read_entities
 from experiments.knowledge_probing import asking, judging, passages
 from experiments.knowledge_probing import records as lib
@@ -91,7 +91,7 @@ def source(settings: Settings) -> dict:
     folder = pathlib.Path(settings.entities)
     files = sorted(folder.glob('*.json'))
     return {'entities': {file.name: outputs.sha256(file) for file in files}}
-  return {'world': 'bundled'}
+  return {'world': outputs.sha256(inputs.BUNDLE / 'run.json')}
 
 
 def _questions(study: Study, run: bool):
@@ -206,6 +206,7 @@ def _scores(study: Study, questions, sampled, run: bool):
     for name in ('judge', 'f1_threshold', 'fuzzy', 'judge_model', 'nli_model')
   }
   identity = how | {'samples': _digest(sampled.values())}
+  identity |= {'judging_files': _judging_files(settings)}
   if settings.judge == 'llm':
     identity |= study.identity
   ledger = Ledger(path, identity, redo=settings.redo and run)
@@ -232,6 +233,20 @@ def _scores(study: Study, questions, sampled, run: bool):
         for q in part
       )
   return {id: lib.read_score(row) for id, row in ledger.read().items()}
+
+
+def _judging_files(settings: Settings) -> dict:
+  """The contents of the models that judge, by what the flags call them."""
+  found = {}
+  if settings.judge == 'llm' and settings.judge_model is not None:
+    reader, _ = inputs.open_named(settings.judge_model, bundled=inputs.CHAT)
+    found['judge_model'] = model_and_text.model_identity(reader)
+  if settings.nli_model is not None:
+    folder = pathlib.Path(settings.nli_model).expanduser()
+    files = sorted(each for each in folder.rglob('*') if each.is_file())
+    sha256 = checksums.sha256_of(files)
+    found['nli_model'] = {str(x.relative_to(folder)): sha256[x] for x in files}
+  return found
 
 
 def _alike(settings: Settings):

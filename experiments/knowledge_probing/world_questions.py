@@ -5,7 +5,6 @@ model's text holds, and pairs of names that it holds with other facts every
 time, or not at all. No entity is in two of them.
 """
 
-import json
 import pathlib
 
 import numpy as np
@@ -15,6 +14,7 @@ from experiments.miniworld.lexicon import ATTRIBUTES
 from experiments.miniworld.templates import QUESTIONS, spell
 from experiments.miniworld.world import TYPES, World, WorldConfig, make_world
 from experiments.stats.evenly import take_evenly
+from gemma_jax import json_files
 
 # Split -> groups of known and of unknown entities -> entities of each.
 GROUPS = {
@@ -26,7 +26,7 @@ GROUPS = {
 
 def bundled_world(folder: pathlib.Path) -> World:
   """The world that a bundle's models were trained on."""
-  recipe = json.loads((folder / 'run.json').read_text(encoding='utf-8'))
+  recipe = json_files.read_json(folder / 'run.json')
   return make_world(WorldConfig(**recipe['world']))
 
 

@@ -4,7 +4,7 @@
   correct   it does not, and gives the answer
   wrong     it does not, and says something else: a hallucination
   other     nothing that could be an answer: no words, a few words over and
-            over, or no digit where a number was asked for
+            over, or no number where one was asked for
 
 The first that applies. A refusal comes first even if it mentions the answer, so
 that refusals are exactly what the detector says.
@@ -17,7 +17,6 @@ import re
 import numpy as np
 
 from experiments import entities
-from experiments.entities.answers import Number, NumberInList, Place
 from experiments.steering.arms import Arm
 from experiments.steering.questions import Question
 import gemma_jax as gj
@@ -53,11 +52,15 @@ class Rules:
 def outcome(question: Question, text: str, rules: Rules) -> str:
   """One of OUTCOMES."""
   prompt_type = entities.PROMPT_TYPES[question.prompt_type]
-  if entities.is_refusal(text, rules.refusals):
+  entity, answer = question.entity, question.answer
+  if entities.is_refusal(text, rules.refusals, (entity, answer)):
     return REFUSAL
-  if entities.is_correct(prompt_type, text, question.answer, rules.answers):
+  if entities.is_correct(
+    prompt_type, text, answer, rules.answers, subject=entity
+  ):
     return CORRECT
-  return WRONG if _could_answer(prompt_type, text) else OTHER
+  attempts = prompt_type.judge.attempts(text, entity)
+  return WRONG if attempts and not _goes_in_circles(text) else OTHER
 
 
 def make_examples(
@@ -122,15 +125,8 @@ def by_arm(examples: Sequence[Mapping]) -> dict[str, list[Mapping]]:
   return found
 
 
-def _could_answer(prompt_type: entities.PromptType, text: str) -> bool:
-  """Whether a text is one that could answer, rightly or wrongly."""
+def _goes_in_circles(text: str) -> bool:
   words = re.findall(r'\w+', text.lower())
-  circles = len(words) >= _ENOUGH_WORDS and len(set(words)) < _DISTINCT * len(
+  return len(words) >= _ENOUGH_WORDS and len(set(words)) < _DISTINCT * len(
     words
-  )
-  numeric = isinstance(prompt_type.judge, (Number, NumberInList, Place))
-  return (
-    bool(words)
-    and not circles
-    and (not numeric or bool(re.search(r'\d', text)))
   )

@@ -12,20 +12,17 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from experiments import outputs
 from experiments.entities.sampling import PROMPT_BUCKETS, fast, seed_of
 from experiments.self_report import next_tokens, single_token
+from experiments.stages import Chunks
 from experiments.uncertainty.questions import Asked
 import gemma_jax as gj
-
-_WHOSE = 'run.json'
 
 # Asked about the greedy answer (Kadavath et al. 2022, P(True)), zero-shot.
 P_TRUE = (
@@ -121,33 +118,25 @@ def answer(
   R = 1 + config.num_samples
   size = min(len(prompts), max(1, rows_per_batch // R))
   order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-  folder = None if folder is None else pathlib.Path(folder)
-  if folder is not None:
-    digest = hashlib.sha256(
-      json.dumps([[each.id for each in asked], prompts]).encode()
-    )
-    outputs.check_same_run(
-      folder / _WHOSE,
-      {
-        **(identity or {}),
-        **dataclasses.asdict(config),
-        'rows_per_batch': rows_per_batch,
-        'questions': digest.hexdigest(),
-      },
-      resumes=any(folder.glob('0*.json')),
-    )
+  questions = json.dumps([[each.id for each in asked], prompts])
+  kept = Chunks(
+    folder,
+    {
+      **(identity or {}),
+      **dataclasses.asdict(config),
+      'rows_per_batch': rows_per_batch,
+      'questions': hashlib.sha256(questions.encode()).hexdigest(),
+    },
+  )
   runner = _Answering(model, tokenizer, config)
   found: list = [None] * len(asked)
   with tqdm.tqdm(total=len(asked), desc=description, unit='question') as bar:
     for start in range(0, len(order), size):
       batch = order[start : start + size]
-      file = folder and folder / f'{start:08d}.json'
-      if file is not None and file.is_file():
-        made = json.loads(file.read_text(encoding='utf-8'))
-      else:
+      made = kept.read(f'{start:08d}')
+      if made is None:
         made = runner(batch, prompts, asked, size)
-        if file is not None:
-          outputs.write_text(file, json.dumps(made, ensure_ascii=False))
+        kept.write(f'{start:08d}', made)
       for i, one in zip(batch, made, strict=True):
         found[i] = Answer(**one)
       bar.update(len(batch))

@@ -12,7 +12,6 @@ import dataclasses
 
 import numpy as np
 
-from experiments.entities import is_refusal
 from experiments.entities.modes import is_reference
 from experiments.uncertainty.answers import Answer
 from experiments.uncertainty.questions import Asked
@@ -72,7 +71,7 @@ def judge(
         'right ones. Draw more, or lower it.'
       )
     right.append(sum(each.label(text, mode) == CORRECT for text in one.samples))
-    if is_refusal(one.text, mode):
+    if each.declines(one.text, mode):
       groups.append(REFUSAL)
     elif right[-1] >= min_correct:
       groups.append(CORRECT)

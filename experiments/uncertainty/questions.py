@@ -7,11 +7,13 @@ from experiments.entities import (
   PROMPT_TYPES,
   People,
   Prompt,
+  is_refusal,
   label_completion,
   label_trivia,
   prompt_types_of,
   question_prompt,
 )
+from experiments.entities.mentions import titles_in
 from experiments.latents import CLASSES, SPLITS
 
 TRIVIA = 'trivia'
@@ -48,11 +50,24 @@ class Asked:
 
   def label(self, completion: str, mode: str) -> str:
     """'correct', 'error' or 'refusal'; see `entities.labels`."""
-    if not self.prompt_type:
-      return label_trivia(completion, self.answers, mode)
+    if isinstance(self.prompt, str):
+      return label_trivia(completion, self.answers, mode, question=self.prompt)
     return label_completion(
-      PROMPT_TYPES[self.prompt_type], completion, self.answers[0], mode
+      PROMPT_TYPES[self.prompt_type],
+      completion,
+      self.answers[0],
+      mode,
+      subject=self.prompt.name,
     )
+
+  def declines(self, completion: str, mode: str) -> bool:
+    """Whether a completion declines, whatever else it says."""
+    names = (
+      titles_in(self.prompt)
+      if isinstance(self.prompt, str)
+      else [self.prompt.name]
+    )
+    return is_refusal(completion, mode, (*names, *self.answers))
 
 
 def about_entities(

@@ -6,14 +6,15 @@ after normalisation, or if both decline: right for short answers, too many
 clusters for sentences.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import functools
 import re
-import unicodedata
 
 import numpy as np
 from scipy import special
 
 from experiments.entities import is_refusal
+from experiments.entities.folding import fold
 from experiments.uncertainty.answers import Answer
 from experiments.uncertainty.questions import Asked
 
@@ -27,31 +28,28 @@ def normalised(text: str) -> str:
   '1,990' is '1990'.
   """
   line = text.strip().split('\n')[0]
-  folded = unicodedata.normalize('NFKD', line)
-  folded = ''.join(c for c in folded if not unicodedata.combining(c)).lower()
-  folded = re.sub(r'(?<=\d),(?=\d{3})', '', folded)
+  folded = re.sub(r'(?<=\d),(?=\d{3})', '', fold(line).lower())
   folded = re.sub(r'[^\w\s]|_', ' ', folded)
   return ' '.join(_ARTICLES.sub(' ', folded).split())
 
 
 def semantic_entropy(
-  samples: Sequence[str], logprobs: Sequence[float], mode: str = 'default'
+  samples: Sequence[str],
+  logprobs: Sequence[float],
+  declines: Callable[[str], bool] = is_refusal,
 ) -> tuple[float, float]:
   """Entropies in nats over clusters of samples.
 
   Args:
     samples: Texts.
     logprobs: Of each, the mean over its tokens.
-    mode: How refusals are told.
+    declines: Tells refusals.
 
   Returns:
     With clusters weighted by the samples' probabilities; and by how many
     samples they have ('discrete').
   """
-  keys = [
-    _DECLINES if is_refusal(text, mode) else normalised(text)
-    for text in samples
-  ]
+  keys = [_DECLINES if declines(text) else normalised(text) for text in samples]
   numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}
   which = np.array([numbers[key] for key in keys])
   weights = special.softmax(np.asarray(logprobs, np.float64))
@@ -70,7 +68,14 @@ def answer_signals(
 ) -> dict[str, np.ndarray]:
   """Name -> float64 [n], higher where the answer says that it may be wrong."""
   entropies = np.array(
-    [semantic_entropy(a.samples, a.sample_logprobs, mode) for a in answers]
+    [
+      semantic_entropy(
+        a.samples,
+        a.sample_logprobs,
+        functools.partial(each.declines, mode=mode),
+      )
+      for each, a in zip(asked, answers, strict=True)
+    ]
   ).reshape(-1, 2)
   of = lambda value: np.array([value(each) for each in answers], np.float64)
   return {

@@ -12,7 +12,7 @@ the model at hand answers anew. A question that comes again is left out.
 
 import os
 
-from experiments.entities.json_rows import read_rows, text_of
+from experiments.entities.json_rows import read_rows, text_of, texts_of
 from experiments.uncertainty.questions import TRIVIA, Asked
 
 
@@ -35,16 +35,7 @@ def read_trivia(
     where = f'{path}, record {i}'
     question = text_of(row, 'question', where)
     id = text_of(row, 'question_id', where) if 'question_id' in row else str(i)
-    answers = row.get('correct_answer')
-    if not (
-      isinstance(answers, list)
-      and answers
-      and all(isinstance(each, str) and each.strip() for each in answers)
-    ):
-      raise ValueError(
-        f"{where}: 'correct_answer' is {answers!r}, expected a list of texts, "
-        'the right answers. Correct it, or remove the record.'
-      )
+    answers = texts_of(row, 'correct_answer', where)
     if question in seen:
       again += 1
       continue
@@ -64,7 +55,7 @@ def read_trivia(
         entity_class='',
         prompt_type='',
         prompt=question,
-        answers=tuple(answers),
+        answers=answers,
       )
     )
   return asked[:limit], again

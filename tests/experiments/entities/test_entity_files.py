@@ -138,10 +138,10 @@ def _attribute(name, value):
 @pytest.mark.parametrize(
   'content, words',
   [
-    ('', 'is empty.*Write it anew'),
-    (json.dumps([ROME])[:-20], 'is not JSON, perhaps because it was cut off'),
+    ('', 'is empty.*write it again'),
+    (json.dumps([ROME])[:-20], 'is not JSON'),
     ([], 'an empty list'),
-    ({'a': 1}, 'holds a JSON dict; expected a list'),
+    ({'a': 1}, 'holds a JSON object, expected a JSON list'),
     ([ROME, 'Bari'], "record 1: expected an object, got 'Bari'"),
     ([{'name': 'Rome'}], r"neither 'entity' .* nor 'cityLabel'.*another type"),
     ([ROME, {'entity_type': 'city'}], "record 1 has no 'entity'.*Add it"),
@@ -176,6 +176,14 @@ def _attribute(name, value):
     ),
     ([{'cityLabel': 'Rome'}], r"no record has \['countryLabel', 'loc'"),
     ([RAW, RAW], 'none of 2 records has a label of its own'),
+    (_changed(entity=None), "record 1: 'entity' is None, expected a text"),
+    (_changed(attributes=_attribute('country', None)), "'country': .* is None"),
+    ([{**RAW, 'recent_population': 0}], "'recent_population' is 0, expected a"),
+    ([{**RAW, 'loc': []}], r"'loc' is \[\], expected a text"),
+    ('[{"entity": "Rome", "entity": "Bari"}]', "'entity' is given twice"),
+    ('[{"entity": NaN}]', 'NaN is no JSON number'),
+    (f'[{"9" * 5000}]', 'is not JSON'),
+    ('[' * 100_000, 'nested too deep'),
   ],
 )
 def test_bad_files(tmp_path, content, words):
@@ -185,17 +193,35 @@ def test_bad_files(tmp_path, content, words):
   assert str(tmp_path / 'city.json') in str(error.value)
 
 
+def test_other_types_are_left_alone(tmp_path, capsys):
+  """The published folder has book.json and team.json, which no run needs."""
+  _write(tmp_path, [ROME])
+  _write(tmp_path, [{'entity': 'It', 'entity_type': 'book'}], 'book.json')
+  _write(tmp_path, 'no JSON at all', 'team.json')
+  assert list(read_entities(tmp_path)) == ['city']
+  said = capsys.readouterr().err
+  assert 'book.json, team.json left alone' in said and 'city' in said
+  # A known type that is not asked for is not read either.
+  _write(tmp_path, 'no JSON at all', 'song.json')
+  with pytest.raises(ValueError, match='song.json is not JSON'):
+    read_entities(tmp_path)
+  assert list(read_entities(tmp_path, types=['city'])) == ['city']
+  for absent in ('movie', 'book'):
+    with pytest.raises(ValueError, match=f'no .* {absent}, only of city, song'):
+      read_entities(tmp_path, types=['city', absent])
+
+
 def test_bad_folders(tmp_path):
   with pytest.raises(FileNotFoundError, match='no folder of entities .*gone'):
     read_entities(tmp_path / 'gone')
-  with pytest.raises(FileNotFoundError, match=r'expected one of .*city\.json'):
+  with pytest.raises(FileNotFoundError, match=r'has none of city\.json'):
     read_entities(tmp_path)
   _write(tmp_path, [ROME], 'town.json')
-  with pytest.raises(ValueError, match="unknown entity type 'town'.*Rename"):
+  with pytest.raises(FileNotFoundError, match=r'has none of city\.json'):
     read_entities(tmp_path)
   (tmp_path / 'town.json').rename(tmp_path / 'city.json')
   (tmp_path / 'city.json').write_bytes(b'[\xff]')
-  with pytest.raises(ValueError, match='is not UTF-8'):
+  with pytest.raises(ValueError, match='is not JSON.*utf-8'):
     read_entities(tmp_path)
   with pytest.raises(ValueError, match="unknown entity type 'town'"):
     process_raw([RAW], 'town')

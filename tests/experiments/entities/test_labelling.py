@@ -1,6 +1,7 @@
 """Labelling with a tiny model: what is asked, stopped, kept and resumed."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from experiments.entities import (
   Entity,
   base_prompt,
   completions,
+  labelling,
   read_records,
 )
 from experiments.entities.completions import complete, line_break_ids
@@ -140,7 +142,7 @@ def test_a_killed_run_goes_on(
   monkeypatch.setattr(gj, 'generate', die_at_third)
   with pytest.raises(KeyboardInterrupt):
     _label(model, tokenizer, tmp_path)
-  assert len(list((tmp_path / 'chunks').iterdir())) == 2
+  assert len(list((tmp_path / 'chunks').glob('0*.json'))) == 2
   assert not (tmp_path / 'records').exists()
   found = _label(model, tokenizer, tmp_path)
   assert len(asked) == 3 + 2, 'of four batches, two were left'
@@ -153,6 +155,33 @@ def test_what_is_done_needs_no_model(tokenizer, labelled):
     raise AssertionError('The model was loaded.')
 
   assert _label(load, tokenizer, labelled[0]) == labelled[1]
+
+
+def test_a_changed_answer_is_not_the_models(tokenizer, labelled, tmp_path):
+  shutil.copytree(labelled[0], tmp_path / 'out')
+  file = tmp_path / 'out' / 'records' / 'city_country.json'
+  whole = file.read_text()
+  file.write_text(whole.replace('"label": "error"', '"label": "correct"', 1))
+  assert file.read_text() != whole
+  with pytest.raises(
+    ValueError, match='city_country.json is not what the model'
+  ):
+    _label(None, tokenizer, tmp_path / 'out')
+  file.write_text(whole)
+  assert _label(None, tokenizer, tmp_path / 'out') == labelled[1]
+
+
+def test_a_damaged_chunk_is_asked_again(
+  model, tokenizer, labelled, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(labelling.shutil, 'rmtree', lambda *x, **y: None)
+  _label(model, tokenizer, tmp_path)
+  monkeypatch.undo()
+  shutil.rmtree(tmp_path / 'records')  # as if killed before they were written
+  (tmp_path / 'chunks' / '000001.json').write_text('')
+  assert _label(model, tokenizer, tmp_path) == labelled[1]
+  assert '000001.json cannot be used' in capsys.readouterr().err
+  assert not (tmp_path / 'chunks').exists()
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,10 @@ def test_published_labels_of_triviaqa():
 
 def test_right_goes_before_refused():
   both = 'Sorry, it is Italy.'
-  assert label_completion(COUNTRY, both, 'Italy') == 'correct'
-  assert label_completion(COUNTRY, 'Sorry!', 'Italy') == 'refusal'
-  assert label_completion(COUNTRY, 'Spain', 'Italy') == 'error'
+  label = lambda text: label_completion(COUNTRY, text, 'Italy', subject='Rome')
+  assert label(both) == 'correct'
+  assert label('Sorry!') == 'refusal'
+  assert label('Spain') == 'error'
   assert label_trivia(both, ['Italy']) == 'refusal'
   assert label_trivia('It is Italy.', ['Rome', 'Italy']) == 'correct'
   assert label_trivia('It is Spain.', ['Rome', 'Italy']) == 'error'
@@ -64,8 +65,24 @@ def test_right_goes_before_refused():
   assert record.string_matching_sampled_labels == ('correct', 'error')
 
 
+def test_names_that_sound_like_refusals():
+  sung = lambda text, mode='default': label_completion(
+    PROMPT_TYPES['song_performers'], text, 'Madonna', mode, subject='Sorry'
+  )
+  assert sung("'Sorry' is sung by Madonna.") == 'correct'
+  assert sung("'Sorry' is sung by Cher.") == 'error'
+  assert sung("'Sorry' is sung by Cher.", 'reference') == 'refusal'
+  assert sung("Sorry, I don't know who sings Sorry.") == 'refusal'
+  asked = 'Who sang "Sorry" in 2005?'
+  said = '"Sorry" was sung by Madonna.'
+  assert label_trivia(said, ['Madonna'], question=asked) == 'correct'
+  assert label_trivia(said, ['Madonna']) == 'refusal'
+  assert label_trivia('Sorry', ['Sorry']) == 'correct'
+  assert label_trivia('40,000', ['40000']) == 'correct'
+
+
 def test_modes_of_answers_and_of_refusals():
-  label = lambda *modes: label_completion(COUNTRY, *modes)
+  label = lambda *modes: label_completion(COUNTRY, *modes, subject='X')
   swapped = ('States? United we are.', 'United States')
   assert label(*swapped) == 'error'
   assert label(*swapped, 'reference') == 'correct'

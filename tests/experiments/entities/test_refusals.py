@@ -65,3 +65,28 @@ def test_differences(text, reference, default):
 def test_unknown_mode():
   with pytest.raises(ValueError, match="mode is 'clean'"):
     is_refusal('', 'clean')
+
+
+@pytest.mark.parametrize(
+  'text, name, declines',
+  [
+    ("'Sorry' is sung by Justin Bieber.", 'Sorry', False),
+    ('Sorry is sung by Justin Bieber.', 'Sorry', False),
+    ('It is on “sorry”.', 'Sorry', False),
+    ("I'm sorry, I cannot say.", 'Sorry', True),
+    ('Sorry, but I have no idea.', 'Sorry', True),
+    ('**Sorry**, I have no idea.', 'Sorry', True),
+    ("I'm sorry, I don't know who sang 'Sorry'.", 'Sorry', True),
+    ("I don't do that.", "I Don't Do That", False),
+    ('I Do Not Hook Up is by Kelly Clarkson', 'I Do Not Hook Up', False),
+    ('I do not hook up things.', 'I Do Not Hook Up', True),
+    ('There Is No Time is by Z', 'There Is No Time', False),
+    # A name without such a phrase hides none.
+    ('I cannot say', 'I', True),
+    ('As an AI, no.', 'AI', True),
+    ('Sorrybear is sorry', 'Sorrybear', True),
+  ],
+)
+def test_names_are_no_refusals(text, name, declines):
+  assert is_refusal(text, names=[name]) is declines
+  assert is_refusal(text, 'reference', [name]) == is_refusal(text, 'reference')

@@ -36,33 +36,30 @@ def judged(row):
   )
 
 
-def test_labelled_answers():
-  """Rules were written with these in view."""
-  rows = [row for row in TRIPLES if not row['held_out']]
-  assert len(rows) >= 60
+@pytest.mark.parametrize(
+  'group, count, least',
+  [
+    ('seen', 70, 0.95),  # the rules were written with these in view
+    ('seen later', 30, 0.95),  # written after them; 5 were missed, and mended
+    # Somebody wrote these who never saw the rules, and nothing was mended:
+    # 71 are judged as labelled.
+    ('blind', 80, 0.85),
+  ],
+)
+def test_labelled_answers(group, count, least):
+  rows = [row for row in TRIPLES if row['group'] == group]
+  assert len(rows) == count
   missed = [
     f'{row["prediction"]!r} for {row["answers"][0]!r} is '
     f'{"right" if row["correct"] else "wrong"}; {judged(row).rule}'
     for row in rows
     if judged(row).correct != row['correct']
   ]
-  assert len(missed) <= 0.05 * len(rows), '\n'.join(missed)
-
-
-def test_held_out_labelled_answers():
-  """These, all of them hard, were written after the rules.
-
-  One rule ('st' is 'saint') was added since. What they miss is right answers:
-  no wrong one counts as right.
-  """
-  rows = [row for row in TRIPLES if row['held_out']]
-  missed = [row for row in rows if judged(row).correct != row['correct']]
-  assert len(rows) == 30 and len(missed) <= 5, missed
-  assert all(row['correct'] for row in missed), missed
+  assert count - len(missed) >= least * count, '\n'.join(missed)
 
 
 def test_labels_are_well_formed():
-  kinds = {(row['held_out'], row['kind']) for row in TRIPLES}
+  kinds = {(row['group'], row['kind']) for row in TRIPLES}
   assert len(kinds) >= 0.9 * len(TRIPLES)  # varied
   right = sum(row['correct'] for row in TRIPLES) / len(TRIPLES)
   assert 0.35 < right < 0.65
@@ -179,13 +176,17 @@ def test_one_rule_alone(kind):
     'alias': 'Pablo Picasso. A painter.',
     'contains': 'It was Pablo Picasso',
     'date': 'on 1990-03-03',
+    'amount': '29,032 feet',
     'f1': 'Picasso, Pablo',
     'fuzzy': 'It was Pablo Piccasso',
+    'short': 'the painter was Picasso',
     'cascade': 'It was Pablo Piccasso',
     'reference': 'It was by Pablo Picasso',
   }[kind]
-  answers = ['3 March 1990'] if kind == 'date' else ['Pablo Picasso']
-  found = judge(example, answers, kind=kind)
+  answers = {'date': ['3 March 1990'], 'amount': ['8,849 metres']}.get(
+    kind, ['Pablo Picasso']
+  )
+  found = judge(example, answers, asked='Who is it?', kind=kind)
   assert found.correct and found.informative
   if kind != 'cascade':
     assert found.rule == kind
@@ -270,3 +271,80 @@ def test_published_labels():
         same += label(text) == published
         total += 1
   assert total == 10240 and same >= 0.999 * total, same
+
+
+@pytest.mark.parametrize(
+  'asked, answer, said, right',
+  [
+    # Amounts: units, scales, approximations.
+    ('How high is it?', '8,849 metres', '29,032 feet', True),
+    ('How high is it?', '8,849 metres', 'about 8,850 m', True),
+    ('How high is it?', '8,849 metres', '8,850 m', False),
+    ('How high is it?', '8,849 metres', '8849 feet', False),
+    ('How high is it in metres?', '8849', '29,032 ft', True),
+    ('How long is it?', '2 hours and 28 minutes', '148 minutes', True),
+    ('How many?', '8,336,817', 'approximately 8.3 million', True),
+    ('How many?', '8,336,817', 'approximately 8.5 million', False),
+    ('How many?', '8,336,817', '8\u202f336\u202f817', True),
+    ('How many?', '5.5 million', '5,488,984', True),
+    ('How many?', '1150', '1152', False),
+    ('How much?', '$5 million', 'five million dollars', True),
+    ('How fast?', '300,000 km/s', '300,000 kilometres per second', True),
+    ('How warm?', '100 °C', '100 degrees Celsius', True),
+    ('How warm?', '100 °C', '100 °F', False),
+    ('How many?', '148', 'one hundred and forty-eight', True),
+    ('How many?', '12', 'a dozen', True),
+    ('When?', '1914', 'about 1910', False),
+    ('When?', '1914', 'between 1914 and 1918', False),
+    ('How many faces has a cube of 2 cm?', '6', 'With 2 cm it has 6', True),
+    ('How many squares are on it?', '9', '6 faces with 9 squares', True),
+    # Other ways to write a name.
+    ('Which war?', 'World War II', 'World War Two', True),
+    ('Which war?', 'World War II', 'World War One', False),
+    ('Which queen?', 'Elizabeth II', 'Elizabeth the Second', True),
+    ('When?', '19th century', 'the nineteenth century', True),
+    ('Who?', 'John Fitzgerald Kennedy', 'John F. Kennedy', True),
+    ('Who?', 'George W. Bush', 'George H. W. Bush', False),
+    ('Who?', 'Ludwig van Beethoven', 'It was Beethoven in 1824.', True),
+    ('Who?', 'William Shakespeare', 'It was Nicholas Shakespeare.', False),
+    ('Who?', 'Elizabeth I of England', 'It was a man of England.', False),
+    ('Where?', 'Akron, Ohio', 'He was born in Akron.', True),
+    ('Where?', 'Akron, Ohio', 'He was born in Ohio.', False),
+    ('Which band?', 'Peter, Paul and Mary', 'Peter', False),
+    ('Which planet?', 'Mercury (planet)', 'It is Mercury', True),
+    ('Which ocean?', 'Pacific Ocean', 'It is the Pacific.', True),
+    ('Which states?', 'United States', 'the United Kingdom', False),
+    ('Which one?', 'North Atlantic Treaty Organization', 'NATO did.', True),
+    ('Which one?', 'NATO', 'North Atlantic Treaty Organization', True),
+    ('What?', 'Canadian Auto Territories', 'a cat', False),
+    ('What?', 'Spider-Man', 'Spiderman', True),
+    ('What?', 'The Colour Purple', '"The Color Purple"', True),
+    ('What?', 'dogs', 'a dog', True),
+    ('Who?', 'Robert Marks', 'Robert Mark', False),
+    ('Which letter?', 'Q', 'the letter "q"', True),
+  ],
+)
+def test_ways_to_say_it(asked, answer, said, right):
+  assert judge(said, [answer], asked=asked).correct is right
+
+
+@pytest.mark.parametrize(
+  'said, right',
+  [
+    ('Canberra, which is smaller than Sydney', True),
+    ('Sydney is larger, but it is Canberra', True),
+    ('Canberra, although Sydney is larger', True),
+    ('Canberra, north of Sydney', True),
+    ('Canberra. Actually, Sydney.', False),
+    ('Canberra and Sydney', False),
+    ('Sydney rather than Canberra', False),
+    ('Canberra was never it', False),
+    ('I doubt it is Canberra', False),
+    ('Canberra would be wrong', False),
+    ("I'm not sure, but I think it's Canberra", True),
+    ("Canberra, but I'm not sure.", True),
+    ("I'm not sure, but I cannot say Canberra", False),
+  ],
+)
+def test_another_answer_beside(said, right):
+  assert judge(said, ['Canberra'], ['Sydney']).correct is right

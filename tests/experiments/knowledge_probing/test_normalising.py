@@ -75,7 +75,7 @@ def test_plain_text_is_as_squad_has_it(text):
     ('\u22125', '-5'),
     ('1960-1965', '1960 1965'),
     ('1990s', '1990s'),
-    ('8849m', '8849 m'),
+    ('8849m', '8849 meters'),
     ('seven', '7'),
     ('Twenty', '20'),
     ('twenty-one', '21'),

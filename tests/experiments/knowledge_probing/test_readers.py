@@ -140,20 +140,6 @@ def test_an_entity_in_two_splits_is_refused():
     readers.entity_probe(streams, p, questions, train, some, splits()[2])
 
 
-def test_spearman_is_scipys_and_its_interval_resamples_units():
-  rng = np.random.default_rng(0)
-  a = rng.integers(0, 5, 40)  # ties
-  b = a + rng.normal(0, 2, 40)
-  found = readers.spearman(a, b, seed=3, resamples=300)
-  assert found.value == pytest.approx(stats.spearmanr(a, b).statistic)
-  draws = np.random.default_rng(3).integers(40, size=(300, 40))
-  loop = [stats.spearmanr(a[d], b[d]).statistic for d in draws]
-  np.testing.assert_allclose(
-    [found.low, found.high], np.quantile(loop, [0.025, 0.975])
-  )
-  assert np.isnan(readers.spearman(np.ones(9), np.arange(9)).value)
-
-
 def test_what_cannot_be_fitted_is_named():
   streams, p = planted()
   train, validation, _ = splits()

@@ -201,7 +201,7 @@ def test_malformed_files_are_named_with_the_line(tmp_path):
   assert 'line 2 is not JSON' in after(
     lambda lines: [lines[0], b'{"prompt": "\xff"}\n', lines[2]]
   )
-  assert 'line 2: expected an object, got [1]' in after(
+  assert 'line 2 holds a JSON list, expected' in after(
     lambda lines: [lines[0], b'[1]\n', lines[2]]
   )
   assert 'line 1: expected the texts' in after(

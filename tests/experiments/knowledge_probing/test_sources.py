@@ -36,7 +36,8 @@ def write(folder, *rows, name='questions.jsonl', end='\n'):
 
 @pytest.mark.parametrize('end', ['\n', '\r\n'])
 def test_lines(tmp_path, end):
-  nulls = ONE | {'id': '3', 'context': None, 'split': None, 'known': None}
+  nulls = ONE | {'id': '3', 'question': 'By whom is Emma?', 'context': None}
+  nulls |= {'split': None, 'known': None}
   found = read_questions(write(tmp_path, ONE, FULL, nulls, end=end))
   assert found[0] == records.Question(
     id='1', question='Who wrote Emma?', answers=('Jane Austen',)
@@ -53,6 +54,9 @@ def test_lines(tmp_path, end):
     ({'question': 'Q?', 'answers': ['A']}, "no 'id'"),
     ({'id': '2', 'question': 'Q?'}, "'answers' is None"),
     (ONE | {'id': '2', 'answers': []}, r"'answers' is \[\]"),
+    (ONE | {'id': '2', 'answers': ['A', 3]}, "'answers' is 3, expected"),
+    (ONE | {'id': None}, "'id' is None, expected a text"),
+    (ONE | {'id': '2'}, "asks 'Who wrote Emma.', as line 1 does"),
     (ONE | {'id': '2', 'answers': ['A', ' ']}, "'answers' is"),
     (ONE | {'id': '2', 'answers': 'A'}, "'answers' is 'A'"),
     (ONE | {'id': '2', 'answer': 'A'}, "unknown field 'answer'"),
@@ -74,7 +78,7 @@ def test_no_questions(tmp_path):
     read_questions(write(tmp_path))
   with pytest.raises(FileNotFoundError, match='nothing'):
     read_questions(tmp_path / 'nothing')
-  with pytest.raises(ValueError, match='line 1 is not a line of JSON'):
+  with pytest.raises(ValueError, match='line 1 is not JSON'):
     path = tmp_path / 'cut.jsonl'
     path.write_text(json.dumps(ONE)[:-3])
     read_questions(path)

@@ -97,7 +97,9 @@ def test_layers_above_are_not_run():
   assert np.isfinite(found['last']).all()
 
 
-@pytest.mark.parametrize('entity', [None, '', 'paris', 'Rome', '.'])
+@pytest.mark.parametrize(
+  'entity', [None, '', 'paris', 'Rome', '.', 'Par', 'ari']
+)
 def test_a_question_that_does_not_name_its_entity_is_refused(entity):
   _, model = tiny.pair(vocab_size=VOCABULARY)
   bad = made.question('bad', question='Is Paris a city?', entity=entity)

@@ -11,7 +11,7 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import model_and_text
+from experiments import model_and_text, outputs
 from experiments.entities import (
   Entity,
   classify,
@@ -99,8 +99,8 @@ def _write_run(run, rows, layer, controls, models, people):
     stream_gram=None,
     norm_total=np.ones(G),
   )
-  (run / 'harvest').mkdir(parents=True)
-  write_sums(run / 'harvest' / 'sums.safetensors', [sums])
+  sums_file = run / 'harvest' / 'sums.safetensors'
+  write_sums(sums_file, [sums])
   latent = lambda i: f'resid_post.{layer}/{i}'
   chosen = {'known': latent(1), 'unknown': latent(0)}
   found = {
@@ -122,15 +122,18 @@ def _write_run(run, rows, layer, controls, models, people):
     'saes': ['planted'],
     'sae_fingerprints': [sae_fingerprint(sae(rows, layer))],
     'splits': people.names(),
+    'sums_sha256': outputs.sha256(sums_file),
     'latents': found,
   }
   (run / 'results.json').write_text(json.dumps(results))
 
 
 def _about(folder) -> dict:
-  reader = gj.CheckpointReader(folder)
-  return {
-    'folder': str(folder),
-    'dtype': str(reader.dtype),
-    'fingerprint': model_and_text.fingerprint(reader),
-  }
+  return model_and_text.model_identity(gj.CheckpointReader(folder))
+
+
+def change_last_byte(file: pathlib.Path):
+  """Changes the last number of a file of tensors in place."""
+  content = bytearray(file.read_bytes())
+  content[-1] ^= 1
+  file.write_bytes(content)

@@ -19,21 +19,21 @@ def parsed(*arguments):
 )
 def test_what_is_added_is_positive(given):
   """At a negative dose, both signs would be one line at matched divergence."""
-  with pytest.raises(ValueError, match=f'{given}.* must be above 0'):
-    amounts.amount(parsed(given), 'known')
+  with pytest.raises(flags.Error, match=f'{given}.* must be a number above 0'):
+    parsed(given)
 
 
 def test_the_other_label_has_its_own_coefficient():
-  values = parsed('--alpha_known=-3', '--alpha_unknown=2')
+  values = parsed('--alpha_known=3', '--alpha_unknown=2')
   assert amounts.amount(values, 'unknown').alpha == 2
 
 
 @pytest.mark.parametrize('given', ['0.1,.10', '1,2,1.0', '0.1,0.10000001'])
 def test_a_dose_is_there_once(given):
   with pytest.raises(ValueError, match='twice'):
-    amounts.doses(given.split(','))
+    amounts.doses(parsed(f'--sweep={given}').sweep)
 
 
 def test_doses():
-  assert amounts.doses(['.1', '2']) == [0.1, 2.0]
-  assert amounts.doses([]) == []
+  assert amounts.doses(parsed('--sweep=.1,2').sweep) == [0.1, 2.0]
+  assert amounts.doses(parsed('--sweep=').sweep) == []

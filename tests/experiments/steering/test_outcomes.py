@@ -13,9 +13,9 @@ from experiments.steering.questions import Question
 from tests.experiments.steering import planted
 
 
-def ask(prompt_type: str, answer: str) -> Question:
+def ask(prompt_type: str, answer: str, entity: str = 'X') -> Question:
   return Question(
-    entity='X',
+    entity=entity,
     type=prompt_type.split('_')[0],
     entity_class='known',
     prompt_type=prompt_type,
@@ -28,6 +28,9 @@ def ask(prompt_type: str, answer: str) -> Question:
 
 BORN = ask('player_place_birth', 'Akron')
 YEAR = ask('player_date_birth', '1984')
+SUNG = ask('song_performers', 'Justin Bieber', 'Sorry')
+FILM = ask('movie_release_year', '1956', '1984')
+LONG = ask('movie_durations', '148')
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,14 @@ YEAR = ask('player_date_birth', '1984')
     (YEAR, 'In 1984.', 'correct'),
     (YEAR, 'In 1950.', 'wrong'),
     (YEAR, 'A long time ago.', 'other'),
+    (YEAR, 'He was born on December 30, 1984.', 'correct'),
+    # The entity's own name neither declines nor answers.
+    (SUNG, "'Sorry' is sung by Justin Bieber.", 'correct'),
+    (SUNG, 'Sorry is sung by Madonna.', 'wrong'),
+    (SUNG, 'Sorry, I cannot say.', 'refusal'),
+    (FILM, "'1984' was released in 1956.", 'correct'),
+    (FILM, "'1984' is a film.", 'other'),
+    (LONG, 'a three-hour film', 'wrong'),
   ],
 )
 def test_outcomes(question, text, expected):

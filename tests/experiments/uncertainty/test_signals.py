@@ -98,3 +98,11 @@ def test_rates_of_what_is_asked():
   found = error_rates([asked(prompt_type=k) for k in kinds], error, train)
   # 'c' is not in train: the rate of all.
   assert found == pytest.approx([0.5, 0.5, 1, 1, 2 / 3])
+
+
+def test_titles_do_not_decline():
+  one = asked('Who sang "Sorry"?', prompt_type='')
+  assert not one.declines('"Sorry" is by Madonna.', 'default')
+  assert one.declines('"Sorry" is by Madonna.', 'reference')
+  assert one.declines("I'm sorry, I cannot say.", 'default')
+  assert one.label('"Sorry" is by Rome.', 'default') == 'correct'
