@@ -9,6 +9,7 @@ import numpy as np
 from experiments import knowledge_probing as probing
 from experiments import outputs
 from experiments.refusal_tuning.opening import Study
+from experiments.refusal_tuning.rehearsed import own_answers
 from experiments.refusal_tuning.settings import TUNED, UNTUNED, Settings
 from experiments.stats.evenly import take_evenly
 import gemma_jax as gj
@@ -96,22 +97,25 @@ def make_arm(study: Study, name: str, others: Mapping[str, Arm]) -> Arm:
     for split in ('train', 'validation')
   )
   rows = _fewer(rows, settings.rows, settings.seed)
+  ordinary = {} if start else _ordinary(study)
   identity = {
     'arm': name,
     'settings': _training_settings(settings),
     'rows': [dataclasses.asdict(row) for row in (*rows, *validation)],
+    'ordinary': ordinary,
     'start': start and start.id,
   }
 
   def make(folder: pathlib.Path):
-    train = study.tuner.preferred if start else study.tuner.supervised
-    tuned = train(
-      rows,
-      validation,
-      snapshot=_snapshot(study, name),
-      name=name,
-      start=start and start.trained,
-    )
+    given = {'snapshot': _snapshot(study, name), 'name': name}
+    if start:
+      tuned = study.tuner.preferred(
+        rows, validation, start=start.trained, **given
+      )
+    else:
+      tuned = study.tuner.supervised(
+        rows, validation, ordinary=ordinary, **given
+      )
     _write(study, folder, tuned.trained)
     outputs.write_json(
       folder / ABOUT,
@@ -119,6 +123,7 @@ def make_arm(study: Study, name: str, others: Mapping[str, Arm]) -> Arm:
       | {
         'rows': len(rows),
         'refusals': sum(row.refusal for row in rows),
+        'ordinary': len(ordinary),
         'packed_rows': tuned.rows,
         'steps': tuned.steps,
         'records': tuned.records,
@@ -145,6 +150,23 @@ def export(study: Study, arm: Arm):
       {'arm': arm.name, 'id': arm.id},
       lambda folder: _write_model(study, folder, arm.trained),
     )
+
+
+def _ordinary(study: Study) -> dict[str, str]:
+  """Ordinary requests to rehearse -> what the untuned model says to them."""
+  settings = study.settings
+  if not settings.ordinary:
+    return {}
+
+  def make(folder: pathlib.Path):
+    answers = own_answers(
+      study.before, study.probe.format, settings.ordinary, settings.seed
+    )
+    outputs.write_json(folder / ABOUT, answers)
+
+  identity = {'most': settings.ordinary, 'seed': settings.seed}
+  folder = study.kept('ordinary', identity, make)
+  return outputs.read_json(folder / ABOUT)
 
 
 def _training_settings(settings: Settings) -> dict:

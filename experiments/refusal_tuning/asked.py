@@ -10,6 +10,7 @@ import dataclasses
 
 import numpy as np
 
+from experiments.entities.mentions import find_name
 from experiments.harvesting import HarvestRows, gather
 from experiments.knowledge_probing import Format, Question
 import gemma_jax as gj
@@ -109,7 +110,8 @@ def ask(
   """
   ids, spans = [], []
   for question in questions:
-    if not question.entity or question.entity not in question.question:
+    place = find_name(question.question, question.entity or '', last=True)
+    if place < 0:
       raise ValueError(
         f'Question {question.id!r} is {question.question!r}, which does not '
         f'name its entity, {question.entity!r}. Leave it out.'
@@ -125,8 +127,7 @@ def ask(
         f'The tokens of {text!r} are not those of its prompt, so that '
         f'{question.entity!r} cannot be found in it. Leave the question out.'
       )
-    start = text.rindex(question.question)
-    start += question.question.rindex(question.entity)
+    start = text.rindex(question.question) + place
     span = encoding.token_span(start, start + len(question.entity))
     spans.append(span)
     ids.append(tuple(own))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+import hashlib
 import pathlib
 import time
 
@@ -14,6 +15,7 @@ from experiments.factual_recall import find_text, has_documents, text_rows
 from experiments.refusal_tuning.settings import Settings
 from experiments.refusal_tuning.tuning import Tuner
 from experiments.stages import stage
+from experiments.steering.targets import sae_fingerprint
 import gemma_jax as gj
 from gemma_jax import training
 
@@ -77,6 +79,25 @@ class Study:
     """Tells the untuned model apart."""
     return model_and_text.fingerprint(self.reader)
 
+  @functools.cached_property
+  def sae_fingerprints(self) -> dict[str, str]:
+    """Tells the SAEs apart, layer by layer."""
+    return {
+      str(layer): sae_fingerprint(each.load(self.reader))
+      for layer, each in self.saes.items()
+    }
+
+  @functools.cached_property
+  def probe_sha256(self) -> str:
+    """Tells questions, and what the untuned model said to them, apart."""
+    probed = self.probed
+    said = [
+      list(probed.questions),
+      sorted(probed.splits.items()),
+      sorted(probed.scores.items(), key=lambda pair: pair[0]),
+    ]
+    return hashlib.sha256(repr(said).encode()).hexdigest()
+
   def kept(
     self, name: str, identity: Mapping, make: Callable[[pathlib.Path], None]
   ) -> pathlib.Path:
@@ -90,6 +111,8 @@ class Study:
     whole = {
       'version': _VERSION,
       'model': self.fingerprint,
+      'tokenizer': model_and_text.tokenizer_sha256(self.reader),
+      'probe': self.probe_sha256,
       'format': self.probe.format.name,
       **identity,
     }
@@ -107,7 +130,7 @@ def open_study(settings: Settings) -> Study:
   """Reads and checks everything but the weights.
 
   Raises:
-    ValueError, OSError, KeyError, ImportError: something is missing or does
+    ValueError, OSError, ImportError: something is missing or does
       not fit; the error names it.
   """
   folder = pathlib.Path(settings.probe)
@@ -123,6 +146,11 @@ def open_study(settings: Settings) -> Study:
       f'{folder} probed a model with the fingerprint '
       f'{results["model"]["fingerprint"][:12]}; {told["model"]} now has '
       f'{probe.identity["model"][:12]}. Probe again.'
+    )
+  if settings.ordinary and told['model'] == inputs.BUNDLED:
+    raise ValueError(
+      f'--ordinary={settings.ordinary}: the bundled model has no words for '
+      'ordinary requests. Leave it out.'
     )
   reader, _ = inputs.open_named(told['model'], 'float32')
   for layer in settings.layers or ():
@@ -155,7 +183,6 @@ def _text(settings, probe, reader) -> np.ndarray:
 
 
 def _saes(settings, model, config) -> dict[int, inputs.NamedSAE]:
-  layers = None if settings.layers is None else list(map(str, settings.layers))
-  found = inputs.saes_by_layer(settings.sae, model, config, layers)
+  found = inputs.saes_by_layer(settings.sae, model, config, settings.layers)
   found.pop(config.num_layers - 1, None)  # no layer reads what is added there
   return found

@@ -3,20 +3,18 @@
 Letters: n prompts, R resamples.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 from sklearn import metrics
 
 from experiments.refusal_tuning.asked import Asked, check_classes
 from experiments.stats.detection import auroc_by_cluster, auroc_difference
 from experiments.stats.intervals import (
   Estimate,
-  number_units,
   wilson_by_cluster,
 )
-from experiments.stats.resampling import draw, estimate
+from experiments.stats.ranks import spearman
 
 
 def compare_scores(
@@ -90,35 +88,6 @@ def values_alone(before, after, asked, label, *, fires) -> dict:
     'spearman': None if np.isnan(rho) else rho,
     'jaccard': float(np.minimum(*fires).sum() / either) if either else None,
   }
-
-
-def spearman(
-  a: np.ndarray, b: np.ndarray, units: Sequence[Hashable], seed: int = 0
-) -> Estimate:
-  """Returns Spearman's rho, resampling units; NaN where one is constant.
-
-  Resamples weigh the ranks that all items have.
-  """
-  ranks = np.stack([stats.rankdata(x) for x in (a, b)])
-  which, names = number_units(units)
-  counts = draw(len(names), np.random.default_rng(seed))[:, which]
-  if len(names) < 2:
-    counts[:] = np.nan
-  whole = _correlation(np.ones((1, len(which))), *ranks)[0]
-  return estimate(whole, _correlation(counts, *ranks), len(which))
-
-
-def _correlation(weights, x, y) -> np.ndarray:
-  """[R], Pearson's r of x and y [n] under weights [R, n]; NaN if constant."""
-  total = weights.sum(1)
-  mean = lambda values: weights @ values / total
-  variances = [mean(v * v) - mean(v) ** 2 for v in (x, y)]
-  covariance = mean(x * y) - mean(x) * mean(y)
-  product = variances[0] * variances[1]
-  # What rounding leaves of a constant is no variance.
-  able = product > 1e-12 * len(x) ** 4
-  root = np.sqrt(np.where(able, product, 1))
-  return np.where(able, np.clip(covariance / root, -1, 1), np.nan)
 
 
 def _jaccard(both, either, units) -> Estimate:

@@ -1,9 +1,17 @@
 """What the study can be told: its flags."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
-from experiments.runs import check_at_least
+from experiments.runs import (
+  Count,
+  Layer,
+  Positive,
+  Seed,
+  Share,
+  check_numbers,
+  whole,
+)
 
 # Arms that are trained, and what their rows are made by.
 TUNED = {
@@ -56,6 +64,9 @@ class Settings:
     model_parallel: Devices over which heads and hidden units are split.
     rehearsal_epochs: Passes over the known rows in CRaFT's rehearsal.
     rows: Most training rows of an arm, drawn evenly over relations.
+    ordinary: Ordinary requests that are rehearsed beside the rows, with the
+      untuned model's own answers, so that it does not learn to decline
+      everything. 0 trains on the rows alone.
     max_refusal_share: Largest share of refusals among them; CRaFT's paper has
       0.8.
     text: Plain text (.txt) on which perplexity is measured. Default: the
@@ -78,34 +89,36 @@ class Settings:
   arms: tuple[str, ...] = (PROMPTED, *TUNED)
   inside: str | None = None
   method: Literal['full', 'lora'] | None = None
-  rank: int = 16
-  alpha: float = 32.0
-  learning_rate: float = 1e-3
-  dpo_learning_rate: float | None = None
-  beta: float = 0.1
-  epochs: int = 4
-  batch: int = 8
-  accumulation: int = 1
-  length: int | None = None
-  average: float = 0.0
-  patience: int = 3
+  rank: Count = 16
+  alpha: Positive = 32.0
+  learning_rate: Positive = 1e-3
+  dpo_learning_rate: Positive | None = None
+  beta: Positive = 0.1
+  epochs: Count = 4
+  batch: Count = 8
+  accumulation: Count = 1
+  length: Count | None = None
+  average: Share = 0.0
+  patience: Count = 3
   compute: Literal['float32', 'bfloat16'] = 'float32'
-  data: int | None = None
-  model_parallel: int = 1
-  rehearsal_epochs: int = 1
-  rows: int = 600
-  max_refusal_share: float = 0.5
+  data: Count | None = None
+  model_parallel: Count = 1
+  rehearsal_epochs: Count = 1
+  rows: Count = 600
+  ordinary: Annotated[int, whole(0)] = 0
+  max_refusal_share: Share = 0.5
   text: str | None = None
-  text_tokens: int = 2048
+  text_tokens: Count = 2048
   sae: str | None = None
-  layers: tuple[int, ...] | None = None
-  closely: int = 48
-  max_new_tokens: int = 24
-  seed: int = 0
-  rows_per_batch: int = 256
+  layers: tuple[Layer, ...] | None = None
+  closely: Count = 48
+  max_new_tokens: Count = 24
+  seed: Seed = 0
+  rows_per_batch: Count = 256
   redo: bool = False
 
   def __post_init__(self):
+    check_numbers(self)
     known = (PROMPTED, *TUNED)
     unknown = [arm for arm in self.arms if arm not in known]
     if unknown or len(set(self.arms)) < len(self.arms):
@@ -125,31 +138,11 @@ class Settings:
       raise ValueError(
         f'--inside={self.inside} is none of the trained arms of --arms.'
       )
-    check_at_least(
-      self,
-      1,
-      'rank',
-      'epochs',
-      'batch',
-      'accumulation',
-      'patience',
-      'rows',
-      'text_tokens',
-      'rehearsal_epochs',
-      'closely',
-      'max_new_tokens',
-      'rows_per_batch',
-    )
-    for name in ('alpha', 'learning_rate', 'beta'):
-      if getattr(self, name) <= 0:
-        raise ValueError(f'--{name}={getattr(self, name)} must be positive.')
     if self.batch % self.accumulation:
       raise ValueError(
         f'--batch={self.batch} is not a multiple of '
         f'--accumulation={self.accumulation}.'
       )
     for name in ('average', 'max_refusal_share'):
-      if not 0 <= getattr(self, name) < 1:
-        raise ValueError(
-          f'--{name}={getattr(self, name)} must be from 0 to below 1.'
-        )
+      if getattr(self, name) == 1:
+        raise ValueError(f'--{name}=1 must be below 1.')

@@ -6,7 +6,6 @@ tokens, m requests, G tokens of an answer.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-import json
 import pathlib
 
 import numpy as np
@@ -24,6 +23,7 @@ from experiments.stats.intervals import (
 from experiments.stats.paired import mcnemar, paired_difference
 from experiments.stats.resampling import bounds, draw
 import gemma_jax as gj
+from gemma_jax import json_files
 
 ORDINARY = pathlib.Path(__file__).parent / 'ordinary.json'
 
@@ -106,7 +106,7 @@ def facts_kept(
 
 def read_ordinary() -> list[dict[str, str]]:
   """Returns ordinary requests, written for this project: id, kind, request."""
-  return json.loads(ORDINARY.read_text(encoding='utf-8'))
+  return json_files.read_json(ORDINARY, list)
 
 
 def ordinary_prompts(

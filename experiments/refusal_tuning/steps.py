@@ -20,6 +20,7 @@ from experiments.refusal_tuning.settings import (
   TEST,
   UNTUNED,
 )
+from experiments.sae_fit import check_fit
 
 # Splits whose questions are asked again; no training row comes from them.
 ASKED = ('validation', TEST, HELD_OUT)
@@ -168,7 +169,7 @@ def inside(study: Study, arm: Arm, untuned: Answers, tuned: Answers) -> dict:
     'layers': settings.layers,
     'closely': settings.closely,
     'seed': settings.seed,
-    'saes': {str(k): dataclasses.asdict(v) for k, v in study.saes.items()},
+    'saes': study.sae_fingerprints,
   }
 
   def known(question):
@@ -181,6 +182,16 @@ def inside(study: Study, arm: Arm, untuned: Answers, tuned: Answers) -> dict:
 
   def make(folder: pathlib.Path):
     test = study.questions([TEST])
+    saes = {
+      layer: each.load(study.reader) for layer, each in study.saes.items()
+    }
+    check_fit(
+      study.before,
+      study.probe.format.tokenizer,
+      list(saes.values()),
+      [question.question for question in test],
+      study.probe.settings.model,
+    )
     found = look_inside(
       Inside(
         before=study.before,
@@ -190,9 +201,7 @@ def inside(study: Study, arm: Arm, untuned: Answers, tuned: Answers) -> dict:
         test=test,
         known=known,
         refused={q.id: tuned[q.id].outcome == 'abstained' for q in test},
-        saes={
-          layer: each.load(study.reader) for layer, each in study.saes.items()
-        },
+        saes=saes,
         layers=settings.layers,
         closely=settings.closely,
         refusal=study.probe.refusal,

@@ -17,7 +17,7 @@ import time
 
 import numpy as np
 
-from experiments import outputs
+from experiments import model_and_text, outputs
 from experiments.refusal_tuning import steps
 from experiments.refusal_tuning.arms import export, make_arm
 from experiments.refusal_tuning.opening import Study
@@ -61,8 +61,7 @@ def run_study(study: Study) -> dict:
     'model': {
       'name': study.probe.name,
       'path': study.probe.settings.model,
-      'dtype': 'float32',
-      'fingerprint': study.fingerprint,
+      **model_and_text.model_identity(study.reader),
     },
     'settings': dataclasses.asdict(settings),
     'method': 'lora' if study.tuner.lora else 'full',

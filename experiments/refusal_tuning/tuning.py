@@ -88,12 +88,7 @@ class Tuner:
   def examples(self, rows: Sequence[Row]) -> list[training.Example]:
     """Rows as tokens."""
     return [
-      training.Example(
-        self._format.prompt_ids(row.question),
-        self._format.answer_ids(row.completion),
-        row.weight,
-      )
-      for row in rows
+      self._example(row.question, row.completion, row.weight) for row in rows
     ]
 
   def supervised(
@@ -105,6 +100,7 @@ class Tuner:
     name: str,
     epochs: int | None = None,
     start: Weights | None = None,
+    ordinary: Mapping[str, str] | None = None,
   ) -> Tuned:
     """Trains on completions.
 
@@ -115,10 +111,14 @@ class Tuner:
       name: For the progress bar.
       epochs: Most passes; None is the settings'.
       start: What to begin with, as `Tuned.trained`; None is the untuned model.
+      ordinary: Requests that are rehearsed beside the rows -> their answers.
     """
-    data = self._pack(rows)
+    rehearsed = [self._example(*each) for each in (ordinary or {}).items()]
+    data = self._pack([*self.examples(rows), *rehearsed])
     judged = [
-      self._pack([row for row in validation if row.refusal == refusal])
+      self._pack(
+        self.examples([row for row in validation if row.refusal == refusal])
+      )
       for refusal in (False, True)
       if any(row.refusal == refusal for row in validation)
     ]
@@ -195,8 +195,13 @@ class Tuner:
 
     return _Objective(objective, jax.jit(objective))
 
-  def _pack(self, rows):
-    return training.pack(self.examples(rows), self._length, self._pad)
+  def _example(self, question, answer, weight=1.0) -> training.Example:
+    return training.Example(
+      self._format.prompt_ids(question), self._format.answer_ids(answer), weight
+    )
+
+  def _pack(self, examples):
+    return training.pack(examples, self._length, self._pad)
 
   @property
   def _pad(self) -> int:

@@ -291,16 +291,16 @@ class _Reader:
     found = []
     for first in range(0, self._n, self._size):
       rows = np.minimum(np.arange(first, first + self._size), self._n - 1)
-      found.append(
-        _log_odds(
-          *self._weights,
-          masks,
-          self._batch.tokens[rows],
-          self._batch.positions[rows],
-          *self._tokens,
-          config=self._config,
-        )
+      odds = _log_odds(
+        *self._weights,
+        masks,
+        self._batch.tokens[rows],
+        self._batch.positions[rows],
+        *self._tokens,
+        config=self._config,
       )
+      gj.check_finite(odds, self._weights[0]['embed'].dtype, 'Log-odds')
+      found.append(odds)
     return np.concatenate(found)[: self._n].astype(np.float64)
 
 

@@ -42,7 +42,7 @@ def world():
   named = inputs.choose_saes(
     str(inputs.SAES),
     base.config,
-    layers=list(map(str, LAYERS)),
+    layers=LAYERS,
     width=None,
     l0=None,
   )

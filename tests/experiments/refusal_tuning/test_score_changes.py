@@ -5,9 +5,9 @@ from sklearn import metrics
 
 from experiments.refusal_tuning.score_changes import (
   compare_scores,
-  spearman,
   values_alone,
 )
+from experiments.stats.ranks import spearman
 from tests.experiments.refusal_tuning import asking
 
 
