@@ -24,7 +24,8 @@ from experiments.factual_recall.trace import (
   outcomes,
 )
 from experiments.stats.curves import auroc
-from experiments.stats.resampling import draw, estimate, mean_by_unit
+from experiments.stats.ranks import spearman
+from experiments.stats.resampling import mean_by_unit
 import gemma_jax as gj
 
 # With fewer subjects of a class, halves say nothing.
@@ -241,7 +242,9 @@ def compare(
     {
       'detector': detector,
       'signal': name,
-      'spearman': _spearman(scores[detector], by_subject[name], seed).to_dict(),
+      'spearman': spearman(
+        scores[detector], by_subject[name], seed=seed, resamples=1000
+      ).to_dict(),
     }
     for detector in scores
     for name in signals
@@ -293,21 +296,3 @@ def _areas(truth, values) -> np.ndarray:
   ranks = stats.rankdata(values, axis=0)
   m, n = truth.sum(), (~truth).sum()
   return (ranks[truth].sum(0) - m * (m + 1) / 2) / (m * n)
-
-
-def _spearman(a, b, seed, resamples: int = 1000):
-  """Spearman's rho with a percentile interval over subjects."""
-  n = len(a)
-  rng = np.random.default_rng(seed)
-  counts = draw(n, rng, resamples).astype(int)
-  found = []
-  for each in counts:
-    at = np.repeat(np.arange(n), each)
-    ranks = stats.rankdata(a[at]), stats.rankdata(b[at])
-    constant = any(np.ptp(r) == 0 for r in ranks)
-    found.append(np.nan if constant else np.corrcoef(*ranks)[0, 1])
-  whole = stats.rankdata(a), stats.rankdata(b)
-  value = np.nan
-  if all(np.ptp(r) for r in whole):
-    value = np.corrcoef(*whole)[0, 1]
-  return estimate(float(value), np.array(found), n)

@@ -1,10 +1,10 @@
 """What the study can be told: its flags."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from experiments.inputs import BUNDLED
-from experiments.runs import check_at_least
+from experiments.runs import Count, Few, Seed, check_numbers, whole
 
 # What is run where --tasks is not given.
 MINIWORLD_TASKS = ('city_country', 'player_teams_list')
@@ -59,38 +59,26 @@ class Settings:
   model: str = BUNDLED
   dtype: Literal['float32', 'bfloat16'] | None = None
   tasks: tuple[str, ...] | None = None
-  shots: tuple[int, ...] = (0, 1, 4)
-  prompts: int = 120
+  shots: tuple[Annotated[int, whole(0, 10_000)], ...] = (0, 1, 4)
+  prompts: Count = 120
   single_token: bool = False
   donor: Literal['mean', 'paired'] = 'mean'
   receivers: tuple[str, ...] = ()
-  heads: int = 5
+  heads: Few = 5
   rest: bool = False
   sae: str | None = None
   text: str | None = None
-  text_tokens: int = 1024
-  closely: int = 30
+  text_tokens: Count = 1024
+  closely: Count = 30
   mode: Literal['default', 'reference'] = 'default'
-  seed: int = 0
-  rows_per_batch: int = 128
+  seed: Seed = 0
+  rows_per_batch: Count = 128
   redo: bool = False
 
   def __post_init__(self):
-    check_at_least(
-      self,
-      1,
-      'prompts',
-      'heads',
-      'text_tokens',
-      'closely',
-      'rows_per_batch',
-    )
-    if self.seed < 0:
-      raise ValueError(f'--seed={self.seed} must not be negative.')
-    if not self.shots or min(self.shots) < 0:
-      raise ValueError(
-        f'--shots={",".join(map(str, self.shots))} must be numbers from 0 up.'
-      )
+    check_numbers(self)
+    if not self.shots:
+      raise ValueError('--shots is empty; give a number at least, such as 0.')
     if len(set(self.shots)) < len(self.shots):
       raise ValueError('--shots names a number twice.')
 

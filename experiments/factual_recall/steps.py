@@ -35,6 +35,7 @@ from experiments.factual_recall.trace import (
   outcomes,
   trace,
 )
+from experiments.sae_fit import check_fit
 from experiments.stats.evenly import take_evenly
 from experiments.stats.resampling import mean_by_unit
 import gemma_jax as gj
@@ -96,11 +97,19 @@ class Context:
 
   @functools.cached_property
   def saes(self) -> dict:
-    """Layer -> SAE."""
-    return {
-      layer: each.load(self.study.reader)
-      for layer, each in self.study.saes.items()
+    """Layer -> SAE; ValueError if one is of another model."""
+    study = self.study
+    found = {
+      layer: each.load(study.reader) for layer, each in study.saes.items()
     }
+    check_fit(
+      self.model,
+      study.tokenizer,
+      list(found.values()),
+      [line for line in study.text.splitlines() if line.strip()],
+      str(study.reader.folder),
+    )
+    return found
 
 
 def recall(context: Context, prompts: Prompts) -> tuple[dict, dict]:

@@ -7,12 +7,12 @@ on, so that the same command goes on where it was killed.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import time
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from experiments import inputs, model_and_text, outputs
 from experiments.factual_recall import path_patching, plain_text, regression
@@ -23,7 +23,9 @@ from experiments.factual_recall.steps import Context, inspect, price, recall
 from experiments.factual_recall.summary import claims, likeness, table_rows
 from experiments.factual_recall.tasks import Task, read_task
 from experiments.stages import stage
+from experiments.steering.targets import sae_fingerprint
 import gemma_jax as gj
+from gemma_jax.whole_files import save_tensors
 
 _RESULTS, _ARRAYS = 'found.json', 'arrays.safetensors'
 
@@ -54,12 +56,20 @@ class Study:
   text_source: str
   saes: Mapping[int, inputs.NamedSAE]
 
+  @functools.cached_property
+  def sae_fingerprints(self) -> dict[str, str]:
+    """Tells the SAEs apart, layer by layer."""
+    return {
+      str(layer): sae_fingerprint(each.load(self.reader))
+      for layer, each in self.saes.items()
+    }
+
 
 def open_study(settings: Settings) -> Study:
   """Reads and checks everything but the weights.
 
   Raises:
-    ValueError, OSError, KeyError, ImportError: something is missing or does
+    ValueError, OSError, ImportError: something is missing or does
       not fit; the error names it.
   """
   reader, tokenizer = inputs.open_named(settings.model, settings.dtype)
@@ -167,8 +177,7 @@ def run_study(study: Study) -> dict:
     'model': {
       'name': inputs.short_name(settings.model),
       'path': settings.model,
-      'dtype': str(study.reader.dtype),
-      'fingerprint': fingerprint,
+      **model_and_text.model_identity(study.reader),
       'layers': study.reader.config.num_layers,
       'heads': study.reader.config.num_heads,
     },
@@ -201,11 +210,12 @@ def _kept(
   identity = {
     'version': 4,
     'model': fingerprint,
+    'tokenizer': model_and_text.tokenizer_sha256(study.reader),
     'task': dataclasses.asdict(task),
     'name': name,
     'depends': list(depends),
     'text': hashlib.sha256(study.text.encode()).hexdigest(),
-    'saes': {str(k): dataclasses.asdict(v) for k, v in study.saes.items()},
+    'saes': study.sae_fingerprints,
     'settings': {
       key: value
       for key, value in dataclasses.asdict(settings).items()
@@ -219,10 +229,7 @@ def _kept(
     found, arrays = make()
     outputs.write_json(folder / _RESULTS, found)
     if arrays:
-      save_file(
-        {name: np.ascontiguousarray(x) for name, x in arrays.items()},
-        folder / _ARRAYS,
-      )
+      save_tensors(folder / _ARRAYS, arrays)
 
   folder = study.folder / 'stages' / name
   stage(folder, identity, fill)

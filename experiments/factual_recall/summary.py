@@ -10,13 +10,10 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
 
-import numpy as np
-from scipy import stats
-
 from experiments.factual_recall.dissection import ANSWER
 from experiments.factual_recall.knowing import MECHANISM
 from experiments.stats.intervals import wilson
-from experiments.stats.resampling import draw, estimate
+from experiments.stats.ranks import spearman_of_means
 
 HOLDS, FAILS, OPEN = 'holds', 'does not hold', 'cannot be told'
 # Of senders' effects with and without demonstrations.
@@ -319,19 +316,13 @@ def likeness(prompts: Mapping, arrays: Mapping, seed: int) -> list[dict]:
       continue
     pair = [arrays[task, k]['total_by_subject'] for k in (0, shots)]
     pair = [x.reshape(len(x), -1) for x in pair]
-    U = len(pair[0])
-    counts = draw(U, np.random.default_rng(seed), 500) / U
-    rho = lambda a, b: float(stats.spearmanr(a, b).statistic)
-    resampled = [
-      rho(a, b) for a, b in zip(counts @ pair[0], counts @ pair[1], strict=True)
-    ]
-    value = rho(pair[0].mean(0), pair[1].mean(0))
+    rho = spearman_of_means(*pair, seed, resamples=500)
     found.append(
       {
         'task': task,
         'shots': shots,
         'senders': pair[0].shape[1],
-        'spearman': estimate(value, np.array(resampled), U).to_dict(),
+        'spearman': rho.to_dict(),
       }
     )
   return found

@@ -14,12 +14,12 @@ corpus holds a fact.
 
 from collections.abc import Sequence
 import dataclasses
-import json
 import pathlib
 
 from experiments.miniworld.lexicon import ATTRIBUTES
 from experiments.miniworld.templates import HELD_OUT, SENTENCES, spell
 from experiments.miniworld.world import WorldConfig, make_world
+from gemma_jax import json_files
 
 _FOLDER = pathlib.Path(__file__).parent / 'facts'
 BUILT_IN = tuple(sorted(file.stem for file in _FOLDER.glob('*.json')))
@@ -152,11 +152,8 @@ def read_task(source: str) -> Task:
       f'There is no task {source!r}: neither a file, nor one of '
       f'{", ".join((*BUILT_IN, *MINIWORLD))}.'
     )
-  try:
-    found = json.loads(file.read_text(encoding='utf-8'))
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f'{file} is not JSON: {error}.') from error
-  if not isinstance(found, dict) or not {'templates', 'facts'} <= set(found):
+  found = json_files.read_json(file, remedy='Correct it.')
+  if not {'templates', 'facts'} <= set(found):
     raise ValueError(f'{file} must be an object with "templates" and "facts".')
   if unknown := sorted(set(found) - _FIELDS):
     raise ValueError(

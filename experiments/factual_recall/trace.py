@@ -257,7 +257,11 @@ def by_logits(
 
   Returns:
     What the function returns, an array [m, ...] or several, of all rows.
+
+  Raises:
+    ValueError: what is given first, streams, is not finite.
   """
+  gj.check_finite(given[0], model.dtype, 'Streams')
   m = len(given[0])
   rows_held = (held or _LOGITS_BYTES) // (4 * model.config.vocab_size)
   found = [

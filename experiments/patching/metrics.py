@@ -14,7 +14,6 @@ is LD_patched / LD_known.
 import dataclasses
 
 import numpy as np
-from scipy import stats
 
 from experiments.stats.intervals import Estimate
 from experiments.stats.resampling import bounds, draw
@@ -77,28 +76,6 @@ def eq13_grid(patched, known, seed: int) -> Grid:
   return _ratio(patched.astype(float), known.astype(float), seed)
 
 
-def rank_correlation(
-  exact: np.ndarray, guessed: np.ndarray, seed: int
-) -> Estimate:
-  """Spearman's, of the cells' means over pairs; n counts pairs.
-
-  Args:
-    exact: float [cells, n].
-    guessed: Likewise.
-    seed: Of the bootstrap over pairs.
-  """
-  n = exact.shape[1]
-  if len(exact) < 3:
-    return Estimate(value=np.nan, low=np.nan, high=np.nan, n=n)
-  value = _spearman(exact.mean(1)[None], guessed.mean(1)[None])[0]
-  if n < 2:
-    return Estimate(value=float(value), low=np.nan, high=np.nan, n=n)
-  counts = draw(n, np.random.default_rng(seed))
-  found = _spearman(counts @ exact.T, counts @ guessed.T)
-  low, high = bounds(found)
-  return Estimate(value=float(value), low=float(low), high=float(high), n=n)
-
-
 def _ratio(top, bottom, seed) -> Grid:
   """Means of top [L, X, n] over the mean of bottom [n]."""
   value = top.mean(-1) / (bottom.mean() or np.nan)
@@ -109,13 +86,3 @@ def _ratio(top, bottom, seed) -> Grid:
     ratios /= (counts @ bottom)[:, None, None]
     low, high = bounds(ratios)
   return Grid(value=value, low=low, high=high, n=len(bottom))
-
-
-def _spearman(a, b) -> np.ndarray:
-  """Of the rows of [R, cells]."""
-  a, b = stats.rankdata(a, axis=1), stats.rankdata(b, axis=1)
-  a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
-  size = np.sqrt((a * a).sum(1) * (b * b).sum(1))
-  return np.divide(
-    (a * b).sum(1), size, out=np.full(len(a), np.nan), where=size > 0
-  )

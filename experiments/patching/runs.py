@@ -62,8 +62,13 @@ def record_pairs(
 def record_run(
   model: gj.Decoder, tokens: np.ndarray, answers: np.ndarray
 ) -> PairRun:
-  """Runs rows int32 [n, T] without padding."""
+  """Runs rows int32 [n, T] without padding.
+
+  Raises:
+    ValueError: what the model computes is not finite.
+  """
   recording, difference = _record(model, jnp.asarray(tokens), answers)
+  gj.check_finite(difference, model.dtype, 'Differences of logits')
   return PairRun(
     tokens=tokens,
     answers=answers,

@@ -15,10 +15,10 @@ from experiments.patching.metrics import (
   eq13_grid,
   moved,
   moved_grid,
-  rank_correlation,
 )
 from experiments.stats.intervals import bootstrap_mean
 from experiments.stats.multiplicity import max_t_permutation
+from experiments.stats.ranks import spearman_of_means
 
 # As many heads are listed as the paper labels in its figures, and some more.
 TOP_HEADS = 10
@@ -121,7 +121,7 @@ def _map(arrays, name, known, differ, chosen_on, seed) -> dict:
     'test': test,
     'attribution': {
       'value': moved(base + guessed, base, donor).mean(-1),
-      'spearman': rank_correlation(change, guessed[run], seed).to_dict(),
+      'spearman': spearman_of_means(change.T, guessed[run].T, seed).to_dict(),
       'cells': int(run.sum()),
       'top': {'k': k, 'shared': _shared(change, guessed[run], k)},
     },

@@ -89,6 +89,7 @@ def sweep(
     rows = np.broadcast_to(base.difference, (*wanted.shape, len(base.tokens)))
     patched[name] = np.where(wanted[:, :, None], rows, np.float32(np.nan))
   for (name, layer, column), row in found.items():
+    gj.check_finite(row, model.dtype, 'Differences of logits, patched,')
     patched[name][layer, column] = row
   return patched
 

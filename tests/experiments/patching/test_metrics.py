@@ -10,7 +10,6 @@ from experiments.patching.metrics import (
   eq13_grid,
   moved,
   moved_grid,
-  rank_correlation,
 )
 from experiments.patching.study import choose_cells, half
 from experiments.patching.summary import summarise
@@ -52,16 +51,6 @@ def test_intervals_are_scipys():
   np.testing.assert_allclose(
     [grid.low[0, 0], grid.high[0, 0]], [want.low, want.high], atol=0.01
   )
-
-
-def test_rank_correlation_is_spearmans():
-  exact = rng.normal(size=(20, n)) + np.arange(20)[:, None] / 4
-  guess = exact + rng.normal(size=(20, n)) * 3
-  found = rank_correlation(exact, guess, seed=0)
-  want = stats.spearmanr(exact.mean(1), guess.mean(1)).statistic
-  assert found.value == pytest.approx(want)
-  assert found.low <= found.value <= found.high <= 1
-  assert found.n == n
 
 
 def planted(direction_base, direction_donor):
@@ -130,8 +119,6 @@ def test_one_pair_has_no_interval():
   grid = moved_grid(patched, UNKNOWN[:1], KNOWN[:1], seed=0)
   assert np.isfinite(grid.value).all()
   assert np.isnan(grid.low).all() and np.isnan(grid.high).all()
-  found = rank_correlation(patched[0], patched[1], seed=0)
-  assert np.isfinite(found.value) and np.isnan([found.low, found.high]).all()
 
 
 def verified(patched, base, donor, count):
