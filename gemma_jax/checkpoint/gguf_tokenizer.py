@@ -21,6 +21,8 @@ from tokenizers import (
   processors,
 )
 
+from gemma_jax.text.vocabulary import naming
+
 _SPACE = '\u2581'
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 
@@ -100,8 +102,9 @@ class _Source:
         "BPE) or 'llama' (sentencepiece). Take tokenizer.json from the folder "
         'of the model that it was made from'
       )
+    self._check(self._tokens, 'tokens', str)
     self._gemma = architecture == 'gemma3' and self._model == 'llama'
-    types = self._list('token_type')
+    types = self._list('token_type', int)
     if self._gemma:
       # The converter writes Gemma's runs of spaces as such. They are pieces
       # like others to HF, merged from shorter runs.
@@ -122,7 +125,9 @@ class _Source:
 
   def files(self) -> dict[str, str]:
     """See `tokenizer_files`."""
-    backend = self._byte_level() if self._model == 'gpt2' else self._pieces()
+    pieces = self._byte_level if self._model == 'gpt2' else self._pieces
+    with naming(str(self._path)):
+      backend = pieces()
     special, added = set(self._names.values()), []
     for token, kind in zip(self._tokens, self._types, strict=True):
       if kind in (_CONTROL, _UNKNOWN) or token in special:
@@ -143,14 +148,24 @@ class _Source:
       'tokenizer_config.json': json.dumps(config, indent=2) + '\n',
     }
     template = self._metadata.get('tokenizer.chat_template')
-    if isinstance(template, str):
+    if template is not None:
+      self._check([template], 'chat_template', str)
       files['chat_template.jinja'] = template
     return files
 
   def _error(self, problem: str) -> ValueError:
     return ValueError(f'{self._path}: {problem}.')
 
-  def _list(self, name: str) -> list:
+  def _check(self, values, name, kind):
+    """Raises ValueError unless metadata is of a type."""
+    for value in values:
+      if not isinstance(value, kind):
+        raise self._error(
+          f'tokenizer.ggml.{name} has {value!r}, expected a {kind.__name__}. '
+          'Convert the model again with a present llama.cpp'
+        )
+
+  def _list(self, name: str, kind: type) -> list:
     """A list with an item for each token."""
     values = self._metadata.get(f'tokenizer.ggml.{name}')
     if not isinstance(values, list) or len(values) != len(self._tokens):
@@ -160,6 +175,7 @@ class _Source:
         f'{len(self._tokens)}, as many as there are tokens. Convert the model '
         'again with a present llama.cpp'
       )
+    self._check(values, name, kind)
     return values
 
   def _named(self, key: str) -> str | None:
@@ -167,7 +183,7 @@ class _Source:
     i = self._metadata.get(f'tokenizer.ggml.{key}')
     if i is None:
       return None
-    if not isinstance(i, int) or not 0 <= i < len(self._tokens):
+    if type(i) is not int or not 0 <= i < len(self._tokens):
       raise self._error(
         f'tokenizer.ggml.{key} is {i!r}, expected the id of one of '
         f'{len(self._tokens)} tokens'
@@ -175,7 +191,9 @@ class _Source:
     return self._tokens[i]
 
   def _flag(self, name: str, default: bool) -> bool:
-    return bool(self._metadata.get(f'tokenizer.ggml.{name}', default))
+    value = self._metadata.get(f'tokenizer.ggml.{name}', default)
+    self._check([value], name, bool)
+    return value
 
   def _pre(self) -> str:
     return str(self._metadata.get('tokenizer.ggml.pre', ''))
@@ -197,6 +215,7 @@ class _Source:
     merges = self._metadata.get('tokenizer.ggml.merges')
     if not isinstance(merges, list):
       raise self._error('metadata key tokenizer.ggml.merges is missing')
+    self._check(merges, 'merges', str)
     pairs = [tuple(merge.split(' ')) for merge in merges]
     for pair in pairs:
       if len(pair) != 2 or not {*pair, ''.join(pair)} <= self._vocab.keys():
@@ -250,7 +269,7 @@ class _Source:
     Added tokens never meet in what is merged, because they are cut out before;
     nor may their text, where it is meant literally, merge into them.
     """
-    scores = self._list('scores')
+    scores = self._list('scores', float)
     ids = [i for i, kind in enumerate(self._types) if kind == _NORMAL]
     if not self._gemma:
       ids.sort(key=lambda i: -scores[i])

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from gemma_jax import sharding
 from gemma_jax.checkpoint import hf_format
@@ -30,6 +29,7 @@ from gemma_jax.checkpoint.gguf import GgufFile
 from gemma_jax.checkpoint.hf_format import LM_HEAD, Tensor
 from gemma_jax.families import config_fields, read_config
 from gemma_jax.weights import LETTERS, Decoder, weight_letters, weight_shape
+from gemma_jax.whole_files import save_tensors
 
 # Files are mapped anew for every piece of this size, because the pages of a
 # mapping count as this process's memory until it is closed.
@@ -99,6 +99,7 @@ class CheckpointReader:
         raise ValueError(f'revision={revision!r} is of no use for a file.')
       self.gguf = GgufFile(path_or_hub_id)
       self.folder = self.gguf.path.parent
+      hf_format.refuse_adapters(self.folder)
       whole = read_config(self.gguf.config_fields())
     else:
       self.folder, fetch = hf_format.locate(path_or_hub_id, revision)
@@ -135,6 +136,11 @@ class CheckpointReader:
       for name in tensor.weights:
         self._places[name, tensor.layer] = key, start
         start += hf_format.merged_shape(self.config, name)[0]
+
+  @property
+  def files(self) -> dict[str, pathlib.Path]:
+    """The tensors that are needed, and the file of each."""
+    return {key: self._paths[key] for key in self._table}
 
   def tensor(self, name: str, layer: int | None = None) -> str:
     """The tensor that holds a weight, of one layer if it has layers."""
@@ -333,9 +339,7 @@ def save_checkpoint(
       for key in file:
         tensors[key] = _stored(weights, table[key])
         weight_map[key] = one
-      save_file(tensors, folder / one, metadata={'format': 'pt'})
-      # The library keeps its files from everybody else.
-      shutil.copymode(folder / 'config.json', folder / one)
+      save_tensors(folder / one, tensors, {'format': 'pt'})
       on_bytes(sum(array.nbytes for array in tensors.values()))
     total = sum(math.prod(tensor.shape) for tensor in table.values())
     total *= dtype.itemsize

@@ -8,7 +8,6 @@ tensor is in which. Names and layouts of tensors are in the tables of
 """
 
 import functools
-import json
 import logging
 import math
 import pathlib
@@ -21,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 
 from gemma_jax.config import ModelConfig
 from gemma_jax.families import family_of
+from gemma_jax.inside import check_inside, files_inside
+from gemma_jax.json_files import REMEDY, read_json
 from gemma_jax.weights import LETTERS, weight_letters, weight_shape
 
 # Small files that belong to a checkpoint; conversions carry them along.
@@ -29,6 +30,7 @@ COMPANIONS = (
   'tokenizer.model',
   'vocab.json',
   'merges.txt',
+  'added_tokens.json',
   'tokenizer_config.json',
   'special_tokens_map.json',
   'chat_template.jinja',
@@ -49,12 +51,13 @@ LM_HEAD = 'lm_head.weight'
 
 
 def read_companions(folder: pathlib.Path) -> dict[str, bytes]:
-  """Returns the files in a folder that go along with weights."""
-  return {
-    name: (folder / name).read_bytes()
-    for name in COMPANIONS
-    if (folder / name).is_file()
-  }
+  """Returns the files in a folder that go along with weights.
+
+  Raises:
+    ValueError: one is a link to somewhere outside the folder, or no file.
+  """
+  found = files_inside(folder, COMPANIONS)
+  return {name: path.read_bytes() for name, path in found.items()}
 
 
 def supported_dtype(dtype) -> np.dtype:
@@ -210,7 +213,12 @@ def locate(source, revision):
     )
 
   folder = pathlib.Path(
-    fetch(['config.json', ADAPTER_FILE, INDEX_FILE, *COMPANIONS])
+    fetch(
+      [
+        *('config.json', ADAPTER_FILE, INDEX_FILE, *COMPANIONS),
+        'additional_chat_templates/*.jinja',
+      ]
+    )
   )
   # The folder is named after the commit: the rest comes from the same one.
   return folder, functools.partial(fetch, revision=folder.name)
@@ -315,13 +323,41 @@ def check_names(names, known, config: ModelConfig, origin) -> list[str]:
 
 
 def refuse_adapters(folder: pathlib.Path):
-  """Raises ValueError for a folder that holds an adapter (PEFT)."""
-  if (file := folder / ADAPTER_FILE).is_file():
+  """Raises ValueError for a folder that holds an adapter (PEFT).
+
+  Adapters in folders below are no part of the model: a warning names them.
+  """
+  if found := find_adapters(folder):
     raise ValueError(
-      f'{file}: {folder} has an adapter, which would be left out silently. '
-      'Merge it into the weights first (peft: model.merge_and_unload()), or '
-      'pass the folder of the base model.'
+      f'{found[0]}: {folder} has an adapter, which would be left out silently. '
+      'Merge it into the weights first (peft: model.merge_and_unload()), pass '
+      'the folder of the base model, or move the adapter to a folder of its '
+      'own.'
     )
+  if below := find_adapters(folder, '*/'):
+    logging.getLogger('gemma_jax').warning(
+      '%s: the adapter %s is left out; the model without it is loaded.',
+      folder,
+      below[0],
+    )
+
+
+def find_adapters(folder: pathlib.Path, where: str = '') -> list[pathlib.Path]:
+  """Returns the files of adapters (PEFT) in a folder.
+
+  Args:
+    folder: The folder.
+    where: A pattern of folders below it to look in instead, such as '*/'.
+  """
+  return [
+    path
+    for name in (
+      ADAPTER_FILE,
+      'adapter_model*.safetensors',
+      'adapter_model*.bin',
+    )
+    for path in sorted(folder.glob(where + name))
+  ]
 
 
 def _headers(path: pathlib.Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -353,16 +389,22 @@ def _weight_map(folder, fetch) -> tuple[dict[str, str], pathlib.Path]:
       )
     path = _member(folder, SINGLE_FILE, folder)
     return dict.fromkeys(_headers(path), SINGLE_FILE), path
-  try:
-    weight_map = json.loads(index.read_text(encoding='utf-8'))['weight_map']
-    names = {str(name): str(file) for name, file in weight_map.items()}
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+  check_inside(index, folder)
+  names = read_json(index).get('weight_map')
+  if not isinstance(names, dict) or not names:
     raise ValueError(
-      f'{index} must be a JSON object with a "weight_map" of tensor to file; '
-      f'got {type(error).__name__}: {error}.'
-    ) from error
+      f'{index} must have a "weight_map" of tensor to file; got '
+      f'{str(names)[:80]}. {REMEDY}'
+    )
+  for name, file in names.items():
+    if not isinstance(file, str):
+      raise ValueError(
+        f'{index}: weight_map gives {str(file)[:80]} as the file of {name}; '
+        f'expected a name. {REMEDY}'
+      )
   for file in sorted(set(names.values())):
-    if pathlib.PurePath(file).name != file or '\\' in file or file == '..':
+    bare = pathlib.PurePath(file).name == file and file not in ('', '..')
+    if not bare or '\\' in file or '\0' in file:
       raise ValueError(
         f'{index} names the file {file!r}. Expected the bare name of a file '
         f'beside it; nothing outside {folder} is read.'
@@ -378,16 +420,5 @@ def _member(folder: pathlib.Path, name: str, origin) -> pathlib.Path:
       f'{path} does not exist, though {origin} names it. Download the '
       'checkpoint again.'
     )
-  root, real = folder.resolve(), path.resolve()
-  allowed = [root]
-  # The hub's cache: models--org--name/snapshots/<revision>/ links to blobs/
-  # beside snapshots/, or to those that all its models share.
-  repo = root.parent.parent
-  if root.parent.name == 'snapshots' and repo.name.startswith('models--'):
-    allowed += [repo / 'blobs', repo.parent / 'blobs']
-  if not any(real.is_relative_to(place) for place in allowed):
-    raise ValueError(
-      f'{path} is a link to {real}, which is outside {root}. Pass the folder '
-      'that holds the files, or copy them.'
-    )
+  check_inside(path, folder)
   return path

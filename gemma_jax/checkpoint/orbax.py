@@ -93,6 +93,7 @@ def load_orbax(
       f'{folder} has no config.json, which save_orbax writes last: its saving '
       'did not end. Save it again.'
     )
+  hf_format.refuse_adapters(folder)
   config = read_config(folder)
   with ocp.StandardCheckpointer() as checkpointer:
     stored = checkpointer.metadata(folder / _WEIGHTS).item_metadata

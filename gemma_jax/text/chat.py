@@ -9,22 +9,21 @@ Gemma 2's format:
   <start_of_turn>model
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-import datetime
-import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 import re
 from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.meta
-import jinja2.nodes
-import jinja2.sandbox
-
 from gemma_jax.text.spans import quote
+from gemma_jax.text.templates import compile_template
 
 START_OF_TURN, END_OF_TURN = '<start_of_turn>', '<end_of_turn>'
 Messages = str | Sequence[Mapping[str, str]]
+
+# The templates that HF chooses from, and the files that hold one each.
+TEMPLATE_FILES = {
+  'default': 'chat_template.jinja',
+  'tool_use': 'additional_chat_templates/tool_use.jinja',
+}
 
 # An answer that no template contains.
 _ANSWER = 'zqxj'
@@ -34,6 +33,9 @@ _MARKS = '\ufdd0\ufdd1'
 
 def parse_messages(messages: Messages) -> list[dict[str, str]]:
   """Messages as dictionaries; a text alone is one user turn.
+
+  As in HF, what is None is left out, and a message's reasoning has every name
+  that templates know it by.
 
   Raises:
     ValueError: there are none, or one lacks a role or a content.
@@ -49,7 +51,16 @@ def parse_messages(messages: Messages) -> list[dict[str, str]]:
         f'Message {i} must have a role and a content that are texts, got '
         f'{message!r}.'
       )
-  return [dict(message) for message in messages]
+  return [_known_names(message) for message in messages]
+
+
+def _known_names(message):
+  message = {key: value for key, value in message.items() if value is not None}
+  for name in ('reasoning_content', 'thinking', 'reasoning'):
+    if name in message:
+      said = message[name]
+      return {'thinking': said, **message, 'reasoning_content': said}
+  return message
 
 
 def gemma2_chat(
@@ -84,24 +95,27 @@ class ChatFormat:
 
   def __init__(
     self,
-    template: str | None,
+    templates: Mapping[str, tuple[str, str]],
     names: Mapping[str, str],
     specials: Collection[str],
     origin: str,
   ):
-    """Compiles the template, if there is one.
+    """Compiles the templates, if there are any.
 
     Args:
-      template: Jinja source.
+      templates: Jinja sources and the files that they are in, by name:
+        'default', and 'tool_use' if chats with tools have their own.
       names: The special tokens by the names that a template knows:
         `bos_token`, ...
       specials: All special tokens.
       origin: The model's name for error messages.
 
     Raises:
-      ValueError: the template is not Jinja.
+      ValueError: a template is not Jinja.
     """
-    self._render = template and compile_template(template, origin)
+    self._renders = {
+      name: compile_template(*template) for name, template in templates.items()
+    }
     self._names, self._specials, self._origin = names, specials, origin
 
   def text(
@@ -112,8 +126,10 @@ class ChatFormat:
   ) -> str:
     """Returns a chat as text: see `Tokenizer.chat_text`."""
     messages = parse_messages(messages)
-    if self._render:
-      return self._render(
+    if self._renders:
+      with_tools = (variables or {}).get('tools') is not None
+      name = 'tool_use' if with_tools else 'default'
+      return self._renders.get(name, self._renders['default'])(
         variables,
         messages=messages,
         add_generation_prompt=generation_prompt,
@@ -183,102 +199,52 @@ def split_at_marks(text: str) -> list[str]:
   return re.split(f'[{_MARKS}]', text)
 
 
-def select_template(config: Mapping[str, Any], origin: str) -> str | None:
-  """The chat template in a tokenizer_config.json, if it has one.
-
-  Raises:
-    ValueError: it has several, and none is named 'default'.
-  """
-  template = config.get('chat_template')
-  if not isinstance(template, list):
-    return template
-  named = {entry.get('name'): entry.get('template') for entry in template}
-  if 'default' not in named:
-    raise ValueError(
-      f'{origin} has the chat templates {sorted(map(str, named))}, none of '
-      "them named 'default'."
-    )
-  return named['default']
-
-
-class _Generation(jinja2.ext.Extension):
-  """Lets a template mark answers by {% generation %}, which writes nothing."""
-
-  tags = {'generation'}
-
-  def parse(self, parser):
-    line = next(parser.stream).lineno
-    body = parser.parse_statements(('name:endgeneration',), drop_needle=True)
-    return jinja2.nodes.Scope(body).set_lineno(line)
-
-
-def compile_template(source: str, origin: str) -> Callable[..., str]:
-  """Returns a function that renders a Jinja template as HF does.
-
-  The function takes `messages`, `add_generation_prompt` and the special
-  tokens' names (`bos_token`, ...) by keyword, and first, if wanted, a mapping
-  of further variables (`tools`, `documents`, `date_string`, ...). `tools` and
-  `documents` are None unless given. It raises ValueError where the template
-  refuses the chat, with the template's own words, and if a variable is given
-  that the template never reads.
+def read_templates(
+  config: Mapping[str, Any], given: Mapping[str, str], origin: str
+) -> dict[str, tuple[str, str]]:
+  """The chat templates of a model, and the file that each of them is in.
 
   Args:
-    source: The template. It may call `raise_exception` and `strftime_now`
-      (today's date: pass `date_string`, where a template reads it, for prompts
-      that do not change from day to day), use the `tojson` filter with HF's
-      options, break out of loops and mark answers by `generation`.
-    origin: The model's name for error messages.
+    config: Content of tokenizer_config.json.
+    given: Name -> Jinja source; they replace what `config` has.
+    origin: The model's name.
+
+  Returns:
+    Name -> Jinja source and file: 'default' and, where there is one,
+    'tool_use', as HF chooses among them.
 
   Raises:
-    ValueError: it is not a Jinja template.
+    ValueError: the templates are no texts with names, two have one name, or
+      there are some but none is named 'default'.
   """
-
-  def refuse(message):
-    raise jinja2.TemplateError(message)
-
-  def to_json(
-    value, ensure_ascii=False, indent=None, separators=None, sort_keys=False
-  ):
-    return json.dumps(
-      value,
-      ensure_ascii=ensure_ascii,
-      indent=indent,
-      separators=separators,
-      sort_keys=sort_keys,
-    )
-
-  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True,
-    lstrip_blocks=True,
-    extensions=['jinja2.ext.loopcontrols', _Generation],
-  )
-  environment.filters['tojson'] = to_json
-  environment.globals['raise_exception'] = refuse
-  environment.globals['strftime_now'] = lambda form: (
-    datetime.datetime.now().strftime(form)
-  )
-  try:
-    template = environment.from_string(source)
-    read = jinja2.meta.find_undeclared_variables(environment.parse(source))
-  except jinja2.TemplateError as error:
+  source = f'{origin}/tokenizer_config.json'
+  listed = config.get('chat_template')
+  if given:
+    found = {
+      name: (template, f'{origin}/{TEMPLATE_FILES[name]}')
+      for name, template in given.items()
+    }
+  elif listed is None:
+    return {}
+  elif isinstance(listed, str):
+    found = {'default': (listed, source)}
+  else:
+    found = {}
+    for entry in listed if isinstance(listed, list) else [listed]:
+      entry = entry if isinstance(entry, Mapping) else {'name': entry}
+      name, template = entry.get('name'), entry.get('template')
+      if not isinstance(name, str) or not isinstance(template, str):
+        raise ValueError(
+          f'{source}: chat_template holds {quote(str(entry))}, expected a '
+          "text, or a list of objects with a 'name' and a 'template' that are "
+          'texts.'
+        )
+      if name in found:
+        raise ValueError(f'{source} has two chat templates named {name!r}.')
+      found[name] = template, source
+  if 'default' not in found:
     raise ValueError(
-      f'The chat template of {origin} is not a Jinja template: {error}.'
-    ) from error
-  read -= {'messages', 'add_generation_prompt', *environment.globals}
-
-  def render(variables=None, /, **given):
-    variables = dict(variables or {})
-    if unread := sorted(variables.keys() - read):
-      raise ValueError(
-        f'The chat template of {origin} does not take the variables {unread}; '
-        f'it takes {sorted(read)}.'
-      )
-    known = {'tools': None, 'documents': None, **given, **variables}
-    try:
-      return template.render(known)
-    except (jinja2.TemplateError, TypeError) as error:
-      raise ValueError(
-        f'The chat template of {origin} refuses this chat: {error}.'
-      ) from error
-
-  return render
+      f'{source}: of the chat templates {sorted(found)}, none is named '
+      "'default'."
+    )
+  return {name: found[name] for name in TEMPLATE_FILES if name in found}

@@ -22,17 +22,24 @@ from collections.abc import Iterable, Mapping, Sequence
 import copy
 import functools
 import itertools
-import json
+import logging
 import pathlib
 from typing import Any
 
 import tokenizers
 
 from gemma_jax.checkpoint import hf_format
+from gemma_jax.inside import files_inside
 from gemma_jax.text import chat, spans
 from gemma_jax.text.padding import BUCKETS, TokenBatch, check_buckets, pad_rows
 from gemma_jax.text.spans import Encoding, Span, quote
-from gemma_jax.text.special_tokens import read_special_tokens, special_names
+from gemma_jax.text.special_tokens import (
+  add_older_tokens,
+  add_tokens,
+  read_settings,
+  read_special_tokens,
+  special_names,
+)
 from gemma_jax.text.vocabulary import Vocabulary
 
 # Files of a tokenizer; vocab.json and merges.txt stand in for tokenizer.json.
@@ -40,8 +47,10 @@ FILES = (
   'tokenizer.json',
   'vocab.json',
   'merges.txt',
+  'added_tokens.json',
   'tokenizer_config.json',
-  'chat_template.jinja',
+  'special_tokens_map.json',
+  *chat.TEMPLATE_FILES.values(),
 )
 
 
@@ -64,17 +73,17 @@ class Tokenizer:
     vocabulary: Vocabulary | tokenizers.Tokenizer,
     *,
     config: Mapping[str, Any] | None = None,
-    chat_template: str | None = None,
+    chat_template: str | Mapping[str, str] | None = None,
   ):
     """Makes a tokenizer of loaded parts. Most callers want `from_pretrained`.
 
     Args:
       vocabulary: The tokens. An object of the library is copied.
       config: Content of a tokenizer_config.json: names of the special tokens,
-        the rule about BOS, and a chat template.
-      chat_template: Jinja source that replaces the one in `config`. Without
-        either, chats are written in Gemma 2's format, if the vocabulary has
-        its tokens.
+        further tokens, the rule about BOS, and a chat template.
+      chat_template: Jinja source that replaces the one in `config`, or several
+        by name: 'default', and 'tool_use' for chats with tools. Without any,
+        chats are written in Gemma 2's format, if the vocabulary has its tokens.
 
     Raises:
       ValueError: a special token is missing, the template is not Jinja, or the
@@ -82,14 +91,16 @@ class Tokenizer:
     """
     if not isinstance(vocabulary, Vocabulary):
       vocabulary = Vocabulary(copy.deepcopy(vocabulary), 'this tokenizer')
-    self.vocabulary = vocabulary
     config = config or {}
+    self.vocabulary = vocabulary = add_tokens(vocabulary, config)
     special = read_special_tokens(vocabulary, config)
     self.adds_bos = special.adds_bos
     self.bos_id, self.eos_id = special.bos_id, special.eos_id
     self.pad_id = special.pad_id
+    if isinstance(chat_template, str):
+      chat_template = {'default': chat_template}
     self._chats = chat.ChatFormat(
-      chat_template or chat.select_template(config, vocabulary.origin),
+      chat.read_templates(config, chat_template or {}, vocabulary.origin),
       special.names,
       vocabulary.specials.values(),
       vocabulary.origin,
@@ -110,17 +121,21 @@ class Tokenizer:
     Raises:
       FileNotFoundError: there is no such folder, or no tokenizer.json in it.
       ImportError: a hub id was given and huggingface_hub is not installed.
-      ValueError: a file cannot be read, or a special token is missing; also if
-        a revision is given with a folder.
+      ValueError: a file cannot be read or is a link to somewhere outside the
+        folder, or a special token is missing; also if a revision is given with
+        a folder.
     """
     folder, _ = hf_format.locate(path, revision)
     files = {}
-    for name in FILES:
-      if (file := folder / name).is_file():
-        try:
-          files[name] = file.read_text(encoding='utf-8')
-        except ValueError as error:
-          raise ValueError(f'{file} cannot be read: {error}.') from error
+    for name, file in files_inside(folder, FILES).items():
+      try:
+        files[name] = file.read_text(encoding='utf-8')
+      except ValueError as error:
+        raise ValueError(f'{file} cannot be read: {error}.') from error
+    if found := hf_format.find_adapters(folder):
+      logging.getLogger('gemma_jax').warning(
+        '%s: this folder has an adapter; only its tokenizer is read.', found[0]
+      )
     return cls.from_files(files, str(path))
 
   @classmethod
@@ -137,23 +152,17 @@ class Tokenizer:
       FileNotFoundError: there is no tokenizer.json.
       ValueError: a file cannot be read, or a special token is missing.
     """
-    try:
-      config = json.loads(files.get('tokenizer_config.json', '{}'))
-      if not isinstance(config, dict):
-        raise ValueError('it does not hold a JSON object')
-    except ValueError as error:
-      raise ValueError(
-        f'{origin}: tokenizer_config.json cannot be read: {error}.'
-      ) from error
+    config = read_settings(files, origin)
     kind = str(config.get('tokenizer_class')).removesuffix('Fast')
     if 'tokenizer.json' in files:
       vocabulary = Vocabulary.from_json(files['tokenizer.json'], origin)
     elif {'vocab.json', 'merges.txt'} <= set(files) and kind == 'GPT2Tokenizer':
+      if not special_names(config, f'{origin}/tokenizer_config.json'):
+        config['eos_token'] = '<|endoftext|>'
       vocabulary = Vocabulary.from_gpt2(
         files['vocab.json'],
         files['merges.txt'],
-        special_names(config).values() or ['<|endoftext|>'],
-        config.get('add_prefix_space', False),
+        bool(config.get('add_prefix_space', False)),
         origin,
       )
     else:
@@ -162,9 +171,15 @@ class Tokenizer:
         'vocab.json and merges.txt, transformers makes it: '
         'AutoTokenizer.from_pretrained(folder).save_pretrained(folder).'
       )
-    return cls(
-      vocabulary, config=config, chat_template=files.get('chat_template.jinja')
-    )
+    older = files.get('added_tokens.json')
+    if older is not None and 'added_tokens_decoder' not in config:
+      vocabulary = add_older_tokens(vocabulary, older, config)
+    templates = {
+      name: files[file]
+      for name, file in chat.TEMPLATE_FILES.items()
+      if file in files
+    }
+    return cls(vocabulary, config=config, chat_template=templates)
 
   def check_fits(self, vocab_size: int, origin: str):
     """Raises ValueError unless a model has an embedding of every token.

@@ -5,17 +5,18 @@ and says of a bad file only that it is bad. `Vocabulary` has the few calls that
 `Tokenizer` makes, and says what is wrong.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import copy
 import functools
 import itertools
-import json
 import re
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from gemma_jax.json_files import parse_json
 from gemma_jax.text.spans import Span, quote
 
 # The characters by which byte-level vocabularies write bytes: themselves, or
@@ -51,7 +52,8 @@ class Vocabulary:
     backend.encode_special_tokens = False
     self.around = None
     if backend.post_processor is not None:
-      sample = backend.encode('a')
+      with naming(origin):
+        sample = backend.encode('a')
       tokens = [*zip(sample.ids, sample.special_tokens_mask, strict=True)]
       before = [*itertools.takewhile(lambda token: token[1], tokens)]
       after = [token for token in tokens[len(before) :] if token[1]]
@@ -59,9 +61,7 @@ class Vocabulary:
       backend.post_processor = None
     self._backend = backend
     self.origin = origin
-    added = backend.get_added_tokens_decoder()
-    self._added = {i: t.content for i, t in added.items()}
-    self.specials = {i: t.content for i, t in added.items() if t.special}
+    self._read_added()
     self.byte_level = any(
       part is not None and b'"type":"ByteLevel"' in part.__getstate__()
       for part in (backend.decoder, backend.pre_tokenizer)
@@ -69,16 +69,24 @@ class Vocabulary:
     self._space = backend.token_to_id('Ġ' if self.byte_level else '▁')
     self._without_row = frozenset()
 
+  def _read_added(self):
+    added = self._backend.get_added_tokens_decoder()
+    self._added = {i: t.content for i, t in added.items()}
+    self.specials = {i: t.content for i, t in added.items() if t.special}
+
   @classmethod
   def from_json(cls, content: str, origin: str) -> 'Vocabulary':
-    """Reads the content of a `tokenizer.json`; ValueError if it cannot."""
-    try:
+    """Reads the content of a `tokenizer.json`.
+
+    Raises:
+      ValueError: it cannot be read, or its tokens do not have the ids 0, 1, ...
+        or not those that the file gives them.
+    """
+    source = f'{origin}/tokenizer.json'
+    written = parse_json(content, source)
+    with naming(source):
       backend = tokenizers.Tokenizer.from_str(content)
-    except Exception as error:  # the library raises nothing more specific
-      raise ValueError(
-        f'{origin}: tokenizer.json cannot be read by tokenizers '
-        f'{tokenizers.__version__}: {error}.'
-      ) from error
+    _check_ids(backend, written, source)
     return cls(backend, origin)
 
   @classmethod
@@ -86,7 +94,6 @@ class Vocabulary:
     cls,
     vocab: str,
     merges: str,
-    specials: Iterable[str],
     add_prefix_space: bool,
     origin: str,
   ) -> 'Vocabulary':
@@ -95,35 +102,51 @@ class Vocabulary:
     Args:
       vocab: JSON, piece -> id.
       merges: Two pieces a line, after a comment.
-      specials: The special tokens; those not in `vocab` are left out.
       add_prefix_space: Whether a text is cut as if a space came before it.
       origin: Where they were read from.
 
     Raises:
       ValueError: they cannot be read.
     """
-    try:
-      pieces = json.loads(vocab)
-      pairs = [
-        tuple(line.split(' '))
-        for line in merges.splitlines()
-        if line and not line.startswith('#version')
-      ]
+    source = f'{origin}/vocab.json'
+    pieces = parse_json(vocab, source)
+    pairs = [
+      tuple(line.split(' '))
+      for line in merges.splitlines()
+      if line and not line.startswith('#version')
+    ]
+    with naming(f'{origin}: vocab.json and merges.txt'):
       backend = tokenizers.Tokenizer(models.BPE(pieces, pairs))
-    except Exception as error:  # the library raises nothing more specific
-      raise ValueError(
-        f'{origin}: vocab.json and merges.txt cannot be read: {error}.'
-      ) from error
+    _check_ids(backend, {}, source)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(
-      [
-        tokenizers.AddedToken(token, normalized=False)
-        for token in dict.fromkeys(specials)
-        if token in pieces
-      ]
-    )
     return cls(backend, origin)
+
+  def adding(self, tokens: Sequence[tokenizers.AddedToken]) -> 'Vocabulary':
+    """Returns a vocabulary that has tokens as they are described.
+
+    Those it lacks come after all others; those it has are added tokens from
+    then on, with the new flags. It is this one if nothing changes.
+    """
+    added = self._backend.get_added_tokens_decoder().values()
+    added = {token.content: repr(token) for token in added}
+    new = [token for token in tokens if added.get(token.content) != repr(token)]
+    if not new:
+      return self
+    made = copy.copy(self)
+    made.__dict__.pop('_plain_backend', None)
+    made._backend = copy.deepcopy(self._backend)
+    made._backend.add_tokens(new)
+    made._read_added()
+    return made
+
+  def added(self) -> list[str]:
+    """Returns the added tokens, which are found before text is cut."""
+    return [*self._added.values()]
+
+  def find(self, piece: str) -> int | None:
+    """Returns the id of a token, or None."""
+    return self._backend.token_to_id(piece)
 
   @property
   def size(self) -> int:
@@ -195,7 +218,8 @@ class Vocabulary:
           f'{quote(text)} is not Unicode text: {error}.'
         ) from error
     backend = self._backend if parse_special else self._plain_backend
-    encodings = backend.encode_batch(list(texts), add_special_tokens=False)
+    with naming(f'{self.origin}: a text'):
+      encodings = backend.encode_batch(list(texts), add_special_tokens=False)
     if not parse_special:
       for text, encoding in zip(texts, encodings, strict=True):
         if found := self.specials.keys() & set(encoding.ids):
@@ -281,4 +305,49 @@ class Vocabulary:
     """The text of integer [T] ids. Bytes that are not UTF-8 give U+FFFD."""
     return self._backend.decode(
       self.check(ids), skip_special_tokens=skip_special
+    )
+
+
+@contextlib.contextmanager
+def naming(source: str) -> Iterator[None]:
+  """Has what the library raises name a file, as a ValueError."""
+  try:
+    yield
+  except (KeyboardInterrupt, SystemExit):
+    raise
+  except BaseException as error:  # its panics are no Exceptions
+    raise ValueError(
+      f'{source} cannot be read by tokenizers {tokenizers.__version__}: '
+      f'{error}. Download it again.'
+    ) from error
+
+
+def _check_ids(
+  backend: tokenizers.Tokenizer, written: Mapping[str, object], source: str
+):
+  """Raises ValueError unless tokens have the ids 0, 1, ... as they are written.
+
+  The library itself gives an added token another id than the file says, and
+  takes a vocabulary with holes, without a word.
+  """
+  for token in written.get('added_tokens') or []:
+    if (got := backend.token_to_id(token['content'])) != token['id']:
+      raise ValueError(
+        f'{source}: the added token {token["content"]!r} has the id '
+        f'{token["id"]}, but the rest of the file makes it {got}. A token is '
+        'missing or changed: download it again.'
+      )
+  vocab = backend.get_vocab()
+  pieces = {i: piece for piece, i in vocab.items()}
+  if len(pieces) < len(vocab):
+    one = next(piece for piece, i in vocab.items() if pieces[i] != piece)
+    raise ValueError(
+      f'{source}: the tokens {one!r} and {pieces[vocab[one]]!r} both have the '
+      f'id {vocab[one]}. Download it again.'
+    )
+  missing = next((i for i in range(len(vocab)) if i not in pieces), None)
+  if missing is not None:
+    raise ValueError(
+      f'{source} has no token with id {missing}, but others up to '
+      f'{max(pieces)}. One is missing: download it again.'
     )

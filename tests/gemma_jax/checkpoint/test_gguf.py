@@ -15,6 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 gguf = pytest.importorskip('gguf')
 
 from gemma_jax.checkpoint.gguf import GgufFile  # noqa: E402
+from gemma_jax.checkpoint.hf import CheckpointReader  # noqa: E402
 
 KINDS = gguf.GGMLQuantizationType
 QUANTIZED = ('F16', 'BF16', 'Q8_0', 'Q4_0', 'Q4_1', 'Q5_0', 'Q5_1')
@@ -742,6 +743,10 @@ def damaged_tokenizer(tmp_path, **changes):
     ({'add_bos_token': True}, ['add_bos_token', 'bos_token_id']),
     ({'add_space_prefix': True}, ['add_space_prefix']),
     ({'tokens': ['a', 'a'], 'types': [1, 1]}, ["'a'", 'twice']),
+    ({'tokens': [1, 2], 'types': [1, 1]}, ['tokens has 1', 'expected a str']),
+    ({'merges': [1, 2]}, ['merges has 1', 'expected a str']),
+    ({'add_bos_token': 1}, ['add_bos_token has 1', 'expected a bool']),
+    ({'chat_template': 5}, ['chat_template has 5', 'expected a str']),
   ],
 )
 def test_refused_tokenizers(tmp_path, changes, words):
@@ -750,6 +755,14 @@ def test_refused_tokenizers(tmp_path, changes, words):
     file.tokenizer_files()
   for word in ('m.gguf', *words):
     assert word in str(error.value)
+
+
+def test_an_adapter_beside_the_file_is_refused(tmp_path):
+  path = Model(layers=1).write(tmp_path / 'm.gguf')
+  CheckpointReader(path)
+  (tmp_path / 'adapter_config.json').write_text('{}')
+  with pytest.raises(ValueError, match='adapter_config.json.*has an adapter'):
+    CheckpointReader(path)
 
 
 def test_file_without_a_tokenizer(tmp_path):

@@ -173,12 +173,20 @@ def delete_file(folder):
   return FileNotFoundError, [path.name, 'does not exist', INDEX]
 
 
-def bad_index(content):
+def bad_index(content, words='weight_map'):
   def damage(folder):
     (folder / INDEX).write_text(content)
-    return ValueError, [INDEX, 'weight_map']
+    return ValueError, [INDEX, words]
 
   return damage
+
+
+def many_layers(folder):
+  """Said before anything is made that is as long."""
+  edit_json(
+    folder / 'config.json', lambda c: c.update({'num_hidden_layers': 10**9})
+  )
+  return ValueError, ['config.json', 'num_hidden_layers=1000000000', '10000']
 
 
 def no_config(folder):
@@ -271,6 +279,7 @@ REFUSED = {
     adapter,
     adapter_alone,
     deeper_config,
+    many_layers,
     pickled,
     other_head_shape,
   ],
@@ -293,10 +302,21 @@ REFUSED = {
     point_index_to('sub\\x.safetensors'),
     point_index_to('..'),
     point_index_to('.'),
-    bad_index('{"weight_map": '),
-    bad_index('[]'),
+    bad_index('{"weight_map": ', 'not JSON'),
+    bad_index('', 'empty'),
+    bad_index('[]', 'JSON object'),
+    bad_index('null', 'JSON object'),
+    bad_index('{"weight_map": ' + '[' * 10**5 + ']' * 10**5, 'nested too deep'),
+    bad_index('{"weight_map": {"a": "b", "a": "c"}}', "'a' is given twice"),
     bad_index('{}'),
+    bad_index('{"weight_map": null}'),
+    bad_index('{"weight_map": {}}'),
     bad_index('{"weight_map": ["model.safetensors"]}'),
+    bad_index('{"weight_map": {"a": null}}', 'None as the file of a'),
+    bad_index('{"weight_map": {"a": 3}}', '3 as the file of a'),
+    bad_index('{"weight_map": {"a": ["b"]}}', "['b'] as the file of a"),
+    bad_index('{"weight_map": {"a": "b\\u0000"}}', 'bare name'),
+    bad_index('{"weight_map": {"a": ""}}', 'bare name'),
   ],
 }
 

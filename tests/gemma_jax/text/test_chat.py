@@ -2,7 +2,8 @@
 
 import pytest
 
-from gemma_jax.text.chat import compile_template, mark, split_at_marks
+from gemma_jax.text.chat import mark, split_at_marks
+from gemma_jax.text.templates import compile_template
 from gemma_jax.text.tokenizer import Tokenizer
 from tests.gemma_jax.text import tiny_tokenizer
 

@@ -446,7 +446,7 @@ def test_vocab_and_merges_of_another_class_are_refused(opt):
 def test_an_unreadable_content_is_named():
   files = families.files('gpt2')
   for file in files:
-    with pytest.raises(ValueError, match=f'here: {file} cannot be read'):
+    with pytest.raises(ValueError, match=f'here/{file} is not JSON'):
       Tokenizer.from_files(files | {file: '{'}, 'here')
 
 
