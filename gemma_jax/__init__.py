@@ -48,6 +48,7 @@ from gemma_jax.families import (
   preset,
   read_config,
 )
+from gemma_jax.finite import check_finite
 from gemma_jax.generate import Generation, Sampling, generate, share_prefix
 from gemma_jax.interventions import (
   Change,

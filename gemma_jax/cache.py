@@ -75,8 +75,9 @@ def store(stack: Stack, new: jax.Array, layer, start: jax.Array):
   """
   if isinstance(stack, tuple):
     new = new.astype(stack[layer].dtype)
-    stored = lax.dynamic_update_slice(stack[layer], new, (0, 0, start, 0))
+    stored = lax.dynamic_update_slice_in_dim(stack[layer], new, start, axis=2)
     return (*stack[:layer], stored, *stack[layer + 1 :]), stored
   new = new[None].astype(stack.dtype)
-  stack = lax.dynamic_update_slice(stack, new, (layer, 0, 0, start, 0))
+  at = [jnp.asarray(i, jnp.int32) for i in (layer, 0, 0, start, 0)]
+  stack = lax.dynamic_update_slice(stack, new, at)
   return stack, lax.dynamic_index_in_dim(stack, layer, keepdims=False)

@@ -6,7 +6,10 @@ heads, H head_dim, F d_ff, V vocabulary, M rows of a position table, k rank or
 slot, P read position, W the width of a site.
 """
 
+from collections.abc import Mapping
 import dataclasses
+import numbers
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +17,91 @@ import numpy as np
 # is larger than any distance.
 GLOBAL_WINDOW = 2**30
 ACTIVATIONS = ('gelu_tanh', 'gelu', 'silu', 'relu')
+# More than any model has, and few enough to count.
+MAX_LAYERS = 10_000
+
+
+class Kind(NamedTuple):
+  """The values that a field may have.
+
+  Attributes:
+    type: int, float (integers are too), or bool.
+    words: The values in words, for errors.
+    least, most: The smallest and the largest number.
+    or_none: Whether None is one of the values.
+  """
+
+  type: type
+  words: str
+  least: float = 0
+  most: float = 0
+  or_none: bool = False
+
+  def has(self, value) -> bool:
+    """Returns whether a value is one of them."""
+    if value is None or self.type is bool:
+      return self.or_none if value is None else isinstance(value, bool)
+    wanted = numbers.Integral if self.type is int else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, wanted):
+      return False
+    return bool(self.least <= value <= self.most)  # NaN is not
+
+
+def _integer(least: int, most: int = 2**31 - 1) -> Kind:
+  """Numbers that int32 holds, as arrays of positions and sizes are."""
+  return Kind(int, f'an integer from {least} to {most}', least, most)
+
+
+def _number(words: str, most: float = float(np.finfo(np.float32).max)) -> Kind:
+  """Numbers above 0 that are so in float32 too."""
+  return Kind(float, words, float(np.finfo(np.float32).tiny), most)
+
+
+SIZE, COUNT, FLAG = _integer(1), _integer(0), Kind(bool, 'true or false')
+POSITIVE = _number('a positive finite number')
+_MAYBE = {'or_none': True}
+# Field of ModelConfig -> its values; those that are no number are not here.
+KINDS: Mapping[str, Kind] = (
+  dict.fromkeys(
+    'd_model d_ff num_heads num_kv_heads head_dim vocab_size '
+    'max_positions'.split(),
+    SIZE,
+  )
+  | dict.fromkeys(
+    'post_norms qk_norm qkv_bias out_bias mlp_bias gated scale_embedding '
+    'tied'.split(),
+    FLAG,
+  )
+  | dict.fromkeys(
+    'attn_softcap final_softcap query_pre_attn_scalar rope_local_theta'.split(),
+    POSITIVE._replace(**_MAYBE),
+  )
+  | dict.fromkeys(('pad_id', 'bos_id'), COUNT._replace(**_MAYBE))
+  | dict.fromkeys(('position_rows', 'position_offset'), COUNT)
+  | {
+    'num_layers': _integer(1, MAX_LAYERS),
+    'truncated_from': _integer(1, MAX_LAYERS)._replace(**_MAYBE),
+    'window': SIZE._replace(**_MAYBE),
+    'rope_theta': POSITIVE,
+    'norm_eps': _number('a number above 0, of at most 1', 1),
+    'norm_offset': Kind(float, 'a number from 0 to 1', 0, 1),
+  }
+)
+_SCALING_KINDS = {
+  'factor': POSITIVE,
+  'low_freq_factor': POSITIVE._replace(**_MAYBE),
+  'high_freq_factor': POSITIVE._replace(**_MAYBE),
+  'original_positions': SIZE._replace(**_MAYBE),
+}
+
+
+def check_field(kind: Kind, value: Any, name: str):
+  """Raises ValueError, naming the field, unless a value is of a kind."""
+  if not kind.has(value):
+    or_none = ', or null' if kind.or_none else ''
+    raise ValueError(
+      f'{name}={value!r} is not supported; expected {kind.words}{or_none}.'
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +126,10 @@ class RopeScaling:
   low_freq_factor: float | None = None
   high_freq_factor: float | None = None
   original_positions: int | None = None
+
+  def __post_init__(self):
+    for name, kind in _SCALING_KINDS.items():
+      check_field(kind, getattr(self, name), name)
 
   def scaled(self, frequencies: np.ndarray) -> np.ndarray:
     """The stretched frequencies, float32 [H/2]."""
@@ -138,20 +230,10 @@ class ModelConfig:
   truncated_from: int | None = None
 
   def __post_init__(self):
-    for name in (
-      'num_layers d_model d_ff num_heads num_kv_heads head_dim vocab_size '
-      'rope_theta max_positions'
-    ).split():
-      if not getattr(self, name) > 0:
-        raise ValueError(
-          f'{name} must be positive, got {getattr(self, name)!r}.'
-        )
-    for name in (
-      'attn_softcap final_softcap window query_pre_attn_scalar rope_local_theta'
-    ).split():
-      value = getattr(self, name)
-      if value is not None and not value > 0:
-        raise ValueError(f'{name} must be positive or None, got {value!r}.')
+    for name, kind in KINDS.items():
+      check_field(kind, getattr(self, name), name)
+    for token in self.eos_ids:
+      check_field(COUNT, token, 'eos_ids')
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f'num_heads={self.num_heads} must be a multiple of '

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gemma_jax.finite import all_finite
 from gemma_jax.interventions import Edit, Splice
 from gemma_jax.sites import SITES, VECTOR_SITES, parse_site
 from gemma_jax.where import Indices, Selection, concrete, select
@@ -39,7 +40,8 @@ def steer(
     positions: Which positions.
 
   Raises:
-    ValueError: no layer is said, or a shape does not fit.
+    ValueError: no layer is said, a shape does not fit, or a number is not
+      finite.
   """
   if layers is None and parse_site(site)[1] is None:
     raise ValueError(
@@ -58,7 +60,7 @@ def steer(
     coefficient=_per_row(coefficient, 'coefficient'),
     read=jnp.zeros_like(direction),
     write=direction,
-    **_terms(shift=jnp.ones((R, k))),
+    **_terms(shift=jnp.ones((R, k), jnp.float32)),
   )
 
 
@@ -83,7 +85,8 @@ def ablate_direction(
     positions: Which positions.
 
   Raises:
-    ValueError: a direction is zero, or the directions are not orthogonal.
+    ValueError: a direction is zero or not finite, or the directions are not
+      orthogonal.
   """
   directions = _vectors(directions, 'directions')
   norms = jnp.linalg.norm(directions, axis=-1, keepdims=True)
@@ -101,13 +104,13 @@ def ablate_direction(
         f'cosine is {overlap:.3g}. Pass orthonormal_basis(directions), which '
         'spans the same space.'
       )
-  ones = jnp.ones(unit.shape[:2])
+  ones = jnp.ones(unit.shape[:2], jnp.float32)
   return Edit(
     **place(site, layers, positions),
-    coefficient=jnp.ones(1),
+    coefficient=jnp.ones(1, jnp.float32),
     read=unit,
     write=unit,
-    **_terms(slope=-ones, shift=ones * _per_latent(value, ones)),
+    **_terms(slope=-ones, shift=ones * _per_latent(value, ones, 'value')),
   )
 
 
@@ -121,9 +124,10 @@ def orthonormal_basis(directions: jax.Array) -> jax.Array:
     float32 [1, k, W] or [R, k, W].
 
   Raises:
-    ValueError: the rows are linearly dependent (to 1e-5 of the longest).
+    ValueError: the rows are linearly dependent (to 1e-5 of the longest), or
+      not finite.
   """
-  directions = jnp.asarray(directions, jnp.float32)
+  directions = finite(jnp.asarray(directions, jnp.float32), 'directions')
   directions = directions[None] if directions.ndim == 2 else directions
   q, r = jnp.linalg.qr(directions.swapaxes(-1, -2))
   pivots = concrete(jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1)))
@@ -161,15 +165,16 @@ def clamp_latents(
     positions: Which positions.
 
   Raises:
-    ValueError: the latents do not say their site and layer.
+    ValueError: the latents do not say their site and layer, or a number is
+      not finite.
   """
   where, read, write, terms = _latents(latents, positions)
-  ones = jnp.ones(read.shape[:2])
-  value = ones * _per_latent(value, ones)
+  ones = jnp.ones(read.shape[:2], jnp.float32)
+  value = ones * _per_latent(value, ones, 'value')
   terms |= {'slope': -ones, 'offset' if only_active else 'shift': value}
   return Edit(
     **where,
-    coefficient=jnp.ones(1),
+    coefficient=jnp.ones(1, jnp.float32),
     read=read,
     write=write,
     **_terms(**terms),
@@ -185,11 +190,11 @@ def scale_latents(
   those of `clamp_latents`; factor is as its value.
   """
   where, read, write, terms = _latents(latents, positions)
-  ones = jnp.ones(read.shape[:2])
-  terms['slope'] = ones * (_per_latent(factor, ones) - 1)
+  ones = jnp.ones(read.shape[:2], jnp.float32)
+  terms['slope'] = ones * (_per_latent(factor, ones, 'factor') - 1)
   return Edit(
     **where,
-    coefficient=jnp.ones(1),
+    coefficient=jnp.ones(1, jnp.float32),
     read=read,
     write=write,
     **_terms(**terms),
@@ -214,13 +219,16 @@ def splice(
     positions: Which positions.
 
   Raises:
-    ValueError: site or layer is not known, or is not that of the module.
+    ValueError: site or layer is not known, or is not that of the module; or
+      its arrays are not finite.
   """
   mine = getattr(module, 'origin', None)
   known = getattr(mine, 'site', None), getattr(mine, 'layer', None)
   site, layers = _known_place(f'{mine or module}', known, site, layers)
   if hasattr(module, 'as_function'):
     module = module.as_function()
+  for array in jax.tree.leaves(module):
+    finite(array, f'An array of the module to splice at {site}')
   return Splice(**place(site, layers, positions), module=module)
 
 
@@ -250,6 +258,16 @@ def place(
   }
 
 
+def finite(values: jax.Array, what: str) -> jax.Array:
+  """The values; ValueError if one is known to be NaN or infinite."""
+  if not all_finite(values):
+    raise ValueError(
+      f'{what} holds NaN or infinity; expected finite numbers. If a model gave '
+      'them, run it with dtype=float32 or dtype=bfloat16.'
+    )
+  return values
+
+
 def _known_place(what, known, site, layers):
   """Site and layers, from an SAE's origin and from arguments."""
   its_site, its_layer = known
@@ -271,7 +289,7 @@ def _known_place(what, known, site, layers):
 
 def _vectors(vectors, what) -> jax.Array:
   """float32 [R, k, W] from [W], [R, W] or [R, k, W]."""
-  vectors = jnp.asarray(vectors, jnp.float32)
+  vectors = finite(jnp.asarray(vectors, jnp.float32), what)
   if vectors.ndim not in (1, 2, 3):
     raise ValueError(
       f'{what} has shape {vectors.shape}, expected [W], [R, W] or [R, k, W] '
@@ -294,6 +312,8 @@ def _latents(latents, positions):
     name: jnp.asarray(getattr(latents, name), jnp.float32).reshape(R, k)
     for name in ('bias', 'threshold')
   }
+  for name, array in (('encoder', read), ('decoder', write), *terms.items()):
+    finite(array, f'{name} of the latents')
   return place(site, layer, positions), read, write, terms
 
 
@@ -306,9 +326,9 @@ def _terms(**given) -> dict[str, jax.Array]:
   return {name: full(value) for name, value in neutral.items()} | given
 
 
-def _per_latent(values, like) -> jax.Array:
+def _per_latent(values, like, what) -> jax.Array:
   """float32 [1 or R, 1 or k] from a scalar, [R] or [R, k]."""
-  values = jnp.asarray(values, jnp.float32)
+  values = finite(jnp.asarray(values, jnp.float32), what)
   if values.ndim == 1 and values.size > 1 and like.shape[1] > 1:
     raise ValueError(
       f'{values.size} values for {like.shape[1]} latents or directions per row '
@@ -319,7 +339,7 @@ def _per_latent(values, like) -> jax.Array:
 
 def _per_row(values, what) -> jax.Array:
   """float32 [1 or R] from a scalar or [R]."""
-  values = jnp.asarray(values, jnp.float32)
+  values = finite(jnp.asarray(values, jnp.float32), what)
   if values.ndim > 1:
     raise ValueError(
       f'{what} has shape {values.shape}, expected a scalar or [R]. For another '

@@ -16,8 +16,10 @@ import numpy as np
 from gemma_jax import interventions as iv
 from gemma_jax import running, sharding
 from gemma_jax.cache import Cache
+from gemma_jax.finite import bad_row, check_row
 from gemma_jax.model import forward
 from gemma_jax.weights import Decoder
+from gemma_jax.where import concrete
 
 
 @jax.tree_util.register_dataclass
@@ -99,7 +101,7 @@ def generate(
 
   Raises:
     ValueError: a prompt without tokens, a context longer than the model's, or
-      anything `run` refuses.
+      anything `run` refuses; or logits are not finite.
   """
   config = model.config
   tokens, positions = running.check_tokens(model, tokens, positions, prefix)
@@ -153,7 +155,7 @@ def generate(
         lambda x: x if x.shape[0] == 1 else jnp.repeat(x, samples, axis=0),
         interventions,
       )
-    result, _ = _decode(
+    result, _, bad = _decode(
       model,
       cache,
       logits,
@@ -166,6 +168,8 @@ def generate(
       prefix,
       capacity=capacity,
     )
+  if (known := concrete(bad)) is not None:
+    check_row(int(known), model.dtype, 'The logits')
   return dataclasses.replace(
     result,
     tokens=result.tokens[:, :max_new_tokens],
@@ -235,10 +239,12 @@ def _decode(
   prefix,
   *,
   capacity,
-) -> tuple[Generation, Cache]:
+) -> tuple[Generation, Cache, jax.Array]:
   """Draws up to `limit` tokens per row, stopping when all rows have.
 
-  The cache is returned so that the one passed in is overwritten in place.
+  The cache is returned so that the one passed in is overwritten in place; the
+  last result is what `bad_row` finds. A log-probability is not finite if any
+  of the row's logits is NaN or infinity.
   """
   B = logits.shape[0]
   rows = jnp.arange(B)
@@ -288,7 +294,8 @@ def _decode(
   )
   state = lax.while_loop(unfinished, body, state)
   _, cache, _, _, lengths, tokens, logprobs = state
-  return Generation(tokens=tokens, logprobs=logprobs, lengths=lengths), cache
+  made = Generation(tokens=tokens, logprobs=logprobs, lengths=lengths)
+  return made, cache, sharding.constrain(bad_row(logprobs), '')
 
 
 def _choose(logits, sampling: Sampling | None, seeds, step) -> jax.Array:
@@ -314,7 +321,7 @@ def _choose(logits, sampling: Sampling | None, seeds, step) -> jax.Array:
 
   def noise(seed):
     key = jax.random.fold_in(jax.random.key(seed), step)
-    return jax.random.gumbel(key, logits.shape[-1:])
+    return jax.random.gumbel(key, logits.shape[-1:], logits.dtype)
 
   drawn = (scaled + jax.vmap(noise)(seeds)).argmax(-1).astype(jnp.int32)
   return jnp.where(hot[:, 0], drawn, best)

@@ -20,6 +20,7 @@ from gemma_jax import running
 from gemma_jax.checkpoint.hf import CheckpointReader
 from gemma_jax.config import ModelConfig
 from gemma_jax.generate import generate
+from gemma_jax.inside import files_inside
 from gemma_jax.model import Output
 from gemma_jax.text.padding import BUCKETS, TokenBatch, pad_rows
 from gemma_jax.text.tokenizer import Tokenizer
@@ -174,15 +175,13 @@ def read_tokenizer(reader: CheckpointReader) -> Tokenizer | None:
   """The tokenizer of a checkpoint; None if a folder has none.
 
   Raises:
-    ValueError: a .gguf has none, or it has ids beyond the embedding.
+    ValueError: a .gguf has none, it has ids beyond the embedding, or see
+      `Tokenizer.from_pretrained`.
   """
   if reader.gguf is not None:
     origin = str(reader.gguf.path)
     tokenizer = Tokenizer.from_files(reader.gguf.tokenizer_files(), origin)
-  elif any(
-    (reader.folder / name).is_file()
-    for name in ('tokenizer.json', 'vocab.json')
-  ):
+  elif files_inside(reader.folder, ('tokenizer.json', 'vocab.json')):
     origin = str(reader.folder)
     tokenizer = Tokenizer.from_pretrained(reader.folder)
   else:

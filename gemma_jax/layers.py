@@ -70,9 +70,15 @@ def add(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
-  """cap * tanh(x / cap), in float32; x itself where cap is None."""
+  """cap * tanh(x / cap), in float32; x itself where cap is None.
+
+  Infinity would become the cap, and what overflowed would look sound: it
+  becomes NaN.
+  """
   x = x.astype(jnp.float32)
-  return x if cap is None else cap * jnp.tanh(x / cap)
+  if cap is None:
+    return x
+  return jnp.where(jnp.isinf(x), jnp.nan, cap * jnp.tanh(x / cap))
 
 
 def rotary_angles(positions: jax.Array, frequencies: jax.Array):

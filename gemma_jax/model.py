@@ -138,7 +138,8 @@ def forward(
         'With tokens before these, in a prefix or a cache, positions must be '
         'given: they count on from those.'
       )
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    columns = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+    positions = jnp.broadcast_to(columns, tokens.shape)
   if positions.shape != tokens.shape:
     raise ValueError(
       f'positions have shape {positions.shape}, tokens {tokens.shape}.'
@@ -312,8 +313,8 @@ def run_blocks(
     )
   B, T, _ = x.shape
   if cache is not None:
-    key_positions = lax.dynamic_update_slice(
-      cache.positions, positions, (0, cache.length)
+    key_positions = lax.dynamic_update_slice_in_dim(
+      cache.positions, positions, cache.length, axis=1
     )
   run = Run(
     config=config,
@@ -413,7 +414,12 @@ def _over_layers(body, carry, model: Decoder, num_layers, first_layer):
       weights = _layer_weights(model.blocks, layer)
       return body(carry, (weights, layer, windows[layer]))[0]
 
-    return lax.fori_loop(first_layer, num_layers, step, carry), {}
+    # Of one type, also where jax_enable_x64 makes an int an int64.
+    bounds = [
+      np.int32(i) if isinstance(i, int) else i.astype(np.int32)
+      for i in (first_layer, num_layers)
+    ]
+    return lax.fori_loop(*bounds, step, carry), {}
   if not model.is_stacked:
     collected = []
     for layer in range(num_layers):
@@ -423,7 +429,7 @@ def _over_layers(body, carry, model: Decoder, num_layers, first_layer):
     return carry, jax.tree.map(lambda *a: jnp.stack(a), *collected)
 
   windows = windows[:num_layers]
-  numbers = jnp.arange(num_layers)
+  numbers = jnp.arange(num_layers, dtype=jnp.int32)
   if num_layers == model.config.num_layers:
     return lax.scan(body, carry, (model.blocks, numbers, windows))
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gemma_jax.edits import place
+from gemma_jax.edits import finite, place
 from gemma_jax.interventions import Knockout, Patch
 from gemma_jax.sites import resolve
 from gemma_jax.where import Indices, PerRow, absolute, concrete, select
@@ -46,7 +46,8 @@ def patch(
 
   Raises:
     KeyError: the source does not have the site.
-    ValueError: shapes do not fit, or a layer was not captured.
+    ValueError: shapes do not fit, a layer was not captured, or the source is
+      not finite.
   """
   where = place(site, layers, positions)
   if hasattr(source, 'activations'):
@@ -71,7 +72,7 @@ def patch(
   return Patch(
     **where,
     heads=None if heads is None else select(heads, 'head'),
-    source=jnp.moveaxis(array, 0, 1),
+    source=jnp.moveaxis(finite(array, f'source for {site}'), 0, 1),
     source_layers=jnp.asarray(held, jnp.int32)[None],
     slots=slots,
   )

@@ -72,7 +72,7 @@ def record(
   config = model.config
   B, T = tokens.shape
   if positions is None:
-    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
   x, activations, cache = run_blocks(
     model,
     embed(model, tokens, positions),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gemma_jax import interventions as iv
@@ -16,7 +17,9 @@ from gemma_jax import sharding, where
 from gemma_jax.cache import Cache
 from gemma_jax.capture import Capture, resolve_last
 from gemma_jax.capture import prepare as prepare_capture
+from gemma_jax.finite import bad_row, check_row
 from gemma_jax.model import Output
+from gemma_jax.sites import ATTENTION_SITES
 from gemma_jax.weights import Decoder
 
 
@@ -52,7 +55,8 @@ def run(
   Raises:
     KeyError, ValueError: tokens outside the vocabulary, positions that do not
       increase, a layer, position or site that does not exist, a change that
-      touches no token of a row, wrong shapes. Nothing has run by then.
+      touches no token of a row, wrong shapes. Nothing has run by then. Or
+      what is returned of a token, logits or activations, is not finite.
   """
   config = model.config
   tokens, positions = check_tokens(model, tokens, positions, prefix)
@@ -88,7 +92,7 @@ def run(
     if at is not None:
       _check_present(name, np.asarray(at), np.asarray(positions))
   with sharding.mesh_of(model.embed[...]):
-    return _forward(
+    out, bad = _forward(
       model,
       tokens,
       positions,
@@ -102,6 +106,9 @@ def run(
       query_chunk=query_chunk,
       remat=remat,
     )
+  if (known := where.concrete(bad)) is not None:
+    _check_finite(known, out, model.dtype)
+  return out
 
 
 @functools.partial(
@@ -111,9 +118,10 @@ def run(
 def _forward(
   model, tokens, positions, *, all_logits, logits_at, upto, num_layers, **kwargs
 ):
+  """The output, and what `bad_row` finds in activations, sorted, and logits."""
   tokens = sharding.constrain(tokens, 'BT')
   positions = sharding.constrain(positions, 'BT')
-  return model_lib.forward(
+  out = model_lib.forward(
     model,
     tokens,
     positions,
@@ -121,6 +129,34 @@ def _forward(
     num_layers=num_layers if upto is None else upto,
     **kwargs,
   )
+  there = out.captured_at >= 0
+  bad = [
+    bad_row(
+      values,
+      there[:, None, :, None] if site in ATTENTION_SITES else there[..., None],
+      axes=2,
+    )
+    for site, values in sorted(out.activations.items())
+  ]
+  if out.logits is not None:
+    at = positions if all_logits else logits_at
+    bad.append(bad_row(out.logits, (at >= 0)[..., None]))
+  # On a mesh, every process is to know.
+  return out, sharding.constrain(jnp.array(bad, jnp.int32), '.')
+
+
+def _check_finite(bad: np.ndarray, out: Output, dtype):
+  """Raises ValueError where `_forward` found something; the first layer's."""
+  found = []
+  for row, site in zip(bad, sorted(out.activations), strict=False):
+    if row >= 0:
+      slot, row = divmod(int(row), out.activations[site].shape[1])
+      found.append((int(out.captured_layers[slot]), site, row))
+  if found:
+    layer, site, row = min(found)
+    check_row(row, dtype, f'Activations ({site} of layer {layer})')
+  if out.logits is not None:
+    check_row(int(bad[-1]), dtype, 'The logits')
 
 
 def check_tokens(model: Decoder, tokens, positions, prefix=None):

@@ -44,10 +44,22 @@ ATTENTION_SITES = ('attn_logits', 'pattern')
 SITES = VECTOR_SITES + ATTENTION_SITES
 
 
+class UnknownSite(KeyError, ValueError):
+  """A name that no site has, or several.
+
+  It is a ValueError too, so that a program can tell it from its own faults.
+  """
+
+  def __str__(self) -> str:
+    return self.args[0]  # which a KeyError puts in quotes
+
+
 def site_width(config: ModelConfig, site: str) -> int:
   """W, the number of features at a vector site: D, N * H or F."""
   if site not in VECTOR_SITES:
-    raise KeyError(f'{site!r} is not one of the vector sites {VECTOR_SITES}.')
+    raise UnknownSite(
+      f'{site!r} is not one of the vector sites {VECTOR_SITES}.'
+    )
   wide = {'z': config.num_heads * config.head_dim, 'mlp_act': config.d_ff}
   return wide.get(site, config.d_model)
 
@@ -122,7 +134,7 @@ def parse_site(
     The canonical site, and the layer, or None where the name carries none.
 
   Raises:
-    KeyError: the name is unknown, or denotes different tensors in different
+    UnknownSite: the name is unknown, or denotes different tensors in different
       tools; the error lists the candidates.
   """
   if name in SITES:
@@ -131,7 +143,7 @@ def parse_site(
   layer = int(number.group()) if number else None
   pattern = re.sub(r'\d+', '{}', name, count=1)
   if pattern in _AMBIGUOUS:
-    raise KeyError(
+    raise UnknownSite(
       f'{name!r} names different tensors in different tools. Say which: '
       f'{" or ".join(_AMBIGUOUS[pattern])}.'
     )
@@ -148,11 +160,11 @@ def parse_site(
   if meanings and config is None:
     return pattern, layer
   if config is not None and (what := _elsewhere(pattern, config.family)):
-    raise KeyError(
+    raise UnknownSite(
       f'{name!r} is, in a {family_of(config).title} model, {what}. Sites are '
       f'{", ".join(SITES)}.'
     )
-  raise KeyError(
+  raise UnknownSite(
     f'Unknown site {name!r}. Sites are {", ".join(SITES)}; also accepted: the '
     'names of TransformerLens (blocks.5.hook_resid_post), HF '
     '(model.layers.5.mlp.output), interp-engine (resid_post.5) and nnterp '
@@ -164,7 +176,7 @@ def resolve(site: str, config: ModelConfig) -> str:
   """The canonical name of a site as `parse_site` returned it, for a model.
 
   Raises:
-    KeyError: this model has no such site.
+    UnknownSite: this model has no such site.
   """
   if site in SITES:
     return site

@@ -205,6 +205,11 @@ def select(indices: Indices, what: str, *, last: bool = False) -> Selection:
         f'A mask over {what}s has shape {values.shape}, expected '
         f'{"[R, size]" if rowwise else "[size]"}. Indices must be integers.'
       )
+    known = concrete(values)
+    if known is not None and not np.isfinite(known).all():
+      raise ValueError(
+        f'A mask over {what}s holds NaN or infinity; expected finite gates.'
+      )
     weights = jnp.asarray(values, jnp.float32).reshape(-1, values.shape[-1])
     return dataclasses.replace(_stretch([0], [0]), weights=weights)
   _check_indices(values, what, rowwise)

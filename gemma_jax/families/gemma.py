@@ -1,5 +1,6 @@
 """Gemma 1, 2 and 3, and the text tower of multimodal Gemma 3 checkpoints."""
 
+from gemma_jax.config import SIZE, check_field
 from gemma_jax.families.family import MODULES, SIZES, TENSORS, Family, stored
 
 _DEFAULTS = {
@@ -105,11 +106,7 @@ def _five_of_six(ours, hf):
   """Where layer_types is absent, every sixth layer is global."""
   pattern = hf.get('sliding_window_pattern', hf.get('_sliding_window_pattern'))
   pattern = 6 if pattern is None else pattern
-  if type(pattern) is not int or pattern < 1:
-    raise ValueError(
-      f'sliding_window_pattern={pattern!r} is not supported; expected a '
-      'positive integer.'
-    )
+  check_field(SIZE, pattern, 'sliding_window_pattern')
   if 'local_layers' not in ours:
     ours['local_layers'] = tuple(
       bool((i + 1) % pattern) for i in range(ours['num_layers'])

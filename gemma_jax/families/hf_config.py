@@ -4,19 +4,17 @@ A field is honoured or refused, never ignored.
 """
 
 from collections.abc import Mapping
-import json
 import pathlib
-import types
-import typing
 from typing import Any
 
-from gemma_jax.config import ModelConfig
+from gemma_jax.config import KINDS, ModelConfig, check_field
 from gemma_jax.families.family import Family
 from gemma_jax.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_TEXT
 from gemma_jax.families.gpt2 import GPT2
 from gemma_jax.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from gemma_jax.families.opt import OPT
 from gemma_jax.families.rope import LAYER_TYPES, read_rope, rope_fields
+from gemma_jax.json_files import read_json
 
 FAMILIES: dict[str, Family] = {
   family.model_type: family
@@ -65,25 +63,19 @@ def read_config(source: str | pathlib.Path | Mapping[str, Any]) -> ModelConfig:
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: it is not JSON, of a family that is not supported, lacks a
-      size, or asks for something this implementation does not do. A field is
-      honoured or refused, never ignored.
+      size, has a value of a wrong type or range, or asks for something this
+      implementation does not do. A field is honoured or refused, never
+      ignored.
   """
   if isinstance(source, Mapping):
     return _parse(source, 'config')
   path = pathlib.Path(source)
   path = path / 'config.json' if path.is_dir() else path
-  if not path.is_file():
-    raise FileNotFoundError(
-      f'{path} does not exist. A checkpoint folder needs the config.json '
-      'that was published with its weights.'
-    )
-  try:
-    fields = json.loads(path.read_text(encoding='utf-8'))
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise ValueError(f'{path} is not valid JSON: {error}.') from error
-  if not isinstance(fields, dict):
-    raise ValueError(f'{path} must hold a JSON object.')
-  return _parse(fields, str(path))
+  remedy = (
+    'A checkpoint folder needs the config.json that was published with its '
+    'weights.'
+  )
+  return _parse(read_json(path, remedy=remedy), str(path))
 
 
 def config_fields(config: ModelConfig) -> dict[str, Any]:
@@ -91,11 +83,11 @@ def config_fields(config: ModelConfig) -> dict[str, Any]:
   family = family_of(config)
   hf = {'model_type': family.model_type}
   hf['architectures'] = [family.architecture]
-  kinds = _field_types()
   for key, names in family.fields.items():
-    value = getattr(config, names.split()[0])
+    name = names.split()[0]
+    value = getattr(config, name)
     # transformers is strict about 24 and 24.0.
-    if value is not None and float in kinds[names.split()[0]]:
+    if value is not None and KINDS[name].type is float:
       whole = key == 'query_pre_attn_scalar' and value % 1 == 0
       value = int(value) if whole else float(value)
     hf[key] = value
@@ -124,10 +116,11 @@ def _parse(hf: Mapping[str, Any], origin: str) -> ModelConfig:
     hf.get('text_config'), Mapping
   ):
     hf = _text_part(hf, origin)
-  family = FAMILIES.get(hf.get('model_type'))
+  kind = hf.get('model_type')
+  family = FAMILIES.get(kind) if isinstance(kind, str) else None
   if family is None:
     raise ValueError(
-      f'{origin}: model_type is {hf.get("model_type")!r} (architectures '
+      f'{origin}: model_type is {kind!r} (architectures '
       f'{hf.get("architectures")}), which is not supported. Supported are '
       f'{", ".join(FAMILIES)}.'
     )
@@ -151,28 +144,30 @@ def _parse(hf: Mapping[str, Any], origin: str) -> ModelConfig:
   ]
   if missing:
     raise ValueError(f'{origin} lacks {", ".join(sorted(missing))}.')
-  kinds = _field_types()
-  for key, names in family.fields.items():
-    if key not in hf:
-      continue
-    for name in names.split():
-      wanted, value = kinds[name], hf[key]
-      empty = types.NoneType in wanted or family.defaults.get(name, 0) is None
-      if value is None and empty:
-        ours[name] = value
-        continue
-      if bool in wanted:
-        if not isinstance(value, bool):
-          refuse(key, 'true or false')
-      elif isinstance(value, bool) or not isinstance(
-        value, int | float if float in wanted else int
-      ):
-        refuse(key, 'a number' if float in wanted else 'an integer')
-      ours[name] = value
+  try:
+    for key, names in family.fields.items():
+      for name in names.split() if key in hf else ():
+        # What is None by default is derived, or absent.
+        derived = family.defaults.get(name, 0) is None
+        kind = KINDS[name]
+        kind = kind._replace(or_none=kind.or_none or derived)
+        check_field(kind, hf[key], key)
+        ours[name] = hf[key]
+    if (whole := hf.get('truncated_from')) is not None:
+      check_field(KINDS['truncated_from'], whole, 'truncated_from')
+      ours['truncated_from'] = whole
+  except ValueError as error:
+    raise ValueError(f'{origin}: {error}') from error
+  if whole is not None and whole <= ours['num_layers']:
+    refuse('truncated_from', f'an integer above {ours["num_layers"]}')
 
   allowed = _ALLOWED | dict(family.allowed)
   for key, values in allowed.items():
-    if key in hf and hf[key] not in values:
+    # true is no 1 here, nor false a 0.
+    if key in hf and not any(
+      hf[key] == value and isinstance(hf[key], bool) == isinstance(value, bool)
+      for value in values
+    ):
       refuse(key, ' or '.join(map(repr, values)))
   if family.layer_types and (said := hf.get('layer_types')) is not None:
     L = ours['num_layers']
@@ -187,16 +182,18 @@ def _parse(hf: Mapping[str, Any], origin: str) -> ModelConfig:
   except ValueError as error:
     raise ValueError(f'{origin}: {error}') from error
 
-  if (eos := hf.get('eos_token_id')) is not None:
-    ours['eos_ids'] = tuple(eos) if isinstance(eos, list) else (eos,)
-    if not all(type(token) is int for token in ours['eos_ids']):
-      refuse('eos_token_id', 'an integer or several')
-  elif 'eos_token_id' in hf:
-    ours['eos_ids'] = ()
-  if (whole := hf.get('truncated_from')) is not None:
-    if type(whole) is not int or whole <= ours['num_layers']:
-      refuse('truncated_from', f'an integer above {ours["num_layers"]}')
-    ours['truncated_from'] = whole
+  for key in ('eos_token_id', 'bos_token_id', 'pad_token_id'):
+    ids = hf.get(key)
+    several = key == 'eos_token_id' and isinstance(ids, list)
+    ids = ids if several else [] if ids is None else [ids]
+    V = ours['vocab_size']
+    if not all(type(token) is int and 0 <= token < V for token in ids) or (
+      several and not ids
+    ):
+      some = ', or a list of them' if key == 'eos_token_id' else ''
+      refuse(key, f'an integer from 0 to {V - 1}{some}, or null for none')
+    if key == 'eos_token_id' and key in hf:
+      ours['eos_ids'] = tuple(ids)
 
   known = _INERT | family.inert | allowed.keys() | family.fields.keys()
   known |= {'model_type', 'quantization_config', 'eos_token_id'}
@@ -234,14 +231,3 @@ def _text_part(hf: Mapping, origin: str) -> dict[str, Any]:
   beside = {key: hf[key] for key in shared & around}
   text.setdefault('model_type', 'gemma3_text')
   return GEMMA3_TEXT | text | beside
-
-
-def _field_types() -> dict[str, tuple]:
-  """Field of ModelConfig -> the types it may have."""
-  hints = typing.get_type_hints(ModelConfig)
-  return {
-    name: typing.get_args(hint)
-    if isinstance(hint, types.UnionType)
-    else (hint,)
-    for name, hint in hints.items()
-  }

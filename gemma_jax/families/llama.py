@@ -4,6 +4,7 @@ A new family is a file like this one. What its layers compute is said by
 `defaults`; the rest says how its checkpoints say it.
 """
 
+from gemma_jax.config import COUNT, FLAG, check_field
 from gemma_jax.families.family import MODULES, SIZES, TENSORS, Family, stored
 
 _DEFAULTS = {
@@ -92,14 +93,17 @@ def _qwen_window(ours, hf):
   """No layer is local unless use_sliding_window says so; then the last are."""
   _head_dim(ours, hf)
   L = ours['num_layers']
-  if not hf.get('use_sliding_window', False):
+  slides = hf.get('use_sliding_window', False)
+  first = hf.get('max_window_layers', 28)
+  check_field(FLAG, slides, 'use_sliding_window')
+  check_field(COUNT, first, 'max_window_layers')
+  if not slides:
     ours['window'] = None
     if any(ours.pop('local_layers', ())):
       raise ValueError(
         'layer_types has sliding layers, but use_sliding_window is false.'
       )
   elif 'local_layers' not in ours and ours['window'] is not None:
-    first = hf.get('max_window_layers', 28)
     ours['local_layers'] = tuple(i >= first for i in range(L))
 
 

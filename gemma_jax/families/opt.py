@@ -5,7 +5,7 @@ from gemma_jax.families.family import Family, split_heads, stored
 
 def _sizes(ours, hf):
   """Heads of d_model / num_heads; refuses OPT-350m."""
-  if not hf.get('do_layer_norm_before', True) or (
+  if hf.get('do_layer_norm_before', True) is not True or (
     hf.get('word_embed_proj_dim', ours['d_model']) != ours['d_model']
   ):
     raise ValueError(

@@ -8,7 +8,13 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from gemma_jax.config import ModelConfig, RopeScaling
+from gemma_jax.config import (
+  POSITIVE,
+  SIZE,
+  ModelConfig,
+  RopeScaling,
+  check_field,
+)
 from gemma_jax.families.family import Family
 
 # What HF calls local and global layers.
@@ -34,8 +40,7 @@ def read_rope(hf: Mapping, family: Family) -> dict[str, Any]:
   def put(name, value, key):
     if value is None:
       return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-      raise ValueError(f'{key}={value!r} is not supported; expected a number.')
+    check_field(POSITIVE, value, f'{key}: {name}' if key != name else key)
     if found.setdefault(name, value) != value:
       raise ValueError(
         f'{key}: rope_theta is said twice, {found[name]!r} and {value!r}; '
@@ -78,7 +83,7 @@ def read_rope(hf: Mapping, family: Family) -> dict[str, Any]:
         f'{key}={group!r} is not supported; expected an object with rope_type.'
       )
     kind = group.get('rope_type', group.get('type', 'default'))
-    wanted = _ROPE_TYPES.get(kind)
+    wanted = _ROPE_TYPES.get(kind) if isinstance(kind, str) else None
     used = {'rope_type', 'type', 'rope_theta', *(wanted or ())}
     if wanted is None or group.keys() - used or set(wanted) - group.keys():
       raise ValueError(
@@ -89,12 +94,13 @@ def read_rope(hf: Mapping, family: Family) -> dict[str, Any]:
     put(name, group.get('rope_theta'), key)
     if kind != 'default':
       values = [group[field] for field in wanted]
-      if not all(type(v) in (int, float) and v > 0 for v in values) or (
-        kind == 'llama3' and not values[1] < values[2]
-      ):
+      for field, value in zip(wanted, values, strict=True):
+        integer = field == 'original_max_position_embeddings'
+        check_field(SIZE if integer else POSITIVE, value, f'{key}: {field}')
+      if kind == 'llama3' and not values[1] < values[2]:
         raise ValueError(
-          f'{key}={dict(group)!r} is not supported; expected positive numbers, '
-          'low_freq_factor below high_freq_factor.'
+          f'{key}={dict(group)!r} is not supported; expected low_freq_factor '
+          'below high_freq_factor.'
         )
       if name != 'rope_theta' or 'rope_scaling' in found:
         raise ValueError(

@@ -17,15 +17,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from gemma_jax.checkpoint.hf import new_folder
 from gemma_jax.checkpoint.hf_format import ADAPTER_FILE, merged_shape
-from gemma_jax.config import ModelConfig
+from gemma_jax.config import (
+  FLAG,
+  POSITIVE,
+  SIZE,
+  ModelConfig,
+  check_field,
+)
 from gemma_jax.families import family_of
+from gemma_jax.json_files import read_json
 from gemma_jax.training.fingerprint import fingerprint
 from gemma_jax.training.lora import LORA_TARGETS, A, Adapters, B, LoraConfig
 from gemma_jax.weights import Decoder, weight_letters
+from gemma_jax.whole_files import save_tensors
 
 TENSOR_FILE = 'adapter_model.safetensors'
 _PREFIX = 'base_model.model.'
@@ -130,7 +137,7 @@ def save_peft(
   with new_folder(folder) as partial:
     text = json.dumps(fields, indent=2) + '\n'
     (partial / ADAPTER_FILE).write_text(text, encoding='utf-8')
-    save_file(tensors, partial / TENSOR_FILE, metadata=metadata)
+    save_tensors(partial / TENSOR_FILE, tensors, metadata)
 
 
 def load_peft(
@@ -186,7 +193,7 @@ def load_peft(
     by_module.setdefault(module.name, (module, {}))[1][layer, kind] = array
   _check_targets(folder, fields.get('target_modules'), by_module)
 
-  rank = int(fields['r'])
+  rank = fields['r']
   scaling = _scaling(fields, rank, fields['lora_alpha'])
   adapters = {}
   for module, found in by_module.values():
@@ -260,7 +267,7 @@ def _scaling(fields, rank: int, alpha: float) -> float:
 
 
 def _rank(fields, path: str) -> int:
-  return int(_pattern(fields, 'rank_pattern', path, fields['r']))
+  return _pattern(fields, 'rank_pattern', path, fields['r'])
 
 
 def _pattern(fields, name: str, path: str, default):
@@ -273,17 +280,11 @@ def _pattern(fields, name: str, path: str, default):
 
 def _read_fields(path: pathlib.Path) -> dict:
   """The configuration; ValueError for what is not done here."""
+  fields = read_json(path)
   try:
-    fields = json.loads(path.read_text(encoding='utf-8'))
-    numbers = fields['r'], fields['lora_alpha']
-    valid = all(value > 0 for value in numbers)
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(
-      f'{path} must be a JSON object with numbers "r" and "lora_alpha"; got '
-      f'{type(error).__name__}: {error}.'
-    ) from error
-  if not valid:
-    raise ValueError(f'{path}: r and lora_alpha are {numbers}, not positive.')
+    _check_types(fields)
+  except (ValueError, re.error) as error:
+    raise ValueError(f'{path}: {error}') from error
   for name, value in fields.items():
     if name in _INERT or value in (None, False, '') or value in ([], {}):
       continue
@@ -295,6 +296,28 @@ def _read_fields(path: pathlib.Path) -> dict:
         'adapter with PEFT (merge_and_unload) and load the whole model.'
       )
   return fields
+
+
+def _check_types(fields: Mapping):
+  """Raises ValueError or re.error for a field that is used, of another type."""
+  for name, pattern, kind in (
+    ('r', 'rank_pattern', SIZE),
+    ('lora_alpha', 'alpha_pattern', POSITIVE),
+  ):
+    check_field(kind, fields.get(name), name)
+    values = fields.get(pattern) or {}
+    if not isinstance(values, Mapping):
+      raise ValueError(f'{pattern}={values!r}; expected an object or null.')
+    for key, value in values.items():
+      re.compile(key)
+      check_field(kind, value, f'{pattern}: {key}')
+  check_field(FLAG, fields.get('use_rslora') or False, 'use_rslora')
+  for name in ('target_modules', 'base_model_name_or_path'):
+    value = fields.get(name)
+    several = name == 'target_modules' and isinstance(value, list)
+    for each in value if several else [value]:
+      if not isinstance(each, str | None):
+        raise ValueError(f'{name}={value!r}; expected names.')
 
 
 def _read_tensors(path: pathlib.Path):

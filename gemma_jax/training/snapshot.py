@@ -9,7 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+
+from gemma_jax.whole_files import save_tensors
 
 
 class Snapshot:
@@ -31,21 +33,29 @@ class Snapshot:
     """
     if not self.path.is_file():
       return None
+    leaves, tree = jax.tree.flatten(like)
     try:
       found = load_file(self.path)
       identity, records = (_parsed(found[n]) for n in ('identity', 'records'))
+      (step,) = map(int, found['step'])
+      arrays = [found[str(i)] for i in range(len(leaves))]
     except (SafetensorError, KeyError, ValueError) as error:
       raise ValueError(
         f'{self.path} is damaged or no snapshot of a training: {error}. Delete '
         'it to begin anew.'
       ) from error
     self._check(identity)
-    leaves, tree = jax.tree.flatten(like)
+    for i, (array, leaf) in enumerate(zip(arrays, leaves, strict=True)):
+      if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
+        raise ValueError(
+          f'{self.path}: array {i} is {array.dtype} {array.shape}, expected '
+          f'{leaf.dtype} {leaf.shape}. Delete the file to begin anew.'
+        )
     state = [
-      jax.device_put(found[str(i)], leaf.sharding)
-      for i, leaf in enumerate(leaves)
+      jax.device_put(array, leaf.sharding)
+      for array, leaf in zip(arrays, leaves, strict=True)
     ]
-    return int(found['step'][0]), jax.tree.unflatten(tree, state), records
+    return step, jax.tree.unflatten(tree, state), records
 
   def write(self, step: int, state, records: list[dict]):
     """Replaces the file."""
@@ -54,10 +64,7 @@ class Snapshot:
     arrays['step'] = np.array([step])
     arrays['records'] = _bytes(records)
     arrays['identity'] = _bytes(self._identity)
-    self.path.parent.mkdir(parents=True, exist_ok=True)
-    partial = self.path.with_name(f'.{self.path.name}.partial')
-    save_file(arrays, partial)
-    os.replace(partial, self.path)
+    save_tensors(self.path, arrays)
 
   def _check(self, before):
     """Raises ValueError unless the file's identity is ours."""

@@ -183,7 +183,7 @@ _LLAMA3 = {
   'original_max_position_embeddings': 16,
 }
 ODD = [
-  ('gemma', {'rope_parameters': _ROPE, 'eos_token_id': [1, 107]}),
+  ('gemma', {'rope_parameters': _ROPE, 'eos_token_id': [1, 17]}),
   (
     'gemma2',
     {
@@ -194,7 +194,7 @@ ODD = [
       'max_position_embeddings': 99,
       'pad_token_id': 3,
       'bos_token_id': 4,
-      'eos_token_id': [1, 107],
+      'eos_token_id': [1, 17],
     },
   ),
   (
@@ -338,7 +338,7 @@ def test_what_is_in_a_config_reaches_its_field():
   config = gj.read_config(hf_config('gemma2', **ODD[1][1]).to_dict())
   assert config.local_layers == (False, True, True, True, True)
   assert (config.attn_softcap, config.final_softcap) == (None, 7.0)
-  assert (config.pad_id, config.bos_id, config.eos_ids) == (3, 4, (1, 107))
+  assert (config.pad_id, config.bos_id, config.eos_ids) == (3, 4, (1, 17))
   assert config.query_pre_attn_scalar == 11
   config = gj.read_config(hf_config('gemma3_text', **ODD[2][1]).to_dict())
   assert (config.rope_theta, config.rope_local_theta) == (1e6, 50_000)
@@ -467,7 +467,7 @@ REFUSED = [
   ('gemma2', 'num_hidden_layers', '5', "'5'.*an integer"),
   ('gemma2', 'num_hidden_layers', 5.0, '5.0.*an integer'),
   ('gemma2', 'hidden_size', True, 'True.*an integer'),
-  ('gemma2', 'query_pre_attn_scalar', '256', "'256'.*a number"),
+  ('gemma2', 'query_pre_attn_scalar', '256', "'256'.*number"),
   ('gemma2', 'eos_token_id', [1, 'stop'], "'stop'.*integer"),
   ('gemma2', 'attn_logit_softcapping', 0.0, '0.0'),
   ('gemma2', 'final_logit_softcapping', -30.0, '-30.0'),
@@ -480,7 +480,7 @@ REFUSED = [
   ('gemma', 'sliding_window', 5, 'unknown field sliding_window=5'),
   ('gemma', 'attn_logit_softcapping', 50.0, 'unknown field'),
   ('gemma3_text', 'use_bidirectional_attention', True, 'True'),
-  ('gemma3_text', 'sliding_window_pattern', 'six', "'six'.*positive integer"),
+  ('gemma3_text', 'sliding_window_pattern', 'six', "'six'.*an integer"),
   ('gemma3_text', 'rope_local_base_freq', 3.0, r'\[3.0, 10000.0\]'),
   (
     'gemma3_text',
@@ -498,8 +498,8 @@ REFUSED = [
   ('llama', 'rope_parameters', _YARN | {'rope_type': 'dynamic'}, "'dynamic'"),
   ('llama', 'rope_parameters', _YARN | {'rope_type': 'longrope'}, 'longrope'),
   ('llama', 'rope_parameters', {'rope_type': 'linear'}, 'factor'),
-  ('llama', 'rope_parameters', _LINEAR | {'factor': -1.0}, 'positive numbers'),
-  ('llama', 'rope_parameters', _LINEAR | {'factor': '8'}, 'positive numbers'),
+  ('llama', 'rope_parameters', _LINEAR | {'factor': -1.0}, 'factor=-1.0'),
+  ('llama', 'rope_parameters', _LINEAR | {'factor': '8'}, "factor='8'"),
   (
     'llama',
     'rope_parameters',
@@ -512,7 +512,7 @@ REFUSED = [
     _ROPE | {'partial_rotary_factor': 0.5},
     'partial',
   ),
-  ('llama', 'rope_parameters', {'rope_theta': '1e4'}, "'1e4'.*a number"),
+  ('llama', 'rope_parameters', {'rope_theta': '1e4'}, "'1e4'.*number"),
   ('llama', 'rope_scaling', {'type': 'dynamic', 'factor': 2.0}, 'dynamic'),
   ('llama', 'rope_theta', 500.0, r'\[500.0, 10000.0\]'),
   ('llama', 'hidden_act', 'gelu', "'gelu'.*'silu'"),
@@ -521,7 +521,7 @@ REFUSED = [
   ('llama', 'sliding_window', 5, 'unknown field sliding_window=5'),
   ('llama', 'num_experts', 8, 'unknown field'),
   ('mistral', 'attention_bias', True, 'unknown field attention_bias=True'),
-  ('mistral', 'sliding_window', 0, 'window must be positive.*0'),
+  ('mistral', 'sliding_window', 0, '=0 .*an integer from 1'),
   ('qwen2', 'use_mrope', True, 'True.*False'),
   ('qwen2', 'layer_types', ['sliding_attention'] * 5, 'use_sliding_window'),
   ('qwen3', 'num_experts', 8, 'unknown field'),
@@ -538,6 +538,62 @@ REFUSED = [
   ('opt', 'word_embed_proj_dim', 16, 'OPT-350m.*projects its embedding'),
   ('opt', '_remove_final_layer_norm', True, 'True.*False'),
   ('opt', 'num_attention_heads', 3, 'hidden_size=40.*3'),
+]
+# Every numeric field: values of a wrong type, or out of range.
+_HUGE = 10**400
+_BAD = {
+  int: (0, -1, 2**31, _HUGE, 5.0, '5', [5], {}, True),
+  float: (0.0, -1e-6, 1e-300, 1e39, _HUGE, '1e-6', [1e-6], {}, False),
+  bool: (0, 1, 1.0, 'true', None, [True]),
+}
+_SIZES = 'num_hidden_layers hidden_size intermediate_size vocab_size head_dim'
+for _family, _type, _fields in (
+  ('gemma2', int, f'{_SIZES} num_attention_heads num_key_value_heads'),
+  ('gemma2', int, 'max_position_embeddings sliding_window'),
+  ('gemma2', float, 'rms_norm_eps query_pre_attn_scalar'),
+  ('gemma2', float, 'attn_logit_softcapping final_logit_softcapping'),
+  ('gemma2', bool, 'tie_word_embeddings'),
+  ('gpt2', int, 'n_layer n_embd n_inner n_head n_positions'),
+  ('gpt2', float, 'layer_norm_epsilon'),
+  ('llama', bool, 'attention_bias mlp_bias'),
+  ('qwen2', bool, 'use_sliding_window'),
+  ('gemma3_text', float, 'rope_local_base_freq'),
+  ('llama', float, 'rope_theta'),
+):
+  REFUSED += [
+    (_family, _field, _value, 'expected (an integer|a .*number|true or false)')
+    for _field in _fields.split()
+    for _value in _BAD[_type]
+  ]
+REFUSED += [
+  ('gemma2', 'rms_norm_eps', 2.0, '2.0.*above 0, of at most 1'),
+  ('gemma2', 'num_hidden_layers', 10**9, '1000000000.*from 1 to 10000'),
+  ('gemma2', 'truncated_from', 10**9, '1000000000.*from 1 to 10000'),
+  ('gemma2', 'truncated_from', 5, '5.*an integer above 5'),
+  ('gemma2', 'eos_token_id', [], r'\[\].*0 to 96, or a list of them, or null'),
+  ('gemma2', 'eos_token_id', 97, '97.*an integer from 0 to 96'),
+  ('gemma2', 'eos_token_id', [1, -1], r'\[1, -1\].*from 0 to 96'),
+  ('gemma2', 'eos_token_id', True, 'True.*from 0 to 96'),
+  ('gemma2', 'eos_token_id', [[1]], r'\[\[1\]\].*from 0 to 96'),
+  ('gemma2', 'bos_token_id', 97, '97.*from 0 to 96, or null'),
+  ('gemma2', 'bos_token_id', '2', "'2'.*expected an integer"),
+  ('gemma2', 'pad_token_id', -1, '-1.*an integer from 0'),
+  ('gemma2', 'pad_token_id', [0], r'\[0\].*an integer from 0'),
+  ('gemma2', 'model_type', ['gemma2'], r"\['gemma2'\].*not supported"),
+  ('gemma2', 'attention_bias', 0, '0.*expected False'),
+  ('gemma2', 'attention_dropout', False, 'False.*expected 0'),
+  ('gemma2', 'is_decoder', 1, '1.*expected False or True'),
+  ('llama', 'pretraining_tp', True, 'True.*expected 1'),
+  ('llama', 'rope_parameters', {'rope_type': ['linear']}, r"\['linear'\]"),
+  ('llama', 'rope_parameters', {'rope_theta': 1e-300}, '1e-300.*positive'),
+  (
+    'llama',
+    'rope_parameters',
+    _LLAMA3 | {'original_max_position_embeddings': 0.5},
+    'original_max_position_embeddings=0.5 .*an integer',
+  ),
+  ('qwen2', 'max_window_layers', '3', "'3'.*an integer from 0"),
+  ('opt', 'do_layer_norm_before', 'true', 'OPT-350m'),
 ]
 # What our own check calls it.
 _OUR_NAMES = {
@@ -588,14 +644,45 @@ def test_a_file_that_is_no_config_is_refused(tmp_path):
     gj.read_config(tmp_path)
   path = tmp_path / 'config.json'
   for content, message in (
-    (b'{"model_type": ', 'not valid JSON'),
-    (b'\xff\xfe', 'not valid JSON'),
+    (b'{"model_type": ', 'is not JSON'),
+    (b'\xff\xfe', 'is not JSON'),
     (b'[1, 2]', 'JSON object'),
+    (b'null', 'JSON object'),
+    (b'', 'is empty'),
+    (b'{"rms_norm_eps": NaN}', 'NaN is no JSON number'),
+    (b'{"query_pre_attn_scalar": Infinity}', 'Infinity is no JSON number'),
+    (b'{"id2label": {"0": -Infinity}}', 'Infinity is no JSON number'),
+    (b'{"head_dim": 1, "head_dim": 2}', "'head_dim' is given twice"),
+    (b'{"a": ' + b'[' * 10**5 + b']' * 10**5 + b'}', 'nested too deep'),
   ):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as error:
       gj.read_config(tmp_path)
     assert str(path) in str(error.value)
+
+
+def test_a_scaling_that_is_no_number_is_refused():
+  for wrong in (
+    {'factor': float('nan')},
+    {'factor': float('inf')},
+    {'factor': 0},
+    {'factor': 8.0, 'original_positions': 0.5},
+    {'factor': 8.0, 'low_freq_factor': float('nan')},
+  ):
+    with pytest.raises(ValueError, match=f'{list(wrong)[-1]}=.*expected'):
+      gj.RopeScaling(**wrong)
+
+
+def test_the_widest_window_is_no_window():
+  """It is compared with distances as an int32, where 2^31 would wrap."""
+  hf = hf_config('gemma2').to_dict() | {'sliding_window': 2**31 - 1}
+  assert (gj.read_config(hf).windows > 0).all()
+
+
+def test_numbers_of_numpy_make_a_config():
+  config = gj.preset('gpt2')
+  fields = {'num_layers': np.int64(12), 'norm_eps': np.float32(1e-5)}
+  assert dataclasses.replace(config, **fields).num_layers == 12
 
 
 def test_truncated():
@@ -620,9 +707,21 @@ def test_truncated():
     ({'norm': 'batch'}, "'batch'"),
     ({'local_layers': (True,)}, '26 entries, got 1'),
     ({'window': None}, 'Local layers need a window'),
-    ({'d_ff': 0}, 'd_ff must be positive'),
-    ({'num_layers': 0, 'local_layers': ()}, 'num_layers must be positive'),
-    ({'rope_local_theta': -1.0}, 'rope_local_theta must be positive or None'),
+    ({'d_ff': 0}, 'd_ff=0 .*an integer from 1'),
+    ({'num_layers': 0, 'local_layers': ()}, 'num_layers=0 .*from 1 to 10000'),
+    ({'num_layers': 10**9, 'local_layers': ()}, 'num_layers=1000000000 '),
+    ({'rope_local_theta': -1.0}, 'rope_local_theta=-1.0 .*or null'),
+    ({'norm_eps': float('nan')}, 'norm_eps=nan'),
+    ({'norm_eps': 0.0}, 'norm_eps=0.0'),
+    ({'norm_offset': float('nan')}, 'norm_offset=nan'),
+    ({'query_pre_attn_scalar': float('inf')}, 'query_pre_attn_scalar=inf'),
+    ({'attn_softcap': float('nan')}, 'attn_softcap=nan'),
+    ({'window': 2**31}, 'window=2147483648 .*to 2147483647'),
+    ({'window': 4.5}, 'window=4.5 .*an integer'),
+    ({'tied': 1}, 'tied=1 .*true or false'),
+    ({'eos_ids': (1, -1)}, 'eos_ids=-1'),
+    ({'pad_id': -1}, 'pad_id=-1'),
+    ({'truncated_from': -1}, 'truncated_from=-1'),
   ],
 )
 def test_sizes_that_make_no_model_are_refused(wrong, words):
@@ -634,7 +733,7 @@ def test_fill_id_is_always_a_token():
   gpt2 = gj.preset('gpt2')
   assert gpt2.pad_id is None and gpt2.fill_id == 50_256
   assert gj.preset('gemma-2-2b').fill_id == 0
-  for ids in ({'eos_ids': ()}, {'eos_ids': (60_000,)}, {'pad_id': -1}):
+  for ids in ({'eos_ids': ()}, {'eos_ids': (60_000,)}, {'pad_id': 60_000}):
     config = dataclasses.replace(gpt2, **{'eos_ids': ()} | ids)
     assert config.fill_id == 0
 
