@@ -20,7 +20,8 @@ import re
 
 import numpy as np
 
-from sae.folders import new_folder, read_json, write_json
+from sae.fields import check_kind, refuse_misspelt
+from sae.folders import inside, new_folder, read_json, write_json
 from sae.folding import normalise_decoder
 from sae.hooks import check_site
 from sae.jumprelu import WEIGHTS, JumpReLUSAE, Origin, Weights
@@ -33,6 +34,7 @@ from sae.releases import (
 from sae.tensor_files import TensorFile, host_weights
 
 METADATA_FILE = 'metadata.json'
+_FORMAT = 'gemma_scope'
 # Rows of W_dec are of norm 1, within this.
 _UNIT = 1e-4
 
@@ -56,10 +58,11 @@ def read_gemma_scope(
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: it is damaged, is no SAE of this format, does not fit the model
-      or the width that its path names, or holds NaN, infinities or thresholds
-      below 0.
+      or the width that its path names, holds NaN, infinities or thresholds
+      below 0, or is a link out of its folder.
   """
   path = pathlib.Path(path).expanduser()
+  path = inside(path.parent, path.name)
   released = released_at(path.parent)
   sizes, said_by = {}, ''
   if released is not None:
@@ -154,7 +157,7 @@ def save_gemma_scope(
     write_json(
       partial / METADATA_FILE,
       {
-        'format': 'gemma_scope',
+        'format': _FORMAT,
         'origin': dataclasses.asdict(origin) | {'l0': float(l0)},
         'rescaled_to_unit_decoder': bool(off.any()),
         'training': dict(metadata or {}),
@@ -174,7 +177,7 @@ def _origin(path, released) -> Origin:
   if match and not released:
     sae_id = match[0].rpartition('/')[0]
     origin = Origin(layer=int(match[1]), sae_id=sae_id, l0=float(match[2]))
-  sidecar = path.with_name(METADATA_FILE)
+  sidecar = inside(path.parent, METADATA_FILE)
   if not sidecar.is_file():
     return origin
   told = _read_origin(sidecar)
@@ -190,17 +193,24 @@ def _origin(path, released) -> Origin:
 
 
 def _read_origin(sidecar) -> Origin:
-  fields = read_json(sidecar).get('origin', {})
-  kinds = {'layer': int, 'l0': (int, float)}
+  content = read_json(sidecar)
+  refuse_misspelt(sidecar, content, ['origin'])
+  # Another program's file may have the name, and says nothing of the origin.
+  ours = content.get('format') == _FORMAT
+  fields = content.get('origin', None if ours else {})
   names = [field.name for field in dataclasses.fields(Origin)]
-  if not isinstance(fields, dict) or not all(
-    name in names and (value is None or isinstance(value, kinds.get(name, str)))
-    for name, value in fields.items()
-  ):
+  if not isinstance(fields, dict) or not fields.keys() <= set(names):
     raise ValueError(
-      f'{sidecar} has the origin {fields!r}; expected an object with '
-      f'{", ".join(names)}: strings, an integer layer, a number l0.'
+      f'{sidecar} has the origin {fields!r:.200}; expected an object with '
+      f'{", ".join(names)}.'
     )
+  kinds = {'layer': int, 'l0': float}
+  for name, value in fields.items():
+    kind = kinds.get(name, str)
+    check_kind(sidecar, f'origin.{name}', value, kind, type(None))
   if fields.get('site') is not None:
-    check_site(fields['site'])
+    try:
+      check_site(fields['site'])
+    except ValueError as error:
+      raise ValueError(f'{sidecar}: origin.site: {error}') from error
   return Origin(**fields)

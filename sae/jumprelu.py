@@ -117,8 +117,10 @@ def encode(weights: Weights | Latents, x: jax.Array) -> jax.Array:
     matrix, bias = weights.W_enc, weights.b_enc
   z = jnp.einsum('...D,DF->...F', x, matrix, preferred_element_type=jnp.float32)
   z = z + bias.astype(jnp.float32)
-  active = z > jnp.maximum(weights.threshold, 0)
-  return jnp.where(active, z, 0).astype(x.dtype)
+  # So said that NaN stays NaN: a stream that overflowed has latents that show
+  # it, and not none that are active.
+  silent = z <= jnp.maximum(weights.threshold, 0)
+  return jnp.where(silent, 0, z).astype(x.dtype)
 
 
 def decode(weights: Weights, f: jax.Array) -> jax.Array:
@@ -230,9 +232,17 @@ class JumpReLUSAE(nnx.Module):
       Latents of the shape of `ids`.
 
     Raises:
-      ValueError: an id is not in 0 .. F - 1.
+      ValueError: an id is not in 0 .. F - 1, or is named twice for one row:
+        edits would add its decoder row twice.
     """
     ids = self._ids(ids)
+    if ids.ndim and not isinstance(ids, jax.core.Tracer):
+      sorted_ids = np.sort(ids, axis=-1)
+      twice = sorted_ids[..., 1:][np.diff(sorted_ids) == 0]
+      if twice.size:
+        raise ValueError(
+          f'Latent {twice.flat[0]} is named twice; expected each one once.'
+        )
     return Latents(
       encoder=jnp.moveaxis(self.W_enc[...][:, ids], 0, -1),
       decoder=self.W_dec[...][ids],

@@ -22,7 +22,8 @@ import pathlib
 
 import numpy as np
 
-from sae.folders import read_json
+from sae.fields import check_kind, refuse_misspelt
+from sae.folders import inside, read_json
 from sae.folding import fold
 from sae.hooks import parse_hook
 from sae.jumprelu import WEIGHTS, Origin, Weights
@@ -30,6 +31,18 @@ from sae.tensor_files import TensorFile
 
 CONFIG_FILE = 'hyperparams.json'
 WEIGHTS_FILE = 'checkpoints/final.safetensors'
+# What is read; the others say how it was trained.
+_READ = (
+  'hook_point_in',
+  'hook_point_out',
+  'act_fn',
+  'norm_activation',
+  'apply_decoder_bias_to_pre_encoder',
+  'jump_relu_threshold',
+  'dataset_average_activation_norm',
+  'd_model',
+  'd_sae',
+)
 _MODEL = 'meta-llama/Llama-3.1-8B'
 _TENSORS = {
   'encoder.weight': 'FD',
@@ -62,8 +75,9 @@ def read_llama_scope(
       damaged or do not belong together.
   """
   folder = pathlib.Path(folder).expanduser()
-  path = folder / CONFIG_FILE
+  path = inside(folder, CONFIG_FILE)
   config = read_json(path)
+  refuse_misspelt(path, config, _READ)
   site, layer = _read_site(path, config)
   for key, want in {
     'act_fn': 'jumprelu',
@@ -75,7 +89,8 @@ def read_llama_scope(
         f'{path}: {key} is {config[key]!r}, expected {want!r}, as all SAEs of '
         'Llama Scope have it.'
       )
-  threshold = _number(path, config, 'jump_relu_threshold')
+  threshold = config.get('jump_relu_threshold')
+  check_kind(path, 'jump_relu_threshold', threshold, float)
   norms = config.get('dataset_average_activation_norm')
   if not isinstance(norms, dict) or norms.get('out', norms.get('in')) != (
     norms.get('in')
@@ -84,16 +99,21 @@ def read_llama_scope(
       f'{path}: dataset_average_activation_norm is {norms!r}, expected an '
       'object whose in and out are one number.'
     )
-  norm = _number(path, norms, 'in')
+  norm = norms.get('in')
+  check_kind(path, 'dataset_average_activation_norm.in', norm, float)
   if norm == 0:
     raise ValueError(f'{path}: the average activation norm is 0.')
 
   sizes = {}
   for letter, key in (('D', 'd_model'), ('F', 'd_sae')):
     if key in config:
+      check_kind(path, key, config[key], int)
       sizes[letter] = config[key]
   file = TensorFile(
-    folder / WEIGHTS_FILE, _TENSORS, sizes=sizes, said_by=f'by {CONFIG_FILE}'
+    inside(folder, WEIGHTS_FILE),
+    _TENSORS,
+    sizes=sizes,
+    said_by=f'by {CONFIG_FILE}',
   )
   scale = math.sqrt(file.sizes['D']) / norm
   weights = fold(
@@ -130,17 +150,3 @@ def _read_site(path, config) -> tuple[str, int]:
       f'{", ".join(_SITES)}, such as blocks.15.hook_resid_post.'
     )
   return named
-
-
-def _number(path, config, key) -> float:
-  value = config.get(key)
-  if (
-    not isinstance(value, (int, float))
-    or isinstance(value, bool)
-    or not math.isfinite(value)
-    or value < 0
-  ):
-    raise ValueError(
-      f'{path}: {key} is {value!r}, expected a number that is not negative.'
-    )
-  return float(value)

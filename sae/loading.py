@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sae import llama_scope, releases, sae_lens, sharding
+from sae.folders import inside
 from sae.gemma_scope import METADATA_FILE, read_gemma_scope
 from sae.hooks import read_site
 from sae.jumprelu import WEIGHTS, JumpReLUSAE, Origin
@@ -69,7 +70,7 @@ def load_sae(
 
   Raises:
     FileNotFoundError: a path or file is absent; the error lists what is there.
-    KeyError: a name is unknown; the error suggests the nearest.
+    UnknownSAE: a name is unknown; the error suggests the nearest.
     ValueError: files are damaged or not understood (see the readers), site and
       layer are unknown, or are not those that were given.
     ImportError: it must be downloaded, and huggingface_hub is not installed.
@@ -192,8 +193,8 @@ def _inside(root: pathlib.Path, sae_id: str) -> pathlib.Path:
       parts = pathlib.PurePosixPath(
         releases.resolve(name or names[-1], sae_id).path
       ).parts
-    except KeyError as error:
-      raise KeyError(
+    except releases.UnknownSAE as error:
+      raise releases.UnknownSAE(
         f'{root} has no folder {sae_id}, and its name says no more: '
         f'{error.args[0]}'
       ) from error
@@ -205,7 +206,7 @@ def _inside(root: pathlib.Path, sae_id: str) -> pathlib.Path:
         f'{_entries(there, prefix="/".join(parts[:i]))}.'
       )
     there = there / part
-  return there
+  return inside(root, '/'.join(parts))
 
 
 def _entries(folder, prefix='') -> str:
@@ -239,8 +240,8 @@ def _download(name, sae_id, revision) -> pathlib.Path:
   if gemma_scope or not hub_id:
     try:
       found = releases.resolve(name, sae_id)
-    except KeyError as error:
-      raise KeyError(
+    except releases.UnknownSAE as error:
+      raise releases.UnknownSAE(
         f'{name!r} is not a file or folder here. {error.args[0]}'
       ) from error
   try:

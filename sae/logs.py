@@ -6,6 +6,7 @@ one name per run, Weights & Biases too where it is asked for.
 """
 
 from collections.abc import Mapping
+import contextlib
 import functools
 import json
 import math
@@ -15,6 +16,8 @@ import secrets
 import time
 
 import tqdm
+
+from sae.folders import parse_json
 
 METRICS_FILE = 'metrics.jsonl'
 # Which run of Weights & Biases a folder's is.
@@ -79,6 +82,9 @@ class Log:
     Args:
       step: Updates made so far.
       runs: Name of a run -> metrics; not finite is written as null.
+
+    Raises:
+      OSError: the disk is full.
     """
     if self._folder is not None and self._file is None:
       self._open()
@@ -89,16 +95,16 @@ class Log:
     rate = (tokens - self._since[1]) / max(now - self._since[0], 1e-9)
     if self._since[1] == self._first_step * self._tokens_per_step:
       self._since = now, tokens
+    lines = []
     for name, metrics in runs.items():
       record = {'step': step, 'tokens': tokens}
       record |= {'run': name, 'tokens_per_second': rate} | metrics
-      if self._file:
-        self._file.write(json.dumps(_finite(record)) + '\n')
+      lines.append(json.dumps(_finite(record)) + '\n')
       if self._board:
         for key, value in metrics.items():
           self._board.add_scalar(f'{name}/{key}', value, step)
     if self._file:
-      self._file.flush()
+      self._write_lines(lines)
     if self._wandb:
       flat = {
         f'{name}/{key}': value
@@ -110,6 +116,19 @@ class Log:
     self._bar.set_postfix_str(
       ', '.join(f'{key} {_range(runs, key)}' for key in ('l0', 'fvu', 'dead'))
     )
+
+  def _write_lines(self, lines):
+    try:
+      self._file.writelines(lines)
+      self._file.flush()
+    except OSError as error:
+      with contextlib.suppress(OSError):  # what is left of the same lines
+        self._file.close()
+      self._file = None
+      raise OSError(
+        f'{self._folder / METRICS_FILE} could not be written: {error}. Make '
+        'space and repeat the command, which goes on from the last checkpoint.'
+      ) from error
 
   def _open(self):
     """Opens the files; a run with nothing left to do leaves them alone."""
@@ -145,14 +164,26 @@ class Log:
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict]:
-  """The records of `metrics.jsonl`, in order; a line cut short is dropped."""
+  """Reads the records of `metrics.jsonl`, in order.
+
+  A last line that a kill cut short is dropped.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: another line is damaged; the error names it.
+  """
   path = pathlib.Path(folder) / METRICS_FILE
   records = []
-  for line in path.read_text(encoding='utf-8').splitlines():
-    try:
-      records.append(json.loads(line))
-    except json.JSONDecodeError:
-      break
+  # A whole line ends with a line break.
+  for number, line in enumerate(path.read_bytes().split(b'\n')[:-1], 1):
+    source = f'{path}, line {number}'
+    record = parse_json(line, source, 'Restore the file, or remove it.')
+    if type(record.get('step')) is not int:
+      raise ValueError(
+        f'{source}: step is {record.get("step")!r}, expected an integer. '
+        'Restore the file, or remove it.'
+      )
+    records.append(record)
   return records
 
 

@@ -224,18 +224,24 @@ class TrainConfig:
 
   def rate_factor(self, step: jax.Array) -> jax.Array:
     """What the learning rates are multiplied by at a step, from 0: float32."""
-    ramp = step / max(self.warmup_steps, 1)
+    ramp = _float(step) / max(self.warmup_steps, 1)
     factor = 0.1 + 0.9 * (1 - jnp.cos(math.pi * jnp.minimum(ramp, 1))) / 2
     if self.decay == 'none':
       return factor
-    left = jnp.clip((self.num_steps - step) / max(self.decay_steps, 1), 0, 1)
+    left = _float(self.num_steps - step) / max(self.decay_steps, 1)
+    left = jnp.clip(left, 0, 1)
     if self.decay == 'cosine':
       left = (1 - jnp.cos(math.pi * left)) / 2
     return factor * left
 
   def sparsity_factor(self, step: jax.Array) -> jax.Array:
     """What the coefficient is multiplied by at a step, from 0: float32."""
-    return jnp.minimum(step / max(self.sparsity_warmup_steps, 1), 1)
+    return jnp.minimum(_float(step) / max(self.sparsity_warmup_steps, 1), 1)
+
+
+def _float(number) -> jax.Array:
+  """float32, also where a quotient of integers would be a float64."""
+  return jnp.asarray(number, jnp.float32)
 
 
 def _plain(value):

@@ -42,6 +42,16 @@ _SAE_ID = re.compile(
 )
 
 
+class UnknownSAE(KeyError, ValueError):
+  """A release or an SAE that is not there.
+
+  It is a ValueError too, so that a program can tell it from its own faults.
+  """
+
+  def __str__(self) -> str:
+    return self.args[0]  # which a KeyError puts in quotes
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReleasedSAE:
   """Where a published SAE is, and what it reads.
@@ -71,7 +81,7 @@ def resolve(release: str, sae_id: str | None = None) -> ReleasedSAE:
       the L0. None with a Neuronpedia id.
 
   Raises:
-    KeyError: there is no such release or SAE; the error suggests the nearest.
+    UnknownSAE: there is no such release or SAE; the error suggests the nearest.
       Where no list of the L0s is known (27b-pt-att and -mlp, 9b-it-att and
       -mlp), any of them is taken.
     ValueError: it is published, but is no SAE of a layer's activations.
@@ -81,14 +91,14 @@ def resolve(release: str, sae_id: str | None = None) -> ReleasedSAE:
   else:
     name = release_name(release)
     if sae_id is None:
-      raise KeyError(
+      raise UnknownSAE(
         f'{release!r} is a release; say which of its SAEs, such as '
         f'{_example(name)!r}.'
       )
     _refuse_others(sae_id)
     match = _SAE_ID.fullmatch(sae_id)
     if not match:
-      raise KeyError(
+      raise UnknownSAE(
         f'{sae_id!r} is not the name of an SAE of {name}, expected the form of '
         f'{_example(name)!r}.{_suggest(sae_id, _all_ids(name))}'
       )
@@ -101,13 +111,13 @@ def list_saes(release: str) -> list[str]:
   """The ids of a release, by layer; of a '-canonical' one, the canonical ids.
 
   Raises:
-    KeyError: there is no such release, or no list of its SAEs is known.
+    UnknownSAE: there is no such release, or no list of its SAEs is known.
     ValueError: as `resolve`.
   """
   name = release_name(release)
   ids = _all_ids(name)
   if not ids:
-    raise KeyError(
+    raise UnknownSAE(
       f'No list of the SAEs of {name} is known here; see '
       f'https://huggingface.co/google/{name}/tree/main.'
     )
@@ -119,13 +129,13 @@ def release_name(release: str) -> str:
   """The name of a Gemma Scope release without 'google/' and '-canonical'.
 
   Raises:
-    KeyError: there is none of that name; the error suggests the nearest.
+    UnknownSAE: there is none of that name; the error suggests the nearest.
     ValueError: as `resolve`.
   """
   _refuse_others(release)
   name = release.removeprefix('google/')
   if name not in RELEASES:
-    raise KeyError(
+    raise UnknownSAE(
       f'{release!r} is not a known release of SAEs.{_suggest(name, RELEASES)} '
       f'Known are {", ".join(RELEASES[::2])}, with -canonical too, and '
       'Neuronpedia ids such as gemma-2-2b/12-gemmascope-res-16k.'
@@ -205,28 +215,28 @@ def _table(name: str) -> dict[tuple[int, str], tuple[list[int], int | None]]:
 
 
 def _known_l0(name, layer, label, l0):
-  """The L0 that is meant, None being canonical; KeyError if there is none."""
+  """The L0 that is meant, None being canonical; UnknownSAE if there is none."""
   table = _table(name)
   what = f'layer_{layer}/width_{label}'
   num_layers = _MODELS[name.split('-')[2]][0]
   layers = sorted({layer for layer, _ in table}) or list(range(num_layers))
   if layer not in layers:
     near = sorted(layers, key=lambda x: abs(x - layer))[:4]
-    raise KeyError(
+    raise UnknownSAE(
       f'{name} has no SAE of layer {layer}; it has '
       + (f'layers 0 to {layers[-1]}' if len(layers) > 9 else f'layers {layers}')
       + f'. Nearest: {", ".join(f"layer_{x}" for x in sorted(near))}.'
     )
   if not table:
     if l0 is None:
-      raise KeyError(
+      raise UnknownSAE(
         f'{name}: which SAE of {what} is canonical is not known. Name its L0: '
         f'{what}/average_l0_...; see https://huggingface.co/google/{name}.'
       )
     return l0
   if (layer, label) not in table:
     widths = [label for at, label in table if at == layer]
-    raise KeyError(
+    raise UnknownSAE(
       f'{name} has no width {label} at layer {layer}; there it has '
       f'{", ".join(widths)}. Nearest: layer_{layer}/width_'
       f'{min(widths, key=lambda x: _distance(x, label))}.'
@@ -237,12 +247,12 @@ def _known_l0(name, layer, label, l0):
     for x in sorted(l0s, key=lambda x: abs(x - (l0 or 100)))
   ]
   if l0 is None and canonical is None:
-    raise KeyError(
+    raise UnknownSAE(
       f'{name}: none of {what} is called canonical. Name its L0: '
       f'{", ".join(ids)}.'
     )
   if l0 is not None and l0 not in l0s:
-    raise KeyError(
+    raise UnknownSAE(
       f'{name} has no {what}/average_l0_{l0}. Nearest: {", ".join(ids[:3])}. '
       f'Its L0s there are {", ".join(map(str, l0s))}. If you have its folder, '
       'pass the path.'

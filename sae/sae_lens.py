@@ -9,15 +9,17 @@ but leaves latents in scaled units and changes the decoder's norms.)
 """
 
 from collections.abc import Callable, Mapping
-import math
 import os
 import pathlib
 import re
+import shutil
+import sys
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from sae.folders import new_folder, read_json, write_json
+from sae.fields import check_kind, refuse_misspelt
+from sae.folders import inside, new_folder, read_json, write_json
 from sae.folding import fold
 from sae.hooks import hook_name, parse_hook
 from sae.jumprelu import WEIGHTS, JumpReLUSAE, Origin, Weights
@@ -37,6 +39,68 @@ _RENAMED = {
   'hook_point_head_index': 'hook_head_index',
   'activation_fn_str': 'activation_fn',
 }
+_NONE = type(None)
+# What is read, and the types it may have. The first lines say what the SAE
+# computes; SAELens looks for that beside the metadata only.
+_COMPUTED = {
+  'architecture': (str,),
+  'activation_fn': (str,),
+  'activation_fn_kwargs': (dict, _NONE),
+  'apply_b_dec_to_input': (bool,),
+  'normalize_activations': (str, bool, _NONE),
+  'reshape_activations': (str,),
+  'finetuning_scaling_factor': (bool, _NONE),
+  'd_in': (int,),
+  'd_sae': (int,),
+}
+_TOLD = {
+  'model_name': (str, _NONE),
+  'hook_name': (str, _NONE),
+  'hook_head_index': (int, _NONE),
+  'hook_name_out': (str, _NONE),
+  'release': (str, _NONE),
+  'sae_id': (str, _NONE),
+  'l0': (float, _NONE),
+}
+# All others that SAELens has written, since version 0.2: how an SAE was
+# trained, and how its model is run.
+_INERT = frozenset(
+  """
+  dtype device metadata neuronpedia_id sae_lens_version
+  sae_lens_training_version training_architecture training_architecture_details
+  training model_class_name model_kwargs model_from_pretrained_kwargs
+  hook_layer hook_point_layer hook_eval hook_point_eval hook_head_index_out
+  hf_hook_name hf_hook_name_out
+  dataset_path dataset_trust_remote_code is_dataset_tokenized streaming
+  context_size prepend_bos seqpos_slice exclude_special_tokens
+  use_chat_formatting disable_concat_sequences sequence_separator_token
+  use_cached_activations cached_activations_path n_batches_in_buffer
+  tokens_per_buffer store_batch_size store_batch_size_prompts
+  activations_mixing_fraction act_store_device prefetch_llm_batches
+  n_batches_for_norm_estimate llm_device
+  expansion_factor from_pretrained_path b_dec_init_method
+  normalize_sae_decoder noise_scale init_encoder_as_decoder_transpose
+  decoder_orthogonal_init decoder_heuristic_init decoder_heuristic_init_norm
+  decoder_init_norm
+  l1_coefficient l1_warm_up_steps lp_norm l0_coefficient l0_warm_up_steps
+  target_l0 use_ghost_grads mse_loss_normalization pre_act_loss_coefficient
+  scale_sparsity_penalty_by_decoder_norm jumprelu_init_threshold
+  jumprelu_bandwidth jumprelu_sparsity_loss_mode jumprelu_ste_to_input
+  jumprelu_tanh_scale uses_scaling_factor finetuning_method finetuning_tokens
+  training_tokens total_training_tokens train_batch_size
+  train_batch_size_tokens adam_beta1 adam_beta2 lr lr_end lr_scheduler_name
+  lr_warm_up_steps lr_decay_steps n_restart_cycles seed autocast autocast_lm
+  compile_llm llm_compilation_mode compile_sae sae_compilation_mode
+  feature_sampling_window feature_sampling_method feature_reinit_scale
+  resample_batches dead_feature_window dead_feature_threshold
+  dead_feature_estimation_method n_eval_batches eval_batch_size_prompts
+  logger log_to_wandb log_activations_store_to_wandb
+  log_optimizer_state_to_wandb log_weights_to_wandb wandb_project wandb_id
+  wandb_entity wandb_log_frequency eval_every_n_wandb_logs run_name
+  n_checkpoints checkpoint_path save_final_checkpoint output_path resume
+  resume_from_checkpoint verbose
+  """.split()
+)
 _TOP_K = 'which latents are active depends on the other latents'
 _TRANSCODER = 'it reads one tensor and writes another'
 _REFUSED = {
@@ -86,10 +150,11 @@ def read_sae_lens(
   Raises:
     FileNotFoundError: a file is absent.
     ValueError: it is no JumpReLU or ReLU SAE, cannot be folded, names an
-      unknown hook, or its files are damaged or do not belong together.
+      unknown hook, has a field that is unknown or of a wrong type, or its files
+      are damaged, do not belong together, or are links out of the folder.
   """
   folder = pathlib.Path(folder).expanduser()
-  config = _read_config(folder / CONFIG_FILE)
+  config = _read_config(inside(folder, CONFIG_FILE))
   origin = _origin(folder / CONFIG_FILE, config, site, layer)
   scale = _input_scale(folder, config)
   expected = WEIGHTS | {'log_threshold': 'F', 'scaling_factor': ''}
@@ -101,7 +166,7 @@ def read_sae_lens(
     if key in config:
       sizes[letter] = config[key]
   file = TensorFile(
-    folder / WEIGHTS_FILE,
+    inside(folder, WEIGHTS_FILE),
     expected,
     optional=optional,
     sizes=sizes,
@@ -132,7 +197,7 @@ def read_sparsity(folder: str | os.PathLike) -> np.ndarray:
   Raises:
     FileNotFoundError, ValueError: the file is absent, or not as expected.
   """
-  path = pathlib.Path(folder).expanduser() / SPARSITY_FILE
+  path = inside(pathlib.Path(folder).expanduser(), SPARSITY_FILE)
   return TensorFile(path, {'sparsity': 'F'}).read('sparsity')
 
 
@@ -210,15 +275,33 @@ def save_sae_lens(
     for name, arrays in files.items():
       arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
       save_file(arrays, partial / name, metadata={'format': 'pt'})
+      # The library keeps its files from everybody else.
+      shutil.copymode(partial / CONFIG_FILE, partial / name)
 
 
 def _read_config(path) -> dict:
   """The configuration, flat and with its defaults, and checked."""
   content = read_json(path)
-  metadata = content.pop('metadata', None) or {}
-  if not isinstance(metadata, dict):
-    raise ValueError(f'{path}: metadata is {metadata!r}, expected an object.')
-  config = {_RENAMED.get(k, k): v for k, v in (metadata | content).items()}
+  metadata = content.get('metadata') or {}
+  check_kind(path, 'metadata', metadata, dict)
+  if misplaced := sorted(_COMPUTED.keys() & metadata.keys()):
+    raise ValueError(
+      f'{path}: {misplaced[0]} is part of metadata, where SAELens does not '
+      'look for it. Move it beside metadata.'
+    )
+  told = {**_COMPUTED, **_TOLD}
+  refuse_misspelt(path, metadata, told, _INERT)
+  config = {k: v for k, v in metadata.items() if k in _TOLD} | content
+  for old, new in _RENAMED.items():
+    if old in config and config.setdefault(new, config[old]) != config[old]:
+      raise ValueError(
+        f'{path}: {old} is {config[old]!r}, and {new}, another name of it, is '
+        f'{config[new]!r}. Remove one of them.'
+      )
+    config.pop(old, None)
+  for key, kinds in told.items():
+    if key in config:
+      check_kind(path, key, config[key], *kinds)
   for key, value in {
     'architecture': 'standard',
     'apply_b_dec_to_input': True,
@@ -247,15 +330,26 @@ def _read_config(path) -> dict:
       f'{path}: hook_head_index is {config["hook_head_index"]!r}: it reads one '
       'attention head, and sites hold all heads.'
     )
-  for key in ('d_in', 'd_sae'):
-    if key in config and type(config[key]) is not int:
-      raise ValueError(
-        f'{path}: {key} is {config[key]!r}, expected an integer.'
-      )
-  if not isinstance(config['apply_b_dec_to_input'], bool):
+  if config.get('hook_name_out') not in (None, config['hook_name']):
     raise ValueError(
-      f'{path}: apply_b_dec_to_input is {config["apply_b_dec_to_input"]!r}, '
-      'expected true or false.'
+      f'{path}: hook_name_out is {config["hook_name_out"]!r}: {_TRANSCODER}.'
+    )
+  if config.get('reshape_activations', 'none') not in ('none', 'hook_z'):
+    raise ValueError(
+      f'{path}: reshape_activations is {config["reshape_activations"]!r}, '
+      'expected none or hook_z.'
+    )
+  if kwargs := config.get('activation_fn_kwargs'):
+    raise ValueError(
+      f'{path}: activation_fn_kwargs is {kwargs!r}, expected none for relu.'
+    )
+  if unknown := sorted(config.keys() - told.keys() - _INERT):
+    refuse_misspelt(path, unknown, told)
+    raise ValueError(
+      f'{path}: unknown field {unknown[0]}={config[unknown[0]]!r:.80}'
+      f'{f" (and {unknown[1:]})" if unknown[1:] else ""}. A field that might '
+      'change what the SAE computes is not ignored. If it does not, move it '
+      'into metadata.'
     )
   return config
 
@@ -272,12 +366,15 @@ def _input_scale(folder, config) -> float:
       f'into the weights: {_UNFOLDABLE.get(normalise, "it is unknown")}. '
       'Expected none or expected_average_only_in.'
     )
-  scaler = folder / SCALER_FILE
-  factor = None
-  if scaler.is_file():
-    factor = read_json(scaler).get('scaling_factor')
-  number = isinstance(factor, (int, float)) and not isinstance(factor, bool)
-  if not number or not (math.isfinite(factor) and factor > 0):
+  scaler = inside(folder, SCALER_FILE)
+  told = read_json(scaler) if scaler.is_file() else {}
+  if told.get('has_whitening', False) is not False:
+    raise ValueError(
+      f'{scaler}: has_whitening is {told["has_whitening"]!r}, expected false: '
+      f'{_UNFOLDABLE["covariance_whitening"]}.'
+    )
+  factor = told.get('scaling_factor')
+  if type(factor) not in (int, float) or not 0 < factor <= sys.float_info.max:
     raise ValueError(
       f'{path}: normalize_activations is {normalise!r}, and the factor is not '
       f'known: {scaler} '
@@ -321,5 +418,5 @@ def _origin(path, config, site, layer) -> Origin:
     layer=layer,
     release=config.get('release'),
     sae_id=config.get('sae_id'),
-    l0=float(l0) if isinstance(l0, (int, float)) else None,
+    l0=None if l0 is None else float(l0),
   )

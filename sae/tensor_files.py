@@ -6,7 +6,10 @@ read, and values when they are. Nothing is unpickled.
 
 from collections.abc import Collection, Mapping
 import math
+import os
 import pathlib
+import struct
+import tokenize
 import zipfile
 import zlib
 
@@ -16,14 +19,28 @@ from safetensors import SafetensorError, safe_open
 from sae.jumprelu import JumpReLUSAE, Weights
 
 _SAFETENSORS_DTYPES = ('F32', 'F16', 'BF16')
-# What opening or reading a damaged zip file raises.
-_ZIP_ERRORS = (
+# The end of a zip file without a comment: its signature, and its length.
+_ZIP_END, _ZIP_END_BYTES = b'PK\5\6', 22
+# A member may grow by this much when it is unpacked. Zeros of deflate grow by
+# a thousand; the numbers of an SAE by less than two.
+_MOST_GROWTH, _SMALL = 100, 2**20
+# What opening or reading damaged .npz files raises; NumPy evaluates headers as
+# Python literals.
+_NPZ_ERRORS = (
   zipfile.BadZipFile,
   zlib.error,
+  struct.error,
   ValueError,
+  OSError,
   EOFError,
   NotImplementedError,
   RuntimeError,
+  SyntaxError,
+  TypeError,
+  KeyError,
+  MemoryError,
+  OverflowError,
+  tokenize.TokenError,
 )
 
 
@@ -123,11 +140,14 @@ class TensorFile:
       try:
         with np.load(self.path, allow_pickle=False) as file:
           array = file[key]
-      except _ZIP_ERRORS as error:
+      except _NPZ_ERRORS as error:
         raise _damaged(self.path, f'tensor {key}: {error}') from error
     else:
-      with safe_open(self.path, 'numpy') as file:
-        array = file.get_tensor(key)
+      try:
+        with safe_open(self.path, 'numpy') as file:
+          array = file.get_tensor(key)
+      except SafetensorError as error:
+        raise _damaged(self.path, f'tensor {key}: {error}') from error
     array = array.astype(np.float32, copy=False)
     # Both carry NaN on, and need no array beside the tensor.
     least, most = array.min(initial=0), array.max(initial=0)
@@ -153,7 +173,7 @@ class TensorFile:
       remedy = 'Save it anew with array.astype(np.float32).'
       if dtype.hasobject:
         remedy = 'Objects are pickled, and nothing is unpickled here.'
-      elif dtype.kind == 'V':
+      elif dtype.kind == 'V' and dtype.itemsize == 2:
         remedy = (
           'NumPy writes bfloat16 without its name; save it anew as float32.'
         )
@@ -201,24 +221,55 @@ def _damaged(path, why):
 def _npz_headers(path) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
   """Name -> its dtype and shape, without reading or unpickling it."""
   headers = {}
-  try:
-    with zipfile.ZipFile(path) as archive:
-      for info in archive.infolist():
-        with archive.open(info) as member:
-          if np.lib.format.read_magic(member) == (1, 0):
-            header = np.lib.format.read_array_header_1_0(member)
-          else:
-            header = np.lib.format.read_array_header_2_0(member)
-          shape, _, dtype = header
-          size = member.tell() + math.prod(shape) * dtype.itemsize
-        if size != info.file_size and not dtype.hasobject:
-          raise ValueError(
-            f'{info.filename} has {info.file_size} bytes, expected {size}'
-          )
-        headers[info.filename.removesuffix('.npy')] = dtype, shape
-  except _ZIP_ERRORS as error:
-    raise _damaged(path, error) from error
+  with open(path, 'rb') as file:
+    try:
+      with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        _check_ends(file, members)
+        for member in members:
+          name = member.filename.removesuffix('.npy')
+          if name in headers:
+            raise ValueError(f'it has {name} twice')
+          headers[name] = _npy_header(archive, member)
+    except _NPZ_ERRORS as error:
+      raise _damaged(path, error) from error
   return headers
+
+
+def _check_ends(file, members):
+  """Raises ValueError unless the archive is all there is in the file."""
+  file.seek(-_ZIP_END_BYTES, os.SEEK_END)
+  if file.read(4) != _ZIP_END:
+    raise ValueError('there are other bytes after its end')
+  if members and min(member.header_offset for member in members):
+    raise ValueError('its first member is not at its beginning')
+
+
+def _npy_header(archive, member) -> tuple[np.dtype, tuple[int, ...]]:
+  """The dtype and shape of one member; ValueError unless its size fits."""
+  name = member.filename
+  if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    raise ValueError(f'{name} is compressed in a way NumPy does not write')
+  if member.file_size > _MOST_GROWTH * member.compress_size + _SMALL:
+    raise ValueError(
+      f'{name} would unpack {member.compress_size} bytes to '
+      f'{member.file_size}; weights do not compress so well'
+    )
+  with archive.open(member) as content:
+    version = np.lib.format.read_magic(content)
+    if version == (1, 0):
+      header = np.lib.format.read_array_header_1_0(content)
+    elif version in ((2, 0), (3, 0)):  # which differ in names of fields only
+      header = np.lib.format.read_array_header_2_0(content)
+    else:
+      raise ValueError(f'{name} is of an unknown version, {version}')
+    shape, _, dtype = header
+    if any(type(size) is not int or size < 0 for size in shape):
+      raise ValueError(f'{name} has the shape {shape}')
+    size = content.tell() + math.prod(shape) * dtype.itemsize
+  if size != member.file_size and not dtype.hasobject:
+    raise ValueError(f'{name} has {member.file_size} bytes, expected {size}')
+  return dtype, shape
 
 
 def _safetensors_headers(path) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -129,9 +129,9 @@ def _init(seeds, sparsity, target_l0, scale, *, config, d_in, mesh):
     return Params(
       W_enc=config.encoder_scale * W_dec.T,
       W_dec=W_dec,
-      b_enc=jnp.zeros(F),
-      b_dec=jnp.zeros(d_in),
-      log_threshold=jnp.full(F, jnp.log(config.initial_threshold)),
+      b_enc=jnp.zeros(F, jnp.float32),
+      b_dec=jnp.zeros(d_in, jnp.float32),
+      log_threshold=jnp.log(jnp.full(F, config.initial_threshold, jnp.float32)),
     )
 
   per_source = lambda x: jnp.broadcast_to(x, (S, *x.shape))
@@ -274,7 +274,7 @@ def _gradients(config: TrainConfig, params: Params, x, sparsity, silent):
     mse=mse,
     fvu=mse / ((x - x.mean(0)) ** 2).sum(-1).mean(),
     l0=l0,
-    dead=(silent >= config.dead_after).mean(),
+    dead=(silent >= config.dead_after).mean(dtype=jnp.float32),
     window=near.mean() / len(x),
     sparsity=sparsity,
     norm=(x**2).sum(-1).mean(),

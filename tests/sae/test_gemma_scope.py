@@ -226,6 +226,19 @@ def test_damaged_files_are_refused(tmp_path, save, damage):
     read_gemma_scope(path)
 
 
+def test_links_out_of_the_folder_are_refused(tmp_path):
+  path = save_gemma_scope(random_sae(), tmp_path / 'saes', l0=3)
+  for name in ('params.npz', 'metadata.json'):
+    file = path.with_name(name)
+    file.rename(tmp_path / name)
+    file.symlink_to(tmp_path / name)
+    with pytest.raises(ValueError, match=f'{name} is a link to'):
+      read_gemma_scope(path)
+    file.unlink()
+    (tmp_path / name).rename(file)
+  read_gemma_scope(path)
+
+
 def test_an_absent_file(tmp_path):
   with pytest.raises(FileNotFoundError, match='params.npz does not exist'):
     read_gemma_scope(tmp_path / 'params.npz')
@@ -379,7 +392,14 @@ def test_a_killed_write_leaves_nothing_under_the_name(tmp_path, monkeypatch):
     ('{', 'is not JSON'),
     ('[]', 'holds a list'),
     ('{"origin": 3}', 'has the origin 3'),
-    ('{"origin": {"layer": "five"}}', 'an integer layer'),
+    ('{"origin": {"layer": "five"}}', "layer is 'five', expected an int"),
+    ('{"origin": {"layer": true}}', 'layer is True, expected an int'),
+    ('{"origin": {"layer": -5}}', 'layer is -5, expected an int'),
+    ('{"origin": {"l0": "82"}}', "l0 is '82', expected a number"),
+    ('{"origin": {"l0": NaN}}', 'NaN is not a finite number'),
+    ('{"origin": {"site": []}}', r'site is \[\], expected a string'),
+    ('{"format": "gemma_scope"}', 'has the origin None; expected an object'),
+    ('{"origins": {}}', 'unknown field origins.*Did you mean origin'),
     ('{"origin": {"hook": "x"}}', 'expected an object with model, site'),
     ('{"origin": {"site": "residual"}}', "'residual' is not a site"),
     ('{"origin": {"layer": 6}}', 'says layer=6, but the path says 5'),

@@ -62,6 +62,17 @@ def test_strict_and_never_negative():
   np.testing.assert_array_equal(f, [0, above, 0, 0])
 
 
+def test_what_is_not_finite_is_not_taken_for_silence():
+  """Neither latents nor reconstruction hide a stream that overflowed."""
+  sae = make()
+  for bad in (np.nan, np.inf, -np.inf):
+    x = np.ones((2, D), np.float32)
+    x[1, 3] = bad
+    assert not np.isfinite(sae.encode(jnp.asarray(x))[1]).all()
+    found = np.isfinite(sae(jnp.asarray(x)))
+    assert found[0].all() and not found[1].all()
+
+
 def test_bfloat16_weights_compare_in_float32():
   sae, batch = make(jnp.bfloat16), jnp.asarray(x(200), jnp.bfloat16)
   rounded = Weights(*(np.asarray(a, 'f4') for a in sae.weights()))
@@ -91,7 +102,14 @@ def test_columns(ids):
 
 
 @pytest.mark.parametrize(
-  'ids, words', [(F, f'no latent {F}'), (-1, 'no latent -1'), (1.5, 'integers')]
+  'ids, words',
+  [
+    (F, f'no latent {F}'),
+    (-1, 'no latent -1'),
+    (1.5, 'integers'),
+    ([3, 5, 3], 'Latent 3 is named twice'),
+    ([[3, 5], [7, 7]], 'Latent 7 is named twice'),
+  ],
 )
 def test_columns_refuse(ids, words):
   with pytest.raises(ValueError, match=words):

@@ -105,6 +105,11 @@ def test_sites(folder, hook, site):
     ({'apply_decoder_bias_to_pre_encoder': True}, 'pre_encoder is True'),
     ({'jump_relu_threshold': 'absent'}, 'jump_relu_threshold is None'),
     ({'jump_relu_threshold': -1}, 'jump_relu_threshold is -1'),
+    ({'jump_relu_treshold': 1}, 'jump_relu_treshold.*mean jump_relu_thresh'),
+    ({'jump_relu_threshold': '5'}, "jump_relu_threshold is '5', expected a n"),
+    ({'jump_relu_threshold': [5]}, r'jump_relu_threshold is \[5\], expected'),
+    ({'jump_relu_threshold': 10**400}, 'jump_relu_threshold is 1000'),
+    ({'d_sae': '16'}, "d_sae is '16', expected an integer"),
     ({'jump_relu_threshold': True}, 'jump_relu_threshold is True'),
     ({'dataset_average_activation_norm': 3}, 'norm is 3, expected an object'),
     (

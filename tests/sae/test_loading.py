@@ -138,6 +138,15 @@ def test_what_is_not_in_the_mirror(att):
     load_sae(att, ATT, revision='main')
 
 
+def test_links_out_of_a_collection_are_refused(att, tmp_path):
+  write_params(tmp_path / 'elsewhere', random_weights(4, 2048))
+  (att / 'layer_3/width_4/average_l0_9').symlink_to(tmp_path / 'elsewhere')
+  with pytest.raises(ValueError, match='average_l0_9 is a link to'):
+    load_sae(att, 'layer_3/width_4/average_l0_9')
+  (tmp_path / 'link').symlink_to(att)
+  load_sae(tmp_path / 'link', ATT, site='z')
+
+
 def test_what_an_sae_reads_must_be_known(tmp_path):
   folder = write_params(tmp_path / 'somewhere')
   with pytest.raises(ValueError, match='params.npz: neither.*site.*Pass site='):

@@ -4,6 +4,7 @@ SAELens itself reads and writes the same folders in test_sae_lens_peer.py.
 """
 
 import json
+import os
 
 import jax.numpy as jnp
 import numpy as np
@@ -300,6 +301,64 @@ def test_hooks_that_are_no_one_tensor_need_a_site(tmp_path, hook):
     ({'d_in': 7}, r'W_enc has shape \[6, 16\].*D=7.*by cfg.json'),
     ({'d_sae': 17}, r'W_enc has shape \[6, 16\].*F=17.*by cfg.json'),
     ({'d_in': '6'}, "d_in is '6', expected an integer"),
+    ({'d_in': 6.0}, 'd_in is 6.0, expected an integer'),
+    ({'d_in': True}, 'd_in is True, expected an integer'),
+    ({'d_in': -6}, 'd_in is -6, expected an integer from 0 on'),
+    ({'d_sae': None}, 'd_sae is None, expected an integer'),
+    ({'d_sae': [16]}, r'd_sae is \[16\], expected an integer'),
+    ({'d_sae': 10**400}, 'd_sae is 1000.*, expected an integer'),
+    ({'architecture': None}, 'architecture is None, expected a string'),
+    ({'architecture': ['jumprelu']}, r"\['jumprelu'\], expected a string"),
+    ({'apply_b_dec_to_input': None}, 'is None, expected true or false'),
+    ({'apply_b_dec_to_input': 0}, 'is 0, expected true or false'),
+    ({'apply_b_dec_to_input': 'false'}, "'false', expected true or false"),
+    ({'normalize_activations': {}}, 'is {}, expected a string or true or'),
+    ({'normalize_activations': 0.5}, 'is 0.5, expected a string or true or'),
+    ({'reshape_activations': 'hook_x'}, "'hook_x', expected none or hook_z"),
+    ({'activation_fn_kwargs': {'k': 3}}, "is {'k': 3}, expected none"),
+    ({'finetuning_scaling_factor': 'no'}, "'no', expected true or false"),
+    # Names that are not those of SAELens are not ignored.
+    (
+      {'apply_b_dec_to_input': 'absent', 'apply_b_dec_to_inputs': False},
+      'unknown field apply_b_dec_to_inputs.*mean apply_b_dec_to_input',
+    ),
+    (
+      {'normalise_activations': 'layer_norm'},
+      'unknown field normalise_activations.*mean normalize_activations',
+    ),
+    ({'architectur': 'gated'}, 'unknown field architectur.*architecture'),
+    ({'d_out': 6}, 'unknown field d_out=6. A field that might change'),
+    ({'input_scale': 2.0}, 'unknown field input_scale=2.0'),
+    ({'k': 32, 'topk': 1}, r"unknown field k=32 \(and \['topk'\]\)"),
+    # SAELens would not look for it there.
+    (
+      {'metadata': CONFIG['metadata'] | {'apply_b_dec_to_input': True}},
+      'apply_b_dec_to_input is part of metadata, where SAELens',
+    ),
+    (
+      {'metadata': CONFIG['metadata'] | {'hook_head_indx': 3}},
+      'unknown field hook_head_indx.*hook_head_index',
+    ),
+    (
+      {'metadata': CONFIG['metadata'] | {'hook_name': 3}},
+      'hook_name is 3, expected a string or null',
+    ),
+    (
+      {'metadata': CONFIG['metadata'] | {'l0': '33'}},
+      "l0 is '33', expected a number from 0 on or null",
+    ),
+    (
+      {'metadata': CONFIG['metadata'] | {'l0': -1}},
+      'l0 is -1, expected a number from 0 on',
+    ),
+    (
+      {'metadata': CONFIG['metadata'] | {'hook_name_out': 'blocks.12.x'}},
+      'hook_name_out.*reads one tensor and writes another',
+    ),
+    (
+      {'hook_name': 'blocks.1.hook_z', 'hook_point': 'blocks.2.hook_z'},
+      'hook_point is .*blocks.2.*hook_name, another name of it, is',
+    ),
     ({'apply_b_dec_to_input': 'yes'}, "'yes', expected true or false"),
     ({'metadata': 3}, 'metadata is 3'),
     ({'architecture': 'standard'}, 'tensor threshold is unknown'),
@@ -312,10 +371,144 @@ def test_configurations_that_are_refused(tmp_path, changes, says):
   assert str(tmp_path) in str(error.value)
 
 
+# What releases of SAELens of versions 0 to 6 have written (their sources).
+OLD = {
+  0: {
+    'model_name': 'gpt2-small',
+    'hook_point': 'blocks.8.hook_resid_pre',
+    'hook_point_layer': 8,
+    'hook_point_head_index': None,
+    'dataset_path': 'Skylion007/openwebtext',
+    'is_dataset_tokenized': False,
+    'context_size': 128,
+    'use_cached_activations': False,
+    'cached_activations_path': 'activations/gpt2-small',
+    'n_batches_in_buffer': 128,
+    'total_training_tokens': 300000000,
+    'store_batch_size': 32,
+    'device': 'mps',
+    'seed': 42,
+    'dtype': 'torch.float32',
+    'b_dec_init_method': 'geometric_median',
+    'expansion_factor': 32,
+    'from_pretrained_path': None,
+    'l1_coefficient': 8e-05,
+    'lr': 0.0004,
+    'lr_scheduler_name': None,
+    'lr_warm_up_steps': 5000,
+    'train_batch_size': 4096,
+    'use_ghost_grads': False,
+    'feature_sampling_window': 1000,
+    'dead_feature_window': 5000,
+    'dead_feature_threshold': 1e-08,
+    'log_to_wandb': True,
+    'wandb_project': 'gpt2',
+    'wandb_entity': None,
+    'wandb_log_frequency': 100,
+    'n_checkpoints': 10,
+    'checkpoint_path': 'checkpoints/y1t51byy',
+    'tokens_per_buffer': 67108864,
+    'run_name': '24576-L1-8e-05-LR-0.0004',
+  },
+  3: {
+    'architecture': 'standard',
+    'dtype': 'float32',
+    'device': 'cuda',
+    'model_name': 'gemma-2b',
+    'hook_name': 'blocks.6.hook_resid_post',
+    'hook_layer': 6,
+    'hook_head_index': None,
+    'activation_fn_str': 'relu',
+    'activation_fn_kwargs': {},
+    'apply_b_dec_to_input': True,
+    'finetuning_scaling_factor': False,
+    'sae_lens_training_version': None,
+    'prepend_bos': True,
+    'dataset_path': 'HuggingFaceFW/fineweb',
+    'dataset_trust_remote_code': True,
+    'context_size': 1024,
+    'normalize_activations': 'none',
+    'model_from_pretrained_kwargs': {'center_writing_weights': False},
+    'neuronpedia_id': None,
+    'seqpos_slice': [None],
+    'l1_coefficient': 1.0,
+    'lp_norm': 1.0,
+    'use_ghost_grads': False,
+    'normalize_sae_decoder': True,
+    'noise_scale': 0.0,
+    'decoder_orthogonal_init': False,
+    'mse_loss_normalization': None,
+    'init_encoder_as_decoder_transpose': False,
+    'decoder_heuristic_init': False,
+    'scale_sparsity_penalty_by_decoder_norm': False,
+  },
+  6: {
+    'architecture': 'standard',
+    'dtype': 'float32',
+    'device': 'cuda',
+    'apply_b_dec_to_input': True,
+    'normalize_activations': 'none',
+    'reshape_activations': 'none',
+    'metadata': {
+      'sae_lens_version': '6.5.0',
+      'sae_lens_training_version': '6.5.0',
+      'model_name': 'gemma-2-2b',
+      'model_class_name': 'HookedTransformer',
+      'hook_name': 'blocks.5.hook_resid_post',
+      'hook_head_index': None,
+      'hook_head_index_out': None,
+      'hf_hook_name': 'model.layers.5',
+      'context_size': 128,
+      'prepend_bos': True,
+      'seqpos_slice': [None],
+      'exclude_special_tokens': False,
+      'dataset_path': 'monology/pile-uncopyrighted',
+      'model_from_pretrained_kwargs': {},
+      'training_architecture': 'standard',
+      'training_architecture_details': {'d_in': 3},
+      'whatever_else': [1, 2],
+    },
+  },
+}
+
+
+@pytest.mark.parametrize('config', OLD.values(), ids=OLD)
+def test_configurations_of_every_version_are_read(tmp_path, config):
+  arrays = random_arrays()
+  del arrays['threshold']
+  write(tmp_path, arrays, config | {'d_in': D, 'd_sae': F})
+  weights, origin = read_sae_lens(tmp_path)
+  assert_same(weights, *sae_lens_formula(arrays, X, subtract=True), X)
+  assert origin.layer in (5, 6, 8)
+
+
+def test_a_scaler_with_whitening(tmp_path):
+  normalise = 'expected_average_only_in'
+  write(tmp_path, random_arrays(), normalize_activations=normalise)
+  scaler = '{"scaling_factor": 0.5, "has_whitening": true}'
+  (tmp_path / 'activation_scaler.json').write_text(scaler)
+  with pytest.raises(ValueError, match='scaler.json: has_whitening is True'):
+    read_sae_lens(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'name', ['cfg.json', 'sae_weights.safetensors', 'sparsity.safetensors']
+)
+def test_links_out_of_the_folder_are_refused(tmp_path, name):
+  folder = write(tmp_path / 'sae', random_arrays())
+  sparsity = {'sparsity': np.zeros(F, np.float32)}
+  save_file(sparsity, folder / 'sparsity.safetensors')
+  (folder / name).rename(tmp_path / name)
+  (folder / name).symlink_to(tmp_path / name)
+  with pytest.raises(ValueError, match=f'{name} is a link to'):
+    read_sae_lens(folder)
+    read_sparsity(folder)
+
+
 def test_a_scaler_without_a_factor(tmp_path):
   normalise = 'expected_average_only_in'
   write(tmp_path, random_arrays(), normalize_activations=normalise)
-  for factor in ('null', '0', '-1', 'NaN', 'true', '"1"'):
+  for factor in ('null', '0', '-1', 'true', '"1"', '[1]', '1' + '0' * 400):
     scaler = f'{{"scaling_factor": {factor}}}'
     (tmp_path / 'activation_scaler.json').write_text(scaler)
     with pytest.raises(ValueError, match='has scaling_factor'):
@@ -417,3 +610,14 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path, monkeypatch):
   save_sae_lens(sae, tmp_path / 'sae')
   with pytest.raises(FileExistsError, match='not an empty folder'):
     save_sae_lens(sae, tmp_path / 'sae')
+
+
+def test_files_are_for_everyone_whom_the_umask_lets(tmp_path):
+  arrays = {k: jnp.asarray(v) for k, v in random_arrays().items()}
+  before = os.umask(0o022)
+  try:
+    save_sae_lens(JumpReLUSAE(Weights(**arrays), ORIGIN), tmp_path / 'sae')
+  finally:
+    os.umask(before)
+  for file in (tmp_path / 'sae').iterdir():
+    assert file.stat().st_mode & 0o777 == 0o644, file
