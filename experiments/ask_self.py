@@ -53,6 +53,13 @@ from experiments import inputs, outputs, subject
 from experiments.entities.modes import is_reference
 from experiments.latents import CLASSES, write_arrays
 from experiments.report import self_report_figures
+from experiments.runs import (
+  POSITIVE,
+  SIGNED,
+  define_number,
+  define_numbers,
+  whole,
+)
 from experiments.self_report import (
   METRICS,
   OWN_WORDS,
@@ -107,8 +114,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'difference of logits is that of log-probabilities, too.',
     **common,
   )
-  flags.DEFINE_integer(
-    'questions', 100, 'Per entity type and class.', lower_bound=2, **common
+  define_number(
+    'questions', 100, 'Per entity type and class.', whole(2), **common
   )
   flags.DEFINE_enum(
     'positions',
@@ -118,20 +125,30 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     **common,
   )
   for label in CLASSES:
-    flags.DEFINE_float(
+    define_number(
       f'alpha_{label}',
       None,
       f"Coefficient of the {label} latent's decoder row.",
+      SIGNED,
       **common,
     )
-  flags.DEFINE_float(
-    'dose', None, "Norm of what is added, in units of the stream's.", **common
+  define_number(
+    'dose',
+    None,
+    "Norm of what is added, in units of the stream's.",
+    POSITIVE,
+    **common,
   )
-  flags.DEFINE_list(
-    'sweep', ['0.25', '0.5', '1', '2'], 'Other doses to try.', **common
+  define_numbers(
+    'sweep',
+    [0.25, 0.5, 1, 2],
+    'Other doses to try.',
+    POSITIVE,
+    fewest=0,
+    **common,
   )
-  flags.DEFINE_integer(
-    'rows_per_batch', 256, 'Prompts run at once.', lower_bound=1, **common
+  define_number(
+    'rows_per_batch', 256, 'Prompts run at once.', whole(), **common
   )
   return subject.finish_flags(values, before)
 
@@ -140,7 +157,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
   """Does what parsed flags say; returns the exit code."""
   try:
     _ask(values, names)
-  except (OSError, ValueError, KeyError, ImportError) as error:
+  except (OSError, ValueError, ImportError) as error:
     return outputs.failed(error)
   return 0
 

@@ -57,7 +57,7 @@ _TITLE = 'Does a latent know who is known, or does it count tokens?'
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   """Defines this program's flags; returns their names."""
   before = set(values)
-  define_subject(values, model='base', num_random=0)
+  define_subject(values, model='base', num_random=None)
   plan_lib.define_flags(values)
   return finish_flags(values, before)
 
@@ -78,7 +78,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       summary(measured.results),
       confound_page.sections(measured.results, measured.records),
     )
-  except (OSError, ValueError, KeyError, ImportError) as error:
+  except (OSError, ValueError, ImportError) as error:
     return outputs.failed(error)
   return 0
 

@@ -12,13 +12,15 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 
 import tqdm
 
+from gemma_jax.json_files import parse_json
+
 SEPARATORS = ('line', 'blank_line')
+_REMEDY = 'A .jsonl file has one JSON object per line.'
 # Every so many documents, their place in the file is remembered.
 _MARK_EVERY = 4096
 
@@ -188,13 +190,7 @@ class DocumentFile:
       if not line.strip():
         continue
       where = f'{self.path}, line {place[1] + 1}'
-      try:
-        record = json.loads(line)
-      except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(
-          f'{where}: not JSON: {error}. A .jsonl file has one JSON object per '
-          'line.'
-        ) from error
+      record = parse_json(line, where, object, _REMEDY)
       if not isinstance(record, dict) or self._field not in record:
         found = f'a {type(record).__name__}'
         if isinstance(record, dict):

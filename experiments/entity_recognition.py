@@ -53,6 +53,7 @@ from experiments.recognition.page import write_page
 from experiments.recognition.pipeline import Run
 from experiments.recognition.plan import prepare
 from experiments.recognition.summary import lines
+from experiments.runs import SEED, define_number, whole
 from experiments.steering import amounts
 from experiments.steering.targets import EXPERIMENT
 
@@ -81,11 +82,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   flags.DEFINE_list(
     'types', None, 'Entity types to use. Default: all there are.', **common
   )
-  flags.DEFINE_integer(
+  define_number(
     'max_entities',
     None,
     'Of each type, the first ones by name; to try things.',
-    lower_bound=9,
+    whole(9),
     **common,
   )
   flags.DEFINE_string(
@@ -95,11 +96,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'the published code write them.',
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'num_samples',
     10,
     'Sampled answers per question that label an entity; 3 right ones count.',
-    lower_bound=3,
+    whole(3, 10_000),
     **common,
   )
   flags.DEFINE_string(
@@ -113,36 +114,32 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   flags.DEFINE_enum(
     'separator', 'line', list(documents.SEPARATORS), 'Of a .txt file.', **common
   )
-  flags.DEFINE_integer(
-    'text_documents', 10_000, 'So many of them.', lower_bound=1, **common
+  define_number(
+    'text_documents', 10_000, 'So many of them.', whole(1, 10**9), **common
   )
-  flags.DEFINE_integer(
-    'text_window', 128, 'Most tokens read of each.', lower_bound=2, **common
+  define_number(
+    'text_window', 128, 'Most tokens read of each.', whole(2), **common
   )
-  flags.DEFINE_integer(
+  define_number(
     'num_random',
     20,
     'Per chosen latent, random latents of its layer, matched in frequency or '
     'else nearest to it, and random directions.',
-    lower_bound=2,
+    whole(2, 10_000),
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'num_permutations',
     200,
     'Searches with shuffled labels; 0 leaves them out.',
-    lower_bound=0,
+    whole(0),
     **common,
   )
   amounts.define_flags(values)
-  flags.DEFINE_integer(
-    'harvest_batch',
-    128,
-    'Prompts per run of the model.',
-    lower_bound=1,
-    **common,
+  define_number(
+    'harvest_batch', 128, 'Prompts per run of the model.', whole(), **common
   )
-  flags.DEFINE_integer('seed', 0, 'Of all draws.', **common)
+  define_number('seed', 0, 'Of all draws.', SEED, **common)
   flags.DEFINE_list(
     'figures',
     [],
@@ -150,9 +147,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'kaleido and Chrome.',
     **common,
   )
-  names = sorted(set(values) - before)
-  outputs.show_in_help(values, names)
-  return names
+  return sorted(set(values) - before)
 
 
 def run(values: flags.FlagValues, names: Sequence[str]) -> int:
@@ -175,6 +170,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       'models': work.about,
       'saes': [f'{one.source}/{one.sae_id}' for one in plan.saes],
       'sae_fingerprints': fingerprints,
+      'sums_sha256': work.sums_sha256,
       'splits': people.names(),
       'labels': labels,
       'harvest': harvest,
@@ -185,7 +181,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
     outputs.write_results(plan.out, results)
     outputs.write_lines(plan.out / 'answers.jsonl', answers)
     write_page(plan.out, results, arrays, answers, values.figures)
-  except (OSError, ValueError, KeyError, ImportError) as error:
+  except (OSError, ValueError, ImportError) as error:
     return outputs.failed(error)
   print('\n'.join(lines(results)))
   print(f'Report: {plan.out / outputs.REPORT_FILE}')

@@ -34,6 +34,7 @@ from experiments import (
   sae_results,
   sae_source_flags,
 )
+from experiments.runs import MANY, define_number
 from experiments.sae_evaluation import (
   EvaluationText,
   check_losses,
@@ -59,15 +60,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   before = set(values)
   common = {'flag_values': values}
   flags.DEFINE_string('out', None, 'Folder for results.', **common)
-  flags.DEFINE_integer(
-    'tokens', 20_000, 'Tokens to measure it on.', lower_bound=1, **common
-  )
+  define_number('tokens', 20_000, 'Tokens to measure it on.', MANY, **common)
   flags.DEFINE_bool(
     'force', False, 'Go on where the SAE does not fit (FVU above 1).', **common
   )
-  names = sorted([*names, *set(values) - before])
-  outputs.show_in_help(values, names)
-  return names
+  return sorted([*names, *set(values) - before])
 
 
 def evaluate(
@@ -76,7 +73,7 @@ def evaluate(
   """Does what parsed flags say.
 
   Raises:
-    ValueError, KeyError, OSError, ImportError, OutOfMemory: it cannot be, or
+    ValueError, OSError, ImportError, OutOfMemory: it cannot be, or
       the SAE does not fit.
   """
   for name in ('out', 'sae'):
@@ -235,7 +232,6 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
   except (
     OSError,
     ValueError,
-    KeyError,
     ImportError,
     memory.OutOfMemory,
   ) as error:

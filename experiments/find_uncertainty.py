@@ -55,6 +55,8 @@ from absl import flags
 from experiments import inputs, outputs, subject
 from experiments.latents import write_arrays
 from experiments.report import uncertainty_figures
+from experiments.runs import MANY, define_number, real, whole
+from experiments.sae_fit import check_fit
 from experiments.self_report import single_token
 from experiments.steering.targets import sae_fingerprint
 from experiments.uncertainty import (
@@ -95,42 +97,38 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     f'for {inputs.BUNDLED} {_FORCED!r}.',
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'num_samples',
     10,
     f'Sampled answers per question; {MIN_CORRECT} right ones count.',
-    lower_bound=MIN_CORRECT,
+    whole(MIN_CORRECT, 10_000),
     **common,
   )
-  flags.DEFINE_float(
-    'temperature', 1.0, 'Of the samples.', lower_bound=0.0, **common
+  define_number('temperature', 1.0, 'Of the samples.', real(0, 100), **common)
+  define_number(
+    'max_new_tokens', 32, 'Most tokens per answer.', whole(), **common
   )
-  flags.DEFINE_integer(
-    'max_new_tokens', 32, 'Most tokens per answer.', lower_bound=1, **common
-  )
-  flags.DEFINE_integer(
+  define_number(
     'max_entities',
     None,
     'Of each type, class and split, the first ones; to try things.',
-    lower_bound=1,
+    whole(),
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'at_least',
     5,
     'Errors, and correct answers, that a type needs in train; others are left '
     'out.',
-    lower_bound=2,
+    whole(2),
     **common,
   )
-  flags.DEFINE_integer(
-    'num_chosen', 5, 'Latents of each kind.', lower_bound=1, **common
-  )
-  flags.DEFINE_integer(
+  define_number('num_chosen', 5, 'Latents of each kind.', whole(), **common)
+  define_number(
     'random_latents',
     20,
     'Random latents, matched in layer, norm and firing frequency.',
-    lower_bound=0,
+    whole(0, 10_000),
     **common,
   )
   flags.DEFINE_bool(
@@ -141,18 +139,12 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   flags.DEFINE_string(
     'transfer', None, 'File of other questions; see above.', **common
   )
-  flags.DEFINE_integer(
-    'transfer_limit', None, 'Its first questions.', lower_bound=1, **common
+  define_number('transfer_limit', None, 'Its first questions.', MANY, **common)
+  define_number(
+    'rows_per_batch', 1024, 'Answers generated at once.', whole(), **common
   )
-  flags.DEFINE_integer(
-    'rows_per_batch',
-    1024,
-    'Answers generated at once.',
-    lower_bound=1,
-    **common,
-  )
-  flags.DEFINE_integer(
-    'harvest_batch', 64, 'Questions read at once.', lower_bound=1, **common
+  define_number(
+    'harvest_batch', 64, 'Questions read at once.', whole(), **common
   )
   return subject.finish_flags(values, before)
 
@@ -161,7 +153,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
   """Does what parsed flags say; returns the exit code."""
   try:
     _find(values, names)
-  except (OSError, ValueError, KeyError, ImportError) as error:
+  except (OSError, ValueError, ImportError) as error:
     return outputs.failed(error)
   return 0
 
@@ -209,6 +201,7 @@ def _find(values, names):
     for entity in entities
   }
   named = list(opened.sae_choices.values())  # checked before any work
+  opened.begin()
   model = opened.load()
   made = {}
   for name, asked in sources.items():
@@ -234,6 +227,8 @@ def _find(values, names):
       )
     made[name] = Data(asked=asked, answers=answers, judged=judged, p_true=sure)
   saes = [one.load(opened.reader) for one in named]
+  texts = [each.text for each in sources['answers']]
+  check_fit(model, tokenizer, saes, texts, str(opened.reader.folder))
   results, arrays = find(
     model,
     tokenizer,

@@ -50,7 +50,10 @@ from experiments.harvesting import (
   write_sums,
 )
 from experiments.harvesting.plan import STORE, Plan, prepare
+from experiments.runs import MANY, SEED, define_number, whole
+from experiments.sae_fit import check_fit
 from experiments.sae_training import load
+from experiments.steering.targets import sae_fingerprint
 
 SUMS = 'sums.safetensors'
 
@@ -122,11 +125,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'that is a choice itself). Default: entity, and random for --text.',
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'window',
     128,
     'Most tokens of a prompt, BOS included; longer ones are cut.',
-    lower_bound=2,
+    whole(2),
     **common,
   )
   flags.DEFINE_enum(
@@ -144,10 +147,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'Leave out raw entities whose label is a bare Q-id. Default: by --mode.',
     **common,
   )
-  flags.DEFINE_integer('seed', 0, 'Of random words.', **common)
-  flags.DEFINE_integer(
-    'limit', None, 'Only so many prompts.', lower_bound=1, **common
-  )
+  define_number('seed', 0, 'Of random words.', SEED, **common)
+  define_number('limit', None, 'Only so many prompts.', MANY, **common)
   flags.DEFINE_bool('scores', True, 'Sum the latents of SAEs.', **common)
   flags.DEFINE_bool('store', False, 'Write activations to disk.', **common)
   flags.DEFINE_list(
@@ -164,16 +165,14 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     "Of stored activations. Default: the model's.",
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'batch_size',
     64,
     'Prompts per run of the model. Only speed and memory depend on it.',
-    lower_bound=1,
+    whole(),
     **common,
   )
-  names = sorted(set(values) - before)
-  outputs.show_in_help(values, names)
-  return names
+  return sorted(set(values) - before)
 
 
 def harvest(plan: Plan, values: flags.FlagValues) -> dict:
@@ -181,13 +180,19 @@ def harvest(plan: Plan, values: flags.FlagValues) -> dict:
   clock = _Clock()
   model = load(plan.reader, plan.num_layers)
   clock.lap('loading')
+  if plan.saes:
+    check_fit(
+      model,
+      inputs.read_tokenizer(plan.reader),
+      plan.saes,
+      plan.texts,
+      values.model,
+    )
   rows = plan.rows
   about = {
     'model': {
       'path': values.model,
-      'dtype': str(plan.reader.dtype),
-      'fingerprint': model_and_text.fingerprint(plan.reader),
-      'tokenizer_sha256': outputs.sha256(plan.reader.folder / 'tokenizer.json'),
+      **model_and_text.model_identity(plan.reader),
     },
     'saes': [
       {
@@ -196,6 +201,7 @@ def harvest(plan: Plan, values: flags.FlagValues) -> dict:
         'site': sae.origin.site,
         'layer': sae.origin.layer,
         'width': sae.width,
+        'fingerprint': sae_fingerprint(sae),
       }
       for sae in plan.saes
     ],
@@ -265,7 +271,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
     plan = prepare(values, names)
     results = harvest(plan, values)
     outputs.write_results(plan.out, results)
-  except (OSError, ValueError, KeyError, ImportError) as error:
+  except (OSError, ValueError, ImportError) as error:
     return outputs.failed(error)
   except (jax.errors.JaxRuntimeError, MemoryError) as error:
     if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):

@@ -39,9 +39,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'Folder for index.html. Default: that of --runs, if it is one.',
     flag_values=values,
   )
-  names = sorted(set(values) - before)
-  outputs.show_in_help(values, names)
-  return names
+  return sorted(set(values) - before)
 
 
 def run(values: flags.FlagValues, names: Sequence[str]) -> int:
@@ -66,4 +64,4 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
 
 
 if __name__ == '__main__':
-  outputs.start(define_flags, run)
+  outputs.start(define_flags, run, lock=False)  # it changes no run

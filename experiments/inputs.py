@@ -4,6 +4,7 @@ Where nothing is said it is the bundled world (experiments/miniworld), whose
 files are read by the very code that reads public ones.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import os
 import pathlib
@@ -11,6 +12,7 @@ import re
 
 from absl import flags
 
+from experiments.runs import LAYER, define_number, define_numbers, real
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE, Origin
 from sae.loading import load_sae
@@ -57,8 +59,14 @@ def define_chat_model(values: flags.FlagValues) -> list[str]:
   return ['chat_model']
 
 
-def define_saes(values: flags.FlagValues) -> list[str]:
-  """Defines the flags that choose SAEs; returns their names."""
+def define_saes(values: flags.FlagValues, layers: bool = True) -> list[str]:
+  """Defines the flags that choose SAEs; returns their names.
+
+  Args:
+    values: Where they are defined.
+    layers: Whether layers are chosen; latents name theirs.
+  """
+  before = set(values)
   common = {'flag_values': values}
   flags.DEFINE_string(
     'sae',
@@ -67,14 +75,16 @@ def define_saes(values: flags.FlagValues) -> list[str]:
     'folder laid out like one (layer_12/width_16k/average_l0_82/params.npz).',
     **common,
   )
-  flags.DEFINE_list(
-    'layers',
-    None,
-    'Layers of the SAEs, from 0. Default: all that have one, but the last of '
-    'the model, whose output no layer reads. The paper counts resid_pre: its '
-    'layer 13 is 12 here.',
-    **common,
-  )
+  if layers:
+    define_numbers(
+      'layers',
+      None,
+      'Layers of the SAEs, from 0. Default: all that have one, but the last of '
+      'the model, whose output no layer reads. The paper counts resid_pre: its '
+      'layer 13 is 12 here.',
+      LAYER,
+      **common,
+    )
   flags.DEFINE_string(
     'width',
     None,
@@ -82,14 +92,15 @@ def define_saes(values: flags.FlagValues) -> list[str]:
     'the only one there, else 16k.',
     **common,
   )
-  flags.DEFINE_float(
+  define_number(
     'l0',
     None,
     'Of several SAEs of a layer and width, take that of the nearest L0. '
     'Default: the only one, else the canonical one of its release.',
+    real(0, 1e6),
     **common,
   )
-  return ['sae', 'layers', 'width', 'l0']
+  return sorted(set(values) - before)
 
 
 def define_entities(values: flags.FlagValues) -> list[str]:
@@ -232,7 +243,7 @@ def choose_saes(
   source: str,
   config: gj.ModelConfig,
   *,
-  layers: list[str] | None = None,
+  layers: Sequence[int] | None = None,
   width: str | None = None,
   l0: float | None = None,
 ) -> list[NamedSAE]:
@@ -244,8 +255,9 @@ def choose_saes(
     layers, width, l0: As the flags.
 
   Raises:
-    FileNotFoundError, KeyError: there is no such folder, release or SAE.
-    ValueError: a layer is not one of the model's, or a choice is not unique.
+    FileNotFoundError: there is no such folder.
+    ValueError: there is no such release or SAE, a layer is not one of the
+      model's, or a choice is not unique.
   """
   folder = pathlib.Path(source).expanduser()
   ids = _ids_in(folder) if folder.is_dir() else list_saes(source)
@@ -278,7 +290,7 @@ def saes_by_layer(
   source: str | None,
   model: str,
   config: gj.ModelConfig,
-  layers: list[str] | None = None,
+  layers: Sequence[int] | None = None,
 ) -> dict[int, NamedSAE]:
   """Returns the SAEs that --sae names, one per layer; {} for none.
 
@@ -290,7 +302,7 @@ def saes_by_layer(
     layers: Those to take; None is all.
 
   Raises:
-    FileNotFoundError, KeyError, ValueError: see `choose_saes`.
+    FileNotFoundError, ValueError: see `choose_saes`.
   """
   if source is None and model == BUNDLED:
     source = str(SAES)
@@ -314,23 +326,20 @@ def _ids_in(folder: pathlib.Path) -> list[str]:
   return ids
 
 
-def _layers(given: list[str], config: gj.ModelConfig) -> list[int]:
-  try:
-    layers = [int(part) for part in given]
-  except ValueError:
-    layers = [-1]
-  if min(layers, default=-1) < 0 or max(layers) >= config.num_layers:
+def _layers(given: Sequence[int], config: gj.ModelConfig) -> list[int]:
+  layers = sorted(set(given))
+  if not all(0 <= layer < config.num_layers for layer in layers):
     raise ValueError(
-      f'--layers={",".join(given)} must be layers from 0 to '
-      f'{config.num_layers - 1} with commas between them.'
+      f'--layers={",".join(map(str, given))} must be layers from 0 to '
+      f'{config.num_layers - 1}.'
     )
-  return sorted(set(layers))
+  return layers
 
 
 def _one(source, layer, widths, width, l0) -> str:
   """The id of the SAE that is meant, of those of a layer."""
   label = width or (next(iter(widths)) if len(widths) == 1 else '16k')
-  if label.isdecimal():
+  if re.fullmatch(r'\d{1,9}', label):
     label = width_label(int(label))
   if label not in widths:
     raise ValueError(

@@ -35,11 +35,9 @@ from which the same command goes on.
 """
 
 from collections.abc import Mapping, Sequence
-import os
 
 from absl import flags
 import numpy as np
-from safetensors.numpy import save_file
 
 from experiments import inputs, model_and_text, outputs, subject
 from experiments.attention import (
@@ -54,6 +52,8 @@ from experiments.attention import (
   time_both_ways,
 )
 from experiments.report import knockout_figures
+from experiments.runs import define_number, define_numbers, whole
+from gemma_jax.whole_files import save_tensors
 from sae.jumprelu import Latents
 
 ANSWERS, REFUSALS = 'answers', 'refusals'
@@ -73,7 +73,7 @@ _TIMED = 32
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   """Defines this program's flags; returns their names."""
   before = set(values)
-  subject.define_flags(values, model='base', num_random=0)
+  subject.define_flags(values, model='base', num_random=None)
   inputs.define_chat_model(values)
   common = {'flag_values': values}
   flags.DEFINE_list(
@@ -82,10 +82,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   flags.DEFINE_list(
     'edges', list(EDGES), 'What is cut, as QUERIES:KEYS.', **common
   )
-  flags.DEFINE_list(
+  define_numbers(
     'window',
-    ['1', '3', 'from'],
+    [1, 3, 'from'],
     "Widths of windows in layers; 'from' is all layers from one on.",
+    whole(1, 10_000, words=('from',)),
     **common,
   )
   flags.DEFINE_list(
@@ -95,25 +96,21 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'L18H5+L20H3.',
     **common,
   )
-  flags.DEFINE_integer(
-    'questions',
-    50,
-    'Prompts per entity type and class.',
-    lower_bound=2,
-    **common,
+  define_number(
+    'questions', 50, 'Prompts per entity type and class.', whole(2), **common
   )
-  flags.DEFINE_integer(
+  define_number(
     'max_new_tokens',
     30,
     'Most tokens of the answers that show how refusals begin.',
-    lower_bound=1,
+    whole(),
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'rows_per_batch',
     1024,
     'Prompts times sets of edges and heads that run at once.',
-    lower_bound=1,
+    whole(),
     **common,
   )
   return subject.finish_flags(values, before)
@@ -150,7 +147,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       studies[name] = _run_study(about, name, reader, cases, plan)
     results = {
       'edges': list(map(str, plan['edges'])),
-      'window': list(values.window),
+      'window': list(map(str, values.window)),
       'heads': [each.name for each in plan['heads']],
       'studies': studies,
     }
@@ -161,7 +158,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       summary(results),
       knockout_figures.knockout_sections(results),
     )
-  except (OSError, ValueError, KeyError, ImportError) as error:
+  except (OSError, ValueError, ImportError) as error:
     return outputs.failed(error)
   return 0
 
@@ -232,11 +229,7 @@ def _run_study(about, name, reader, cases, plan) -> dict:
   """Runs one study, writes its effects, returns its numbers."""
   values, folder = about.values, about.out / 'work' / name
   model = reader.load()
-  identity = {
-    'folder': os.fspath(reader.folder),
-    'dtype': str(reader.dtype),
-    'fingerprint': model_and_text.fingerprint(reader),
-  }
+  identity = model_and_text.model_identity(reader)
   result, examples = {}, [case.to_dict() for case in cases]
   if name == REFUSALS:
     openings = refusal_openings(
@@ -255,7 +248,7 @@ def _run_study(about, name, reader, cases, plan) -> dict:
   else:
     wanted = [case.answer_tokens for case in cases]
     result = {'measure': 'answer begins'}
-  watched = _watched(about)
+  watched = _watched(about, model)
   arguments = (plan['windows'], plan['heads'], wanted, watched)
   study = run_study(
     model,
@@ -288,17 +281,18 @@ def _run_study(about, name, reader, cases, plan) -> dict:
   return result
 
 
-def _watched(about) -> tuple[Latents, ...]:
+def _watched(about, model) -> tuple[Latents, ...]:
   """The chosen latents, as a sweep measures them."""
   values, ids = about.values, [t.id for t in about.targets.values()]
   saes = inputs.choose_saes(
     inputs.place(values.sae, inputs.SAES),
     about.reader.config,
-    layers=sorted({str(id.layer) for id in ids}),
+    layers=sorted({id.layer for id in ids}),
     width=values.width,
     l0=values.l0,
   )
   saes = {one.layer: one.load(about.reader) for one in saes}
+  about.check_fit(model, list(saes.values()))
   return tuple(saes[id.layer].select([id.latent]) for id in ids)
 
 
@@ -310,7 +304,8 @@ def _write_effects(folder, study):
   """
   folder.mkdir(parents=True, exist_ok=True)
   sweep = study.sweep
-  save_file(
+  save_tensors(
+    folder / 'effects.safetensors',
     {
       'log_prob': sweep.log_prob,
       'says': sweep.says,
@@ -318,7 +313,6 @@ def _write_effects(folder, study):
       'windows': np.stack([window.layers for window in study.windows]),
       'heads': np.stack([heads.heads for _, heads in study.rows]),
     },
-    folder / 'effects.safetensors',
     metadata={'rows': '; '.join(f'{e} {h.name}' for e, h in study.rows)},
   )
 

@@ -39,6 +39,7 @@ from experiments.entities.labelling import (
   LabelConfig,
   label_entities,
 )
+from experiments.runs import SEED, define_number, real, whole
 from experiments.sae_training import load
 
 
@@ -86,24 +87,26 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'Entity types to ask about. Default: all there are.',
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'max_entities',
     None,
     'Of each type, the first ones by name; to try things.',
-    lower_bound=1,
+    whole(),
     **common,
   )
   flags.DEFINE_enum(
     'family', 'base', FAMILIES, 'Which prompts; see above.', **common
   )
-  flags.DEFINE_integer(
-    'num_samples', 10, 'Sampled answers per question.', lower_bound=1, **common
+  define_number(
+    'num_samples',
+    10,
+    'Sampled answers per question.',
+    whole(1, 10_000),
+    **common,
   )
-  flags.DEFINE_float(
-    'temperature', 1.0, 'Of the samples.', lower_bound=0.0, **common
-  )
-  flags.DEFINE_integer(
-    'max_new_tokens', 32, 'Most tokens per answer.', lower_bound=1, **common
+  define_number('temperature', 1.0, 'Of the samples.', real(0, 100), **common)
+  define_number(
+    'max_new_tokens', 32, 'Most tokens per answer.', whole(), **common
   )
   flags.DEFINE_bool(
     'stop_at_line_break',
@@ -112,31 +115,29 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'what followed.',
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'min_correct',
     3,
     'Right samples that make an attribute known.',
-    lower_bound=1,
+    whole(),
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'min_known',
     2,
     'Known attributes that make an entity known.',
-    lower_bound=1,
+    whole(),
     **common,
   )
-  flags.DEFINE_integer('seed', 0, 'Of the samples.', **common)
-  flags.DEFINE_integer(
+  define_number('seed', 0, 'Of the samples.', SEED, **common)
+  define_number(
     'rows_per_batch',
     512,
     'Answers generated at once. Only speed and memory depend on it.',
-    lower_bound=1,
+    whole(),
     **common,
   )
-  names = sorted(set(values) - before)
-  outputs.show_in_help(values, names)
-  return names
+  return sorted(set(values) - before)
 
 
 def label(values: flags.FlagValues, names: Sequence[str]) -> dict:
@@ -154,11 +155,7 @@ def label(values: flags.FlagValues, names: Sequence[str]) -> dict:
   path = inputs.place(values.model, inputs.BASE)
   reader = inputs.open_model(path, values.dtype)
   out = pathlib.Path(values.out)
-  identity = {
-    'dtype': str(reader.dtype),
-    'fingerprint': model_and_text.fingerprint(reader),
-    'tokenizer_sha256': outputs.sha256(reader.folder / 'tokenizer.json'),
-  }
+  identity = model_and_text.model_identity(reader)
 
   def start():
     """The model: all has been checked, and there is something left to ask."""
@@ -195,7 +192,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
   """Labels entities; returns the exit code."""
   try:
     results = label(values, names)
-  except (OSError, ValueError, KeyError, ImportError) as error:
+  except (OSError, ValueError, ImportError) as error:
     return outputs.failed(error)
   except (jax.errors.JaxRuntimeError, MemoryError) as error:
     if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
@@ -238,14 +235,10 @@ def _config(values) -> LabelConfig:
 
 def _entities(values) -> dict[str, list[Entity]]:
   folder = inputs.place(values.entities, inputs.ENTITIES)
-  entities = read_entities(folder, values.drop_qid_labels)
-  wanted = values.types or sorted(entities)
-  if unknown := sorted(set(wanted) - set(entities)):
-    raise ValueError(
-      f'--types={",".join(wanted)}: {folder} has no {", ".join(unknown)}, only '
-      f'{", ".join(entities)}.'
-    )
-  return {kind: entities[kind][: values.max_entities] for kind in wanted}
+  entities = read_entities(folder, values.drop_qid_labels, values.types)
+  return {
+    kind: found[: values.max_entities] for kind, found in entities.items()
+  }
 
 
 def _alias(model: str) -> str:

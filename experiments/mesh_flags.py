@@ -3,6 +3,7 @@
 from absl import flags
 import jax
 
+from experiments.runs import FEW, define_number
 import gemma_jax as gj
 
 
@@ -10,19 +11,19 @@ def define_flags(values: flags.FlagValues) -> list[str]:
   """Defines them; returns their names."""
   before = set(values)
   common = {'flag_values': values}
-  flags.DEFINE_integer(
+  define_number(
     'data',
     None,
     'Devices over which batches are split. Default: those that '
     '--model_parallel leaves; without it, one device.',
-    lower_bound=1,
+    FEW,
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'model_parallel',
     1,
     'Devices over which latents, heads and hidden units are split.',
-    lower_bound=1,
+    FEW,
     **common,
   )
   return sorted(set(values) - before)

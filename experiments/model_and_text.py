@@ -14,12 +14,13 @@ import pathlib
 
 from absl import flags
 
-from experiments import inputs, outputs
+from experiments import checksums, inputs
 from experiments.documents import SEPARATORS, DocumentFile
+from experiments.runs import SEED, define_number, whole
 from experiments.synthetic_text import SyntheticRows
 from experiments.token_rows import Rows, TokenRows, write_rows
 import gemma_jax as gj
-from gemma_jax.weights import weight_letters
+from gemma_jax.text.tokenizer import FILES as TOKENIZER_FILES
 
 # Streams of the generator.
 _TRAINING, _EVALUATION = 0, 1
@@ -79,12 +80,12 @@ def define_flags(values: flags.FlagValues) -> list[str]:
     'tokens, as in HF, or ordinary text.',
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'context',
     256,
     'Most tokens the model sees at once, BOS included; longer documents are '
     'continued in another row. Gemma Scope has 1024.',
-    lower_bound=2,
+    whole(2),
     **common,
   )
   flags.DEFINE_bool(
@@ -94,22 +95,20 @@ def define_flags(values: flags.FlagValues) -> list[str]:
     'documents are short; later ones then see earlier ones.',
     **common,
   )
-  flags.DEFINE_integer(
-    'text_seed', 0, "Of the generator's language.", lower_bound=0, **common
-  )
-  flags.DEFINE_integer(
+  define_number('text_seed', 0, "Of the generator's language.", SEED, **common)
+  define_number(
     'harvest_batch',
     16,
     'Rows of tokens per run of the model. Only speed and memory depend on it.',
-    lower_bound=1,
+    whole(),
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'uniformity_tokens',
     256,
     'Measure the uniformity of active latent importance on so many tokens, '
     'each of another row; 0 leaves it out. Costs a backward pass per row.',
-    lower_bound=0,
+    whole(0),
     **common,
   )
   flags.DEFINE_bool(
@@ -157,19 +156,56 @@ def model_name(values: flags.FlagValues) -> str:
   return name
 
 
-def fingerprint(reader: gj.CheckpointReader) -> str:
-  """Tells models apart by some of their weights: a hash in hex.
+def model_identity(reader: gj.CheckpointReader) -> dict:
+  """What tells a model and its tokenizer apart, by their contents.
 
-  Of the configuration, the first 64 rows of the embedding, all norms, and of
-  every other matrix of every layer the first row.
+  For identities of work, and for results.json.
+
+  Returns:
+    'folder' and 'dtype'; 'fingerprint' and 'tokenizer', see below; and 'files',
+    the SHA-256 of each file of weights by its name.
   """
+  return {
+    'folder': os.fspath(reader.folder),
+    'dtype': str(reader.dtype),
+    'fingerprint': fingerprint(reader),
+    'tokenizer': tokenizer_sha256(reader),
+    'files': {
+      os.path.relpath(path, reader.folder): sha256
+      for path, sha256 in _weight_files(reader).items()
+    },
+  }
+
+
+def fingerprint(reader: gj.CheckpointReader) -> str:
+  """Tells models apart by all of their weights: a hash in hex.
+
+  Of the configuration, the dtype, and which tensor comes from a file of which
+  SHA-256. Where the files are, and what they are called, does not matter.
+  """
+  sha256 = _weight_files(reader)
   digest = hashlib.sha256(repr(reader.config).encode())
   digest.update(str(reader.dtype).encode())
-  for name, letters in weight_letters(reader.config).items():
-    rows = 64 if name == 'embed' else 1
-    part = [slice(None if at == 'L' else rows) for at in letters[:-1]]
-    digest.update(reader.read(name, part).tobytes())
+  for tensor, path in sorted(reader.files.items()):
+    digest.update(f'{tensor} {sha256[path]}\n'.encode())
   return digest.hexdigest()
+
+
+def tokenizer_sha256(reader: gj.CheckpointReader) -> str | None:
+  """Tells tokenizers apart by their files: a hash in hex; None for none."""
+  files = reader.companions()
+  mine = {name: files[name] for name in TOKENIZER_FILES if name in files}
+  if not mine:
+    return None
+  digest = hashlib.sha256()
+  for name, content in mine.items():
+    digest.update(f'{name} {len(content)}\n'.encode() + content)
+  return digest.hexdigest()
+
+
+def _weight_files(reader: gj.CheckpointReader) -> dict[pathlib.Path, str]:
+  """The SHA-256 of each file that weights are read from."""
+  return checksums.sha256_of(sorted(set(reader.files.values())))
 
 
 def about_model(values: flags.FlagValues, reader: gj.CheckpointReader) -> dict:
@@ -177,8 +213,7 @@ def about_model(values: flags.FlagValues, reader: gj.CheckpointReader) -> dict:
   return {
     'name': model_name(values),
     'path': values.model,
-    'dtype': str(reader.dtype),
-    'fingerprint': fingerprint(reader),
+    **model_identity(reader),
   }
 
 
@@ -275,8 +310,8 @@ def evaluation_text(
   return make('eval', 0, scan.num_documents, num_tokens)
 
 
-def text_identity(values) -> dict:
-  """Flags that say which text is read, and the hash of a file.
+def text_identity(values, reader: gj.CheckpointReader) -> dict:
+  """Flags that say which text is read, and hashes of file and tokenizer.
 
   Raises:
     ValueError, OSError: the file is malformed, or not there.
@@ -287,6 +322,7 @@ def text_identity(values) -> dict:
   return {
     'text': file.path.name,
     'text_sha256': scan.sha256,
+    'tokenizer': tokenizer_sha256(reader),
     'text_field': values.text_field,
     'separator': values.separator,
     'repeat': values.repeat,
@@ -308,9 +344,7 @@ class _Tokeniser:
       'sha256': self._scan.sha256,
       'field': values.text_field,
       'separator': values.separator,
-      'tokenizer_sha256': outputs.sha256(
-        self._reader.folder / 'tokenizer.json'
-      ),
+      'tokenizer_sha256': tokenizer_sha256(self._reader),
       'documents': [start, stop],
     }
     rows = write_rows(

@@ -35,7 +35,6 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 import numpy as np
-from safetensors.numpy import save_file
 
 from experiments import inputs, orthogonalised, outputs
 from experiments import subject as subject_lib
@@ -43,6 +42,7 @@ from experiments.documents import DocumentFile
 from experiments.latents import CLASSES
 from experiments.orthogonalised.arms import LATENT, MEAN_DIFFERENCE
 from experiments.report import orthogonalised_figures
+from experiments.runs import define_number, whole
 from experiments.steering import (
   WAYS,
   Rules,
@@ -56,6 +56,7 @@ from experiments.steering import (
 from experiments.steering.arms import ORIGINAL, RANDOM_LATENT
 from experiments.steering.orthogonalise import written_at_first
 import gemma_jax as gj
+from gemma_jax.whole_files import save_tensors
 
 _TITLE = 'Does a model decline without the direction?'
 
@@ -88,14 +89,14 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     **common,
   )
   flags.DEFINE_bool('save', True, 'Write the checkpoints.', **common)
-  flags.DEFINE_integer(
-    'questions', 25, 'Per entity type and class.', lower_bound=1, **common
+  define_number(
+    'questions', 25, 'Per entity type and class.', whole(), **common
   )
-  flags.DEFINE_integer(
-    'max_new_tokens', 30, 'Most tokens of an answer.', lower_bound=1, **common
+  define_number(
+    'max_new_tokens', 30, 'Most tokens of an answer.', whole(), **common
   )
-  flags.DEFINE_integer(
-    'rows_per_batch', 256, 'Answers generated at once.', lower_bound=1, **common
+  define_number(
+    'rows_per_batch', 256, 'Answers generated at once.', whole(), **common
   )
   flags.DEFINE_string(
     'text',
@@ -105,11 +106,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     **common,
   )
   flags.DEFINE_string('text_field', 'text', 'Of .jsonl objects.', **common)
-  flags.DEFINE_integer(
-    'text_documents', 400, 'So many of them.', lower_bound=1, **common
+  define_number(
+    'text_documents', 400, 'So many of them.', whole(1, 10**9), **common
   )
-  flags.DEFINE_integer(
-    'text_window', 64, 'Most tokens read of each.', lower_bound=2, **common
+  define_number(
+    'text_window', 64, 'Most tokens read of each.', whole(2), **common
   )
   return subject_lib.finish_flags(values, before)
 
@@ -139,10 +140,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
     if documents:
       text, arrays = _on_text(subject, model, edited, direction, documents)
     arrays |= {f'cosines/{name}': x for name, x in cosines.items()}
-    save_file(
-      {name: np.ascontiguousarray(x) for name, x in arrays.items()},
-      subject.out / 'effects.safetensors',
-    )
+    save_tensors(subject.out / 'effects.safetensors', arrays)
     outputs.write_lines(subject.out / 'answers.jsonl', examples)
     results = {
       'direction': source | {'ways': ways},
@@ -160,7 +158,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       summary(results),
       orthogonalised_figures.sections(results, examples),
     )
-  except (OSError, ValueError, KeyError, ImportError) as error:
+  except (OSError, ValueError, ImportError) as error:
     return outputs.failed(error)
   return 0
 

@@ -6,7 +6,6 @@ report.html    see `experiments/charts`
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -14,25 +13,21 @@ import math
 import os
 import pathlib
 import platform
-import shutil
 import sys
 
 from absl import app, flags
 import jax
 import numpy as np
+from safetensors import SafetensorError
+
+from experiments import run_lock
+from gemma_jax import json_files, whole_files
+from gemma_jax.whole_files import replaced_folder as replaced_folder
+from gemma_jax.whole_files import write_text as write_text
 
 FLAGS_FILE = 'flags.txt'
 RESULTS_FILE = 'results.json'
 REPORT_FILE = 'report.html'
-
-
-def write_text(path: str | os.PathLike, text: str):
-  """Writes a file that is either the old one or the whole new one."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'.{path.name}.partial')
-  partial.write_text(text, encoding='utf-8')
-  os.replace(partial, path)
 
 
 def write_json(path: str | os.PathLike, value: Mapping):
@@ -41,21 +36,14 @@ def write_json(path: str | os.PathLike, value: Mapping):
   write_text(path, text + '\n')
 
 
-def read_json(path: str | os.PathLike):
-  """Reads a JSON file.
+def read_json(path: str | os.PathLike, kind: type = dict):
+  """Reads a JSON file of a run, see `json_files.read_json`.
 
-  Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: it is not JSON, perhaps because it was cut off.
+  Args:
+    path: The file.
+    kind: What it holds: dict, list or object (any).
   """
-  path = pathlib.Path(path)
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
-    raise ValueError(
-      f'{path} is not JSON, perhaps because it was cut off: {error}. Write it '
-      'anew.'
-    ) from error
+  return json_files.read_json(path, kind, 'The same run again writes it anew.')
 
 
 def write_results(folder: str | os.PathLike, results: Mapping):
@@ -88,7 +76,8 @@ def write_flags(
     replace: Or leave one that is there, which goes with its results.
 
   Raises:
-    ValueError: a value has a line break, which a flagfile cannot hold.
+    ValueError: a value has a line break, or ends in white space, which a
+      flagfile cannot hold.
   """
   lines = []
   for name in sorted(names):
@@ -98,6 +87,11 @@ def write_flags(
     if len(line.splitlines()) > 1:
       raise ValueError(
         f'--{name} has a line break in it, which a flagfile cannot hold.'
+      )
+    if line != line.rstrip():
+      raise ValueError(
+        f'{line!r} ends in white space, which a flagfile cannot hold: '
+        f'{FLAGS_FILE} would not repeat the run. Leave it out.'
       )
     lines.append(line)
   path = pathlib.Path(folder) / FLAGS_FILE
@@ -130,31 +124,6 @@ def sha256(path: str | os.PathLike) -> str:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-@contextlib.contextmanager
-def replaced_folder(path: str | os.PathLike):
-  """A new folder to fill, which takes the place of `path` when it is complete.
-
-  What was there before stays until then.
-  """
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'.{path.name}.partial')
-  before = path.with_name(f'.{path.name}.before')
-  if before.exists() and not path.exists():  # killed between the renames below
-    os.rename(before, path)
-  for left in (partial, before):
-    shutil.rmtree(left, ignore_errors=True)
-  partial.mkdir()
-  try:
-    yield partial
-    if path.exists():
-      os.rename(path, before)
-    os.rename(partial, path)
-    shutil.rmtree(before, ignore_errors=True)
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
-
-
 def check_same_run(path: pathlib.Path, identity: Mapping, resumes: bool):
   """Keeps a run's identity, and refuses to go on with another run's work.
 
@@ -168,7 +137,9 @@ def check_same_run(path: pathlib.Path, identity: Mapping, resumes: bool):
   """
   now = _plain(identity)
   if path.is_file() and resumes:
-    before = json.loads(path.read_text(encoding='utf-8'))
+    before = json_files.read_json(
+      path, remedy=f'Delete {path.parent} to do its work again.'
+    )
     other = [k for k in sorted(now | before) if now.get(k) != before.get(k)]
     if other:
       raise ValueError(
@@ -182,20 +153,36 @@ def check_same_run(path: pathlib.Path, identity: Mapping, resumes: bool):
 def start(
   define_flags: Callable[[], list[str]],
   run: Callable[[flags.FlagValues, Sequence[str]], int],
+  *,
+  lock: bool = True,
 ):
   """Runs a binary, whose exit code is what `run` returns.
 
   Args:
     define_flags: Defines its flags and returns their names.
     run: Gets parsed flags and those names.
+    lock: Whether --out, if it is given, is a run's folder, which one process
+      writes at a time.
   """
   flags.FLAGS.verbosity = -1  # libraries log warnings only, unless told to
   names = define_flags()
+  show_in_help(flags.FLAGS, names)
 
   def main(argv):
     if len(argv) > 1:
       raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
-    return run(flags.FLAGS, names)
+    out = flags.FLAGS.out if lock and 'out' in names else None
+    try:
+      if not out:
+        return run(flags.FLAGS, names)
+      with run_lock.locked(out):
+        return run(flags.FLAGS, names)
+    except (run_lock.InUse, SafetensorError) as error:
+      return failed(error)
+    except OSError as error:
+      if not whole_files.is_full(error):
+        raise
+      return failed(error)
 
   app.run(main)
 
@@ -203,8 +190,8 @@ def start(
 def failed(error: BaseException) -> int:
   """Prints what an error says; returns the exit code for it."""
   said = str(error) or type(error).__name__
-  if isinstance(error, KeyError) and error.args:
-    said = error.args[0]  # which it would put in quotes
+  if whole_files.is_full(error):  # where no function of ours was writing
+    said = f'{said}: {whole_files.full_disk(getattr(error, "filename", None))}'
   print(f'Error: {said}', file=sys.stderr)
   return 1
 

@@ -38,7 +38,6 @@ every cell), and sweeps/, from which the same command goes on.
 """
 
 from collections.abc import Mapping, Sequence
-import json
 
 from absl import flags
 import tqdm
@@ -58,6 +57,7 @@ from experiments.patching import (
 from experiments.patching.pairs import token_labels
 from experiments.patching.summary import pair_shares
 from experiments.report import patching_figures
+from experiments.runs import define_number, whole
 from experiments.stages import stage
 from experiments.stats.multiplicity import ALPHA
 from experiments.subject import Subject
@@ -67,37 +67,29 @@ import gemma_jax as gj
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   """Defines this program's flags; returns their names."""
   before = set(values)
-  subject_lib.define_flags(values, model='base', latents=False)
+  subject_lib.define_flags(values, model='base', saes=False, latents=False)
   common = {'flag_values': values}
   flags.DEFINE_list('types', None, 'Types of entities. Default: all.', **common)
-  flags.DEFINE_integer(
-    'pairs', 32, 'Most pairs per type.', lower_bound=2, **common
-  )
-  flags.DEFINE_integer(
+  define_number('pairs', 32, 'Most pairs per type.', whole(2), **common)
+  define_number(
     'name_tokens',
     None,
     "Tokens of names. Default: the commonest number of each type's.",
-    lower_bound=1,
+    whole(),
     **common,
   )
-  flags.DEFINE_integer(
-    'relation_tokens',
-    3,
-    'Tokens of what follows the name.',
-    lower_bound=1,
-    **common,
+  define_number(
+    'relation_tokens', 3, 'Tokens of what follows the name.', whole(), **common
   )
-  flags.DEFINE_integer(
+  define_number(
     'verify',
     None,
     'Cells of each map to run exactly, the first by attribution over half of '
     'the pairs; the other half tests them. Default: all.',
-    lower_bound=1,
+    whole(),
     **common,
   )
-  flags.DEFINE_integer(
-    'pairs_per_batch', 32, 'Pairs run at once.', lower_bound=1, **common
-  )
+  define_number('pairs_per_batch', 32, 'Pairs run at once.', whole(), **common)
   flags.DEFINE_list(
     'compare',
     list(MAPS),
@@ -126,7 +118,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       summary(results),
       patching_figures.sections(results, shares, _texts(pairs)),
     )
-  except (OSError, ValueError, KeyError, ImportError) as error:
+  except (OSError, ValueError, ImportError) as error:
     return outputs.failed(error)
   return 0
 
@@ -298,10 +290,10 @@ def _compared(subject: Subject, model, pairs, settings) -> dict | None:
 
   def make(path):
     costs = compare(model, each, names)
-    outputs.write_text(path / file, json.dumps(costs | {'type': kind}))
+    outputs.write_json(path / file, costs | {'type': kind})
 
   stage(folder, _identity(subject, each) | {'maps': names}, make)
-  return json.loads((folder / file).read_text(encoding='utf-8'))
+  return outputs.read_json(folder / file)
 
 
 def _identity(subject: Subject, pairs) -> dict:

@@ -58,6 +58,7 @@ from experiments.paper import (
   read_claims,
 )
 from experiments.paper.programs import PROGRAMS, Program
+from experiments.runs import SEED, define_number, whole
 
 _DONE = '.finished.json'
 
@@ -89,20 +90,18 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     "Default: 'reference' for published models, 'default' for MiniWorld.",
     **common,
   )
-  flags.DEFINE_integer('seed', 0, 'Of all draws.', **common)
-  flags.DEFINE_integer(
+  define_number('seed', 0, 'Of all draws.', SEED, **common)
+  define_number(
     'questions',
     None,
     'Steered by entity_recognition, per entity type and class. Default: 100.',
-    lower_bound=1,
+    whole(),
     **common,
   )
   flags.DEFINE_list(
     'only', list(PROGRAMS), 'Programs to run; all stay in the table.', **common
   )
-  names = sorted(set(values) - before)
-  outputs.show_in_help(values, names)
-  return names
+  return sorted(set(values) - before)
 
 
 def run(values: flags.FlagValues, names: Sequence[str]) -> int:
@@ -142,7 +141,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
     )
     _write_page(out, values.family, rows, failed)
     write_index(out / INDEX_FILE, [read_run(each) for each in find_runs([out])])
-  except (OSError, ValueError, KeyError, ImportError) as error:
+  except (OSError, ValueError, ImportError) as error:
     return outputs.failed(error)
   print('\n'.join(_lines(rows)))
   for name, code in failed.items():
@@ -176,7 +175,14 @@ class _Left:
     mark, results = self._mark(name), self._file(name)
     if not (mark.is_file() and results.is_file()):
       return 'has not run'
-    then, now = json.loads(mark.read_text(encoding='utf-8')), self._now(name)
+    now = self._now(name)
+    try:
+      then = outputs.read_json(mark)
+      outputs.read_json(results)
+    except ValueError as error:
+      return f'cannot be read: {error}'
+    if then.get('results') != now['results']:
+      return 'has other results than it finished with'
     if then.get('flags') != now['flags']:
       return 'has finished with other flags'
     if then.get('needs') != now['needs']:
@@ -185,7 +191,7 @@ class _Left:
 
   def results(self, name: str) -> dict:
     """Its results.json."""
-    return json.loads(self._file(name).read_text(encoding='utf-8'))
+    return outputs.read_json(self._file(name))
 
   def begin(self, name: str):
     """Takes the mark away."""
@@ -201,6 +207,7 @@ class _Left:
     program = self.programs[name]
     return {
       'flags': dict(program.flags),
+      'results': outputs.sha256(self._file(name)),
       'needs': {
         need: outputs.sha256(self._file(need)) for need in program.needs
       },

@@ -15,10 +15,10 @@ import os
 import pathlib
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from experiments.outputs import replaced_folder
 from experiments.sae_evaluation import Spliced
+from gemma_jax.whole_files import save_tensors
 from sae.gemma_scope import save_gemma_scope
 from sae.hooks import hook_name
 from sae.jumprelu import JumpReLUSAE
@@ -129,7 +129,7 @@ def write_latents(out: str | os.PathLike, found: Sequence[Measured]) -> list:
         'sequence_tokens': fidelity.tokens,
       } | {f'sequence_loss_{k}': v for k, v in fidelity.losses.items()}
       arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
-      save_file(arrays, folder / name)
+      save_tensors(folder / name, arrays)
       paths.append(f'latents/{name}')
   return paths
 

@@ -2,6 +2,8 @@
 
 from absl import flags
 
+from experiments.runs import LAYER, define_number
+
 
 def define_flags(values: flags.FlagValues) -> list[str]:
   """Defines them; returns their names."""
@@ -16,7 +18,11 @@ def define_flags(values: flags.FlagValues) -> list[str]:
   flags.DEFINE_string(
     'site', None, 'What it reads, if its files do not say.', **common
   )
-  flags.DEFINE_integer(
-    'layer', None, 'Layer that it reads, if its files do not say.', **common
+  define_number(
+    'layer',
+    None,
+    'Layer that it reads, if its files do not say.',
+    LAYER,
+    **common,
   )
   return sorted(set(values) - before)

@@ -59,7 +59,7 @@ def prepare(values: flags.FlagValues, names: Sequence[str]) -> Plan:
   """Checks everything, and tokenises text; no weight is read.
 
   Raises:
-    ValueError, KeyError, OSError, ImportError, OutOfMemory: the run cannot be.
+    ValueError, OSError, ImportError, OutOfMemory: the run cannot be.
   """
   if values.out is None:
     raise ValueError('Say where results go: --out=DIR.')
@@ -95,7 +95,7 @@ def prepare(values: flags.FlagValues, names: Sequence[str]) -> Plan:
       'eval_fraction': values.eval_fraction,
       'pack': values.pack,
       'parse_special': values.parse_special,
-      **model_and_text.text_identity(values),
+      **model_and_text.text_identity(values, reader),
       **config.identity,
     },
     resumes=any((out / 'checkpoints').glob('[0-9]*')),
@@ -140,13 +140,7 @@ def _site_and_layers(values, config: gj.ModelConfig):
     )
   layers = [config.num_layers // 2 if layer is None else layer]
   if values.layer is not None:
-    try:
-      layers = [int(part) for part in values.layer]
-    except ValueError as error:
-      raise ValueError(
-        f'--layer={",".join(values.layer)} must be layers from 0 with commas '
-        'between them.'
-      ) from error
+    layers = values.layer
   bad = [x for x in layers if not 0 <= x < config.num_layers]
   if bad or not layers or len(set(layers)) < len(layers):
     raise ValueError(

@@ -36,7 +36,6 @@ import os
 
 from absl import flags
 import numpy as np
-from safetensors.numpy import save_file
 
 from experiments import outputs, subject
 from experiments.attention import (
@@ -51,8 +50,10 @@ from experiments.attention import (
 from experiments.charts import style
 from experiments.latents import CLASSES
 from experiments.report import attention_figures
+from experiments.runs import POSITIVE, SIGNED, define_number, whole
 from experiments.steering import POSITIONS
 from experiments.steering.doses import OPPOSITE, stream_norms
+from gemma_jax.whole_files import save_tensors
 
 # Base model -> coefficient, of either latent: arXiv 2411.14257, section 6.
 PUBLISHED = {'gemma-2-2b': 100.0, 'gemma-2-9b': 100.0}
@@ -63,24 +64,22 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   before = set(values)
   subject.define_flags(values, model='base', num_random=100)
   common = {'flag_values': values}
-  flags.DEFINE_integer(
-    'questions',
-    100,
-    'Prompts per entity type and class.',
-    lower_bound=2,
-    **common,
+  define_number(
+    'questions', 100, 'Prompts per entity type and class.', whole(2), **common
   )
-  flags.DEFINE_float(
+  define_number(
     'alpha',
     None,
     "Coefficient of either latent's decoder row. Default: by --dose; in "
     'reference mode the published one, if there is one for the model.',
+    SIGNED,
     **common,
   )
-  flags.DEFINE_float(
+  define_number(
     'dose',
     0.5,
     "Norm of what is added, in units of the stream's mean norm there.",
+    POSITIVE,
     **common,
   )
   flags.DEFINE_enum(
@@ -90,11 +89,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'Which tokens of a prompt are steered.',
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'rows_per_batch',
     2048,
     'Prompts times directions that run at once.',
-    lower_bound=1,
+    whole(),
     **common,
   )
   return subject.finish_flags(values, before)
@@ -133,7 +132,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       summary(results),
       attention_figures.shift_sections(results, shifts),
     )
-  except (OSError, ValueError, KeyError, ImportError) as error:
+  except (OSError, ValueError, ImportError) as error:
     return outputs.failed(error)
   return 0
 
@@ -282,7 +281,7 @@ def _write_effects(out, shifts):
     if shift.target is not None:
       # Axes: prompt, latent then its controls, layer, measure, keys, head.
       arrays[f'{name}.after'] = np.asarray(shift.after, np.float32)
-  save_file(arrays, out / 'effects.safetensors')
+  save_tensors(out / 'effects.safetensors', arrays)
 
 
 if __name__ == '__main__':

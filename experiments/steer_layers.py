@@ -26,6 +26,7 @@ from absl import flags
 
 from experiments import outputs, subject
 from experiments.report import layer_map_figures
+from experiments.runs import POSITIVE, define_number, define_numbers, whole
 from experiments.steering import POSITIONS, Rules, make_questions
 from experiments.steering.amounts import doses
 from experiments.steering.doses import stream_norms
@@ -43,11 +44,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   before = set(values)
   subject.define_flags(values, model='chat', latents=False)
   common = {'flag_values': values}
-  flags.DEFINE_list(
-    'sweep', ['0.1', '0.2', '0.4', '0.8', '1.6'], 'Doses.', **common
+  define_numbers(
+    'sweep', [0.1, 0.2, 0.4, 0.8, 1.6], 'Doses.', POSITIVE, **common
   )
-  flags.DEFINE_integer(
-    'questions', 25, 'Per entity type and class.', lower_bound=1, **common
+  define_number(
+    'questions', 25, 'Per entity type and class.', whole(), **common
   )
   flags.DEFINE_enum(
     'positions',
@@ -56,11 +57,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'Which tokens of a question are steered.',
     **common,
   )
-  flags.DEFINE_integer(
-    'max_new_tokens', 30, 'Most tokens of an answer.', lower_bound=1, **common
+  define_number(
+    'max_new_tokens', 30, 'Most tokens of an answer.', whole(), **common
   )
-  flags.DEFINE_integer(
-    'rows_per_batch', 256, 'Answers generated at once.', lower_bound=1, **common
+  define_number(
+    'rows_per_batch', 256, 'Answers generated at once.', whole(), **common
   )
   return subject.finish_flags(values, before)
 
@@ -69,8 +70,6 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
   """Does what parsed flags say; returns the exit code."""
   try:
     sweep = doses(values.sweep)
-    if not sweep:
-      raise ValueError('--sweep is empty: give doses with commas between them.')
     given = subject.open_subject(values, names, model='chat')
     if given.run is None:
       raise ValueError(
@@ -132,7 +131,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       summary(records),
       layer_map_figures.sections(records),
     )
-  except (OSError, ValueError, KeyError, ImportError) as error:
+  except (OSError, ValueError, ImportError) as error:
     return outputs.failed(error)
   return 0
 

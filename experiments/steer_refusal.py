@@ -85,7 +85,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       summary(steering),
       steering_figures.sections(steering, examples),
     )
-  except (OSError, ValueError, KeyError, ImportError) as error:
+  except (OSError, ValueError, ImportError) as error:
     return outputs.failed(error)
   return 0
 

@@ -21,6 +21,7 @@ from experiments.entities import (
   MODES,
   Entity,
   People,
+  activation_prompt,
   classify,
   read_entities,
   read_records,
@@ -33,6 +34,8 @@ from experiments.latents import (
   describe_random,
   matched_random,
 )
+from experiments.runs import SEED, define_number, whole
+from experiments.sae_fit import check_fit
 from experiments.steering import Target
 from experiments.steering.targets import RecognitionRun, find_targets
 import gemma_jax as gj
@@ -46,16 +49,18 @@ def define_flags(
   values: flags.FlagValues,
   *,
   model: str = 'base',
+  saes: bool = True,
   latents: bool = True,
-  num_random: int = 20,
+  num_random: int | None = 20,
 ):
   """Defines the flags that `open_subject` reads.
 
   Args:
     values: Where they are defined.
     model: 'base' or 'chat', the one that is run.
-    latents: Whether the experiment is about chosen latents.
-    num_random: Default of --num_random.
+    saes: Whether the experiment reads SAEs.
+    latents: Whether it is about chosen latents.
+    num_random: Default of --num_random; None is no such flag.
   """
   common = {'flag_values': values}
   flags.DEFINE_string(
@@ -72,7 +77,8 @@ def define_flags(
     )
   else:
     inputs.define_model(values)
-  inputs.define_saes(values)
+  if saes:
+    inputs.define_saes(values, layers=not latents)
   inputs.define_entities(values)
   flags.DEFINE_enum(
     'mode',
@@ -81,7 +87,7 @@ def define_flags(
     "'reference' does what the published code did, its defects included.",
     **common,
   )
-  flags.DEFINE_integer('seed', 0, 'Of all draws.', **common)
+  define_number('seed', 0, 'Of all draws.', SEED, **common)
   flags.DEFINE_string(
     'run',
     None,
@@ -106,20 +112,19 @@ def define_flags(
         "Default: the run's.",
         **common,
       )
-    flags.DEFINE_integer(
-      'num_random',
-      num_random,
-      'Random latents per latent, matched to it where a run is given.',
-      lower_bound=0,
-      **common,
-    )
+    if num_random is not None:
+      define_number(
+        'num_random',
+        num_random,
+        'Random latents per latent, matched to it where a run is given.',
+        whole(0, 10_000),
+        **common,
+      )
 
 
 def finish_flags(values: flags.FlagValues, before: set[str]) -> list[str]:
   """Names of the flags defined since; --help of the binary lists them."""
-  names = sorted(set(values) - before)
-  outputs.show_in_help(values, names)
-  return names
+  return sorted(set(values) - before)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,13 +158,30 @@ class Subject:
   about: Mapping[str, str]
 
   def load(self) -> gj.Decoder:
-    """The model, stacked."""
-    return self.reader.load()
+    """The model, stacked.
+
+    Raises:
+      ValueError: the SAEs that its latents are of do not fit it.
+    """
+    model = self.reader.load()
+    layers = sorted({target.id.layer for target in self.targets.values()})
+    self.check_fit(model, [self.sae(layer) for layer in layers])
+    return model
+
+  def check_fit(self, model: gj.Decoder, saes: Sequence[JumpReLUSAE]):
+    """Raises ValueError if SAEs are of another model than the one loaded."""
+    texts = [
+      activation_prompt(entity).text
+      for label in CLASSES
+      for of_type in self.people.of('test', label).values()
+      for entity in of_type
+    ]
+    check_fit(model, self.tokenizer, saes, texts, str(self.reader.folder))
 
   @functools.cached_property
   def sae_choices(self) -> dict[int, inputs.NamedSAE]:
-    """Layer -> its SAE by name, of the layers that --layers names."""
-    layers = self.values.layers
+    """Layer -> its SAE by name, of those that --layers names, or of all."""
+    layers = self.values.layers if 'layers' in self.values else None
     return {
       one.layer: one for one in _choices(self.values, self.reader, layers)
     }
@@ -170,7 +192,7 @@ class Subject:
     Raises:
       ValueError: there is none, or the run has another one.
     """
-    (choice,) = _choices(self.values, self.reader, [str(layer)])
+    (choice,) = _choices(self.values, self.reader, [layer])
     sae = choice.load(self.reader)
     self.findings.check_sae(choice, sae)
     return sae
@@ -206,7 +228,7 @@ class Subject:
       'mode': values.mode,
       'seed': values.seed,
       'model': self.about,
-      'sae': values.sae,
+      'sae': values.sae if 'sae' in values else None,
       'run': self.run,
       'latents': {
         label: {
@@ -243,7 +265,7 @@ def open_subject(
     model: As `define_flags` got it.
 
   Raises:
-    ValueError, KeyError, OSError, ImportError: something does not exist or
+    ValueError, OSError, ImportError: something does not exist or
       does not fit; the error names it and the remedy.
   """
   if values.out is None:
@@ -264,8 +286,10 @@ def open_subject(
         'experiments.entity_recognition.'
       )
   run = RecognitionRun(folder or None)
-  # Another chat model may be steered on purpose; the bundled one is by default.
-  if model == 'base' or values.chat_model == inputs.BUNDLED:
+  # Another chat model may be steered on purpose. The bundled one is by default,
+  # and the run's own by its place: it must be what it was.
+  bundled = model == 'base' or values.chat_model == inputs.BUNDLED
+  if bundled or run.is_at(model, reader):
     run.check_model(model, reader)
   targets, drawn = {}, {}
   if 'known_latent' in values:
@@ -284,11 +308,7 @@ def open_subject(
     drawn=drawn,
     run=folder or None,
     findings=run,
-    about={
-      'folder': os.fspath(reader.folder),
-      'dtype': str(reader.dtype),
-      'fingerprint': model_and_text.fingerprint(reader),
-    },
+    about=model_and_text.model_identity(reader),
   )
 
 
@@ -326,12 +346,13 @@ def _people(values, run: RecognitionRun) -> People:
       'What does the base model know? Give --labels, a folder of its answers '
       '(experiments.label_entities makes them), or --run.'
     )
-  entities = read_entities(inputs.place(values.entities, inputs.ENTITIES))
+  types = run.latents.get('types')
+  entities = read_entities(
+    inputs.place(values.entities, inputs.ENTITIES), types=types
+  )
   if values.labels is None:
     return run.people(entities)
-  people = known_and_unknown(
-    entities, values.labels, types=run.latents.get('types')
-  )
+  people = known_and_unknown(entities, values.labels, types=types)
   run.check_held_out(people)
   return people
 
@@ -352,15 +373,15 @@ def _enough(
   """The target with as many controls as are asked for; how they were drawn.
 
   A run keeps a few; more are drawn from the sums that it kept. '' if the
-  target had enough, or no run says which latents are like it.
+  target had enough or needs none, or no run says which latents are like it.
   """
   id = target.id
-  if run.controls(target.label, id) is None:
+  if 'num_random' not in values or run.controls(target.label, id) is None:
     return target, ''
   if len(target.controls) >= values.num_random:
     return target, ''
   (one,) = (sums for sums in run.sums() if (sums.site, sums.layer) == id[:2])
-  (choice,) = _choices(values, reader, [str(id.layer)])
+  (choice,) = _choices(values, reader, [id.layer])
   rows = np.asarray(choice.load(reader).W_dec[...], np.float32)
   drawn = matched_random(
     id,
@@ -379,7 +400,7 @@ def _footer(results: Mapping) -> Section:
     results,
     [
       ['model', f'{results["model"]["folder"]}, {results["model"]["dtype"]}'],
-      ['SAEs', results['sae']],
+      ['SAEs', results['sae'] or 'none'],
       ['entity recognition', results['run'] or 'none'],
       *(
         [

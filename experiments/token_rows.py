@@ -16,15 +16,18 @@ import dataclasses
 import os
 import pathlib
 import shutil
+import sys
 from typing import Protocol
 
 import numpy as np
 import tqdm
 
+from experiments import checksums
 import gemma_jax as gj
 from sae.folders import new_folder, read_json, write_json
 
 _ABOUT = 'about.json'
+_FILES = ('tokens.bin', 'starts.npy', 'kept.npy')
 # Documents are tokenised so many characters at a time, in parallel.
 _BATCH_CHARACTERS = 1 << 20
 
@@ -165,7 +168,7 @@ def write_rows(
     'enough': enough,
   }
   if (folder / _ABOUT).is_file():
-    if read_json(folder / _ABOUT).get('identity') == identity:
+    if _is_whole(folder, identity):
       return TokenRows(folder)
     shutil.rmtree(folder)
   starts, kept = array.array('q', [0]), array.array('q', [0])
@@ -185,7 +188,7 @@ def write_rows(
       count = int((~is_special[row]).sum())
       if not count:
         continue
-      row.tofile(file)
+      file.write(row.tobytes())
       starts.append(starts[-1] + len(row))
       kept.append(kept[-1] + count)
       bar.update(count)
@@ -193,6 +196,7 @@ def write_rows(
         break
     if not kept[-1]:
       raise ValueError('The documents have no token besides special ones.')
+    file.flush()
     np.save(partial / 'starts.npy', np.frombuffer(starts, np.int64))
     np.save(partial / 'kept.npy', np.frombuffer(kept, np.int64))
     counts = Counts(
@@ -208,9 +212,31 @@ def write_rows(
         'identity': identity,
         'special': special,
         'counts': dataclasses.asdict(counts),
+        'files': _checksums(partial),
       },
     )
   return TokenRows(folder)
+
+
+def _is_whole(folder: pathlib.Path, identity: dict) -> bool:
+  """Whether a folder holds these rows, as they were written."""
+  try:
+    about = read_json(folder / _ABOUT)
+    if about.get('identity') != identity:
+      return False
+    if about.get('files') == _checksums(folder):
+      return True
+    error = f'{folder} is not as it was written.'
+  except (OSError, ValueError) as reason:
+    error = reason
+  print(f'{error} It is made again.', file=sys.stderr)
+  return False
+
+
+def _checksums(folder: pathlib.Path) -> dict[str, str]:
+  """The SHA-256 of the files of rows, by their names."""
+  found = checksums.sha256_of(folder / name for name in _FILES)
+  return {path.name: sha256 for path, sha256 in found.items()}
 
 
 class Documents:

@@ -45,6 +45,7 @@ from experiments.circuits import polarity
 from experiments.circuits.causes import CircuitStudy
 from experiments.latents import CLASSES
 from experiments.report import circuit_figures
+from experiments.runs import SHARE, SIGNED, define_number, real, whole
 from experiments.steering import POSITIONS, make_questions
 
 _KINDS = ('steer', 'ablate')
@@ -57,17 +58,18 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   subject_lib.define_flags(values, model='chat')
   common = {'flag_values': values}
   for label in CLASSES:
-    flags.DEFINE_float(
+    define_number(
       f'alpha_{label}',
       None,
       f"Coefficient of the {label} latent's decoder row. Default: --dose.",
+      SIGNED,
       **common,
     )
-  flags.DEFINE_float(
+  define_number(
     'dose',
     0.5,
     "Norm of what is added, in units of the stream's mean norm there.",
-    lower_bound=0.0,
+    real(0, 1e6),
     **common,
   )
   flags.DEFINE_list(
@@ -84,37 +86,34 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'Which tokens of a question are changed.',
     **common,
   )
-  flags.DEFINE_integer(
-    'questions', 6, 'Per entity type, class and split.', lower_bound=1, **common
+  define_number(
+    'questions', 6, 'Per entity type, class and split.', whole(), **common
   )
-  flags.DEFINE_float(
+  define_number(
     'goal',
     0.8,
     'Share of the effect that a circuit keeps, and takes with it.',
-    lower_bound=0.0,
-    upper_bound=1.0,
+    SHARE,
     **common,
   )
-  flags.DEFINE_float(
+  define_number(
     'smallest_effect',
     0.5,
     'In logits: causes that do less on validation questions are not traced.',
-    lower_bound=0.0,
+    real(0, 1e6),
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'graph_nodes',
     10,
     'Edges are measured among so many components of a circuit at most.',
-    lower_bound=1,
+    whole(),
     **common,
   )
-  flags.DEFINE_integer(
-    'max_new_tokens', 30, 'Most tokens of an answer.', lower_bound=1, **common
+  define_number(
+    'max_new_tokens', 30, 'Most tokens of an answer.', whole(), **common
   )
-  flags.DEFINE_integer(
-    'rows_per_batch', 128, 'Rows run at once.', lower_bound=1, **common
-  )
+  define_number('rows_per_batch', 128, 'Rows run at once.', whole(), **common)
   return subject_lib.finish_flags(values, before)
 
 
@@ -169,7 +168,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       summary(results),
       circuit_figures.sections(results),
     )
-  except (OSError, ValueError, KeyError, ImportError) as error:
+  except (OSError, ValueError, ImportError) as error:
     return outputs.failed(error)
   return 0
 

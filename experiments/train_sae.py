@@ -48,6 +48,7 @@ from experiments import (
   sae_report,
   sae_results,
 )
+from experiments.runs import LAYER, MANY, define_number, define_numbers, real
 from experiments.sae_evaluation import (
   EvaluationText,
   measure_metrics,
@@ -81,48 +82,44 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'TransformerLens or HF has for it (blocks.12.hook_resid_post).',
     **common,
   )
-  flags.DEFINE_list(
+  define_numbers(
     'layer',
     None,
     'Layers of the site, from 0; several are trained at once. Default: the '
     "site's, if its name has one, else the middle one.",
+    LAYER,
     **common,
   )
   flags.DEFINE_bool(
     'repeat', False, 'Read a text file anew where it ends too early.', **common
   )
-  flags.DEFINE_float(
+  define_number(
     'eval_fraction',
     0.05,
     "Share of a file's documents, at its end, that are held out for "
     'evaluation. 0 evaluates on the training text.',
-    lower_bound=0.0,
-    upper_bound=0.9,
+    real(0, 0.9),
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'eval_tokens',
     20_000,
     'Tokens to measure SAEs on. Gemma Scope: 2048 x 1024.',
-    lower_bound=1,
+    MANY,
     **common,
   )
-  flags.DEFINE_integer(
-    'log_every', 50, 'Updates per record.', lower_bound=1, **common
-  )
-  flags.DEFINE_integer(
+  define_number('log_every', 50, 'Updates per record.', MANY, **common)
+  define_number(
     'checkpoint_every',
     None,
     'Updates between checkpoints. Default: one per bucket.',
-    lower_bound=1,
+    MANY,
     **common,
   )
   flags.DEFINE_string(
     'wandb_project', None, 'Also log to Weights & Biases.', **common
   )
-  names = sorted([*names, *set(values) - before])
-  outputs.show_in_help(values, names)
-  return names
+  return sorted([*names, *set(values) - before])
 
 
 def measure(
@@ -213,7 +210,6 @@ def run(values: flags.FlagValues, flag_names: Sequence[str]) -> int:
   except (
     OSError,
     ValueError,
-    KeyError,
     ImportError,
     memory.OutOfMemory,
     TrainingDiverged,
@@ -225,7 +221,7 @@ def run(values: flags.FlagValues, flag_names: Sequence[str]) -> int:
   try:
     found = measure(plan, values, saes, names)
     finish(plan, values, found)
-  except (OSError, ValueError, KeyError, memory.OutOfMemory) as error:
+  except (OSError, ValueError, memory.OutOfMemory) as error:
     return outputs.failed(error)
   for one in found:
     loss = one.spliced.fidelity.delta_loss

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from experiments.runs import FEW, POSITIVE, define_number
 import gemma_jax as gj
 from tools.timing import CompileLog, alternate, matmul_rate
 
@@ -68,7 +69,7 @@ _DTYPE = flags.DEFINE_enum(
   'dtype', 'float32', ['float32', 'bfloat16'], 'Of weights and activations.'
 )
 _PARTS = flags.DEFINE_list('parts', list(PARTS), f'Which of {PARTS}.')
-_REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed runs of each candidate.')
+_REPEATS = define_number('repeats', 5, 'Timed runs of each candidate.', FEW)
 _PEER = flags.DEFINE_boolean('peer', True, 'Time HF transformers too.')
 _ATTENTION = flags.DEFINE_enum(
   'hf_attention',
@@ -82,8 +83,8 @@ _LAYERS = flags.DEFINE_enum(
   ['both', 'scan', 'unstacked'],
   'How ours holds its layers: stacked and scanned, or one after another.',
 )
-_PEAK = flags.DEFINE_float(
-  'peak_tflops', None, "The chip's published dense rate, for MFU."
+_PEAK = define_number(
+  'peak_tflops', None, "The chip's published dense rate, for MFU.", POSITIVE
 )
 _JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
 

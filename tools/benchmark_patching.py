@@ -57,6 +57,7 @@ from experiments.patching import costs, naive_sweep, sweep
 from experiments.patching.cells import every_cell
 from experiments.patching.runs import record_run
 from experiments.patching.sweeps import first_difference
+from experiments.runs import FEW, define_number, define_numbers, whole
 import gemma_jax as gj
 from tools.timing import CompileLog, alternate
 
@@ -72,10 +73,14 @@ _KIND = flags.DEFINE_enum(
 _MODEL = flags.DEFINE_string(
   'model', inputs.BUNDLED, 'A checkpoint: folder, hub id or .gguf.'
 )
-_PAIRS = flags.DEFINE_list('pairs', ['4', '32'], 'Rows of each case.')
-_TOKENS = flags.DEFINE_integer('tokens', 8, 'Tokens of a row.')
-_NAME = flags.DEFINE_list(
-  'name', ['3', '5'], 'Tokens [start, stop) in which the two sides differ.'
+_PAIRS = define_numbers('pairs', [4, 32], 'Rows of each case.', FEW)
+_TOKENS = define_number('tokens', 8, 'Tokens of a row.', FEW)
+_NAME = define_numbers(
+  'name',
+  [3, 5],
+  'Tokens [start, stop) in which the two sides differ.',
+  whole(0),
+  fewest=2,
 )
 _TASK = flags.DEFINE_string(
   'task',
@@ -83,15 +88,19 @@ _TASK = flags.DEFINE_string(
   'Task of factual recall for --kind=path. Default: capitals; city_country for '
   'the bundled model.',
 )
-_NAIVE_RUNS = flags.DEFINE_integer(
+_NAIVE_RUNS = define_number(
   'naive_runs',
   60,
   'Most whole runs of the naive side of --kind=path each time. With more '
   'senders it takes some of the layers, and its time is scaled to all.',
+  whole(),
 )
-_REPEATS = flags.DEFINE_integer('repeats', 3, 'Timed runs of each candidate.')
-_THREADS = flags.DEFINE_integer(
-  'torch_threads', 1, "PyTorch's; small products are fastest on one."
+_REPEATS = define_number('repeats', 3, 'Timed runs of each candidate.', FEW)
+_THREADS = define_number(
+  'torch_threads',
+  1,
+  "PyTorch's; small products are fastest on one.",
+  whole(1, 1024),
 )
 _PEER = flags.DEFINE_boolean('peer', True, 'Time TransformerLens too.')
 _JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
@@ -187,7 +196,7 @@ class TransformerLens:
 def rows(config: gj.ModelConfig, n: int):
   """Random base and donor tokens, which differ in the name, and answers."""
   rng = np.random.default_rng(0)
-  start, stop = map(int, _NAME.value)
+  start, stop = _NAME.value
   ids = functools.partial(rng.integers, 5, config.vocab_size, dtype=np.int32)
   base = ids((n, _TOKENS.value))
   base[:, 0] = config.fill_id if config.bos_id is None else config.bos_id
@@ -291,6 +300,12 @@ def time_paths(model, tokenizer, n):
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments {argv[1:]}.')
+  start, *stop = _NAME.value
+  if len(stop) != 1 or not start < stop[0] <= _TOKENS.value:
+    raise app.UsageError(
+      f'--name={start},{",".join(map(str, stop))} must be a first token and '
+      f'one after the last, of --tokens={_TOKENS.value}.'
+    )
   paths = _KIND.value == 'path'
   wanted = _PEER.value and not paths
   peer = wanted and importlib.util.find_spec('transformer_lens')
@@ -324,7 +339,7 @@ def main(argv):
     theirs = TransformerLens(model) if peer else None
     time_one = functools.partial(time_case, model, theirs)
   records = []
-  for n in map(int, _PAIRS.value):
+  for n in _PAIRS.value:
     record = time_one(n)
     records.append(record)
     seconds, operations = record['seconds'], record['operations']

@@ -35,6 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from experiments.runs import FEW, POSITIVE, define_number, whole
 import gemma_jax as gj
 from sae import update as up
 from sae.jumprelu import Weights, encode
@@ -58,11 +59,11 @@ _SIZES = flags.DEFINE_list(
   'sizes', ['256x4096x4096', '2304x16384x1024'], 'D x F x B of each case.'
 )
 _PARTS = flags.DEFINE_list('parts', list(PARTS), f'Which of {PARTS}.')
-_REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed runs of each candidate.')
-_STEPS = flags.DEFINE_integer(
-  'steps', 12, 'Updates per timed run, in one program call.'
+_REPEATS = define_number('repeats', 5, 'Timed runs of each candidate.', FEW)
+_STEPS = define_number(
+  'steps', 12, 'Updates per timed run, in one program call.', whole()
 )
-_SWEEP = flags.DEFINE_integer('sweep', 8, 'Coefficients of the sweep.')
+_SWEEP = define_number('sweep', 8, 'Coefficients of the sweep.', FEW)
 _COMPUTE = flags.DEFINE_enum(
   'compute_dtype',
   'float32',
@@ -70,15 +71,15 @@ _COMPUTE = flags.DEFINE_enum(
   'Factors of our products.',
 )
 _PEERS = flags.DEFINE_boolean('peers', True, 'Time the other trainers too.')
-_PEAK = flags.DEFINE_float(
-  'peak_tflops', None, "The chip's published dense rate, for MFU."
+_PEAK = define_number(
+  'peak_tflops', None, "The chip's published dense rate, for MFU.", POSITIVE
 )
 _JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
 
 
 def parse_size(text: str) -> tuple[int, int, int]:
   """(D, F, B) of '256x4096x4096'."""
-  if not re.fullmatch(r'\d+x\d+x\d+', text):
+  if not re.fullmatch(r'\d{1,7}x\d{1,7}x\d{1,7}', text):
     raise app.UsageError(f'--sizes has {text!r}; expected DxFxB.')
   return tuple(map(int, text.split('x')))
 

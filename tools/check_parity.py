@@ -45,6 +45,13 @@ import sys
 
 from absl import app, flags
 
+from experiments.runs import (
+  POSITIVE,
+  SEED,
+  define_number,
+  define_numbers,
+  whole,
+)
 from tools.parity import run, tables, verdict
 from tools.parity.prompts import PADDINGS
 
@@ -87,17 +94,18 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     "Compare the tokenizer with HF's, where the checkpoint has one.",
   )
   define(
-    flags.DEFINE_list,
+    define_numbers,
     'lengths',
-    [str(length) for length in default.lengths],
+    default.lengths,
     'Without a tokenizer: lengths of the random prompts, BOS included.',
+    whole(),
   )
   define(
-    flags.DEFINE_integer,
+    define_number,
     'seed',
     default.seed,
     'Of the random prompts.',
-    lower_bound=0,
+    SEED,
   )
   define_enum(
     'padding',
@@ -106,19 +114,19 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     "Where rows are padded; 'both' runs every prompt in two rows.",
   )
   define(
-    flags.DEFINE_integer,
+    define_number,
     'new_tokens',
     default.new_tokens,
     'Greedy tokens to compare after each prompt. Nothing ends a generation '
     'earlier.',
-    lower_bound=1,
+    whole(),
   )
   define(
-    flags.DEFINE_integer,
+    define_number,
     'batch_size',
     default.batch_size,
     'Prompts at a time; fewer where their logits would be large.',
-    lower_bound=1,
+    whole(),
   )
   define_enum(
     'stream',
@@ -128,11 +136,12 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     'models (bfloat16: three) would not fit into memory.',
   )
   define(
-    flags.DEFINE_float,
+    define_number,
     'tolerance',
     default.tolerance,
     'Factor on the float32 gates, for models that amplify float noise: those '
     'whose error grows through the layers without a jump.',
+    POSITIVE,
   )
   define(
     flags.DEFINE_string, 'json', None, 'Where to write every number, as JSON.'
@@ -160,13 +169,6 @@ def check(values: flags.FlagValues) -> int:
 
 def _options(values: flags.FlagValues) -> run.Options:
   """The flags as Options."""
-  try:
-    lengths = tuple(int(length) for length in values.lengths)
-  except ValueError as error:
-    raise ValueError(
-      f'--lengths={",".join(values.lengths)} must be numbers with commas '
-      'between them, e.g. 1,5,40.'
-    ) from error
   prompts = None if values.prompts is None else pathlib.Path(values.prompts)
   same = (
     'checkpoint dtype tokenizer seed padding new_tokens batch_size stream '
@@ -174,7 +176,7 @@ def _options(values: flags.FlagValues) -> run.Options:
   )
   return run.Options(
     prompts=prompts,
-    lengths=lengths,
+    lengths=tuple(values.lengths),
     **{name: values[name].value for name in same.split()},
   )
 

@@ -24,6 +24,7 @@ import threading
 from absl import app, flags
 import tqdm
 
+from experiments.runs import define_number, whole
 from gemma_jax.checkpoint import hf_format
 from gemma_jax.checkpoint.hf import (
   CheckpointReader,
@@ -63,20 +64,20 @@ def define_flags():
     ['bfloat16', 'float16', 'float32'],
     "Of the weights written. Default: the source's.",
   )
-  flags.DEFINE_integer(
+  define_number(
     'num_layers',
     None,
     'Keep only the first so many layers. Default: all.',
-    lower_bound=1,
+    whole(1, 10_000),
   )
   flags.DEFINE_string(
     'revision', None, 'Branch, tag or commit of a hub id. Default: main.'
   )
-  flags.DEFINE_integer(
+  define_number(
     'max_shard_bytes',
     4 * 10**9,
     'Size at which another file is begun, when writing the hf format.',
-    lower_bound=1,
+    whole(1, 10**15),
   )
 
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments import outputs, sae_source_flags
+from experiments.runs import define_number, real
 from sae.gemma_scope import save_gemma_scope
 from sae.loading import load_sae
 from sae.releases import list_saes
@@ -41,11 +42,12 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   )
   flags.DEFINE_string('target', None, 'Folder to write into.', **common)
   flags.DEFINE_enum('to', 'sae_lens', FORMATS, 'Format to write.', **common)
-  flags.DEFINE_float(
+  define_number(
     'l0',
     None,
     'Mean active latents per token, which names a folder of Gemma Scope. '
     'Default: what its files say; experiments.evaluate_sae measures it.',
+    real(0, 1e6),
     **common,
   )
   flags.DEFINE_bool(
@@ -62,7 +64,7 @@ def convert(values: flags.FlagValues) -> str:
   """Does what parsed flags say; returns the folder written.
 
   Raises:
-    FileExistsError, FileNotFoundError, ImportError, KeyError, ValueError: a
+    FileExistsError, FileNotFoundError, ImportError, ValueError: a
       flag is missing, or see `load_sae` and the writers.
   """
   for name in ('sae', 'target'):
@@ -98,7 +100,7 @@ def run(values: flags.FlagValues, names: Sequence[str]) -> int:
       print('\n'.join(list_saes(values.list)))
     else:
       print(f'{convert(values)}: written in the format of {values.to}.')
-  except (ImportError, OSError, KeyError, ValueError) as error:
+  except (ImportError, OSError, ValueError) as error:
     return outputs.failed(error)
   return 0
 

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.runs import FEW, SEED, define_number, whole
+from gemma_jax import json_files
 from gemma_jax.checkpoint import hf_format
 from gemma_jax.checkpoint.hf import (
   CheckpointReader,
@@ -51,12 +53,12 @@ def define_flags():
   flags.FLAGS.verbosity = -1  # libraries log warnings only, unless told to
   flags.DEFINE_string('out', None, 'Folder to write.', required=True)
   for name, (default, meaning) in _SIZES.items():
-    flags.DEFINE_integer(name, default, meaning)
+    define_number(name, default, meaning, whole())
   flags.DEFINE_enum(
     'dtype', 'float32', ['bfloat16', 'float16', 'float32'], 'Of the weights.'
   )
-  flags.DEFINE_integer('shards', 2, 'Files, at most.', lower_bound=1)
-  flags.DEFINE_integer('seed', 0, 'Seed of the random weights.')
+  define_number('shards', 2, 'Files, at most.', FEW)
+  define_number('seed', 0, 'Seed of the random weights.', SEED)
   flags.DEFINE_boolean(
     'overwrite',
     False,
@@ -122,7 +124,9 @@ def make(out: str | pathlib.Path, made: dict, overwrite: bool = False) -> str:
   local = tuple(i % 2 == 0 for i in range(made['num_layers']))
   config = FAMILIES['gemma2'].config(**sizes, local_layers=local)
   if (out / RECORD).is_file():
-    before = json.loads((out / RECORD).read_text(encoding='utf-8'))
+    before = json_files.read_json(
+      out / RECORD, remedy=f'Delete {out}, or choose another folder.'
+    )
     if before == made and not overwrite:
       CheckpointReader(out)
       return f'{out} is there already, made with the same flags.'

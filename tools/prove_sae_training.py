@@ -23,6 +23,13 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.outputs import write_text
+from experiments.runs import (
+  POSITIVE,
+  SEED,
+  define_number,
+  define_numbers,
+  whole,
+)
 from sae.metrics import evaluate
 from sae.monitor import TrainingDiverged
 from sae.recipe import TrainConfig
@@ -32,29 +39,37 @@ from tools.synthetic_dictionary import SyntheticDictionary
 _PART = flags.DEFINE_enum(
   'part', 'dictionary', ['dictionary', 'frontier'], 'What to show.'
 )
-_STEPS = flags.DEFINE_integer('steps', None, 'Updates. Default: 3000, or 200.')
-_SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Of the dictionaries.')
-_SPARSITY = flags.DEFINE_list(
-  'sparsity', None, 'Our coefficients. Default: 0.015, or six for the frontier.'
+_STEPS = define_number(
+  'steps', None, 'Updates. Default: 3000, or 200.', whole()
 )
-_TIMED_SPARSITY = flags.DEFINE_list(
+_SEEDS = define_numbers('seeds', [0, 1, 2], 'Of the dictionaries.', SEED)
+_SPARSITY = define_numbers(
+  'sparsity',
+  None,
+  'Our coefficients. Default: 0.015, or six for the frontier.',
+  POSITIVE,
+)
+_TIMED_SPARSITY = define_numbers(
   'timed_sparsity',
-  ['3e-4', '3e-3'],
+  [3e-4, 3e-3],
   "Those of our runs that go on for sae-lens's seconds.",
+  POSITIVE,
 )
-_L0_COEFFICIENTS = flags.DEFINE_list(
-  'l0_coefficients', ['0.1', '0.3', '1', '3', '10'], "sae-lens's coefficients."
+_L0_COEFFICIENTS = define_numbers(
+  'l0_coefficients', [0.1, 0.3, 1, 3, 10], "sae-lens's coefficients.", POSITIVE
 )
-_LEARNING_RATE = flags.DEFINE_float(
+_LEARNING_RATE = define_number(
   'learning_rate',
   0.02,
   "Ours, of the dictionary. It bears more than TrainConfig.short's, 0.005.",
+  POSITIVE,
 )
-_PEER_RATE = flags.DEFINE_float(
+_PEER_RATE = define_number(
   'peer_learning_rate',
   1e-2,
   "sae-lens's, the best for it of 3e-4, 3e-3, 1e-2 and 2e-2. With its default, "
   '3e-4, thousands of latents are active after so few updates.',
+  POSITIVE,
 )
 _PEERS_FROM = flags.DEFINE_string(
   'peers_from',
@@ -102,7 +117,7 @@ def recovery(seed: int, steps: int, sparsity: float) -> dict:
 def show_recovery(steps: int, sparsity: list[float]):
   """One line per seed and coefficient."""
   records = []
-  for seed in map(int, _SEEDS.value):
+  for seed in _SEEDS.value:
     for value in sparsity:
       r = recovery(seed, steps, value) | {'sparsity': value}
       records.append(r)
@@ -216,7 +231,7 @@ def show_frontier(steps: int, sparsity: list[float]):
 
   def run(trainer, steps, values):
     points = []
-    for value in map(float, values):
+    for value in values:
       try:
         points.append(trainer(steps, value))
       except TrainingDiverged as error:
@@ -301,16 +316,16 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments {argv[1:]}.')
   if _PART.value == 'dictionary':
-    values = _SPARSITY.value or ['0.015']
+    values = _SPARSITY.value or [0.015]
     show, steps = show_recovery, _STEPS.value or 3000
   else:
     if importlib.util.find_spec('sae_lens') is None:
       raise app.UsageError(
         "--part=frontier runs sae-lens too: pip install -e '.[peers]'."
       )
-    values = _SPARSITY.value or '3e-4 1e-3 2e-3 3e-3 5e-3 1e-2'.split()
+    values = _SPARSITY.value or [3e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2]
     show, steps = show_frontier, _STEPS.value or 200
-  show(steps, [float(value) for value in values])
+  show(steps, values)
 
 
 if __name__ == '__main__':

@@ -44,6 +44,7 @@ from experiments.miniworld.corpus import Corpus, texts_of
 from experiments.miniworld.recipes import SIZES, Recipe, make_recipe
 from experiments.miniworld.vocabulary import make_tokenizer
 from experiments.miniworld.world import make_world
+from experiments.runs import SEED, define_number
 import gemma_jax as gj
 from gemma_jax.training import Weights, fit, next_token_loss
 from sae.gemma_scope import save_gemma_scope
@@ -198,7 +199,7 @@ def define_flags():
   """Defines this program's flags."""
   flags.FLAGS.verbosity = -1
   flags.DEFINE_string('out', None, 'Folder to write.', required=True)
-  flags.DEFINE_integer('seed', 0, 'Of the world and of its training.')
+  define_number('seed', 0, 'Of the world and of its training.', SEED)
   flags.DEFINE_enum(
     'size',
     'small',

@@ -10,7 +10,7 @@ import time
 
 import jax
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 import tqdm
 
 from experiments.attention.cases import Case, pad_cases
@@ -27,6 +27,7 @@ from experiments.attention.knockouts import (
 from experiments.attention.windows import HeadSet, Window
 from experiments.stages import digest, stage
 import gemma_jax as gj
+from gemma_jax.whole_files import save_tensors
 from sae.jumprelu import Latents
 
 _FILE = 'sweep.safetensors'
@@ -134,7 +135,7 @@ def run_study(
         batch = (list(x[start : start + P]) for x in (cases, wanted))
         work = functools.partial(run, group, count, *batch, P)
         place = folder / f'{group[0].queries}-{start // P:05d}'
-        stage(place, known, lambda at, w=work: save_file(w(), at / _FILE))
+        stage(place, known, lambda at, w=work: save_tensors(at / _FILE, w()))
         parts.append(load_file(place / _FILE))
         progress.update(len(parts[-1]['says'][0]))
       sweeps.append(

@@ -129,6 +129,12 @@ def knock_out(
     tuple(watched),
   )
   log_prob, says, latents = jax.tree.map(np.array, out)
+  # Where no token is wanted, its logarithm is -inf.
+  gj.check_finite(
+    np.where(np.isneginf(log_prob), 0, log_prob).swapaxes(0, 1),
+    model.dtype,
+    'Log-probabilities',
+  )
   again = [f <= at for f, (at, _) in zip(first, last, strict=True)]
   latents[:, ~np.array(again), :, 0] = np.nan
   return Sweep(log_prob=log_prob, says=says, latents=latents)

@@ -92,7 +92,10 @@ def refusal_openings(
     tokenizer.decode([t for t in ids if t not in stops]).strip()
     for ids in answers
   ]
-  refused = [is_refusal(text, mode) for text in texts]
+  refused = [
+    is_refusal(text, mode, (case.entity, case.answer))
+    for text, case in zip(texts, cases, strict=True)
+  ]
   begun = collections.Counter(ids[0] for ids in answers)
   declined = collections.Counter(
     ids[0] for ids, no in zip(answers, refused, strict=True) if no

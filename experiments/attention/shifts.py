@@ -11,7 +11,7 @@ import hashlib
 import pathlib
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 import tqdm
 
 from experiments.attention.cases import Case, pad_cases
@@ -24,6 +24,7 @@ from experiments.attention.reruns import keep
 from experiments.stages import stage
 from experiments.steering import Target, steered_positions
 import gemma_jax as gj
+from gemma_jax.whole_files import save_tensors
 
 _FILE = 'attention.safetensors'
 
@@ -131,13 +132,15 @@ def measure_shift(
         site=target.id.site,
       )
       found['after'] = after[:, :, first_changed(target) :]
+    for values in found.values():
+      gj.check_finite(values, model.dtype, 'Attention and values')
     return {k: np.asarray(v)[: len(some)] for k, v in found.items()}
 
   parts = []
   for number in tqdm.trange(0, len(cases), P, desc=description, unit='batch'):
     place = folder / f'{number // P:05d}'
     some = cases[number : number + P]
-    stage(place, identity, lambda at, s=some: save_file(run(s), at / _FILE))
+    stage(place, identity, lambda at, s=some: save_tensors(at / _FILE, run(s)))
     parts.append(load_file(place / _FILE))
   joined = {
     name: np.concatenate([part[name] for part in parts]) for name in parts[0]

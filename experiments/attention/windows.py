@@ -9,7 +9,7 @@ import numpy as np
 import gemma_jax as gj
 
 FROM, ALL, EACH = 'from', 'all', 'each'
-_HEAD = re.compile(r'(?:L(\d+))?H(\d+)')
+_HEAD = re.compile(r'(?:L(\d{1,4}))?H(\d{1,4})')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,28 +46,29 @@ class HeadSet:
   heads: np.ndarray
 
 
-def parse_windows(texts: Sequence[str], config: gj.ModelConfig) -> list[Window]:
+def parse_windows(
+  widths: Sequence[int | str], config: gj.ModelConfig
+) -> list[Window]:
   """Windows of each width around every layer.
 
   Args:
-    texts: Widths; 'from' is all layers from each one on.
+    widths: Numbers of layers; 'from' is all layers from each one on.
     config: Of the model.
 
   Raises:
-    ValueError: a text is neither.
+    ValueError: a width is neither.
   """
   L = config.num_layers
   windows = []
-  for text in dict.fromkeys(texts):
-    if text == FROM:
-      masks, width = np.arange(L) >= np.arange(L)[:, None], FROM
-    elif text.isdecimal() and 1 <= int(text) <= L:
-      width = int(text)
+  for width in dict.fromkeys(widths):
+    if width == FROM:
+      masks = np.arange(L) >= np.arange(L)[:, None]
+    elif isinstance(width, int) and 1 <= width <= L:
       windows_of = gj.layer_window(gj.per_row(np.arange(L)), width, L)
       masks = np.asarray(windows_of.gate(np.arange(L)[None])) > 0
     else:
       raise ValueError(
-        f'A window of {text!r} layers? Give widths from 1 to {L}, or '
+        f'A window of {width!r} layers? Give widths from 1 to {L}, or '
         f"'{FROM}' for all layers from each one on."
       )
     windows += [Window(width, i, mask) for i, mask in enumerate(masks)]

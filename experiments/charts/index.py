@@ -7,7 +7,6 @@ that cannot be read is named with the reason.
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import datetime
-import json
 import os
 import pathlib
 from urllib.parse import quote
@@ -112,8 +111,8 @@ def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _read_results(path: pathlib.Path) -> tuple[dict, str]:
-  results = json.loads(path.read_text(encoding='utf-8'))
-  if not isinstance(results, dict) or 'experiment' not in results:
+  results = outputs.read_json(path)
+  if not isinstance(results.get('experiment'), str):
     raise ValueError("it does not name its 'experiment'")
   written = datetime.datetime.fromtimestamp(
     path.stat().st_mtime, tz=datetime.UTC
@@ -137,7 +136,7 @@ def _row(run: Run, id: str, start: pathlib.Path) -> dict:
     'id': id,
     'folder': folder,
     'problems': run.problems,
-    'experiment': str(results.get('experiment', '')),
+    'experiment': results.get('experiment', ''),
     'question': contents.get('title', ''),
     'summary': contents.get('summary', []),
     'report': report if contents else '',
@@ -164,19 +163,20 @@ def _few(value) -> str:
   return ', '.join(names)
 
 
-def _named(value) -> Iterator[str]:
+def _named(value, depth: int = 4) -> Iterator[str]:
   """Yields names of models or SAEs, as experiments write them."""
   if isinstance(value, str):
     yield value
-  elif isinstance(value, list):
+  elif isinstance(value, list) and depth:
     for each in value:
-      yield from _named(each)
-  elif isinstance(value, Mapping):
+      yield from _named(each, depth - 1)
+  elif isinstance(value, Mapping) and depth:
     parts = [value[k] for k in _NAMES if isinstance(value.get(k), str)]
     if parts:
       yield parts[0]
     else:  # several, by name
-      yield from _named([v for v in value.values() if isinstance(v, Mapping)])
+      several = [v for v in value.values() if isinstance(v, Mapping)]
+      yield from _named(several, depth - 1)
 
 
 def _short(name: str) -> str:

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import hashlib
 import html
-import json
 import os
 import pathlib
 import re
@@ -26,6 +25,7 @@ from plotly.offline import get_plotlyjs
 
 from experiments.charts.table import Table
 from experiments.outputs import write_text
+from gemma_jax import json_files
 
 _MANY = 4  # sections from which on a page lists them
 _LONGEST_ID = 60
@@ -109,7 +109,20 @@ def read_contents(path: str | os.PathLike) -> dict:
       f'{path} does not say what is in it: it is cut off, no report, or one '
       'of an older version, which a run with its flags.txt would write anew.'
     )
-  return json.loads(found[1])
+  contents = json_files.parse_json(found[1], f'{path}, its contents,')
+  texts, sections = contents.get('summary'), contents.get('sections')
+  if not (
+    isinstance(contents.get('title'), str)
+    and isinstance(texts, list)
+    and all(isinstance(text, str) for text in texts)
+    and isinstance(sections, list)
+    and all(_is_section(section) for section in sections)
+  ):
+    raise ValueError(
+      f'{path} does not say what is in it as a report does. A run with its '
+      'flags.txt would write it anew.'
+    )
+  return contents
 
 
 def write_page(
@@ -141,6 +154,12 @@ def write_page(
   )
   # Half of a surrogate pair, which JSON may hold and UTF-8 not, is spelled out.
   write_text(path, page.encode('utf-8', 'backslashreplace').decode('utf-8'))
+
+
+def _is_section(found) -> bool:
+  return isinstance(found, Mapping) and all(
+    isinstance(found.get(name), str) for name in ('id', 'title')
+  )
 
 
 def _part(section: Section, taken: set[str]) -> dict:
@@ -196,5 +215,6 @@ def _policy(scripts: Iterable[str]) -> str:
   )
   return (
     f"default-src 'none'; script-src {hashes}; "
-    "style-src 'unsafe-inline'; img-src data: blob:"
+    "style-src 'unsafe-inline'; img-src data: blob:; "
+    "base-uri 'none'; form-action 'none'"  # which default-src leaves open
   )

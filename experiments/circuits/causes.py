@@ -8,13 +8,12 @@ the run's folder.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
-import json
 import pathlib
 import re
 
 import jax
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from experiments import outputs
 from experiments.circuits import polarity
@@ -37,6 +36,7 @@ from experiments.steering.doses import OPPOSITE
 from experiments.steering.outcomes import REFUSAL
 from experiments.subject import Subject
 import gemma_jax as gj
+from gemma_jax.whole_files import save_tensors
 from sae.jumprelu import JumpReLUSAE
 
 
@@ -185,10 +185,7 @@ class CircuitStudy:
         controls=controls,
       )
       outputs.write_results(partial, results | {'amount': amount})
-      save_file(
-        {name: np.ascontiguousarray(x) for name, x in arrays.items()},
-        partial / 'effects.safetensors',
-      )
+      save_tensors(partial / 'effects.safetensors', arrays)
 
     identity = {
       'model': subject.about,
@@ -199,8 +196,7 @@ class CircuitStudy:
     stage(folder, identity, make)
     for name, x in load_file(folder / 'effects.safetensors').items():
       self._arrays[f'{cause.name}/{name}'] = x
-    text = (folder / outputs.RESULTS_FILE).read_text(encoding='utf-8')
-    return json.loads(text)
+    return outputs.read_json(folder / outputs.RESULTS_FILE)
 
   def polarity(self, causes: Sequence[Mapping]) -> dict:
     """What the model does without evidence, and without its latents.
@@ -248,10 +244,7 @@ class CircuitStudy:
 
   def write_arrays(self):
     """Writes effects.safetensors."""
-    save_file(
-      {name: np.ascontiguousarray(x) for name, x in self._arrays.items()},
-      self._subject.out / 'effects.safetensors',
-    )
+    save_tensors(self._subject.out / 'effects.safetensors', self._arrays)
 
 
 def _take(questions, pairs, at) -> Asked:

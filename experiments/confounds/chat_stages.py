@@ -114,7 +114,7 @@ class ChatStages:
       'max_new_tokens': max_new_tokens,
     }
     stage(work / 'answers', about, make)
-    answers = json.loads((work / 'answers' / _ANSWERS).read_text())
+    answers = outputs.read_json(work / 'answers' / _ANSWERS, list)
     stops = set(self.tokenizer.stop_ids)
     found = []
     for question, ids in zip(questions, answers, strict=True):
@@ -123,7 +123,7 @@ class ChatStages:
         {
           'question': question.text,
           'answer': text,
-          'refused': is_refusal(text, mode),
+          'refused': is_refusal(text, mode, (question.entity,)),
         }
       )
     return found

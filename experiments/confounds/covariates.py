@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 import csv
 import dataclasses
-import json
 import math
 import pathlib
 import re
@@ -27,6 +26,7 @@ from experiments.confounds.readers import read_tokens
 from experiments.entities import Prompt, tokenize_prompt
 from experiments.harvesting import make_rows
 import gemma_jax as gj
+from gemma_jax import json_files
 
 NAME_FREQUENCY = 'name frequency'
 _WORD = re.compile(r'\w+|[^\w\s]')
@@ -170,27 +170,39 @@ def read_frequencies(path: str) -> dict[str, float]:
   """
   file = pathlib.Path(path).expanduser()
   if file.suffix == '.json':
-    found = json.loads(file.read_text(encoding='utf-8'))
-    if not isinstance(found, dict):
-      raise ValueError(f'{file} must hold one object, of names and counts.')
+    found = json_files.read_json(file)
     return {name: _count(file, name, found[name]) for name in found}
   if file.suffix != '.tsv':
     raise ValueError(
       f'{file} ends in {file.suffix!r}; expected .json, {{name: count}}, or '
       '.tsv with a name and a count per line.'
     )
+  found = {}
   with open(file, encoding='utf-8', newline='') as opened:
-    return dict(_lines(file, csv.reader(opened, delimiter='\t')))
+    try:
+      for where, name, count in _lines(
+        file, csv.reader(opened, delimiter='\t')
+      ):
+        if name in found:
+          raise ValueError(
+            f'{where}: {name!r} has a count already. Remove one of them.'
+          )
+        found[name] = count
+    except csv.Error as error:
+      raise ValueError(f'{file} is no table of text: {error}.') from error
+  return found
 
 
 def _lines(file, rows: Iterable[list[str]]):
+  """Yields the place of each line, its name and its count."""
   for number, row in enumerate(rows, 1):
     if len(row) != 2:
       raise ValueError(
         f'{file}, line {number}: expected a name, a tab and a count, got '
         f'{row!r}.'
       )
-    yield row[0], _count(f'{file}, line {number}', *row)
+    where = f'{file}, line {number}'
+    yield where, row[0], _count(where, *row)
 
 
 def _count(where, name, value) -> float:

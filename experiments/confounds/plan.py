@@ -4,7 +4,6 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import itertools
-import json
 
 from absl import flags
 import numpy as np
@@ -21,8 +20,10 @@ from experiments.miniworld.world import (
   WorldConfig,
   make_world,
 )
+from experiments.runs import MANY, define_number, whole
 from experiments.subject import Subject
 import gemma_jax as gj
+from gemma_jax import json_files
 
 TEXT = inputs.BUNDLE / 'text.txt'
 # Of MiniWorld's tail, for each type.
@@ -90,29 +91,25 @@ def define_flags(values: flags.FlagValues):
   flags.DEFINE_string(
     'text_field', 'text', 'Of the objects of a .jsonl file.', **common
   )
-  flags.DEFINE_integer(
+  define_number(
     'text_documents',
     2000,
     'Documents whose tokens are read.',
-    lower_bound=2,
+    whole(2, 10**9),
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'count_documents',
     50_000,
     'Documents in which names and their tokens are counted.',
-    lower_bound=1,
+    MANY,
     **common,
   )
-  flags.DEFINE_integer(
-    'text_window', 128, 'Most tokens of a document.', lower_bound=4, **common
+  define_number(
+    'text_window', 128, 'Most tokens of a document.', whole(4), **common
   )
-  flags.DEFINE_integer(
-    'text_batch',
-    32,
-    'Documents that are run at once.',
-    lower_bound=1,
-    **common,
+  define_number(
+    'text_batch', 32, 'Documents that are run at once.', whole(), **common
   )
   flags.DEFINE_string(
     'frequencies',
@@ -136,47 +133,43 @@ def define_flags(values: flags.FlagValues):
     'SOURCE@WIDTH: retrained ones, other widths.',
     **common,
   )
-  flags.DEFINE_integer(
-    'bins', 4, 'Per covariate, to match names by.', lower_bound=1, **common
+  define_number(
+    'bins', 4, 'Per covariate, to match names by.', whole(), **common
   )
-  flags.DEFINE_integer(
+  define_number(
     'num_permutations',
     200,
     'Shuffles of the p-value of the selection.',
-    lower_bound=1,
+    whole(1),
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'num_shuffles',
     50,
     'Whole runs with shuffled labels, measured on test.',
-    lower_bound=1,
+    whole(),
     **common,
   )
-  flags.DEFINE_integer(
-    'num_splits', 20, 'Other random halves.', lower_bound=2, **common
-  )
-  flags.DEFINE_integer(
+  define_number('num_splits', 20, 'Other random halves.', whole(2), **common)
+  define_number(
     'refusals',
     12,
     'Entities per type and kind of name that the chat model is asked about; 0 '
     'asks nothing.',
-    lower_bound=0,
+    whole(0),
     **common,
   )
-  flags.DEFINE_integer(
-    'max_new_tokens', 30, 'Most tokens of an answer.', lower_bound=1, **common
+  define_number(
+    'max_new_tokens', 30, 'Most tokens of an answer.', whole(), **common
   )
-  flags.DEFINE_integer(
-    'rows_per_batch', 128, 'Answers at once.', lower_bound=1, **common
-  )
+  define_number('rows_per_batch', 128, 'Answers at once.', whole(), **common)
 
 
 def prepare(values: flags.FlagValues, subject: Subject) -> Plan:
   """Opens and checks it.
 
   Raises:
-    ValueError, KeyError, OSError: something does not exist or does not fit.
+    ValueError, OSError: something does not exist or does not fit.
   """
   if not subject.targets:
     raise ValueError('There is no latent to check: give --run.')
@@ -247,11 +240,7 @@ def _chat(values, subject, skipped) -> Chat | None:
   return Chat(
     reader=reader,
     tokenizer=inputs.read_tokenizer(reader),
-    about={
-      'folder': str(reader.folder),
-      'dtype': str(reader.dtype),
-      'fingerprint': model_and_text.fingerprint(reader),
-    },
+    about=model_and_text.model_identity(reader),
   )
 
 
@@ -297,7 +286,7 @@ def _searched(subject, skipped) -> tuple[list[int], list[ClassSums]]:
 @functools.cache
 def _world() -> World:
   """The bundled one."""
-  about = json.loads((inputs.BUNDLE / 'run.json').read_text(encoding='utf-8'))
+  about = json_files.read_json(inputs.BUNDLE / 'run.json')
   return make_world(WorldConfig(**about['world']))
 
 

@@ -231,6 +231,7 @@ def read_tokens(
           for reader in readers
         ]
       logp = np.asarray(logp)
+      gj.check_finite(logp, model.dtype, 'Log-probabilities')
       for slot, row in enumerate(batch.rows):
         T = len(rows.tokens[row])  # padding is on the right
         scores[row] = logp[slot, : T - 1]

@@ -36,6 +36,7 @@ from experiments.latents import (
   stream_firing,
   write_arrays,
 )
+from experiments.sae_fit import check_fit
 from experiments.stages import digest, stage
 from experiments.steering.targets import sae_fingerprint
 from experiments.subject import Subject
@@ -86,7 +87,7 @@ class Stages:
       rows=digest(rows.tokens, train.known),
     )
     weights = read_arrays(folder / ARRAYS)
-    about = json.loads((folder / _ABOUT).read_text())
+    about = outputs.read_json(folder / _ABOUT, list)
     found = []
     for one in about:
       label = one['label']
@@ -141,7 +142,7 @@ class Stages:
       counted='whole words',
     )
     arrays = read_arrays(folder / ARRAYS)
-    about = json.loads((folder / _ABOUT).read_text())
+    about = outputs.read_json(folder / _ABOUT)
     return (
       arrays['values'],
       arrays['norms'],
@@ -202,6 +203,10 @@ class Stages:
 
     def make(folder):
       arrays = {}
+      subject = self.subject
+      check_fit(
+        self.base, subject.tokenizer, saes, rows.texts, subject.reader.folder
+      )
       for one in stream_firing(self.base, saes, rows):
         place = f'{one.site}.{one.layer}'
         arrays[f'{place}/indices'] = one.matrix.indices.astype(np.int32)

@@ -9,9 +9,10 @@ or raw rows of a Wikidata query (`wikidata.py`). Which one it is, its first
 record's fields tell.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import os
 import pathlib
+import sys
 
 from experiments.entities.entity import Entity
 from experiments.entities.json_rows import read_rows, text_of, write_rows
@@ -20,30 +21,54 @@ from experiments.entities.wikidata import LABEL_FIELDS, process_raw
 
 
 def read_entities(
-  folder: str | os.PathLike, drop_qid_labels: bool = True
+  folder: str | os.PathLike,
+  drop_qid_labels: bool = True,
+  types: Sequence[str] | None = None,
 ) -> dict[str, list[Entity]]:
-  """Type -> entities, both sorted.
+  """Returns type -> entities, both sorted.
+
+  Files of types that no question is asked about, such as the published
+  book.json and team.json, are left alone, and named on stderr.
 
   Args:
-    folder: Has one `<type>.json` or more, and no other .json file.
+    folder: Has one `<type>.json` or more.
     drop_qid_labels: Of raw files; see `process_raw`. Processed files are taken
       as they are.
+    types: Those to read; all of ENTITY_TYPES by default.
 
   Raises:
-    FileNotFoundError: no such folder, or no .json file in it.
-    ValueError: a file or a record is malformed, or there twice; the error
-      names the file, the record, the value and the remedy.
+    FileNotFoundError: no such folder, or no file of such a type in it.
+    ValueError: one of `types` has no file; or a file or a record is malformed,
+      or there twice. The error names the file, the record, the value and the
+      remedy.
   """
   folder = pathlib.Path(folder).expanduser()
   if not folder.is_dir():
     raise FileNotFoundError(f'There is no folder of entities {folder}.')
-  paths = sorted(folder.glob('*.json'))
-  if not paths:
+  paths = {path.stem: path for path in sorted(folder.glob('*.json'))}
+  there = [each for each in paths if each in ENTITY_TYPES]
+  if not there:
     raise FileNotFoundError(
-      f'{folder} has no .json file; expected one of '
-      f'{[f"{entity_type}.json" for entity_type in ENTITY_TYPES]} at least.'
+      f'{folder} has none of '
+      f'{", ".join(f"{each}.json" for each in ENTITY_TYPES)}; at least one is '
+      'needed.'
     )
-  return {path.stem: _read_file(path, drop_qid_labels) for path in paths}
+  if absent := [each for each in types or () if each not in there]:
+    raise ValueError(
+      f'{folder} has no entities of type {", ".join(absent)}, only of '
+      f'{", ".join(there)}. Name other types, or another folder.'
+    )
+  if others := [path.name for path in paths.values() if path.stem not in there]:
+    print(
+      f'{folder}: {", ".join(others)} left alone; questions are asked about '
+      f'the types {", ".join(ENTITY_TYPES)}.',
+      file=sys.stderr,
+    )
+  return {
+    each: _read_file(paths[each], drop_qid_labels)
+    for each in there
+    if not types or each in types
+  }
 
 
 def write_entities(
@@ -67,11 +92,6 @@ def write_entities(
 
 def _read_file(path, drop_qid_labels) -> list[Entity]:
   entity_type = path.stem
-  if entity_type not in ENTITY_TYPES:
-    raise ValueError(
-      f'{path}: unknown entity type {entity_type!r}, expected one of '
-      f'{ENTITY_TYPES}. Rename the file, or move it elsewhere.'
-    )
   rows = read_rows(path)
   label = LABEL_FIELDS[entity_type]
   if label in rows[0]:

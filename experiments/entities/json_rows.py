@@ -1,11 +1,13 @@
 """JSON files that are a list of objects; errors name the file and the place."""
 
+import codecs
 from collections.abc import Iterable, Mapping
 import json
 import os
 import pathlib
 
 from experiments import outputs
+from gemma_jax import json_files
 
 
 def read_rows(path: str | os.PathLike) -> list[dict]:
@@ -18,26 +20,8 @@ def read_rows(path: str | os.PathLike) -> list[dict]:
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(f'There is no file {path}.')
-  try:
-    text = path.read_text(encoding='utf-8-sig')
-  except UnicodeDecodeError as error:
-    raise ValueError(f'{path} is not UTF-8 text: {error}.') from error
-  if not text.strip():
-    raise ValueError(
-      f'{path} is empty; expected a JSON list of objects. Write it anew, or '
-      'remove it.'
-    )
-  try:
-    rows = json.loads(text)
-  except ValueError as error:
-    raise ValueError(
-      f'{path} is not JSON, perhaps because it was cut off: {error}. Write or '
-      'download it anew.'
-    ) from error
-  if not isinstance(rows, list):
-    raise ValueError(
-      f'{path} holds a JSON {type(rows).__name__}; expected a list of objects.'
-    )
+  text = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+  rows = json_files.parse_json(text, path, list)
   if not rows:
     raise ValueError(
       f'{path} is an empty list; expected at least one object. Remove the file '
@@ -72,7 +56,33 @@ def text_of(row: Mapping, field: str, where: str) -> str:
       f'{where} has no {field!r}, only {sorted(row)}. Add it, or remove the '
       'record.'
     )
-  value = row[field]
+  return _text(row[field], field, where)
+
+
+def texts_of(row: Mapping, field: str, where: str) -> tuple[str, ...]:
+  """Returns a field that must be a list of texts, at least one.
+
+  Args:
+    row: An object.
+    field: Its name.
+    where: File and record, for the error.
+
+  Raises:
+    ValueError: it is not, or one of them is empty or not Unicode.
+  """
+  values = row.get(field)
+  if not isinstance(values, list) or not values:
+    raise ValueError(
+      f'{where}: {field!r} is {values!r}, expected a list of texts. Correct '
+      'it, or remove the record.'
+    )
+  for value in values:
+    # White space around a name does no harm: it is compared without.
+    _text(value.strip() if isinstance(value, str) else value, field, where)
+  return tuple(values)
+
+
+def _text(value, field, where) -> str:
   if not isinstance(value, str):
     raise ValueError(
       f'{where}: {field!r} is {value!r}, expected a text. Numbers are texts '

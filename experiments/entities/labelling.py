@@ -10,6 +10,7 @@ does not depend on which other entities there are.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -28,12 +29,11 @@ from experiments.entities.prompt_tokens import PromptTokens, tokenize_prompt
 from experiments.entities.prompt_types import PromptType, prompt_types_of
 from experiments.entities.records import (
   Record,
-  read_record_file,
   read_records,
-  write_record_file,
   write_records,
 )
 from experiments.entities.sampling import seed_of
+from experiments.stages import Chunks
 from experiments.stats.intervals import wilson
 import gemma_jax as gj
 
@@ -41,7 +41,7 @@ import gemma_jax as gj
 # the chat template, and the beginning. free: the question alone.
 FAMILIES = ('base', 'chat', 'free')
 RECORDS = 'records'
-_CHUNKS, _IDENTITY = 'chunks', 'run.json'
+_CHUNKS, _IDENTITY, _SHA256 = 'chunks', 'run.json', 'checksums.json'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,22 +150,30 @@ def label_entities(
 
   Raises:
     ValueError: `out` has records of another model, other entities or another
-      configuration; no entity of a type can be known, having too few
-      attributes; a prompt is too long for the model.
+      configuration, or that were changed; no entity of a type can be known,
+      having too few attributes; a prompt is too long for the model.
   """
   config = config or LabelConfig()
   out = pathlib.Path(out)
   queries = _queries(tokenizer, entities, config)
-  saved = [out / name, *sorted((out / _CHUNKS).glob('*.json'))]
-  saved = [path for path in saved if path.exists()]
-  outputs.check_same_run(
-    out / _IDENTITY, _identity(identity, queries, config), bool(saved)
-  )
-  done = {
-    (record.prompt_type, record.entity): record
-    for path in saved
-    for record in _records_in(path)
-  }
+  identity = _identity(identity, queries, config)
+  begun = (out / name).exists() or any((out / _CHUNKS).glob('*.json'))
+  outputs.check_same_run(out / _IDENTITY, identity, begun)
+  chunks = Chunks(out / _CHUNKS, identity)
+  found = ()
+  if (out / name).exists() and not (other := _changed(out, name)):
+    found = itertools.chain(*read_records(out / name).values())
+  elif chunks.names():
+    rows = itertools.chain(*(chunks.read(x) or () for x in chunks.names()))
+    found = map(_of_row, rows)
+  elif (out / name).exists():
+    raise ValueError(
+      f'{out / name / other[0]} is not what the model answered: it was changed '
+      f'since. Delete {out / name} to have the questions answered again. To go '
+      'by the changed answers, give experiments.entity_recognition '
+      f'--labels={out / name} and another --out.'
+    )
+  done = {(record.prompt_type, record.entity): record for record in found}
   missing = [query for query in queries if query.key not in done]
   if missing:
     loaded = model if isinstance(model, gj.Decoder) else model()
@@ -178,7 +186,8 @@ def label_entities(
       for batch in _generate(
         loaded, tokenizer, missing, config, rows_per_batch
       ):
-        _save_chunk(out / _CHUNKS, batch)
+        number = 1 + max(map(int, chunks.names()), default=-1)
+        chunks.write(f'{number:06d}', list(map(dataclasses.asdict, batch)))
         done |= {(r.prompt_type, r.entity): r for r in batch}
         bar.update(len(batch))
   records = {}
@@ -187,6 +196,7 @@ def label_entities(
   if missing or (out / _CHUNKS).exists():
     with outputs.replaced_folder(out / name) as folder:
       write_records(folder, records)
+    outputs.write_json(out / _SHA256, _checksums(out / name))
     shutil.rmtree(out / _CHUNKS, ignore_errors=True)
   classes = classify(records, config.min_correct, config.min_known)
   return Labelled(records, classes, summarize(records, classes, config))
@@ -300,16 +310,24 @@ def _record(query, texts, config) -> Record:
   )
 
 
-def _records_in(path) -> list[Record]:
-  """Those in a chunk's file, or in the folder of records."""
-  if path.is_dir():
-    return [record for group in read_records(path).values() for record in group]
-  return read_record_file(path)
+def _of_row(row: Mapping) -> Record:
+  """A record of a chunk; JSON knows no tuples."""
+  return Record(
+    **{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+  )
 
 
-def _save_chunk(folder, records):
-  number = len(list(folder.glob('*.json')))
-  write_record_file(folder / f'{number:06d}.json', records)
+def _checksums(folder: pathlib.Path) -> dict[str, str]:
+  """The SHA-256 of each file of records."""
+  return {file.name: outputs.sha256(file) for file in sorted(folder.iterdir())}
+
+
+def _changed(out: pathlib.Path, name: str) -> list[str]:
+  """Names of the files of records that are not as they were written."""
+  now, before = _checksums(out / name), {}
+  if (out / _SHA256).is_file():
+    before = outputs.read_json(out / _SHA256)
+  return [k for k in sorted(now | before) if now.get(k) != before.get(k)]
 
 
 def _identity(identity, queries, config) -> dict:

@@ -90,7 +90,9 @@ def process_raw(
   judges = attributes_of(entity_type)
   entities = []
   for i, (name, row) in enumerate(zip(names, rows, strict=True)):
-    if occurrences[name] > 1 or not all(row.get(f) for f in fields.values()):
+    if occurrences[name] > 1 or any(
+      row.get(field) in (None, '') for field in fields.values()
+    ):
       continue
     if drop_qid_labels and re.fullmatch(r'Q\d+', name):
       continue

@@ -49,7 +49,8 @@ def gather(
     description: Begins the progress bar.
 
   Raises:
-    ValueError: the model lacks the site, a layer or a token.
+    ValueError: the model lacks the site, a layer or a token, or what it gave is
+      not finite.
   """
   check_tokens(model.config, rows)
   check_place(model.config, site, max(layers, default=0))
@@ -110,8 +111,11 @@ def run_batches(
       )
 
   def fetch(batch, seen):
-    b = len(batch.rows)
-    return batch, {site: np.asarray(x)[:, :b] for site, x in seen.items()}
+    found = {}
+    for site, x in seen.items():
+      found[site] = x = np.asarray(x)[:, : len(batch.rows)]
+      gj.check_finite(x.swapaxes(0, 1), model.dtype, f'Activations ({site})')
+    return batch, found
 
   before = None
   for batch in make_batches(rows, numbers, batch_size, buckets=buckets):
@@ -212,7 +216,9 @@ def _run_latents(
           np.asarray(layers, np.int32),
           reads=tuple((site, layers.index(layer)) for site, layer in reads),
         )
-      yield batch, np.asarray(values)
+      values = np.asarray(values)
+      gj.check_finite(values.swapaxes(0, 1), model.dtype, 'Latents')
+      yield batch, values
       bar.update(count_tokens(batch))
 
 

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 import dataclasses
 import os
-import pathlib
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from experiments.harvesting.streaming import GroupSums
+from gemma_jax.whole_files import save_tensors
 
 _ARRAYS = [
   field.name
@@ -20,15 +19,11 @@ _ARRAYS = [
 def write_sums(path: str | os.PathLike, sums: Sequence[GroupSums]):
   """Writes sums, the old file or the whole new one; no Gram matrices."""
   arrays = {
-    f'{one.site}.{one.layer}/{name}': np.ascontiguousarray(getattr(one, name))
+    f'{one.site}.{one.layer}/{name}': getattr(one, name)
     for one in sums
     for name in _ARRAYS
   }
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'.{path.name}.partial')
-  save_file(arrays, partial)
-  os.replace(partial, path)
+  save_tensors(path, arrays)
 
 
 def read_sums(path: str | os.PathLike) -> list[GroupSums]:

@@ -35,6 +35,7 @@ class Plan:
     saes: One per layer; none without --scores.
     sites, layers: To store.
     rows: What is run.
+    texts: What the prompts say, without a chat template.
     groups: Names of the groups.
     group_of: int32 [n], of each row.
   """
@@ -45,6 +46,7 @@ class Plan:
   sites: Sequence[str]
   layers: Sequence[int]
   rows: HarvestRows
+  texts: Sequence[str]
   groups: Sequence[str]
   group_of: np.ndarray
 
@@ -59,7 +61,7 @@ def prepare(values: flags.FlagValues, names: Sequence[str]) -> Plan:
   """Opens and checks everything, and tokenises prompts.
 
   Raises:
-    ValueError, KeyError, OSError, ImportError: something does not exist or
+    ValueError, OSError, ImportError: something does not exist or
       does not fit; the error names it and the remedy.
   """
   if values.out is None:
@@ -107,7 +109,7 @@ def prepare(values: flags.FlagValues, names: Sequence[str]) -> Plan:
   outputs.check_same_run(
     out / 'run.json',
     {name: values[name].value for name in names if name != 'out'}
-    | {'fingerprint': model_and_text.fingerprint(reader)},
+    | {'model_now': model_and_text.model_identity(reader)},
     resumes=(out / STORE).exists(),
   )
   outputs.write_flags(out, values, names)
@@ -118,6 +120,7 @@ def prepare(values: flags.FlagValues, names: Sequence[str]) -> Plan:
     sites=sites,
     layers=layers,
     rows=rows,
+    texts=[each if isinstance(each, str) else each.text for each in prompts],
     groups=list(number),
     group_of=group_of,
   )
@@ -149,13 +152,7 @@ def _stored(
     sites.append(site)
   if values.layers is None:
     return sites, list(range(config.num_layers))
-  try:
-    layers = sorted({int(layer) for layer in values.layers})
-  except ValueError as error:
-    raise ValueError(
-      f'--layers={",".join(values.layers)} must be layers from 0 with commas '
-      'between them.'
-    ) from error
+  layers = sorted(set(values.layers))
   for layer in layers:
     check_place(config, sites[0], layer, '--layers: ')
   return sites, layers

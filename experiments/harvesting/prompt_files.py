@@ -6,10 +6,11 @@
 """
 
 import dataclasses
-import json
 import os
 
 from experiments.documents import DocumentFile
+from experiments.entities.mentions import find_name
+from gemma_jax.json_files import parse_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,9 @@ def read_prompt_file(
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it holds no prompts, or a line is malformed or names an entity
-      that is not in its text; the error names the line.
+    ValueError: it holds no prompts, or a line is malformed, has an id that
+      another has, or names an entity that is not in its text; the error names
+      the line.
   """
   file = DocumentFile(path, field=text_field, separator=separator)
   file.scan()
@@ -55,43 +57,56 @@ def read_prompt_file(
       FilePrompt(text=text, entity=None, id=str(line))
       for line, text in texts.items()
     ]
+  found: dict[str, FilePrompt] = {}
   with open(file.path, encoding='utf-8-sig', newline='\n') as lines:
-    return [
-      _prompt(
-        texts[number],
-        json.loads(line),
-        f'{file.path}, line {number}',
-        number,
-        entity_field,
-      )
-      for number, line in enumerate(lines, 1)
-      if number in texts
-    ]
+    for number, line in enumerate(lines, 1):
+      if number not in texts:
+        continue
+      where = f'{file.path}, line {number}'
+      record = parse_json(line, where)
+      prompt = _prompt(texts[number], record, where, number, entity_field)
+      if prompt.id in found:
+        raise ValueError(
+          f"{where}: 'id' {prompt.id!r} belongs to another prompt already. "
+          'Give each its own, or none.'
+        )
+      found[prompt.id] = prompt
+  return list(found.values())
 
 
 def _prompt(text, record, where, line, entity_field) -> FilePrompt:
   entity = record.get(entity_field)
   if isinstance(entity, str):
-    start = text.find(entity)
-    if start < 0 or not entity:
+    start = find_name(text, entity)
+    if start < 0:
       raise ValueError(
-        f'{where}: the entity {entity!r} does not stand in the text {text!r}.'
+        f'{where}: the entity {entity!r} does not stand in the text {text!r} '
+        'as whole words. Write it as the text does, or give its characters '
+        '[start, stop).'
       )
     entity = start, start + len(entity)
   elif entity is not None:
-    try:
-      start, stop = map(int, entity)
-    except (TypeError, ValueError):
-      start, stop = 0, 0
-    if not 0 <= start < stop <= len(text):
+    whole = isinstance(entity, list) and [type(at) for at in entity]
+    if whole != [int, int] or not 0 <= entity[0] < entity[1] <= len(text):
       raise ValueError(
         f'{where}: {entity_field!r} is {entity!r}, expected a name or '
         f'characters [start, stop) of the text, which has {len(text)}.'
       )
-    entity = start, stop
+    entity = tuple(entity)
   return FilePrompt(
     text=text,
     entity=entity,
-    id=str(record.get('id', line)),
-    group=str(record.get('group', 'text')),
+    id=_name(record, 'id', str(line), where),
+    group=_name(record, 'group', 'text', where),
   )
+
+
+def _name(record, field, default, where) -> str:
+  """A field that is a text or a whole number."""
+  value = record.get(field, default)
+  if type(value) not in (str, int) or value == '':
+    raise ValueError(
+      f'{where}: {field!r} is {value!r}, expected a text or a whole number. '
+      'Correct it, or leave it out.'
+    )
+  return str(value)

@@ -13,8 +13,12 @@ A store is a folder with
 
 An array's attributes name its site, its layers, and what it holds. bfloat16 is
 kept as its 16 bits in a uint16, because zarr-python knows no bfloat16: view
-what it reads as `ml_dtypes.bfloat16`. The group's attributes say whether the
-store is complete; rows that are not written yet read as 0.
+what it reads as `ml_dtypes.bfloat16`. The group's attributes repeat store.json
+and say whether the store is complete; rows that are not written read as NaN.
+
+Every part is checked: arrays by the CRC-32C of their chunks, as they are read;
+on opening, rows.jsonl by its SHA-256, store.json by its second copy, and that
+no chunk's file is missing.
 
 Rows are written in chunks, each one file per site that appears under its name
 when it is whole, and counted after that. A killed run repeats the chunk it was
@@ -47,12 +51,17 @@ from experiments.harvesting.gathering import run_batches
 from experiments.harvesting.reading import check_place, check_tokens
 from experiments.harvesting.rows import HarvestRows
 import gemma_jax as gj
+from gemma_jax.json_files import read_json
 
 CHUNK_ROWS = 512
 DTYPES = ('bfloat16', 'float32')
 
 _ARRAYS, _ROWS = 'activations.zarr', 'rows.jsonl'
-_IDENTITY, _PROGRESS = 'store.json', 'progress.json'
+_IDENTITY, _PROGRESS, _GROUP = 'store.json', 'progress.json', 'zarr.json'
+# The first one had no checksums; a chunk that was gone read as 0.
+_FORMAT = 2
+_BFLOAT16_NAN = 0x7FC0
+_REMEDY = 'Remove the folder, and repeat the command that wrote it.'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +85,8 @@ class Store:
 
     Raises:
       KeyError: the store has no such site or layer.
+      IndexError: it has no such rows.
+      ValueError: a chunk is damaged; the error names its file.
     """
     sites, layers = self.about['sites'], self.about['layers']
     if site not in sites or layer not in layers:
@@ -83,8 +94,20 @@ class Store:
         f'{self.folder} has layers {layers} of {", ".join(sites)}, not '
         f'{site} of layer {layer}.'
       )
-    array = ts.open(_spec(self.folder, site), read=True).result()
-    part = array[start:stop, layers.index(layer)].read().result()
+    stop = len(self.rows) if stop is None else stop
+    if not 0 <= start <= stop <= len(self.rows):
+      raise IndexError(
+        f'{self.folder} has rows 0 to {len(self.rows) - 1}, not {start} up to '
+        f'{stop}.'
+      )
+    try:
+      spec = _spec(self.folder, site, self.about)
+      array = ts.open(spec, read=True).result()
+      part = array[start:stop, layers.index(layer)].read().result()
+    except ValueError as error:
+      raise ValueError(
+        f'{self.folder}: {site} of layer {layer} is damaged: {error}. {_REMEDY}'
+      ) from error
     if self.about['dtype'] == 'bfloat16':
       part = part.view(ml_dtypes.bfloat16)
     return part.astype(np.float32)
@@ -94,21 +117,41 @@ def open_store(folder: str | os.PathLike) -> Store:
   """Opens a store.
 
   Raises:
-    FileNotFoundError: there is none.
-    ValueError: it is not complete.
+    FileNotFoundError: there is none, or the file of a chunk is missing.
+    ValueError: it is not complete, is damaged, or is of a version without
+      checksums.
   """
   folder = pathlib.Path(folder)
   if not (folder / _IDENTITY).is_file():
     raise FileNotFoundError(f'{folder} has no store of activations.')
-  about = json.loads((folder / _IDENTITY).read_text(encoding='utf-8'))
+  about = read_json(folder / _IDENTITY, remedy=_REMEDY)
+  if about.get('format') != _FORMAT:
+    raise ValueError(
+      f'{folder / _IDENTITY} has format {about.get("format")!r}, expected '
+      f'{_FORMAT}: an earlier version wrote this store, without checksums. '
+      f'{_REMEDY} Other readers of Zarr still open {_ARRAYS}.'
+    )
+  group = read_json(folder / _ARRAYS / _GROUP, remedy=_REMEDY)
+  if group not in (_group(about, True), _group(about, False)):
+    raise ValueError(
+      f'{folder / _ARRAYS / _GROUP} and {_IDENTITY} must say the same, and do '
+      f'not: one of them is damaged. {_REMEDY}'
+    )
   done = rows_done(folder)
   if done < about['num_rows']:
     raise ValueError(
       f'{folder} has {done:,} of {about["num_rows"]:,} rows: the run that '
       'writes it was stopped. The same command goes on with it.'
     )
-  text = (folder / _ROWS).read_text(encoding='utf-8')
-  rows = [json.loads(line) for line in text.split('\n') if line]
+  _check_chunks(folder, about, done)
+  path = folder / _ROWS
+  described = path.read_bytes() if path.is_file() else b''
+  if hashlib.sha256(described).hexdigest() != about['rows_sha256']:
+    raise ValueError(
+      f'{path} is missing or not the file that was written with the store: its '
+      f'SHA-256 is another. {_REMEDY}'
+    )
+  rows = [json.loads(line) for line in described.split(b'\n') if line]
   return Store(folder=folder, about=about, rows=rows)
 
 
@@ -132,7 +175,7 @@ def write_store(
     folder: Of the store.
     model: Whole, or truncated after the last of the layers.
     rows: n of them.
-    sites: Of `gemma_jax.VECTOR_SITES`.
+    sites: Distinct ones of `gemma_jax.VECTOR_SITES`.
     layers: L distinct ones.
     provenance: Whatever tells these activations from others, for JSON: the
       fingerprint of the model and of its tokenizer, ids of SAEs.
@@ -144,7 +187,8 @@ def write_store(
 
   Raises:
     ValueError: there are no rows; the model lacks a site, layer or token; or
-      the folder has a store of another configuration: the error says which.
+      the folder has a store of another configuration (the error says which), or
+      a damaged one.
     OSError: there is no space, or the folder cannot be written.
   """
   folder = pathlib.Path(folder)
@@ -152,6 +196,9 @@ def write_store(
   dtype = str(model.dtype) if dtype is None else dtype
   if dtype not in DTYPES:
     raise ValueError(f'dtype is {dtype!r}, expected one of {DTYPES}.')
+  for name, given in (('sites', sites), ('layers', layers)):
+    if len(set(given)) < len(given):
+      raise ValueError(f'{name} are {given}, expected each one once.')
   if not len(rows):
     raise ValueError('There are no rows to store: no prompt could be read.')
   check_tokens(model.config, rows)
@@ -160,9 +207,11 @@ def write_store(
       check_place(model.config, site, layer)
   described = _describe(rows, labels)
   about = {
+    'format': _FORMAT,
     'num_rows': len(rows),
     'sites': sites,
     'layers': layers,
+    'widths': {site: gj.site_width(model.config, site) for site in sites},
     'dtype': dtype,
     'model_dtype': str(model.dtype),
     'tokens': list(rows.choices),
@@ -176,26 +225,25 @@ def write_store(
   }
   done = rows_done(folder)
   outputs.check_same_run(folder / _IDENTITY, about, resumes=done > 0)
-  widths = {site: gj.site_width(model.config, site) for site in sites}
-  _check_space(folder, about, widths, done, len(described.encode()))
+  _check_chunks(folder, about, done)
+  _check_space(folder, about, done, len(described.encode()))
   if not done:  # what a run left that wrote no chunk
     shutil.rmtree(folder / _ARRAYS, ignore_errors=True)
   outputs.write_text(folder / _ROWS, described)
-  _write_group(folder, about, complete=done == len(rows))
+  group = folder / _ARRAYS / _GROUP
+  outputs.write_json(group, _group(about, done == len(rows)))
   if done < len(rows):
-    _fill(folder, model, rows, about, widths, done)
-    _write_group(folder, about, complete=True)
+    _fill(folder, model, rows, about, done)
+    outputs.write_json(group, _group(about, True))
   return open_store(folder)
 
 
-def _fill(folder, model, rows, about, widths, done):
+def _fill(folder, model, rows, about, done):
   """Runs the model on all rows from `done` on."""
   n, chunk = about['num_rows'], about['chunk_rows']
-  sites, layers = about['sites'], about['layers']
+  sites, layers, widths = about['sites'], about['layers'], about['widths']
   arrays = {
-    site: ts.open(
-      _spec(folder, site, about, widths[site]), open=True, create=True
-    ).result()
+    site: ts.open(_spec(folder, site, about), open=True, create=True).result()
     for site in sites
   }
   cast = np.dtype(jnp.dtype(about['dtype']))
@@ -248,11 +296,40 @@ def _finish(folder, stop, writing):
 
 
 def rows_done(folder: str | os.PathLike) -> int:
-  """How many rows of a store are written, the first ones."""
+  """How many rows of a store are written, the first ones.
+
+  Raises:
+    ValueError: the file that says so is damaged.
+  """
   path = pathlib.Path(folder) / _PROGRESS
   if not path.is_file():
     return 0
-  return json.loads(path.read_text(encoding='utf-8'))['rows']
+  rows = read_json(path, remedy=_REMEDY).get('rows')
+  if type(rows) is not int or rows < 0:
+    raise ValueError(
+      f'{path} has rows {rows!r}, expected a number of rows. {_REMEDY}'
+    )
+  return rows
+
+
+def _check_chunks(folder, about, done):
+  """Raises unless the first `done` rows have all their files."""
+  n, chunk = about['num_rows'], about['chunk_rows']
+  if done > n or (done % chunk and done < n):
+    raise ValueError(
+      f'{folder / _PROGRESS} has {done} rows, expected {n}, or whole chunks of '
+      f'{chunk}. {_REMEDY}'
+    )
+  for site in about['sites'] if done else ():
+    # Nesting without end would crash tensorstore, and Python with it.
+    read_json(folder / _ARRAYS / site / _GROUP, remedy=_REMEDY)
+    for number in range(-(-done // chunk)):
+      path = folder / _ARRAYS / site / f'c/{number}/0/0'
+      if not path.is_file():
+        raise FileNotFoundError(
+          f'{path} does not exist, which holds {site} of rows {number * chunk} '
+          f'up to {min(done, (number + 1) * chunk)}. {_REMEDY}'
+        )
 
 
 def _stored(part: np.ndarray) -> np.ndarray:
@@ -279,27 +356,26 @@ def _describe(rows: HarvestRows, labels: Sequence[str] | None) -> str:
   return ''.join(lines)
 
 
-def _spec(folder, site, about=None, width=None) -> dict:
-  """What tensorstore opens, or with `about` makes."""
+def _spec(folder, site, about) -> dict:
+  """What tensorstore makes, or opens if it is there and just so."""
   path = (folder / _ARRAYS / site).resolve()
-  spec = {
-    'driver': 'zarr3',
-    'kvstore': {'driver': 'file', 'path': os.fspath(path)},
-  }
-  if about is None:
-    return spec
   L, chunk = len(about['layers']), about['chunk_rows']
+  width = about['widths'][site]
   half = about['dtype'] == 'bfloat16'
-  plain = [{'name': 'bytes', 'configuration': {'endian': 'little'}}]
+  checked = [
+    {'name': 'bytes', 'configuration': {'endian': 'little'}},
+    {'name': 'crc32c'},
+  ]
   # One file per chunk of rows, in which every layer can be read alone.
   shards = {
     'chunk_shape': [chunk, 1, width],
-    'codecs': plain,
-    'index_codecs': [*plain, {'name': 'crc32c'}],
+    'codecs': checked,
+    'index_codecs': checked,
   }
-  spec['metadata'] = {
+  metadata = {
     'shape': [about['num_rows'], L, width],
     'data_type': 'uint16' if half else 'float32',
+    'fill_value': _BFLOAT16_NAN if half else 'NaN',
     'chunk_grid': {
       'name': 'regular',
       'configuration': {'chunk_shape': [chunk, L, width]},
@@ -312,24 +388,28 @@ def _spec(folder, site, about=None, width=None) -> dict:
       'holds': 'the bits of bfloat16' if half else 'float32',
     },
   }
-  return spec
+  return {
+    'driver': 'zarr3',
+    'kvstore': {'driver': 'file', 'path': os.fspath(path)},
+    'metadata': metadata,
+    # Or a chunk of nothing but NaN would be taken for one that is missing.
+    'store_data_equal_to_fill_value': True,
+  }
 
 
-def _write_group(folder: pathlib.Path, about: Mapping, complete: bool):
+def _group(about: Mapping, complete: bool) -> dict:
   """The group's own file, with the provenance."""
-  metadata = {
+  return {
     'zarr_format': 3,
     'node_type': 'group',
     'attributes': {**about, 'complete': complete},
   }
-  path = folder / _ARRAYS / 'zarr.json'
-  outputs.write_text(path, json.dumps(metadata, indent=2) + '\n')
 
 
-def _check_space(folder, about, widths, done, more):
+def _check_space(folder, about, done, more):
   """Raises OSError unless what is left to write fits on the disk."""
   size = 2 if about['dtype'] == 'bfloat16' else 4
-  per_row = size * len(about['layers']) * sum(widths.values())
+  per_row = size * len(about['layers']) * sum(about['widths'].values())
   needed = per_row * (about['num_rows'] - done) + more
   free = shutil.disk_usage(folder).free
   if needed > free:

@@ -173,7 +173,7 @@ def stream_scores(
     jax.block_until_ready(sums)
   n = np.bincount(groups[numbers], minlength=num_groups).astype(np.int64)
   streams = {
-    place: _fetch_stream(place, stream)
+    place: _fetch_stream(place, stream, model.dtype)
     for place, stream in zip(places, sums[1], strict=True)
   }
   return [
@@ -292,14 +292,12 @@ def _add_latents(one: _Latents, f, of_groups) -> _Latents:
   )
 
 
-def _fetch_stream(place, stream: _Stream) -> dict[str, np.ndarray | None]:
+def _fetch_stream(
+  place, stream: _Stream, dtype
+) -> dict[str, np.ndarray | None]:
   site, layer = place
   norm = value(stream.norm)
-  if not np.isfinite(norm).all():
-    raise ValueError(
-      f'{site} of layer {layer} is not finite (NaN, or too large) at some '
-      'rows. Run the model in bfloat16 or float32, and check its weights.'
-    )
+  gj.check_finite(norm, dtype, f'Norms ({site} of layer {layer}) in the group')
   return {
     'stream_total': value(stream.total),
     'stream_gram': None if stream.gram is None else value(stream.gram),

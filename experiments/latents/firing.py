@@ -29,6 +29,7 @@ from experiments.harvesting.reading import (
 from experiments.harvesting.rows import HarvestRows
 from experiments.harvesting.streaming import ACTIVE
 import gemma_jax as gj
+from gemma_jax.finite import bad_row, check_row
 from sae.jumprelu import JumpReLUSAE, encode
 
 
@@ -71,7 +72,8 @@ def stream_firing(
     description: Begins the progress bar.
 
   Raises:
-    ValueError: there are no SAEs, or one does not fit the model.
+    ValueError: there are no SAEs, one does not fit the model, or latents are
+      not finite.
   """
   if not saes:
     raise ValueError('There are no SAEs to read.')
@@ -82,7 +84,8 @@ def stream_firing(
   numbers = np.arange(len(rows))
   places = [[] for _ in saes]  # (row, latent) of what fires, by batch
 
-  def fetch(batch, packed):
+  def fetch(batch, packed, bad):
+    check_row(int(bad), model.dtype, 'Latents')
     for place, bits, sae in zip(places, packed, saes, strict=True):
       fires = np.unpackbits(np.asarray(bits), axis=1, count=sae.width)
       # As bool and flat it is found several times as fast.
@@ -96,7 +99,7 @@ def stream_firing(
     for batch in make_batches(rows, numbers, batch_size):
       now = (
         batch,
-        _packed(
+        *_packed(
           model,
           encoders,
           batch.tokens,
@@ -123,8 +126,8 @@ def stream_firing(
 @functools.partial(jax.jit, static_argnames=('reads',))
 def _packed(
   model, encoders, tokens, positions, at, layers, *, reads
-) -> list[jax.Array]:
-  """uint8 [B, F / 8] of each SAE, eight latents in a byte."""
+) -> tuple[list[jax.Array], jax.Array]:
+  """uint8 [B, F / 8] of each SAE, eight latents in a byte; and `bad_row`."""
   sites = {site for site, _ in reads}
   seen = read_sites(model, tokens, positions, at, layers, sites)
   with jax.default_matmul_precision('highest'):
@@ -132,7 +135,8 @@ def _packed(
       encode(weights, seen[site][slot, :, 0].astype(jnp.float32))
       for weights, (site, slot) in zip(encoders, reads, strict=True)
     ]
-  return [jnp.packbits(f > ACTIVE, axis=-1) for f in latents]
+  bad = jnp.stack([bad_row(f) for f in latents]).max()
+  return [jnp.packbits(f > ACTIVE, axis=-1) for f in latents], bad
 
 
 def _matrix(places, shape) -> sparse.csr_array:

@@ -40,15 +40,15 @@ low, high (a 95 % interval) and n:
 from collections.abc import Mapping
 import dataclasses
 import os
-import pathlib
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from experiments.latents.analysis import Findings
 from experiments.latents.evaluation import firing_rates
 from experiments.latents.labelled import CLASSES
 from experiments.latents.scores import layer_curve
+from gemma_jax.whole_files import save_tensors
 
 DEFINITIONS = {
   'fires': 'a latent is above 1e-6 at the last token of the entity',
@@ -163,11 +163,7 @@ def to_arrays(findings: Findings) -> dict[str, np.ndarray]:
 
 def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]):
   """Writes a safetensors file that is either the old one or the whole new."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'.{path.name}.partial')
-  save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial)
-  os.replace(partial, path)
+  save_tensors(path, arrays)
 
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:

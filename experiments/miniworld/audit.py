@@ -217,7 +217,9 @@ def _answers(model, tokenizer, entities: Sequence[Entity]) -> np.ndarray:
     for (entity, prompt_type), ids in zip(here, answers, strict=True):
       text = tokenizer.decode([i for i in ids.tolist() if i not in stops])
       answer = entity.attributes[prompt_type.attribute]
-      labels.append(label_completion(prompt_type, text, answer))
+      labels.append(
+        label_completion(prompt_type, text, answer, subject=entity.name)
+      )
   return np.array(labels)
 
 

@@ -12,14 +12,13 @@ HF transformers and `gemma_jax.load_checkpoint` load it as it is.
 import dataclasses
 import os
 import pathlib
-import shutil
 
 import numpy as np
 
 from experiments import outputs
 from experiments.steering.orthogonalise import written_at_first
 import gemma_jax as gj
-from gemma_jax.checkpoint.hf_format import COMPANIONS
+from gemma_jax.checkpoint.hf_format import read_companions
 
 
 def untie(model: gj.Decoder, direction: np.ndarray) -> gj.Decoder:
@@ -56,6 +55,5 @@ def save_untied(
   """
   with outputs.replaced_folder(folder) as partial:
     gj.save_checkpoint(untie(model, direction), partial)
-    for name in COMPANIONS:
-      if (pathlib.Path(companions) / name).is_file():
-        shutil.copyfile(pathlib.Path(companions) / name, partial / name)
+    for name, content in read_companions(pathlib.Path(companions)).items():
+      (partial / name).write_bytes(content)

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import pathlib
+
+from gemma_jax import json_files
 
 _FOLDER = pathlib.Path(__file__).parent / 'claims'
 # MiniWorld's claims are what must hold there by construction, or was set as a
@@ -64,7 +65,7 @@ def read_claims(family: str) -> list[Claim]:
       f'{", ".join(FAMILIES)}.'
     )
   file = _FOLDER / f'{family}.json'
-  found = json.loads(file.read_text(encoding='utf-8'))
+  found = json_files.read_json(file, list)
   fields = {field.name for field in dataclasses.fields(Claim)}
   for number, one in enumerate(found):
     if not isinstance(one, Mapping) or not set(one) <= fields:

@@ -53,14 +53,14 @@ _RECALL_ONLY = {
 # Name -> which of the given models and files it takes.
 _AFTER = {
   'patch_activations': ('model',),
-  'shift_attention': ('model',),
-  'knock_out_attention': ('model', 'chat_model'),
-  'steer_layers': ('chat_model',),
-  'trace_circuit': ('chat_model',),
-  'ask_self': ('chat_model',),
-  'find_uncertainty': ('chat_model',),
-  'orthogonalize_weights': ('chat_model',),
-  'check_confounds': ('model', 'chat_model', 'text'),
+  'shift_attention': ('model', 'sae'),
+  'knock_out_attention': ('model', 'chat_model', 'sae'),
+  'steer_layers': ('chat_model', 'sae'),
+  'trace_circuit': ('chat_model', 'sae'),
+  'ask_self': ('chat_model', 'sae'),
+  'find_uncertainty': ('chat_model', 'sae'),
+  'orthogonalize_weights': ('chat_model', 'sae'),
+  'check_confounds': ('model', 'chat_model', 'sae', 'text'),
 }
 # Flags of its own that a program has with a family. MiniWorld's chat model has
 # read the name before its last layers, whose latents read best and steer
@@ -128,8 +128,6 @@ def programs(
   }
   if entities is not None:
     shared['entities'] = entities
-  if 'sae' in given:
-    shared['sae'] = given.pop('sae')
   if text is not None:
     given['text'] = text
   first = {**given, **shared, **_OWN.get((family, _RECOGNITION), {})}
@@ -147,9 +145,7 @@ def programs(
         needs=[_RECOGNITION],
       )
     )
-  recall = {key: given[key] for key in ('model', 'text') if key in given}
-  recall |= {
-    key: shared[key] for key in ('mode', 'seed', 'sae') if key in shared
-  }
+  recall = {key: given[key] for key in ('model', 'text', 'sae') if key in given}
+  recall |= {key: shared[key] for key in ('mode', 'seed')}
   found.append(Program(name=_RECALL, flags=recall))
   return [each for each in found if each.name in only]

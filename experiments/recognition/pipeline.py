@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import gc
-import json
 
 from absl import flags
 import numpy as np
@@ -55,6 +54,7 @@ from experiments.latents import (
 )
 from experiments.latents.meaning import sae_of
 from experiments.recognition.plan import Plan, fingerprints
+from experiments.sae_fit import check_fit
 from experiments.stages import digest, stage
 from experiments.steering import make_questions, steer
 from experiments.steering.amounts import amount
@@ -64,7 +64,6 @@ import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE
 
 SUMS, ARRAYS = 'sums.safetensors', 'arrays.safetensors'
-SAES = 'saes.json'
 
 
 class Run:
@@ -83,13 +82,37 @@ class Run:
 
   @functools.cached_property
   def base(self) -> gj.Decoder:
-    """The base model, loaded when it is first needed."""
-    return self.plan.base.load()
+    """The base model, loaded when it is first needed.
+
+    Raises:
+      ValueError: the SAEs are of another model.
+    """
+    plan = self.plan
+    model = plan.base.load()
+    entities = [each for of in plan.entities.values() for each in of]
+    check_fit(
+      model,
+      plan.tokenizer,
+      self.saes,
+      [activation_prompt(entity).text for entity in entities],
+      str(plan.base.folder),
+    )
+    return model
 
   @functools.cached_property
   def saes(self) -> list[JumpReLUSAE]:
     """All SAEs, likewise."""
     return [one.load(self.plan.base) for one in self.plan.saes]
+
+  @functools.cached_property
+  def sae_fingerprints(self) -> list[str]:
+    """What tells the SAEs apart."""
+    return list(map(sae_fingerprint, self.saes))
+
+  @property
+  def sums_sha256(self) -> str:
+    """Tells what was harvested from what a later run harvests in its place."""
+    return outputs.sha256(self.plan.out / 'harvest' / SUMS)
 
   def label(self) -> tuple[People, dict]:
     """Known and unknown entities, split; and numbers for results.json."""
@@ -163,16 +186,13 @@ class Run:
       for one in sums if plan.text is not None else ():
         one.n[groups.text] = num_words
       write_sums(folder / SUMS, sums)
-      fingerprints = json.dumps(list(map(sae_fingerprint, self.saes)))
-      outputs.write_text(folder / SAES, fingerprints)
 
     folder = plan.out / 'harvest'
     identity = self._identity(
       'base', rows=digest(rows.tokens, rows.positions, of), words=num_words
     )
     stage(folder, identity, make)
-    fingerprints = json.loads((folder / SAES).read_text(encoding='utf-8'))
-    return read_sums(folder / SUMS), about, fingerprints
+    return read_sums(folder / SUMS), about, self.sae_fingerprints
 
   def find_latents(
     self, people: People, sums: Sequence[GroupSums]
@@ -236,11 +256,11 @@ class Run:
     identity = self._identity(
       'base',
       settings=dataclasses.asdict(settings),
-      sums=outputs.sha256(plan.out / 'harvest' / SUMS),
+      sums=self.sums_sha256,
       entities=digest(*([one.rows.tokens for one in data.values()])),
     )
     stage(folder, identity, make)
-    results = json.loads((folder / outputs.RESULTS_FILE).read_text())
+    results = outputs.read_json(folder / outputs.RESULTS_FILE)
     return results, read_arrays(folder / ARRAYS)
 
   def steer(
@@ -282,5 +302,8 @@ class Run:
     return results, examples
 
   def _identity(self, model: str, **more) -> dict:
-    saes = [dataclasses.asdict(one) for one in self.plan.saes]
-    return {'model': self._models[model], 'saes': saes, **more}
+    return {
+      'model': self._models[model],
+      'saes': self.sae_fingerprints,
+      **more,
+    }

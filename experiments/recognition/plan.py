@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import os
 import pathlib
 
 from absl import flags
 
-from experiments import inputs, model_and_text, outputs
+from experiments import inputs, model_and_text
 from experiments.documents import DocumentFile
 from experiments.entities import (
   Entity,
@@ -48,7 +47,7 @@ def prepare(values: flags.FlagValues) -> Plan:
   """Opens and checks everything that flags name.
 
   Raises:
-    ValueError, KeyError, OSError, ImportError: something does not exist or
+    ValueError, OSError, ImportError: something does not exist or
       does not fit; the error names it and the remedy.
   """
   if values.out is None:
@@ -67,8 +66,12 @@ def prepare(values: flags.FlagValues) -> Plan:
     l0=values.l0,
   )
   saes[0].load(base)  # of another model? Better said now than in an hour.
-  entities = read_entities(inputs.place(values.entities, inputs.ENTITIES))
-  entities = _chosen(entities, values.types, values.max_entities)
+  entities = read_entities(
+    inputs.place(values.entities, inputs.ENTITIES), types=values.types
+  )
+  entities = {
+    kind: found[: values.max_entities] for kind, found in entities.items()
+  }
   records = None
   if values.labels is not None:
     records = read_records(values.labels)
@@ -89,18 +92,6 @@ def prepare(values: flags.FlagValues) -> Plan:
     records=records,
     text=text,
   )
-
-
-def _chosen(entities, types, most) -> dict[str, list[Entity]]:
-  """The types that are asked for, and so many entities of each."""
-  wanted = types or sorted(entities)
-  unknown = [each for each in wanted if each not in entities]
-  if unknown:
-    raise ValueError(
-      f'--types={",".join(wanted)}: there are no entities of type '
-      f'{", ".join(unknown)}, only of {", ".join(entities)}.'
-    )
-  return {each: entities[each][:most] for each in sorted(wanted)}
 
 
 def _check_labels(records, entities, folder):
@@ -129,11 +120,6 @@ def _check_labels(records, entities, folder):
 def fingerprints(plan: Plan) -> dict[str, Mapping]:
   """What tells models apart, for the identities of stages."""
   return {
-    name: {
-      'folder': os.fspath(reader.folder),
-      'dtype': str(reader.dtype),
-      'fingerprint': model_and_text.fingerprint(reader),
-      'tokenizer': outputs.sha256(reader.folder / 'tokenizer.json'),
-    }
+    name: model_and_text.model_identity(reader)
     for name, reader in (('base', plan.base), ('chat', plan.chat))
   }

@@ -41,7 +41,7 @@ def run(
     given = read_flags(settings, values)
     folder = pathlib.Path(given.out)
     shown = work(given, lambda: outputs.write_flags(folder, values, names))
-  except (ValueError, KeyError, OSError, ImportError) as error:
+  except (ValueError, OSError, ImportError) as error:
     return outputs.failed(error)
   if shown:
     print(shown)

@@ -10,25 +10,26 @@
     '''
 
     out: str
-    shots: tuple[int, ...] = (0, 4)
+    shots: tuple[Count, ...] = (1, 4)
 
   names = define_flags(Settings)
   settings = read_flags(Settings, flags.FLAGS)
 
 A field's paragraph under "Attributes:" is the flag's help. A field without a
-default is a required flag. Types are str, int, float, bool, Literal (one of
-some words), tuples of str, int or float (values with commas between them), and
-any of them or None.
+default is a required flag. Types are str, bool, Literal (one of some words),
+numbers with bounds (numbers.py), tuples of str or of such numbers (values with
+commas between them), and any of them or None.
 """
 
 import dataclasses
 import inspect
-import math
 import re
 import types
 import typing
 
 from absl import flags
+
+from experiments.runs.numbers import Number, define_number, define_numbers
 
 _ATTRIBUTE = re.compile(r'(\w+): (.*)')
 _S = typing.TypeVar('_S')
@@ -42,7 +43,8 @@ def define_flags(
   Raises:
     TypeError: a field has no help, or a type that no flag has.
   """
-  helps, hints = _helps(settings), typing.get_type_hints(settings)
+  helps = _helps(settings)
+  hints = typing.get_type_hints(settings, include_extras=True)
   names = []
   for field in dataclasses.fields(settings):
     if field.name not in helps:
@@ -60,32 +62,38 @@ def define_flags(
 
 
 def read_flags(settings: type[_S], values: flags.FlagValues) -> _S:
-  """The settings that parsed flags describe.
+  """Returns the settings that parsed flags describe.
 
   Raises:
-    ValueError: a value is not of its field's type, or not a finite number.
+    ValueError: the class refuses a value.
   """
-  hints = typing.get_type_hints(settings)
+  given = {
+    field.name: values[field.name].value
+    for field in dataclasses.fields(settings)
+  }
   return settings(
-    **{
-      field.name: _value(field.name, values[field.name].value, hints)
-      for field in dataclasses.fields(settings)
-    }
+    **{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
   )
 
 
-def check_at_least(settings, least: int, *names: str):
-  """Raises ValueError if a field is less; one that is None is none.
+def check_numbers(settings):
+  """Raises ValueError if a field is not within the bounds of its type.
 
   Args:
     settings: An instance of a study's settings, for its __post_init__.
-    least: What the fields are at least.
-    *names: Of the fields.
   """
-  for name in names:
-    value = getattr(settings, name)
-    if value is not None and value < least:
-      raise ValueError(f'--{name}={value} must be at least {least}.')
+  hints = typing.get_type_hints(type(settings), include_extras=True)
+  for field in dataclasses.fields(settings):
+    value = getattr(settings, field.name)
+    kind, item = _inner(hints[field.name])
+    number = item if kind is tuple else kind
+    if value is None or not isinstance(number, Number):
+      continue
+    for each in value if kind is tuple else (value,):
+      try:
+        number.parse(each)
+      except ValueError as error:
+        raise ValueError(f'--{field.name}={each} {error}') from error
 
 
 def _helps(settings: type) -> dict[str, str]:
@@ -104,14 +112,21 @@ def _helps(settings: type) -> dict[str, str]:
 
 
 def _inner(hint) -> tuple:
-  """A type without None, and the type of a tuple's items or None."""
+  """A type without None, and the type of a tuple's items or None.
+
+  A number's type is the `Number` that it is annotated with.
+  """
   # Literal[...] | None is a typing.Union, int | None a types.UnionType.
   if typing.get_origin(hint) in (types.UnionType, typing.Union):
     parts = [part for part in typing.get_args(hint) if part is not type(None)]
     hint = parts[0] if len(parts) == 1 else hint
+  if typing.get_origin(hint) is typing.Annotated:
+    _, *notes = typing.get_args(hint)
+    return (notes[0] if isinstance(notes[0], Number) else hint), None
   if typing.get_origin(hint) is tuple:
     item, *others = typing.get_args(hint)
-    if others == [...] and item in (str, int, float):
+    item, _ = _inner(item)
+    if others == [...] and (item is str or isinstance(item, Number)):
       return tuple, item
   return hint, None
 
@@ -119,8 +134,10 @@ def _inner(hint) -> tuple:
 def _define(name, hint, default, help_text, values):
   kind, item = _inner(hint)
   common = {'flag_values': values}
-  if kind is tuple and item:
-    default = None if default is None else [str(part) for part in default]
+  if isinstance(item, Number):
+    define_numbers(name, default, help_text, item, fewest=0, **common)
+  elif item is str:
+    default = None if default is None else list(default)
     flags.DEFINE_list(name, default, help_text, **common)
   elif typing.get_origin(kind) is typing.Literal and all(
     isinstance(word, str) for word in typing.get_args(kind)
@@ -129,30 +146,12 @@ def _define(name, hint, default, help_text, values):
     flags.DEFINE_enum(name, default, words, help_text, **common)
   elif kind is bool:
     flags.DEFINE_bool(name, default, help_text, **common)
-  elif kind in (int, float, str):
-    define = {
-      int: flags.DEFINE_integer,
-      float: flags.DEFINE_float,
-      str: flags.DEFINE_string,
-    }[kind]
-    define(name, default, help_text, **common)
+  elif isinstance(kind, Number):
+    define_number(name, default, help_text, kind, **common)
+  elif kind is str:
+    flags.DEFINE_string(name, default, help_text, **common)
   else:
-    raise TypeError(f'No flag has the type {hint} of {name}.')
-
-
-def _value(name, value, hints):
-  kind, item = _inner(hints[name])
-  if value is None:
-    return None
-  if kind is tuple:
-    try:
-      value = tuple(item(part) for part in value)
-    except ValueError as error:
-      raise ValueError(
-        f'--{name}={",".join(value)} must be values of type {item.__name__} '
-        'with commas between them.'
-      ) from error
-  for number in value if kind is tuple else (value,):
-    if isinstance(number, float) and not math.isfinite(number):
-      raise ValueError(f'--{name}={number} must be a finite number.')
-  return value
+    raise TypeError(
+      f'No flag has the type {hint} of {name}. A number needs bounds, see '
+      'experiments/runs/numbers.py.'
+    )

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.stages import Chunks
 from experiments.steering.arms import Arm
 from experiments.steering.batches import (
-  Kept,
   identity_of,
   pad,
   run_rows,
@@ -114,7 +114,7 @@ def measure(
     [question.length for question in questions],
     run,
     rows_per_batch=rows_per_batch,
-    kept=Kept(folder, about),
+    kept=Chunks(folder, about),
     description=description,
     unit='reply',
   ):

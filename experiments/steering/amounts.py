@@ -1,12 +1,18 @@
 """How a model is steered, as flags say it: how much, where, on what."""
 
 from collections.abc import Sequence
-import math
 import os
 
 from absl import flags
 
 from experiments.latents import CLASSES
+from experiments.runs import (
+  POSITIVE,
+  SHARE,
+  define_number,
+  define_numbers,
+  whole,
+)
 from experiments.steering.arms import POSITIONS
 from experiments.steering.doses import PUBLISHED, published_alpha
 from experiments.steering.orthogonalise import WAYS
@@ -15,7 +21,7 @@ from experiments.steering.study import Amount, Settings
 
 # Change of the refusal rate, for models without published coefficients.
 GOAL = 0.8
-SWEEP = ('0.1', '0.2', '0.3', '0.4', '0.6', '1', '2')
+SWEEP = (0.1, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0)
 
 
 def define_flags(values: flags.FlagValues):
@@ -25,36 +31,43 @@ def define_flags(values: flags.FlagValues):
   """
   common = {'flag_values': values}
   for label in CLASSES:
-    flags.DEFINE_float(
+    define_number(
       f'alpha_{label}',
       None,
-      f"Coefficient of the {label} latent's decoder row.",
+      f"Coefficient of the {label} latent's decoder row. Arms of the other "
+      'sign are there in any case.',
+      POSITIVE,
       **common,
     )
-  flags.DEFINE_float(
-    'dose', None, "Norm of what is added, in units of the stream's.", **common
+  define_number(
+    'dose',
+    None,
+    "Norm of what is added, in units of the stream's.",
+    POSITIVE,
+    **common,
   )
-  flags.DEFINE_float(
+  define_number(
     'goal',
     None,
     'Change of the refusal rate that the smallest sufficient dose is chosen '
     f'for, on validation questions. Default: {GOAL} where no coefficient was '
     'published.',
-    lower_bound=0.0,
-    upper_bound=1.0,
+    SHARE,
     **common,
   )
-  flags.DEFINE_list(
+  define_numbers(
     'sweep',
-    list(SWEEP),
+    SWEEP,
     'Doses of the curves of refusals and divergence.',
+    POSITIVE,
+    fewest=0,
     **common,
   )
-  flags.DEFINE_integer(
+  define_number(
     'questions',
     100,
     'Steered per entity type and class; the paper has 100.',
-    lower_bound=1,
+    whole(),
     **common,
   )
   flags.DEFINE_enum(
@@ -65,8 +78,8 @@ def define_flags(values: flags.FlagValues):
     **common,
   )
   flags.DEFINE_bool('generated', False, 'Steer generated tokens too.', **common)
-  flags.DEFINE_integer(
-    'max_new_tokens', 30, 'Most tokens of an answer.', lower_bound=1, **common
+  define_number(
+    'max_new_tokens', 30, 'Most tokens of an answer.', whole(), **common
   )
   flags.DEFINE_list(
     'orthogonalise',
@@ -75,12 +88,8 @@ def define_flags(values: flags.FlagValues):
     f'{" and ".join(WAYS)}.',
     **common,
   )
-  flags.DEFINE_integer(
-    'rows_per_batch',
-    256,
-    'Answers generated at once.',
-    lower_bound=1,
-    **common,
+  define_number(
+    'rows_per_batch', 256, 'Answers generated at once.', whole(), **common
   )
 
 
@@ -90,17 +99,8 @@ def amount(values: flags.FlagValues, label: str) -> Amount:
   Args:
     values: Parsed flags; --chat_model names the model.
     label: 'known' or 'unknown'.
-
-  Raises:
-    ValueError: a coefficient or dose is not a number above 0.
   """
   alpha = getattr(values, f'alpha_{label}')
-  for name, given in ((f'alpha_{label}', alpha), ('dose', values.dose)):
-    if given is not None and not 0 < given < math.inf:
-      raise ValueError(
-        f'--{name}={given:g} must be above 0. Arms of the wrong sign, which '
-        'take as much away, are there in any case.'
-      )
   if alpha is not None:
     return Amount(alpha=alpha)
   if values.dose is not None:
@@ -116,7 +116,7 @@ def settings(values: flags.FlagValues) -> Settings:
   """All else.
 
   Raises:
-    ValueError: a dose of --sweep is not a number, or --orthogonalise not a way.
+    ValueError: a dose of --sweep is there twice, or --orthogonalise not a way.
   """
   return Settings(
     rules=Rules.of_mode(values.mode),
@@ -131,23 +131,13 @@ def settings(values: flags.FlagValues) -> Settings:
   )
 
 
-def doses(given: Sequence[str]) -> list[float]:
-  """The numbers of --sweep.
+def doses(given: Sequence[float]) -> list[float]:
+  """Returns the doses of --sweep.
 
   Raises:
-    ValueError: something is not a number above 0, or there twice: arms are
-      named after what it prints as.
+    ValueError: one is there twice: arms are named after what it prints as.
   """
-  try:
-    found = [float(dose) for dose in given]
-  except ValueError:
-    found = [-1.0]
-  if not all(0 < dose < math.inf for dose in found):
-    raise ValueError(
-      f'--sweep={",".join(given)} must be numbers above 0 with commas between '
-      'them.'
-    )
-  printed = [f'{dose:g}' for dose in found]
+  printed = [f'{dose:g}' for dose in given]
   if len(set(printed)) < len(printed):
-    raise ValueError(f'--sweep={",".join(given)} has a dose twice.')
-  return found
+    raise ValueError(f'--sweep={",".join(printed)} has a dose twice.')
+  return list(given)

@@ -9,24 +9,19 @@ Rows are put together by length and run in batches of a fixed size. What comes
 out of a row depends on neither.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import hashlib
 import json
-import os
-import pathlib
-import shutil
 
 import numpy as np
 import tqdm
 
-from experiments import outputs
+from experiments.stages import Chunks
 from experiments.steering.arms import Arm, steered_positions
 from experiments.steering.orthogonalise import orthogonalise
 from experiments.steering.questions import Question
 import gemma_jax as gj
-
-_IDENTITY_FILE = 'run.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,55 +64,6 @@ class Ready:
   prefix: object | None
 
 
-class Kept:
-  """Where results of batches are kept, to be found by the same run again."""
-
-  def __init__(
-    self,
-    folder: str | os.PathLike | None,
-    identity: Mapping,
-    *,
-    redo: bool = False,
-  ):
-    """Opens the folder.
-
-    Args:
-      folder: Its path; None keeps nothing.
-      identity: What results depend on.
-      redo: Whether results of another identity are thrown away.
-
-    Raises:
-      ValueError: there are such results, and they are not thrown away.
-    """
-    self._folder = None if folder is None else pathlib.Path(folder)
-    if self._folder is None:
-      return
-    path = self._folder / _IDENTITY_FILE
-    identity = json.loads(json.dumps(identity))
-    if redo and path.is_file() and json.loads(path.read_text()) != identity:
-      # In one step, so that a kill leaves all of the old results or none.
-      gone = self._folder.with_name(f'.{self._folder.name}.before')
-      shutil.rmtree(gone, ignore_errors=True)
-      os.rename(self._folder, gone)
-      shutil.rmtree(gone)
-    there = any(f != path for f in self._folder.glob('*.json'))
-    outputs.check_same_run(path, identity, resumes=there)
-
-  def read(self, batch: Batch) -> list | None:
-    """What came out of the batch's rows, if it is there."""
-    if self._folder is None:
-      return None
-    file = self._folder / f'{batch.name}.json'
-    if not file.is_file():
-      return None
-    return json.loads(file.read_text(encoding='utf-8'))
-
-  def write(self, batch: Batch, found: list):
-    """Keeps it."""
-    if self._folder is not None:
-      outputs.write_text(self._folder / f'{batch.name}.json', json.dumps(found))
-
-
 def run_rows(
   model: gj.Decoder,
   questions: Sequence[Question],
@@ -126,7 +72,7 @@ def run_rows(
   run: Callable[[Ready, Batch], list],
   *,
   rows_per_batch: int,
-  kept: Kept,
+  kept: Chunks,
   description: str,
   unit: str,
 ) -> Iterator[tuple[int, int, object]]:
@@ -150,11 +96,11 @@ def run_rows(
     for group in _plan(questions, arms, lengths, rows_per_batch):
       ready = None  # made where there is something left to run
       for batch in group:
-        found = kept.read(batch)
+        found = kept.read(batch.name)
         if found is None:
           ready = ready or _prepare(model, arms, questions, batch)
           found = run(ready, batch)
-          kept.write(batch, found)
+          kept.write(batch.name, found)
         for (arm, question), each in zip(batch.rows, found, strict=True):
           yield arm, question, each
         progress.update(len(batch.rows))

@@ -25,9 +25,9 @@ import os
 
 import numpy as np
 
+from experiments.stages import Chunks
 from experiments.steering.arms import Arm
 from experiments.steering.batches import (
-  Kept,
   identity_of,
   pad,
   run_rows,
@@ -118,7 +118,7 @@ def measure_divergences(
     list(map(len, rows)),
     run,
     rows_per_batch=rows_per_batch,
-    kept=Kept(folder, depends_on, redo=redo),
+    kept=Chunks(folder, depends_on, redo=redo),
     description=description,
     unit='answer',
   ):

@@ -5,9 +5,9 @@ import os
 
 import numpy as np
 
+from experiments.stages import Chunks
 from experiments.steering.arms import Arm
 from experiments.steering.batches import (
-  Kept,
   identity_of,
   pad,
   run_rows,
@@ -85,7 +85,7 @@ def generate_answers(
     [question.length for question in questions],
     run,
     rows_per_batch=rows_per_batch,
-    kept=Kept(folder, depends_on, redo=redo),
+    kept=Chunks(folder, depends_on, redo=redo),
     description=description,
     unit='answer',
   ):

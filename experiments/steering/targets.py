@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import functools
-import hashlib
-import json
+import os
 import pathlib
 
 from absl import flags
@@ -20,6 +19,7 @@ from experiments.latents import (
   describe_random,
   difference_of_means,
 )
+from experiments.stages import digest
 from experiments.steering.arms import Target
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE
@@ -43,8 +43,8 @@ class Findings:
     return self._sums
 
   def chosen(self, label: str) -> LatentId | None:
-    """The latent that was chosen."""
-    if not self.latents:
+    """The latent that was chosen, if any."""
+    if not self.latents or not self.latents['chosen'][label]:
       return None
     return LatentId.parse(self.latents['chosen'][label][0]['id'])
 
@@ -102,16 +102,9 @@ class Findings:
 
 
 def sae_fingerprint(sae: JumpReLUSAE) -> str:
-  """Tells SAEs apart by some of their weights: a hash in hex.
-
-  Of where it reads, its biases and thresholds, and the first 64 decoder rows.
-  """
-  at = f'{sae.origin.site}.{sae.origin.layer}, {sae.width}'
-  digest = hashlib.sha256(at.encode())
-  rows = sae.W_dec[...][:64]
-  for part in (sae.b_enc[...], sae.b_dec[...], sae.threshold[...], rows):
-    digest.update(np.asarray(part, np.float32).tobytes())
-  return digest.hexdigest()
+  """Tells SAEs apart by where they read and all weights: a hash in hex."""
+  at = f'{sae.origin.site}.{sae.origin.layer}'.encode()
+  return digest(np.frombuffer(at, np.uint8), list(sae.weights()))
 
 
 class RecognitionRun(Findings):
@@ -142,19 +135,52 @@ class RecognitionRun(Findings):
         f'{file} does not exist: --run is the folder of a finished run of '
         'experiments.entity_recognition.'
       )
-    results = json.loads(file.read_text(encoding='utf-8'))
+    results = outputs.read_json(file)
     if results.get('experiment') != EXPERIMENT:
       raise ValueError(
         f'{file} is of {results.get("experiment")}: --run is the folder of a '
         f'finished run of experiments.{EXPERIMENT}.'
       )
-    if 'splits' not in results:
+    again = 'The same run again (its flags.txt) writes it anew.'
+    try:
+      models = results.get('models', {}).values()
+      old = 'splits' not in results or any('files' not in m for m in models)
+      if not old:
+        self._take(results)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
       raise ValueError(
-        f'{file} does not say which entities were chosen on: it is of an older '
-        'version. The same run again (its flags.txt) writes it anew.'
+        f'{file} is not what experiments.{EXPERIMENT} writes: {error!r}. '
+        f'{again}'
+      ) from error
+    if old:
+      raise ValueError(
+        f'{file} does not say which entities were chosen on, or with which '
+        f'files of weights: it is of an older version. {again}'
       )
+
+  def _take(self, results):
+    """Takes what is used of the results, all of which must be there."""
     self.latents, self._models = results['latents'], results['models']
+    for model in self._models.values():
+      model['folder'], model['dtype'], model['fingerprint']
+    lists = [self.latents['types']]
+    for label in CLASSES:
+      lists.append(self.latents['chosen'][label])
+      if id := self.chosen(label):
+        self.controls(label, id)
+    lists += [each['ids'] for each in self.latents.get('random', {}).values()]
+    for each in lists:
+      if not isinstance(each, list):
+        raise TypeError(f'{each!r:.80} is not a list')
+    self._sums_sha256 = results['sums_sha256']
     self._names = results['splits']
+    self._chosen_on = {
+      (kind, name)
+      for part in ('train', 'validation')
+      for of_class in self._names[part].values()
+      for kind, names in of_class.items()
+      for name in names
+    }
     self._saes = {
       where['layer']: (name, fingerprint)
       for where, name, fingerprint in zip(
@@ -173,7 +199,14 @@ class RecognitionRun(Findings):
   def _harvested(self) -> list[GroupSums]:
     if self.folder is None:
       return []
-    return read_sums(self.folder / 'harvest' / 'sums.safetensors')
+    file = self.folder / 'harvest' / 'sums.safetensors'
+    if outputs.sha256(file) != self._sums_sha256:
+      raise ValueError(
+        f'{file} is not what {self.folder / outputs.RESULTS_FILE} was computed '
+        'from: it was changed, or another run in this folder was stopped. Let '
+        'a run end there (its flags.txt repeats it).'
+      )
+    return read_sums(file)
 
   def people(self, entities: Mapping[str, Sequence[Entity]]) -> People:
     """Its known and unknown entities, in its splits.
@@ -197,20 +230,13 @@ class RecognitionRun(Findings):
     """
     if self.folder is None:
       return
-    seen = {
-      (kind, name)
-      for part in ('train', 'validation')
-      for of_class in self._names[part].values()
-      for kind, names in of_class.items()
-      for name in names
-    }
     tested = [
       (kind, entity.name)
       for label in CLASSES
       for kind, found in people.of('test', label).items()
       for entity in found
     ]
-    if leaked := [each for each in tested if each in seen]:
+    if leaked := [each for each in tested if each in self._chosen_on]:
       kind, name = leaked[0]
       raise ValueError(
         f'--labels puts {len(leaked)} of {len(tested)} entities into test that '
@@ -236,25 +262,41 @@ class RecognitionRun(Findings):
         f'{self.folder / outputs.FLAGS_FILE}, or a run of this SAE.'
       )
 
+  def is_at(self, role: str, reader: gj.CheckpointReader) -> bool:
+    """Whether a model is in the folder that the run's 'base' or 'chat' was."""
+    return self.folder is not None and (
+      os.path.realpath(self._models[role]['folder'])
+      == os.path.realpath(reader.folder)
+    )
+
   def check_model(self, role: str, reader: gj.CheckpointReader):
     """That the model is the run's 'base' or 'chat' one, in whatever dtype.
 
     Raises:
-      ValueError: it is another one.
+      ValueError: it is another one, or its files have changed.
     """
     if self.folder is None:
       return
     its = self._models[role]
-    alike = gj.CheckpointReader(reader.folder, dtype=its['dtype'])
-    mine = model_and_text.fingerprint(alike)
-    if mine != its['fingerprint']:
-      flag = {'base': 'model', 'chat': 'chat_model'}[role]
-      raise ValueError(
-        f'--run={self.folder} is of the {role} model {its["folder"]} '
-        f'({its["fingerprint"][:8]}); --{flag} is {reader.folder} '
-        f'({mine[:8]}), another one. Give --{flag} as in '
-        f'{self.folder / outputs.FLAGS_FILE}, or a run of this model.'
-      )
+    place = reader.gguf.path if reader.gguf else reader.folder
+    alike = gj.CheckpointReader(place, dtype=its['dtype'])
+    mine = model_and_text.model_identity(alike)
+    if mine['fingerprint'] == its['fingerprint']:
+      return
+    changed = [
+      f'{name} has the SHA-256 {mine["files"][name][:8]} and had {sha256[:8]}'
+      for name, sha256 in its['files'].items()
+      if mine['files'].get(name, sha256) != sha256
+    ]
+    flag = {'base': 'model', 'chat': 'chat_model'}[role]
+    raise ValueError(
+      f'--run={self.folder} is of the {role} model {its["folder"]} '
+      f'({its["fingerprint"][:8]}); --{flag} is {place} '
+      f'({mine["fingerprint"][:8]}), another one'
+      + (f': {", ".join(changed)}' if changed else '')
+      + f'. Give --{flag} as in {self.folder / outputs.FLAGS_FILE}, or a run '
+      'of this model.'
+    )
 
 
 def find_targets(
@@ -263,11 +305,9 @@ def find_targets(
   """The latents with their controls; and, per label, how these were drawn.
 
   Raises:
-    ValueError, KeyError, OSError: no latent is named, or one that no SAE has;
+    ValueError, OSError: no latent is named, or one that no SAE has;
       or the run's are of another SAE.
   """
-  if values.layers is not None:
-    raise ValueError('--layers has no meaning here: latents name theirs.')
   named = {}
   for label in CLASSES:
     text = getattr(values, f'{label}_latent')
@@ -279,10 +319,15 @@ def find_targets(
       'Which latents? Give --run, the folder of an entity_recognition run, or '
       '--known_latent and --unknown_latent.'
     )
+  if len(set(named.values())) < len(named):
+    raise ValueError(
+      f'The known and the unknown latent are both {named[CLASSES[0]]}, which '
+      'would be added twice. Name two: --known_latent, --unknown_latent.'
+    )
   chosen = inputs.choose_saes(
     inputs.place(values.sae, inputs.SAES),
     chat.config,
-    layers=sorted({str(id.layer) for id in named.values()}),
+    layers=sorted({id.layer for id in named.values()}),
     width=values.width,
     l0=values.l0,
   )
@@ -302,6 +347,6 @@ def find_targets(
       order = rng.permutation(sae.width)
       controls = [id._replace(latent=int(i)) for i in order if i != id.latent]
       drawn[label] = 'uniform among all latents of the SAE'
-    controls = controls[: values.num_random]
+    controls = controls[: values.num_random if 'num_random' in values else 0]
     targets.append(run.target(label, id, sae, controls))
   return targets, drawn

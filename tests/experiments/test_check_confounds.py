@@ -82,7 +82,7 @@ def best(people):
   saes = [
     one.load(reader)
     for one in inputs.choose_saes(
-      str(inputs.SAES), reader.config, layers=['1', '2', '3', '4']
+      str(inputs.SAES), reader.config, layers=[1, 2, 3, 4]
     )
   ]
   found, entities = labelled(people, 'train')

@@ -55,7 +55,11 @@ def test_a_range_is_found_without_reading_from_the_start(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   'content, expected',
   [
-    ('{"text": "a"}\n{"text": \n', r'a\.jsonl, line 2: not JSON'),
+    ('{"text": "a"}\n{"text": \n', r'a\.jsonl, line 2 is not JSON'),
+    ('{"text": "a", "n": ' + '9' * 5000 + '}', 'line 1 is not JSON'),
+    ('[' * 100_000, 'line 1 is nested too deep'),
+    ('{"text": "a", "text": "b"}', "'text' is given twice"),
+    ('{"text": "a", "n": NaN}', 'NaN is no JSON number'),
     ('{"text": "a"}\n[1]\n', 'line 2: expected an object .* got a list'),
     ('{"body": "a"}\n', r"line 1: .* got an object with 'body'"),
     ('{"text": 3}\n', "line 1: 'text' is a int, expected a string"),

@@ -130,11 +130,11 @@ def run(world, out, *more, **replaced):
   return worlds.run(entity_recognition, *given)
 
 
-def harvest(world, out, *more):
+def harvest(world, out, *more, **replaced):
   """The sums of that stage, by layer."""
   values = flags.FlagValues()
   entity_recognition.define_flags(values)
-  values(['x', *arguments(world, out, *more)])
+  values(['x', *arguments(world, out, *more, **replaced)])
   work = Run(prepare(values), values)
   people, _ = work.label()
   sums, _, _ = work.harvest(people)
@@ -187,11 +187,30 @@ def test_a_stage_that_was_cut_short_is_made_again(world, tmp_path):
   assert run(world, out) == 0
   before = json.loads((out / 'results.json').read_text())
   shutil.rmtree(out / 'latents')
-  (out / '.harvest.partial').mkdir()
   (out / 'harvest' / 'key.json').unlink()
   assert run(world, out) == 0
   assert json.loads((out / 'results.json').read_text()) == before
-  assert not (out / '.harvest.partial').exists()
+
+
+@needs_shared
+def test_saes_that_were_trained_anew_in_the_same_folder(world, tmp_path):
+  """Here: their latents in the opposite order."""
+  folder = tmp_path / 'narrow-scope-2b-pt-res'
+  shutil.copytree(world / 'narrow-scope-2b-pt-res', folder)
+  out = tmp_path / 'out'
+  first = harvest(world, out, sae=folder)
+  for file in folder.rglob('params.npz'):
+    weights = dict(np.load(file))
+    for name, array in weights.items():
+      if name != 'b_dec':
+        weights[name] = array[..., ::-1] if name == 'W_enc' else array[::-1]
+    np.savez(file, **weights)
+  again = harvest(world, out, sae=folder)
+  for layer in LAYERS:
+    assert (first[layer].active != again[layer].active).any()
+    np.testing.assert_array_equal(
+      first[layer].active, again[layer].active[:, ::-1]
+    )
 
 
 @needs_shared
@@ -271,7 +290,7 @@ def test_bad_input(world, tmp_path, capsys, replaced, expected):
   if not (world / 'wide').exists():
     save_saes(world / 'wide', width=48)
     save_model(world / 'short', 0, num_layers=3)
-    (world / 'broken').mkdir()
+    shutil.copytree(world / 'wikidata', world / 'broken')
     (world / 'broken' / 'city.json').write_text('[{"entity": "X"}]')
     shutil.copytree(world / 'labels', world / 'few')
     (world / 'few' / 'city_country.json').unlink()

@@ -191,12 +191,12 @@ def test_sentences_say_what_numbers_rest_on(results):
 def test_what_is_kept_is_found_again(finished, world, monkeypatch):
   # Sums are of the SAEs' weights, whatever they are called.
   key = json.loads((finished / 'sums' / 'key.json').read_text())
-  assert key['saes'] == [
+  assert key['identity']['saes'] == [
     sae_fingerprint(one.load(inputs.open_model(str(inputs.CHAT))))
     for one in inputs.choose_saes(
       str(inputs.SAES),
       inputs.open_model(str(inputs.CHAT)).config,
-      layers=['3', '6'],
+      layers=[3, 6],
     )
   ]
   before = (finished / 'results.json').read_bytes()
@@ -205,6 +205,16 @@ def test_what_is_kept_is_found_again(finished, world, monkeypatch):
   assert worlds.run(find_uncertainty, arguments) == 0
   assert (finished / 'results.json').read_bytes() == before
   assert run(world, finished, *FEW, '--nop_true', '--seed=4') == 1
+
+
+def test_a_killed_run_has_its_flags(world, tmp_path, monkeypatch):
+  def killed(*given, **options):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(gj, 'generate', killed)
+  with pytest.raises(KeyboardInterrupt):
+    run(world, tmp_path, *FEW)
+  assert '--num_samples=4\n' in (tmp_path / 'flags.txt').read_text()
 
 
 def test_figures_show_text_as_it_is(finished, results):
@@ -264,7 +274,7 @@ def test_shuffled_labels_find_nothing(chat, finished):
     for one in inputs.choose_saes(
       str(inputs.SAES),
       model.config,
-      layers=['3', '6'],
+      layers=[3, 6],
     )
   ]
   found, _ = find(

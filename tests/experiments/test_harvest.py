@@ -186,7 +186,7 @@ def test_questions(folder, tmp_path):
   [
     (['--noscores'], 'nothing to do'),
     (['--layers=2'], 'no SAE of layer 2'),
-    (['--layers=one'], 'layers from 0'),
+    (['--layers=9'], 'layers from 0'),
     (['--noscores', '--store', '--layers=7'], 'no layer 7'),
     (['--noscores', '--store', '--site=pattern'], '--site=pattern'),
     (['--tokens=zebra'], 'None of 10 prompts.*substring does not occur'),
@@ -210,6 +210,7 @@ def test_bad_input_is_refused_first(
   'line, message',
   [
     ({'text': 'The city', 'entity': 'Paris'}, "entity 'Paris' does not stand"),
+    ({'text': 'Romeo', 'entity': 'Rome'}, "entity 'Rome' does not stand"),
     ({'text': 'The city', 'entity': [4, 20]}, r'is \[4, 20\]'),
     ({'text': 'The city', 'entity': 7}, "'entity' is 7"),
   ],

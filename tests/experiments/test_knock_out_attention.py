@@ -135,7 +135,7 @@ def test_heads_one_by_one_and_resuming(world, base, tmp_path):
     (['--edges=last'], 'QUERIES:KEYS'),
     (['--edges='], 'Give --edges'),
     (['--edges=-50:entity'], 'no token in'),
-    (['--window=0'], 'widths from 1 to 2'),
+    (['--window=3'], 'widths from 1 to 2'),
     (['--heads=H7'], 'names no head'),
     (['--studies=lies'], 'expected some of answers, refusals'),
   ],

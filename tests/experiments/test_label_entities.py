@@ -125,7 +125,7 @@ def test_modes_and_switches(world):
   [
     (('--seed=1',), 'another run, with seed=0 (now 1)'),
     (('--max_entities=2',), 'another run, with prompts_sha256'),
-    (('--types=movie',), '--types=movie: '),
+    (('--types=movie',), 'no entities of type movie'),
     (('--min_correct=4',), 'num_samples=3'),
     (('--model=gone',), 'gone'),
     (('--entities=gone',), 'no folder of entities gone'),

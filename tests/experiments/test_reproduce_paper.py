@@ -129,6 +129,16 @@ def test_results_of_other_flags_are_not_compared(reproduce, tmp_path):
   assert verdicts == ['inside', 'missing']
 
 
+@pytest.mark.parametrize('file', ['results.json', '.finished.json'])
+@pytest.mark.parametrize('content', ['', '{"claimed', '{}'])
+def test_what_is_damaged_runs_again(reproduce, tmp_path, file, content):
+  reproduce('1', '2')
+  (tmp_path / 'ask_self' / file).write_text(content)
+  code, verdicts, ran = reproduce('1', '2')
+  assert (code, verdicts) == (0, ['inside', 'inside'])
+  assert ran == ['entity_recognition', 'ask_self', 'ask_self']
+
+
 def test_says_what_is_missing(capsys):
   assert worlds.run(reproduce_paper) == 1
   assert '--out' in capsys.readouterr().err

@@ -107,9 +107,17 @@ def test_named_latents(world, tmp_path):
     (['--run=', '--unknown_latent=resid_post.0/1'], 'no SAE of layer 0'),
     (['--run=', '--unknown_latent=mlp_out.1/1'], 'mlp_out'),
     (['--run=', '--unknown_latent=15'], 'SITE.LAYER/LATENT'),
+    (
+      [
+        '--run=',
+        '--unknown_latent=resid_post.1/0',
+        '--known_latent=resid_post.1/0',
+      ],
+      'latent are both resid_post.1/0',
+    ),
     (['--run=nowhere', '--dose=1'], 'nowhere'),
     (['--run=RUN', '--dose=1', '--sweep=0.5,-1'], '--sweep=0.5,-1'),
-    (['--run=RUN', '--dose=1', '--layers=1'], '--layers'),
+    (['--run=RUN', '--dose=1', '--layers=1'], "flag 'layers'"),
     (['--run=RUN', '--dose=1', '--sweep=a'], '--sweep=a'),
     (['--run=RUN', '--dose=1', '--orthogonalise=all'], 'orthogonalise'),
   ],

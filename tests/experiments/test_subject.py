@@ -12,7 +12,9 @@ from experiments.entities import (
   write_entities,
   write_records,
 )
+from experiments.steering.targets import sae_fingerprint
 from sae.gemma_scope import save_gemma_scope
+from sae.jumprelu import JumpReLUSAE
 from tests.experiments import worlds
 from tests.experiments.steering import planted, planted_files
 
@@ -115,7 +117,9 @@ def test_labels_may_not_put_what_was_trained_on_into_test(
 def test_entities_of_the_run_are_missing(world, given, tmp_path):
   entities = read_entities(world / 'entities')
   write_entities(tmp_path, {'city': entities['city']})
-  with pytest.raises(ValueError, match='20 of 40 entities are missing'):
+  with pytest.raises(
+    ValueError, match='no entities of type player, only of city'
+  ):
     _open(
       *given,
       f'--run={world / "run"}',
@@ -143,7 +147,7 @@ def test_saes_are_the_runs(world, given, tmp_path):
   with pytest.raises(ValueError, match=says):
     opened.sae(planted.LAYER)
   # A latent that the run did not choose is of whichever SAE is given.
-  named = [f'--{label}_latent=resid_post.1/5' for label in ('known', 'unknown')]
+  named = ['--known_latent=resid_post.1/5', '--unknown_latent=resid_post.1/4']
   assert _open(*given, run, f'--sae={other}', *named).targets
 
 
@@ -165,6 +169,59 @@ def test_the_base_model_is_the_runs(world, given, tmp_path):
   assert opened(world / 'base', '--dtype=bfloat16').people
   with pytest.raises(ValueError, match='base model .*--model is .*chat'):
     opened(world / 'chat')
+
+
+def test_a_model_that_was_edited_in_place_is_said_to_be(world, given, tmp_path):
+  """The run's own, by its place, and any part of it."""
+  models, run = {}, tmp_path / 'run'
+  shutil.copytree(world / 'run', run)
+  results = outputs.read_json(run / 'results.json')
+  for role in ('base', 'chat'):
+    models[role] = tmp_path / role
+    shutil.copytree(world / role, models[role])
+    results['models'][role]['folder'] = str(models[role])
+  outputs.write_results(run, results)
+
+  def opened(role):
+    flag = {'base': 'model', 'chat': 'chat_model'}[role]
+    return _open(
+      *given[1:],
+      f'--run={run}',
+      f'--{flag}={models[role]}',
+      model=role,
+      latents=False,
+    )
+
+  for role, folder in models.items():
+    assert opened(role).people
+    planted_files.change_last_byte(folder / 'model.safetensors')
+    with pytest.raises(ValueError, match='model.safetensors has the SHA-256'):
+      opened(role)
+
+
+def test_sums_of_another_run_are_not_taken_for_the_runs(world, given, tmp_path):
+  """Such as one in the same folder that was stopped half way."""
+  run = tmp_path / 'run'
+  shutil.copytree(world / 'run', run)
+  planted_files.change_last_byte(run / 'harvest' / 'sums.safetensors')
+  with pytest.raises(
+    ValueError, match='sums.safetensors is not what .*results'
+  ):
+    _open(*given, f'--run={run}', '--num_random=2')
+
+
+def test_any_number_of_an_sae_tells_it_apart():
+  """Also of the last latents, and of the encoder."""
+  one = planted_files.sae(planted.ROWS, planted.LAYER)
+  before = sae_fingerprint(one)
+  again = planted_files.sae(planted.ROWS, planted.LAYER)
+  assert sae_fingerprint(again) == before
+  found = {before, sae_fingerprint(planted_files.sae(planted.ROWS, 0))}
+  for name, array in one.weights()._asdict().items():
+    last = tuple(n - 1 for n in array.shape)
+    weights = one.weights()._replace(**{name: array.at[last].add(0.5)})
+    found.add(sae_fingerprint(JumpReLUSAE(weights, one.origin)))
+  assert len(found) == 7
 
 
 def test_the_bundled_chat_model_is_not_taken_for_the_runs(world, given):

@@ -101,6 +101,30 @@ def test_written_rows_are_used_again_only_if_the_same(tmp_path, monkeypatch):
   assert calls
 
 
+@pytest.mark.parametrize(
+  'name', ['tokens.bin', 'starts.npy', 'kept.npy', 'about.json']
+)
+@pytest.mark.parametrize(
+  'damage',
+  [
+    lambda raw: raw[:-8],
+    lambda raw: raw[:-1] + bytes([raw[-1] ^ 4]),
+    lambda raw: bytes(len(raw)),
+    lambda raw: b'',
+  ],
+)
+def test_damaged_rows_are_written_again(tmp_path, capsys, name, damage):
+  texts = worlds.texts(5)
+  # Copies: rows are views of the file that is about to be damaged.
+  first = [row.copy() for row in write(tmp_path / 'rows', texts).read(0, 99)]
+  path = tmp_path / 'rows' / name
+  path.write_bytes(damage(path.read_bytes()))
+  again = write(tmp_path / 'rows', texts).read(0, 99)
+  for a, b in zip(first, again, strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert 'It is made again' in capsys.readouterr().err
+
+
 def test_enough(tmp_path):
   rows = write(tmp_path / 'rows', worlds.texts(50), enough=40)
   assert 40 <= rows.num_kept < 50

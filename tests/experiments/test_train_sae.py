@@ -310,7 +310,7 @@ def test_site_and_layers(arguments, expected):
   'more, expected',
   [
     (['--text=none.txt'], 'no text file none.txt'),
-    (['--text={folder}/bad.jsonl'], r'bad.jsonl, line 2: not JSON'),
+    (['--text={folder}/bad.jsonl'], r'bad.jsonl, line 2 is not JSON'),
     (['--text={folder}/empty.txt'], 'empty.txt has no document'),
     (['--text={folder}/one.txt'], 'has 1 document'),
     (['--site=nowhere'], "Unknown site 'nowhere'"),
@@ -318,16 +318,16 @@ def test_site_and_layers(arguments, expected):
     (['--site=blocks.1.hook_resid_post'], 'names a layer'),
     (['--layer=5'], 'layers from 0 to 4'),
     (['--layer=1,1'], 'distinct layers'),
-    (['--layer=x'], '--layer=x must be'),
+    (['--layer=x'], '--layer=x: each of them must be'),
     (['--tokens=49'], 'less than one batch of 50'),
     (['--tokens=100000'], r'1,\d\d\d tokens to train on .* 100,000 are asked'),
-    (['--sparsity=a'], '--sparsity=a must be numbers'),
+    (['--sparsity=a'], '--sparsity=a: each of them must be'),
     (['--sparsity=1,2', '--seed=1,2,3'], 'Give lists of one length'),
     (['--bucket_size=60'], 'not a multiple of batch_size'),
     (['--context=9000'], 'more than the 8192'),
     (['--model={folder}/none'], 'does not exist'),
     (['--model={folder}/bare'], '--text needs the tokenizer'),
-    (['--width=100000000'], 'make it smaller with'),
+    (['--width=10000000'], 'make it smaller with'),
     (['--data=3'], 'A mesh of data=3'),
     (['--context=2'], 'No two kept tokens .* Raise --context'),
   ],
@@ -341,7 +341,7 @@ def test_refused_before_any_work(folder, tmp_path, capsys, more, expected):
   more = [flag.format(folder=folder) for flag in more]
   assert worlds.run(train_sae, *arguments(folder, tmp_path / 'out', *more)) == 1
   error = capsys.readouterr().err
-  assert error.startswith('Error: ')
+  assert error.startswith(('Error: ', 'FATAL Flags parsing error: '))
   assert re.search(expected, error), error
   assert not (tmp_path / 'out' / 'checkpoints').exists()
 
@@ -367,7 +367,8 @@ def test_a_text_is_told_by_its_bytes_wherever_it_is(folder, monkeypatch):
   train_sae.define_flags(values)
   values(['test', '--text=~/text.jsonl'])
   monkeypatch.setenv('HOME', str(folder))
-  identity = model_and_text.text_identity(values)
+  reader = gj.CheckpointReader(folder / 'model')
+  identity = model_and_text.text_identity(values, reader)
   bytes_read = (folder / 'text.jsonl').read_bytes()
   assert identity['text_sha256'] == hashlib.sha256(bytes_read).hexdigest()
 
@@ -397,6 +398,8 @@ def test_recipes():
   assert [run.sparsity for run in steered.runs] == [1e-3, 1e-3]
   assert steered.decay_steps == 0
   assert config('--tokens=3000').bucket_size == 2048
+  with pytest.raises(ValueError, match='updates of 1, more than int32'):
+    config('--tokens=1000000000000', '--batch_size=1')
 
 
 class TestEvaluateRefuses:
@@ -459,12 +462,3 @@ class TestEvaluateRefuses:
     results = json.loads((tmp_path / 'out/results.json').read_text())
     assert 'a constant would' in results['warnings'][0]
     assert 'a constant would' in (tmp_path / 'out/report.html').read_text()
-
-
-@pytest.mark.parametrize('binary', [train_sae, evaluate_sae])
-def test_help_has_the_flags_of_all_modules(binary):
-  values = flags.FlagValues()
-  names = binary.define_flags(values)
-  shown = values.main_module_help()
-  assert len(names) > 15
-  assert all(f'{name}:' in shown for name in names)

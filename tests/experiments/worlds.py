@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import json
 import pathlib
+import sys
 
 from absl import flags
 import numpy as np
@@ -101,8 +102,12 @@ def records(
 
 
 def run(binary, *arguments: str) -> int:
-  """The exit code of train_sae or evaluate_sae with these flags."""
+  """The exit code of a program with these flags."""
   values = flags.FlagValues()
   names = binary.define_flags(values)
-  values(['test', *arguments])
+  try:
+    values(['test', *arguments])
+  except flags.Error as error:  # as absl does
+    print(f'FATAL Flags parsing error: {error}', file=sys.stderr)
+    return 1
   return binary.run(values, names)

@@ -769,10 +769,6 @@ BAD_INPUTS = {
   'empty prompts': (None, ['--prompts={empty}'], 'no line'),
   'not UTF-8': (None, ['--prompts={latin}'], 'not UTF-8'),
   'too long': (None, ['--lengths=120'], '152 positions'),
-  'no length': (None, ['--lengths='], '--lengths'),
-  'length 0': (None, ['--lengths=3,0'], '[3, 0]'),
-  'not a length': (None, ['--lengths=3,x'], '3,x'),
-  'tolerance': (None, ['--tolerance=0'], 'above 0'),
   'json': (None, ['--json={folder}'], 'is a folder'),
 }
 
@@ -799,6 +795,10 @@ def test_bad_input_exits_with_2(case, tmp_path, capsys):
     ['--checkpoint=x', '--dtype=int8'],
     ['--chekpoint=x'],
     ['--checkpoint=x', '--new_tokens=0'],
+    ['--checkpoint=x', '--lengths='],
+    ['--checkpoint=x', '--lengths=3,0'],
+    ['--checkpoint=x', '--lengths=3,x'],
+    ['--checkpoint=x', '--tolerance=0'],
     ['--checkpoint=x', 'stray'],
   ],
 )

@@ -22,7 +22,7 @@ from tests.experiments.attention import small
 
 CONFIG = small.model().config
 HEADS = parse_heads(['all', 'H1', 'L2H0+L3H2'], CONFIG)
-WINDOWS = parse_windows(['1', '3', 'from'], CONFIG)
+WINDOWS = parse_windows([1, 3, 'from'], CONFIG)
 WANTED = [case.answer_tokens for case in small.cases()]
 
 
@@ -121,7 +121,7 @@ def test_one_token_is_run_again_for_edges_of_the_last():
   last = [Edges('last', 'entity')]
   assert tokens_again(cases, last) == 1
   assert tokens_again(cases, [Edges('after', 'entity')]) == 4
-  windows = parse_windows(['1'], CONFIG)
+  windows = parse_windows([1], CONFIG)
   flops = sweep_flops(CONFIG, cases, last, windows, HEADS[:1])
   L, T = CONFIG.num_layers, sum(case.length for case in cases)
   D, F = CONFIG.d_model, CONFIG.d_ff
@@ -174,7 +174,7 @@ def test_what_names_no_edges_is_refused(text):
 
 
 def test_windows_and_heads_as_flags_say_them():
-  windows = parse_windows(['2', 'from'], CONFIG)
+  windows = parse_windows([2, 'from'], CONFIG)
   layers = [np.flatnonzero(w.layers).tolist() for w in windows]
   assert layers[:5] == [[0], [0, 1], [1, 2], [2, 3], [3, 4]]
   assert layers[5:] == [[*range(i, 5)] for i in range(5)]
@@ -183,8 +183,8 @@ def test_windows_and_heads_as_flags_say_them():
   (some,) = parse_heads(['L1H2+H0'], CONFIG)
   assert some.heads.sum() == 6 and some.heads[1, 2] and some.heads[:, 0].all()
   for texts, parse in (
-    (['0'], parse_windows),
-    (['9'], parse_windows),
+    ([0], parse_windows),
+    ([9], parse_windows),
     ([], parse_windows),
     (['H4'], parse_heads),
     (['L5H0'], parse_heads),

@@ -81,11 +81,46 @@ def test_reads_runs(runs):
   assert not whole.problems
   assert whole.results['seed'] == 3 and whole.contents['title'] == TITLE
   (broken,) = read_run(runs / 'broken').problems
-  assert broken.startswith('results.json cannot be read: Unterminated string')
+  assert broken.startswith('results.json cannot be read: ')
   assert read_run(runs / 'broken').contents['title'] == TITLE
   first, second = read_run(runs / 'odd').problems
-  assert "does not name its 'experiment'" in first
+  assert 'holds a JSON list' in first
   assert 'older version' in second
+
+
+CONTENTS = '<script type="application/json" id="contents">{}</script>'
+
+
+@pytest.mark.parametrize('file', [outputs.RESULTS_FILE, outputs.REPORT_FILE])
+@pytest.mark.parametrize(
+  'content',
+  [
+    '',
+    '{',
+    '\xff',
+    'null',
+    '{"a": NaN}',
+    '[' * 100_000,
+    '{"experiment": ' + '{"a": [' * 300 + '1' + ']}' * 300 + '}',
+    '{"title": 3, "summary": [], "sections": []}',
+    '{"title": "x", "summary": "y", "sections": []}',
+    '{"title": "x", "summary": [1], "sections": []}',
+    '{"title": "x", "summary": [], "sections": [{"id": 3, "title": "x"}]}',
+    '{"title": "x", "summary": [], "sections": ["x"]}',
+  ],
+)
+def test_one_broken_run_is_listed_with_the_others(tmp_path, file, content):
+  for name in ('whole', 'broken'):
+    make_run(tmp_path / name)
+  if file == outputs.REPORT_FILE:
+    content = CONTENTS.format(content)
+  (tmp_path / 'broken' / file).write_text(content, encoding='latin-1')
+  assert start(f'--runs={tmp_path}') == 0
+  page = (tmp_path / 'index.html').read_text(encoding='utf-8')
+  assert 'Refusals rise from' in page and 'whole' in page
+  (problem,) = read_run(tmp_path / 'broken').problems
+  assert problem.startswith(f'{file} cannot be read')
+  assert '1 of which cannot be read' in page
 
 
 def test_a_run_without_a_report_is_whole(tmp_path, capsys):

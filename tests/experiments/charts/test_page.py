@@ -1,5 +1,8 @@
 """In a browser: the page opens from a disk, and does what it should."""
 
+import html
+import re
+
 import numpy as np
 import plotly.graph_objects as go
 import pytest
@@ -203,6 +206,16 @@ def test_the_policy_stops_what_the_template_would_let_through(
   assert browser.run('typeof window.hacked') == 'undefined'
   assert not any('example.com' in url for url in browser.requests())
   assert len(browser.troubles()) >= 3  # so that troubles are seen, too
+
+
+def test_the_policy_covers_what_default_src_leaves_open(hostile):
+  head = hostile.read_text(encoding='utf-8').split('<title>')[0]
+  policy = html.unescape(re.search(r'Policy" content="([^"]*)"', head)[1])
+  rules = {rule.split()[0]: rule.split()[1:] for rule in policy.split(';')}
+  for rule in ('default-src', 'base-uri', 'form-action'):
+    assert rules[rule] == ["'none'"]
+  assert rules['img-src'] == ['data:', 'blob:']
+  assert all(source.startswith("'sha256-") for source in rules['script-src'])
 
 
 def test_no_button_sends_figures_away(browser, hostile):

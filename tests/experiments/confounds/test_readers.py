@@ -178,12 +178,16 @@ def test_files_of_frequencies(tmp_path):
     ('Paris\t1\nLima\tmany\n', "line 2: 'Lima' has the count 'many'"),
     ('Paris\t-1\n', "count '-1'"),
     ('Paris\tnan\n', "count 'nan'"),
+    ('Paris\t1\nParis\t2\n', "line 2: 'Paris' has a count already"),
   ):
     tsv.write_text(text)
     with pytest.raises(ValueError, match=said):
       read_frequencies(str(tsv))
   json.write_text('[1]')
-  with pytest.raises(ValueError, match='one object'):
+  with pytest.raises(ValueError, match='expected a JSON object'):
+    read_frequencies(str(json))
+  json.write_text('{"Paris": 1, "Paris": 2}')
+  with pytest.raises(ValueError, match="'Paris' is given twice"):
     read_frequencies(str(json))
   with pytest.raises(ValueError, match='.json'):
     read_frequencies('counts.csv')

@@ -137,6 +137,149 @@ def test_failed_writes_and_a_kill_leave_the_same_bytes(tmp_path, whole, rows):
   assert [name for name in mine if mine[name] != theirs[name]] == []
 
 
+def chunk(site='resid_post', number=2) -> str:
+  return f'activations.zarr/{site}/c/{number}/0/0'
+
+
+@pytest.fixture
+def copy(tmp_path, whole):
+  """The whole store in a folder that a test may damage."""
+  return pathlib.Path(shutil.copytree(whole.folder, tmp_path / 'copy'))
+
+
+@pytest.mark.parametrize('number', [0, 2, 5])
+def test_a_chunk_that_is_gone_is_missed(copy, rows, number):
+  (copy / chunk('z', number)).unlink()
+  says = f'z/c/{number}/0/0 does not exist.*z of rows {number * 8} .*Remove'
+  with pytest.raises(FileNotFoundError, match=says):
+    open_store(copy)
+  with pytest.raises(FileNotFoundError, match=says):
+    write_store(copy, worlds.model(), rows, **OPTIONS)
+
+
+def test_rows_that_are_not_written_read_as_nan(copy):
+  (copy / chunk()).unlink()
+  array = zarr.open_array(copy / 'activations.zarr/resid_post', mode='r')
+  gone = array[16:24].view(ml_dtypes.bfloat16)
+  assert np.isnan(gone.astype('f4')).all()
+  assert np.isfinite(array[24:].view(ml_dtypes.bfloat16).astype('f4')).all()
+
+
+def flip(raw, at):
+  return raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [
+    lambda raw: flip(raw, 0),
+    lambda raw: flip(raw, len(raw) - 20),  # in the index
+    lambda raw: raw[:64] + bytes(64) + raw[128:],
+    lambda raw: bytes(len(raw)),
+    lambda raw: raw[:-1],
+    lambda raw: raw[4:],
+    lambda raw: raw + b'x',
+    lambda raw: b'',
+  ],
+)
+def test_a_damaged_chunk_is_refused(copy, damage):
+  path = copy / chunk()
+  path.write_bytes(damage(path.read_bytes()))
+  store = open_store(copy)
+  with pytest.raises(ValueError, match=rf'{path}.*Remove the folder'):
+    store.read('resid_post', 3)
+  # The others are as good as before.
+  assert store.read('resid_post', 3, 24).shape == (17, 40)
+
+
+def edit(path, **changes):
+  content = json.loads(path.read_text()) | changes
+  path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+  'name, damage, says',
+  [
+    ('rows.jsonl', lambda raw: raw[:-2], 'rows.jsonl is missing or not the'),
+    ('rows.jsonl', lambda raw: flip(raw, 12), 'rows.jsonl is missing or not'),
+    ('rows.jsonl', lambda raw: b'', 'rows.jsonl is missing or not'),
+    ('store.json', lambda raw: raw[:-9], 'store.json is not JSON'),
+    ('store.json', lambda raw: b'', 'store.json is empty'),
+    (
+      'store.json',
+      lambda raw: raw.replace(b'    3,\n    1\n', b'    1,\n    3\n'),
+      'must say the same',
+    ),
+    (
+      'store.json',
+      lambda raw: raw.replace(b'"num_rows": 41', b'"num_rows": 40'),
+      'must say the same',
+    ),
+    (
+      'store.json',
+      lambda raw: raw.replace(b'"format": 2,', b''),
+      'store.json has format None, expected 2: an earlier version',
+    ),
+    ('progress.json', lambda raw: b'{"rows": "41"}', "has rows '41', expected"),
+    ('progress.json', lambda raw: b'{"rows": 48}', 'has 48 rows, expected 41'),
+    ('progress.json', lambda raw: b'[41]', 'holds a JSON list'),
+    ('activations.zarr/zarr.json', lambda raw: b'{}', 'must say the same'),
+  ],
+)
+def test_a_damaged_description_is_refused(copy, name, damage, says):
+  path = copy / name
+  path.write_bytes(damage(path.read_bytes()))
+  with pytest.raises(ValueError, match=says) as error:
+    open_store(copy)
+  assert 'Remove the folder, and repeat' in str(error.value)
+
+
+def test_an_array_of_another_form_is_refused(copy):
+  path = copy / 'activations.zarr/resid_post/zarr.json'
+  for changes in (
+    {'fill_value': 0},
+    {'attributes': {}},
+    {'shape': [40, 2, 40]},
+  ):
+    before = path.read_bytes()
+    edit(path, **changes)
+    with pytest.raises(ValueError, match='resid_post of layer 3 is damaged'):
+      open_store(copy).read('resid_post', 3)
+    path.write_bytes(before)
+  open_store(copy).read('resid_post', 3)
+
+
+def test_nesting_does_not_crash_the_process(copy, rows):
+  path = copy / 'activations.zarr/resid_post/zarr.json'
+  path.write_text('{"shape": ' + '[' * 100_000 + ']' * 100_000 + '}')
+  with pytest.raises(ValueError, match=f'{path} is nested too deep'):
+    open_store(copy)
+  edit(copy / 'progress.json', rows=40)
+  with pytest.raises(ValueError, match=f'{path} is nested too deep'):
+    write_store(copy, worlds.model(), rows, **OPTIONS)
+
+
+def test_a_store_without_checksums_is_not_gone_on_with(copy, rows):
+  edit(copy / 'progress.json', rows=40)
+  about = json.loads((copy / 'store.json').read_text())
+  del about['format']
+  (copy / 'store.json').write_text(json.dumps(about))
+  with pytest.raises(ValueError, match=r'format=None \(now 2\)'):
+    write_store(copy, worlds.model(), rows, **OPTIONS)
+
+
+def test_progress_that_no_run_leaves_is_refused(copy, rows):
+  edit(copy / 'progress.json', rows=35)
+  with pytest.raises(ValueError, match='has 35 rows, expected 41, or whole'):
+    write_store(copy, worlds.model(), rows, **OPTIONS)
+
+
+def test_rows_that_there_are_not(whole):
+  for start, stop in ((0, 42), (-1, None), (5, 4)):
+    with pytest.raises(IndexError, match='has rows 0 to 40'):
+      whole.read('z', 1, start, stop)
+
+
 def test_a_complete_store_is_not_written_again(whole, rows, monkeypatch):
   monkeypatch.setattr(store, '_fill', None)
   before = files(whole.folder)
@@ -169,6 +312,8 @@ def test_bad_input_is_refused(tmp_path, rows):
 
   refused('no layer 5', layers=[5])
   refused('pattern has no vector', sites=['pattern'])
+  refused(r'layers are \[3, 3\], expected each', layers=[3, 3])
+  refused(r"sites are \['z', 'z'\], expected each", sites=['z', 'z'])
   refused("dtype is 'int8'", dtype='int8')
   refused('2 labels for 41', labels=['a', 'b'])
   with pytest.raises(FileNotFoundError, match='no store'):

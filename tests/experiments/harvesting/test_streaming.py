@@ -192,7 +192,9 @@ def test_activations_that_are_not_finite_are_refused(rows):
   model = worlds.model()
   weights = dict(model.weights())
   weights['down'] = weights['down'].at[3].mul(np.inf)
-  with pytest.raises(ValueError, match='resid_post of layer 3 is not finite'):
+  with pytest.raises(
+    ValueError, match=r'layer 3\) in the group of row 0 are not'
+  ):
     stream(rows, gj.Decoder(model.config, weights))
 
 

@@ -96,7 +96,7 @@ def test_uncertainty_latents_are_of_the_chat_models_saes(tmp_path):
   chosen = choose_saes(
     found.flags['sae'],
     gj.preset('gemma-2-9b'),
-    layers=found.flags['layers'].split(','),
+    layers=list(map(int, found.flags['layers'].split(','))),
   )
   assert [one.layer for one in chosen] == [9, 20, 31]
 

@@ -1,12 +1,22 @@
 """Flags that a dataclass defines, parsed as absl parses a command line."""
 
 import dataclasses
-from typing import Any, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
 
 from absl import flags
 import pytest
 
-from experiments.runs import define_flags, read_flags
+from experiments.runs import (
+  Seed,
+  check_numbers,
+  define_flags,
+  read_flags,
+  real,
+  whole,
+)
+
+Whole = Annotated[int, whole(-5, 100)]
+Real = Annotated[float, real(-2, 1e3)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,14 +47,14 @@ class Settings:
 
   out: str
   model: str | None = None
-  shots: tuple[int, ...] = (0, 4)
-  rates: tuple[float, ...] = (0.5, 1.0)
+  shots: tuple[Whole, ...] = (0, 4)
+  rates: tuple[Real, ...] = (0.5, 1.0)
   tasks: tuple[str, ...] = ()
-  chosen: tuple[int, ...] | None = None
+  chosen: tuple[Whole, ...] | None = None
   mode: Literal['fast', 'slow'] = 'fast'
   dtype: Literal['float32', 'bfloat16'] | None = None
-  limit: Optional[int] = None  # noqa: UP045
-  scale: float = 1
+  limit: Optional[Whole] = None  # noqa: UP045
+  scale: Real = 1
   redo: bool = False
   maybe: bool | None = None
 
@@ -130,11 +140,15 @@ def test_help_is_the_paragraph_of_the_docstring():
     '--scale=1e999',
     '--rates=1,nan',
     '--rates=-inf,2',
+    '--scale=1001',
+    '--rates=-2.1',
   ],
 )
-def test_numbers_must_be_finite(argument):
-  name = argument.split('=')[0]
-  with pytest.raises(ValueError, match=f'{name}=-?(nan|inf) must be a finite'):
+def test_numbers_are_finite_and_within_bounds(argument):
+  with pytest.raises(
+    flags.IllegalFlagValueError,
+    match=f'{argument}: .*must be a number from -2 to 1000',
+  ):
     parsed('--out=x', argument)
 
 
@@ -142,8 +156,8 @@ def test_numbers_must_be_finite(argument):
   'argument', ['--shots=1,b', '--shots=1.5', '--rates=1;2', '--chosen=1,,2']
 )
 def test_bad_items_of_lists_are_named(argument):
-  kind = 'float' if 'rates' in argument else 'int'
-  with pytest.raises(ValueError) as error:
+  kind = 'a number' if 'rates' in argument else 'a whole number'
+  with pytest.raises(flags.IllegalFlagValueError) as error:
     parsed('--out=x', argument)
   assert argument in str(error.value) and kind in str(error.value)
 
@@ -165,6 +179,10 @@ def test_other_bad_values_are_absls(argument):
     int | str,
     int | str | None,
     bytes,
+    int,
+    float | None,
+    tuple[int, ...],
+    Annotated[int, 'many'],
     tuple,
     tuple[bool, ...],
     tuple[int, str],
@@ -178,7 +196,7 @@ def test_types_without_a_flag(hint):
 
 
 def test_a_field_without_help():
-  made = of_type(int, 1)
+  made = of_type(Seed, 1)
   made.__doc__ = 'One.\n\nAttributes:\n  y: Another.\n'
   with pytest.raises(TypeError, match=r'Made\.x'):
     parsed(settings=made)
@@ -194,13 +212,22 @@ def test_the_class_checks_its_values():
 
     Attributes:
       seed: Random seed.
+      shots: Numbers of demonstrations.
     """
 
-    seed: int = 0
+    seed: Seed = 0
+    shots: tuple[Whole, ...] | None = None
 
     def __post_init__(self):
-      if self.seed < 0:
-        raise ValueError(f'--seed={self.seed} must not be negative.')
+      check_numbers(self)
+      if self.seed == 7:
+        raise ValueError(f'--seed={self.seed} is no number of luck.')
 
-  with pytest.raises(ValueError, match='--seed=-1'):
-    parsed('--seed=-1', settings=Checked)
+  with pytest.raises(ValueError, match='no number of luck'):
+    parsed('--seed=7', settings=Checked)
+  assert Checked(shots=(1, 2)).shots == (1, 2)
+  for wrong in ({'seed': -1}, {'seed': 2**31}, {'seed': 0.5}, {'seed': True}):
+    with pytest.raises(ValueError, match='--seed=.* must be a whole number'):
+      Checked(**wrong)
+  with pytest.raises(ValueError, match='--shots=101 must be a whole number'):
+    Checked(shots=(1, 101))
