@@ -205,7 +205,7 @@ def test_finished_stages_are_kept(run, monkeypatch):
   [
     ({'tasks': ('nowhere',)}, 'no task'),
     ({'receivers': ('L99H0',)}, 'L99H0'),
-    ({'shots': (0, 9999)}, '99999'),
+    ({'shots': (0, 9999)}, '9999 are asked'),
     ({'text': '/nowhere.txt'}, 'nowhere.txt'),
     ({'tasks': (TASK, TASK)}, 'one name'),
     ({'tasks': ('capitals',)}, 'vocabulary'),
