@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 # What takes long is compiling, which uses one core: two processes.
 PYTEST = $(BIN)/python -m pytest -n 2
 # Programs that run once are compiled faster without LLVM's passes and MLIR's
-# fusions. Where the model is compared with PyTorch to 1e-5, it is compiled as
-# users run it.
+# fusions. Where the model is compared with PyTorch to 1e-5, or bit for bit, it
+# is compiled as users run it.
 PARITY := tests/gemma_jax/test_model.py
+BITS := tests/gemma_jax/test_interventions.py::test_zero_gates_change_no_bit
 # What one worker compiled the other one, and the next run, need not.
 CACHE := JAX_COMPILATION_CACHE_DIR='$(CURDIR)/.pytest_cache/compiled' \
   JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
@@ -47,9 +48,9 @@ refusals: $(INSTALLED)  ## What the bundled model knows, and how it learns to de
 	$(BIN)/python -m experiments.knowledge_probing --out=out/probe/miniworld --held_out_relation=movie_directors
 	$(BIN)/python -m experiments.refusal_tuning --out=out/tuned/miniworld --probe=out/probe/miniworld
 
-test: $(INSTALLED)  ## The tests, twenty minutes on two cores.
-	$(CACHE) $(PYTEST) -m 'not slow' $(PARITY)
-	$(CACHE) XLA_FLAGS='$(XLA_FLAGS) $(QUICK)' $(PYTEST) --dist loadfile -m 'not slow' --ignore=$(PARITY)
+test: $(INSTALLED)  ## The tests, half an hour on two cores.
+	$(CACHE) $(PYTEST) -m 'not slow' $(PARITY) $(BITS)
+	$(CACHE) XLA_FLAGS='$(XLA_FLAGS) $(QUICK)' $(PYTEST) --dist loadfile -m 'not slow' --ignore=$(PARITY) --deselect=$(BITS)
 
 test-all: $(INSTALLED)  ## The slow ones too.
 	$(PYTEST) --dist loadfile

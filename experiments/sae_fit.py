@@ -5,7 +5,7 @@ of them means nothing. Its reconstruction gives it away.
 
 All tokens of a few texts count but the first, whose norm is out of all
 proportion in most models. Tokens that are all alike are not enough: where a
-chat template ends, the bundled base SAEs have an FVU of up to 4,000 on the
+chat template ends, the bundled base SAEs have an FVU of up to 16,000 on the
 chat model, and rightly so.
 """
 

@@ -95,8 +95,6 @@ def _attention(run: Run, w, layer, window, y, keys_values, seen):
     return flat.reshape(*y.shape[:2], n, H)
 
   q, k, v = heads(w.wq, w.bq), heads(w.wk, w.bk), heads(w.wv, w.bv)
-  # No one sees a place without a token, but 0 times NaN is NaN.
-  v = jnp.where((run.positions >= 0)[:, :, None, None], v, 0)
   if config.qk_norm:
     q, k = layers.norm(config, q, w.q_norm), layers.norm(config, k, w.k_norm)
   if (angles := run.rotary(layer)) is not None:

@@ -167,6 +167,8 @@ def forward(
   capture = prepare_capture(capture, config, positions)
 
   x = embed(model, tokens, positions)
+  # No one sees padding, but 0 times infinity is NaN.
+  x = jnp.where((positions >= 0)[:, :, None] | jnp.isfinite(x), x, 0)
   x, activations, cache = run_blocks(
     model,
     x,

@@ -14,6 +14,10 @@ from safetensors.numpy import load_file
 from gemma_jax.whole_files import save_tensors
 
 
+class _OtherWork(ValueError):
+  """Says that a snapshot is of another training."""
+
+
 class Snapshot:
   """A file with the state of a training: either the old one or the new one."""
 
@@ -38,13 +42,15 @@ class Snapshot:
       found = load_file(self.path)
       identity, records = (_parsed(found[n]) for n in ('identity', 'records'))
       (step,) = map(int, found['step'])
+      self._check(identity)
       arrays = [found[str(i)] for i in range(len(leaves))]
+    except _OtherWork:
+      raise
     except (SafetensorError, KeyError, ValueError) as error:
       raise ValueError(
         f'{self.path} is damaged or no snapshot of a training: {error}. Delete '
         'it to begin anew.'
       ) from error
-    self._check(identity)
     for i, (array, leaf) in enumerate(zip(arrays, leaves, strict=True)):
       if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
         raise ValueError(
@@ -70,7 +76,7 @@ class Snapshot:
     """Raises ValueError unless the file's identity is ours."""
     now = self._identity
     if other := [k for k in now | before if now.get(k) != before.get(k)]:
-      raise ValueError(
+      raise _OtherWork(
         f'{self.path} is a snapshot of other work, with '
         + ', '.join(f'{k}={before.get(k)} (now {now.get(k)})' for k in other)
         + '. Resume with what it was begun with, or delete it to begin anew.'

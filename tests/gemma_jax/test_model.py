@@ -175,7 +175,7 @@ def test_fewer_layers_give_the_same_streams(stacked):
     np.testing.assert_allclose(
       some.activations['resid_post'][slot],
       whole.activations['resid_post'][layer],
-      atol=1e-5,
+      atol=1e-6,
     )
 
 

@@ -554,6 +554,7 @@ def write_tokenizer_config(folder: pathlib.Path, **config) -> None:
 def write_tokenizer(folder: pathlib.Path, size: int) -> None:
   """One token per character, and a template that adds BOS as Gemma's does."""
   vocab = {'<pad>': 0, '<eos>': 1, '<bos>': 2, '<unk>': 3}
+  vocab |= {f'<unused{i}>': i for i in range(4, 32)}
   vocab |= {chr(code): code for code in range(32, size)}
   tokenizer = tokenizers.Tokenizer(
     tokenizers.models.WordLevel(vocab, unk_token='<unk>')

@@ -31,6 +31,7 @@ def subject(folder: pathlib.Path, saes, latents=(small.KNOWN, small.UNKNOWN)):
       for label, id in zip(('known', 'unknown'), latents, strict=True)
     },
     load=small.model,
+    reader=types.SimpleNamespace(folder='small'),
     sae=by_layer.__getitem__,
     sae_choices=by_layer,
   )

@@ -184,7 +184,7 @@ def test_training_stops_by_validation(model, form, tmp_path):
     ({'inside': 'craft', 'arms': ('llama3',)}, '--inside=craft'),
     ({'batch': 6, 'accumulation': 4}, 'multiple'),
     ({'learning_rate': 0.0}, '--learning_rate=0.0'),
-    ({'average': 1.0}, '--average=1.0'),
+    ({'average': 1.0}, '--average=1 must be below'),
   ],
 )
 def test_wrong_settings_are_named(changes, said):

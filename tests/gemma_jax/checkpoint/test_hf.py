@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 import torch
 import transformers
 
@@ -26,6 +26,7 @@ from gemma_jax.checkpoint.hf import (
 from gemma_jax.checkpoint.orbax import save_orbax
 from gemma_jax.sharding import make_mesh
 from gemma_jax.weights import unstack_layers
+from gemma_jax.whole_files import save_tensors
 from tests.gemma_jax.checkpoints import (
   CONFIG,
   EMBED,
@@ -270,9 +271,9 @@ def test_a_failed_save_leaves_nothing(model, tmp_path, monkeypatch):
     calls.append(args)
     if len(calls) == 2:
       raise OSError('No space left on device')
-    save_file(*args, **kwargs)
+    save_tensors(*args, **kwargs)
 
-  monkeypatch.setattr(checkpoint_lib, 'save_file', fail_on_the_second)
+  monkeypatch.setattr(checkpoint_lib, 'save_tensors', fail_on_the_second)
   with pytest.raises(OSError, match='No space'):
     save_checkpoint(model, tmp_path / 'out', max_shard_bytes=20_000)
   assert not list(tmp_path.iterdir())
@@ -284,7 +285,7 @@ from gemma_jax.checkpoint import hf as checkpoint
 from gemma_jax.config import ModelConfig
 from tools.make_checkpoint import random_model
 
-save, calls = checkpoint.save_file, []
+save, calls = checkpoint.save_tensors, []
 
 def save_or_die(*args, **kwargs):
   calls.append(args)
@@ -292,7 +293,7 @@ def save_or_die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
   save(*args, **kwargs)
 
-checkpoint.save_file = save_or_die
+checkpoint.save_tensors = save_or_die
 model = random_model({config!r})
 checkpoint.save_checkpoint(model, {out!r}, max_shard_bytes=20_000)
 """
