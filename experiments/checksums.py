@@ -54,6 +54,20 @@ def sha256_of(paths: Iterable[os.PathLike]) -> dict[pathlib.Path, str]:
   return {path: found[key] for path, key in keys.items()}
 
 
+def sha256(path: str | os.PathLike) -> str:
+  """Returns the SHA-256 of one file in hex; see `sha256_of`."""
+  (found,) = sha256_of([path]).values()
+  return found
+
+
+def by_name(
+  folder: str | os.PathLike, files: Iterable[pathlib.Path]
+) -> dict[str, str]:
+  """Returns the SHA-256 of files by their names in a folder."""
+  found = sha256_of(files)
+  return {file.relative_to(folder).as_posix(): found[file] for file in found}
+
+
 def _key(path) -> _Key:
   """What a file is known by: where, size, inode, both times, device."""
   place = os.path.realpath(path)

@@ -53,12 +53,12 @@ import dataclasses
 from absl import flags
 
 from experiments import inputs, outputs, subject
+from experiments.inputs import sae_fingerprint
 from experiments.latents import write_arrays
 from experiments.report import uncertainty_figures
 from experiments.runs import MANY, define_number, real, whole
 from experiments.sae_fit import check_fit
 from experiments.self_report import single_token
-from experiments.steering.targets import sae_fingerprint
 from experiments.uncertainty import (
   Config,
   Data,

@@ -50,10 +50,10 @@ from experiments.harvesting import (
   write_sums,
 )
 from experiments.harvesting.plan import STORE, Plan, prepare
+from experiments.inputs import sae_fingerprint
 from experiments.runs import MANY, SEED, define_number, whole
 from experiments.sae_fit import check_fit
 from experiments.sae_training import load
-from experiments.steering.targets import sae_fingerprint
 
 SUMS = 'sums.safetensors'
 

@@ -4,15 +4,17 @@ Where nothing is said it is the bundled world (experiments/miniworld), whose
 files are read by the very code that reads public ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 import pathlib
 import re
 
 from absl import flags
+import numpy as np
 
 from experiments.runs import LAYER, define_number, define_numbers, real
+from experiments.stages import digest
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE, Origin
 from sae.loading import load_sae
@@ -64,7 +66,7 @@ def define_saes(values: flags.FlagValues, layers: bool = True) -> list[str]:
 
   Args:
     values: Where they are defined.
-    layers: Whether layers are chosen; latents name theirs.
+    layers: If true, --layers is defined too; latents name their layers.
   """
   before = set(values)
   common = {'flag_values': values}
@@ -228,6 +230,22 @@ class NamedSAE:
     sae.check_reads(site, self.layer)
     _check_width(sae.origin, sae.d_in, reader)
     return sae
+
+
+def sae_fingerprint(sae: JumpReLUSAE) -> str:
+  """Tells SAEs apart by where they read and all weights: a hash in hex."""
+  at = f'{sae.origin.site}.{sae.origin.layer}'.encode()
+  return digest(np.frombuffer(at, np.uint8), list(sae.weights()))
+
+
+def sae_fingerprints(
+  saes: Mapping[int, NamedSAE], reader: gj.CheckpointReader
+) -> dict[str, str]:
+  """Returns what tells SAEs apart, layer by layer; each is read and let go."""
+  return {
+    str(layer): sae_fingerprint(each.load(reader))
+    for layer, each in saes.items()
+  }
 
 
 def _check_width(origin: Origin, d_in: int, reader: gj.CheckpointReader):

@@ -180,8 +180,8 @@ def model_identity(reader: gj.CheckpointReader) -> dict:
 def fingerprint(reader: gj.CheckpointReader) -> str:
   """Tells models apart by all of their weights: a hash in hex.
 
-  Of the configuration, the dtype, and which tensor comes from a file of which
-  SHA-256. Where the files are, and what they are called, does not matter.
+  It covers the configuration, the dtype, and which tensor comes from a file of
+  which SHA-256. Where the files are, and what they are called, does not matter.
   """
   sha256 = _weight_files(reader)
   digest = hashlib.sha256(repr(reader.config).encode())

@@ -6,7 +6,6 @@ report.html    see `experiments/charts`
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -118,12 +117,6 @@ def versions() -> dict[str, str]:
   }
 
 
-def sha256(path: str | os.PathLike) -> str:
-  """Of a file."""
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
 def check_same_run(path: pathlib.Path, identity: Mapping, resumes: bool):
   """Keeps a run's identity, and refuses to go on with another run's work.
 
@@ -161,8 +154,8 @@ def start(
   Args:
     define_flags: Defines its flags and returns their names.
     run: Gets parsed flags and those names.
-    lock: Whether --out, if it is given, is a run's folder, which one process
-      writes at a time.
+    lock: True if --out, where it is given, is a run's folder, which one
+      process writes at a time.
   """
   flags.FLAGS.verbosity = -1  # libraries log warnings only, unless told to
   names = define_flags()

@@ -36,7 +36,7 @@ import time
 
 from absl import flags
 
-from experiments import outputs
+from experiments import checksums, outputs
 from experiments.charts import Section, Table, write_report
 from experiments.charts.index import (
   INDEX_FILE,
@@ -207,9 +207,9 @@ class _Left:
     program = self.programs[name]
     return {
       'flags': dict(program.flags),
-      'results': outputs.sha256(self._file(name)),
+      'results': checksums.sha256(self._file(name)),
       'needs': {
-        need: outputs.sha256(self._file(need)) for need in program.needs
+        need: checksums.sha256(self._file(need)) for need in program.needs
       },
     }
 

@@ -96,7 +96,7 @@ def _take(path: pathlib.Path):
 
 
 def _read(path: pathlib.Path) -> dict | None:
-  """Whose a lock is; None if it is gone, {} if it does not say."""
+  """Returns who holds a lock; None if it is gone, {} if it does not say."""
   for _ in range(10):
     try:
       holder = json.loads(path.read_text(encoding='utf-8'))

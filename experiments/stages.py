@@ -8,7 +8,7 @@ or was changed.
 `Chunks` are for what is kept piece by piece.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 import hashlib
 import json
 import os
@@ -48,7 +48,8 @@ def stage(
   with outputs.replaced_folder(folder) as partial:
     make(partial)
     files = sorted(each for each in partial.rglob('*') if each.is_file())
-    key = {'identity': identity, 'files': _checksums(partial, files)}
+    kept = checksums.by_name(partial, files)
+    key = {'identity': identity, 'files': kept}
     outputs.write_text(partial / _KEY, json.dumps(key, indent=2) + '\n')
   return False
 
@@ -70,9 +71,9 @@ class Chunks:
     """Opens the folder.
 
     Args:
-      folder: Its path; None keeps nothing.
+      folder: Path of the folder; None keeps nothing.
       identity: What the pieces depend on, for JSON; see `stage`.
-      redo: Whether pieces of another identity are thrown away.
+      redo: If true, pieces of another identity are thrown away.
 
     Raises:
       ValueError: there are such pieces, and they are not thrown away.
@@ -160,16 +161,10 @@ def _is_there(folder: pathlib.Path, identity) -> bool:
   kept = key.get('files')
   if not isinstance(kept, dict):
     raise ValueError(f'{path} does not name the files of the stage.')
-  now = _checksums(folder, map(folder.joinpath, kept))
+  now = checksums.by_name(folder, map(folder.joinpath, kept))
   if changed := [name for name in kept if now[name] != kept[name]]:
     raise ValueError(f'{folder / changed[0]} is not as it was written.')
   return True
-
-
-def _checksums(folder: pathlib.Path, files: Iterable[pathlib.Path]) -> dict:
-  """The checksums of files by their names in a folder."""
-  found = checksums.sha256_of(files)
-  return {file.relative_to(folder).as_posix(): found[file] for file in found}
 
 
 def _read_or_none(path: pathlib.Path):

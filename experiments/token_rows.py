@@ -235,8 +235,7 @@ def _is_whole(folder: pathlib.Path, identity: dict) -> bool:
 
 def _checksums(folder: pathlib.Path) -> dict[str, str]:
   """The SHA-256 of the files of rows, by their names."""
-  found = checksums.sha256_of(folder / name for name in _FILES)
-  return {path.name: sha256 for path, sha256 in found.items()}
+  return checksums.by_name(folder, map(folder.joinpath, _FILES))
 
 
 class Documents:

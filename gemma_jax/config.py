@@ -28,7 +28,7 @@ class Kind(NamedTuple):
     type: int, float (integers are too), or bool.
     words: The values in words, for errors.
     least, most: The smallest and the largest number.
-    or_none: Whether None is one of the values.
+    or_none: True if None is one of the values.
   """
 
   type: type

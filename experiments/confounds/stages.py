@@ -29,6 +29,7 @@ from experiments.confounds.readers import (
 )
 from experiments.entities import Prompt
 from experiments.harvesting import HarvestRows, make_rows
+from experiments.inputs import sae_fingerprint
 from experiments.latents import (
   Firing,
   LabelledEntities,
@@ -38,7 +39,6 @@ from experiments.latents import (
 )
 from experiments.sae_fit import check_fit
 from experiments.stages import digest, stage
-from experiments.steering.targets import sae_fingerprint
 from experiments.subject import Subject
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE

@@ -26,8 +26,8 @@ from experiments.entities.mentions import (
 )
 from experiments.entities.modes import is_reference
 from experiments.entities.name_matching import (
-  is_run,
   names_any,
+  occurrences,
   thefuzz_ratio,
   words_of,
 )
@@ -279,7 +279,7 @@ class Genre(Judge):
   def strict(self, completion, answer):
     said = words_of(completion.lower())
     return any(
-      is_run(words_of(genre.strip().removesuffix(self.suffix)), said)
+      occurrences(words_of(genre.strip().removesuffix(self.suffix)), said)
       for genre in answer.lower().split(',')
     )
 

@@ -44,7 +44,7 @@ def text_of(row: Mapping, field: str, where: str) -> str:
 
   Args:
     row: An object.
-    field: Its name.
+    field: Name of the field.
     where: File and record, for the error.
 
   Raises:
@@ -64,7 +64,7 @@ def texts_of(row: Mapping, field: str, where: str) -> tuple[str, ...]:
 
   Args:
     row: An object.
-    field: Its name.
+    field: Name of the field.
     where: File and record, for the error.
 
   Raises:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import tqdm
 
-from experiments import outputs
+from experiments import checksums, outputs
 from experiments.entities import prompts
 from experiments.entities.completions import complete
 from experiments.entities.entity import Entity
@@ -319,7 +319,7 @@ def _of_row(row: Mapping) -> Record:
 
 def _checksums(folder: pathlib.Path) -> dict[str, str]:
   """The SHA-256 of each file of records."""
-  return {file.name: outputs.sha256(file) for file in sorted(folder.iterdir())}
+  return checksums.by_name(folder, sorted(folder.iterdir()))
 
 
 def _changed(out: pathlib.Path, name: str) -> list[str]:

@@ -46,7 +46,7 @@ def is_correct(
     prompt_type: What was asked.
     completion: What was generated, up to its stop token.
     answer: The entity's attribute.
-    mode: Of the judge.
+    mode: The judge's mode.
     subject: The entity's name, which is no answer where it is only mentioned.
 
   Raises:
@@ -70,7 +70,7 @@ def label_completion(
     prompt_type: What was asked.
     completion: What was generated, up to its stop token.
     answer: The entity's attribute.
-    mode: Of the judge, and of the refusals unless they have their own.
+    mode: The mode of the judge, and of the refusals unless they have their own.
     refusal_mode: Of the refusals.
     subject: The entity's name: neither an answer nor a refusal where it is only
       mentioned.

@@ -6,9 +6,9 @@ or '10,000'. Scripts without spaces between words have no such edges.
 
 from collections.abc import Iterable
 import re
-import unicodedata
 
 from experiments.entities.folding import fold
+from gemma_jax.text.spans import in_word
 
 # What stands for a name that is left out: no letter, digit, sign or space.
 _GONE = '\ufffc'
@@ -49,7 +49,7 @@ def find_name(text: str, name: str, *, last: bool = False) -> int:
   Args:
     text: Any.
     name: Looked for as it is written.
-    last: Whether the last mention is meant.
+    last: If true, the last mention is looked for.
   """
   found = [m.start() for m in re.finditer(f'(?={re.escape(name)})', text)]
   whole = [
@@ -158,13 +158,9 @@ def _splits(text, edge) -> bool:
   before, after = text[edge - 1 : edge] if edge else '', text[edge : edge + 1]
   if not before or not after:
     return False
-  if _is_word(before) and _is_word(after):
+  if in_word(before) and in_word(after):
     return not (_UNSPACED.match(before) or _UNSPACED.match(after))
   return any(
     _SPLIT_NUMBER.fullmatch(text[max(a, 0) : b])
     for a, b in ((edge - 1, edge + 2), (edge - 2, edge + 1))
   )
-
-
-def _is_word(char) -> bool:
-  return char.isalnum() or char == '_' or unicodedata.category(char)[0] == 'M'

@@ -1,6 +1,6 @@
 """Is a name in a text? By the published measure, and by whole words."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import re
 
 from rapidfuzz import fuzz, utils
@@ -36,7 +36,7 @@ def names_any(
   Args:
     completion: What was said.
     names: Right answers.
-    proper: Whether a name of one word with a capital must have one: 'Heart' is
+    proper: If true, a name of one word with a capital must have one: 'Heart' is
       not in "close to my heart". A text without any capitals is let off.
   """
   said = words_of(completion)
@@ -45,12 +45,14 @@ def names_any(
   for name in names:
     words = words_of(name)
     if len(fold(name.strip())) <= 3:
-      found = is_run(words, said)
+      found = bool(occurrences(words, said))
     else:
       small = [word.lower() for word in words]
       score = fuzz.token_set_ratio(' '.join(small), ' '.join(lower))
-      found = is_run(small, lower) if score == 100 else _resembles(small, lower)
-      found = found and (score == 100 or round(score) > 90)
+      if score == 100:
+        found = bool(occurrences(small, lower))
+      else:
+        found = round(score) > 90 and _resembles(small, lower)
       if found and cased and len(words) == 1 and words[0][0].isupper():
         found = any(
           word[0].isupper() and fuzz.ratio(word.lower(), small[0]) > 90
@@ -68,10 +70,13 @@ def words_of(text: str) -> list[str]:
   return re.findall(r'[^\W_]+', text)
 
 
-def is_run(words: list[str], said: list[str]) -> bool:
-  """Whether words, of which there are some, follow each other in `said`."""
-  starts = range(len(said) - len(words) + 1)
-  return bool(words) and any(said[i : i + len(words)] == words for i in starts)
+def occurrences(name: Sequence[str], said: Sequence[str]) -> list[int]:
+  """Returns where the words of a name follow each other; [] for no words."""
+  if not name or name[0] not in said:
+    return []
+  size = len(name)
+  starts = range(len(said) - size + 1)
+  return [i for i in starts if said[i : i + size] == name]
 
 
 def _resembles(words: list[str], said: list[str]) -> bool:

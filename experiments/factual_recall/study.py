@@ -23,7 +23,6 @@ from experiments.factual_recall.steps import Context, inspect, price, recall
 from experiments.factual_recall.summary import claims, likeness, table_rows
 from experiments.factual_recall.tasks import Task, read_task
 from experiments.stages import stage
-from experiments.steering.targets import sae_fingerprint
 import gemma_jax as gj
 from gemma_jax.whole_files import save_tensors
 
@@ -59,10 +58,7 @@ class Study:
   @functools.cached_property
   def sae_fingerprints(self) -> dict[str, str]:
     """Tells the SAEs apart, layer by layer."""
-    return {
-      str(layer): sae_fingerprint(each.load(self.reader))
-      for layer, each in self.saes.items()
-    }
+    return inputs.sae_fingerprints(self.saes, self.reader)
 
 
 def open_study(settings: Settings) -> Study:

@@ -76,7 +76,7 @@ def parts(written: str, asked: Words, personal: bool) -> Iterator[str]:
     written: The name.
     asked: Words of the question. If it says what kind of thing is asked for,
       the name may leave that out.
-    personal: Whether it asks for a person, whose surname is enough.
+    personal: True if it asks for a person, whose surname is enough.
   """
   written = _IN_BRACKETS.sub('', written)
   pieces = re.sub(r',? (?:Jr|Sr)\.?$', '', written).split()

@@ -4,11 +4,11 @@ They are denied, offered as a choice, repeated from the question, or another
 answer is named as well. Texts are words, and stretches of them [start, stop).
 """
 
+from experiments.entities.name_matching import occurrences
 from experiments.knowledge_probing.keys import Key, has_digit
 from experiments.knowledge_probing.normalising import (
   STOP_WORDS,
   Words,
-  occurrences,
 )
 
 # Shorter answers must be all that is said, or be meant for sure.

@@ -6,13 +6,13 @@ import functools
 import re
 from typing import NamedTuple
 
+from experiments.entities.name_matching import occurrences
 from experiments.entities.quantities import quantity, unit_of
 from experiments.knowledge_probing.forms import forms
 from experiments.knowledge_probing.normalising import (
   Date,
   Words,
   dates_alone,
-  occurrences,
   words,
 )
 from experiments.knowledge_probing.records import Question
@@ -54,8 +54,8 @@ class Key:
     asked: Words of the question.
     dates: Those of the right answers that are dates.
     others: Words of the other candidates -> as they are written.
-    other_dates: Theirs.
-    other_amounts: Likewise.
+    other_dates: Those of the other candidates that are dates.
+    other_amounts: Those of the other candidates that are numbers.
   """
 
   names: tuple[Words, ...]
@@ -89,7 +89,7 @@ def key_of(question: Question, others: tuple[str, ...]) -> Key:
   """What to compare answers to a question with.
 
   Args:
-    question: With its right answers.
+    question: The question, with its right answers.
     others: Other candidates.
 
   Raises:

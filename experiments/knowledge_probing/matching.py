@@ -13,6 +13,7 @@ from rapidfuzz.distance import DamerauLevenshtein
 
 from experiments.entities.folding import fold, join_initials
 from experiments.entities.mentions import stands_alone
+from experiments.entities.name_matching import occurrences
 from experiments.entities.quantities import OTHER_SIGNS, amounts
 from experiments.knowledge_probing.forms import SMALL, acronym, parts
 from experiments.knowledge_probing.guards import (
@@ -28,7 +29,6 @@ from experiments.knowledge_probing.normalising import (
   Words,
   dates,
   is_number,
-  occurrences,
   words,
 )
 

@@ -182,15 +182,6 @@ def dates_alone(text: str) -> frozenset[Date]:
   return frozenset() if set(words(rest)) - {'on', 'in', 'the'} else found
 
 
-def occurrences(name: Words, said: Words) -> list[int]:
-  """Where the words of a name, of which there are some, follow each other."""
-  if name[0] not in said:
-    return []
-  size = len(name)
-  starts = range(len(said) - size + 1)
-  return [i for i in starts if said[i : i + size] == name]
-
-
 def _find_dates(text) -> tuple[frozenset[Date], str]:
   """The dates of a text, and the text without them."""
   if not any(c.isdigit() for c in text):

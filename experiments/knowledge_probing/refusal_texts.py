@@ -14,9 +14,10 @@ import re
 import numpy as np
 import tqdm
 
+from experiments.entities.name_matching import occurrences
 from experiments.knowledge_probing.formats import Format
 from experiments.knowledge_probing.informative import refuses
-from experiments.knowledge_probing.normalising import occurrences, words
+from experiments.knowledge_probing.normalising import words
 from experiments.knowledge_probing.records import Question
 import gemma_jax as gj
 

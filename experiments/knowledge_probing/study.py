@@ -86,12 +86,12 @@ def source(settings: Settings) -> dict:
       path = pathlib.Path(path).expanduser()
       if not path.is_file():
         raise FileNotFoundError(f'There is no file {path} (--{name}).')
-      return {name: path.name, 'sha256': outputs.sha256(path)}
+      return {name: path.name, 'sha256': checksums.sha256(path)}
   if settings.entities is not None:
     folder = pathlib.Path(settings.entities)
     files = sorted(folder.glob('*.json'))
-    return {'entities': {file.name: outputs.sha256(file) for file in files}}
-  return {'world': outputs.sha256(inputs.BUNDLE / 'run.json')}
+    return {'entities': checksums.by_name(folder, files)}
+  return {'world': checksums.sha256(inputs.BUNDLE / 'run.json')}
 
 
 def _questions(study: Study, run: bool):
@@ -244,8 +244,7 @@ def _judging_files(settings: Settings) -> dict:
   if settings.nli_model is not None:
     folder = pathlib.Path(settings.nli_model).expanduser()
     files = sorted(each for each in folder.rglob('*') if each.is_file())
-    sha256 = checksums.sha256_of(files)
-    found['nli_model'] = {str(x.relative_to(folder)): sha256[x] for x in files}
+    found['nli_model'] = checksums.by_name(folder, files)
   return found
 
 

@@ -17,7 +17,7 @@ import gc
 from absl import flags
 import numpy as np
 
-from experiments import outputs
+from experiments import checksums, outputs
 from experiments.entities import (
   People,
   activation_prompt,
@@ -38,6 +38,7 @@ from experiments.harvesting import (
   stream_scores,
   write_sums,
 )
+from experiments.inputs import sae_fingerprint
 from experiments.latents import (
   CLASSES,
   SPLITS,
@@ -59,7 +60,7 @@ from experiments.stages import digest, stage
 from experiments.steering import make_questions, steer
 from experiments.steering.amounts import amount
 from experiments.steering.amounts import settings as steering_settings
-from experiments.steering.targets import Findings, sae_fingerprint
+from experiments.steering.targets import Findings
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE
 
@@ -112,7 +113,7 @@ class Run:
   @property
   def sums_sha256(self) -> str:
     """Tells what was harvested from what a later run harvests in its place."""
-    return outputs.sha256(self.plan.out / 'harvest' / SUMS)
+    return checksums.sha256(self.plan.out / 'harvest' / SUMS)
 
   def label(self) -> tuple[People, dict]:
     """Known and unknown entities, split; and numbers for results.json."""

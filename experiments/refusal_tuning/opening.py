@@ -15,7 +15,6 @@ from experiments.factual_recall import find_text, has_documents, text_rows
 from experiments.refusal_tuning.settings import Settings
 from experiments.refusal_tuning.tuning import Tuner
 from experiments.stages import stage
-from experiments.steering.targets import sae_fingerprint
 import gemma_jax as gj
 from gemma_jax import training
 
@@ -82,10 +81,7 @@ class Study:
   @functools.cached_property
   def sae_fingerprints(self) -> dict[str, str]:
     """Tells the SAEs apart, layer by layer."""
-    return {
-      str(layer): sae_fingerprint(each.load(self.reader))
-      for layer, each in self.saes.items()
-    }
+    return inputs.sae_fingerprints(self.saes, self.reader)
 
   @functools.cached_property
   def probe_sha256(self) -> str:

@@ -107,7 +107,7 @@ def real(least: float, most: float, *, above: bool = False) -> Number:
 
   Args:
     least, most: The bounds.
-    above: Whether the number must be more than `least`.
+    above: If true, the number must be more than `least`.
   """
   return Number(float, least, most, above, ())
 
@@ -119,7 +119,7 @@ def define_number(
 
   Args:
     name: Name of the flag.
-    default: Its value where it is not given; None for none.
+    default: The value where the flag is not given; None for none.
     help_text: What --help says.
     number: What it may be.
     **options: For `flags.DEFINE`, such as flag_values.

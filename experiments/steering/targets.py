@@ -8,7 +8,7 @@ import pathlib
 from absl import flags
 import numpy as np
 
-from experiments import inputs, model_and_text, outputs
+from experiments import checksums, inputs, model_and_text, outputs
 from experiments.entities import Entity, People, people_of_names
 from experiments.harvesting import GroupSums, read_sums
 from experiments.latents import (
@@ -19,7 +19,6 @@ from experiments.latents import (
   describe_random,
   difference_of_means,
 )
-from experiments.stages import digest
 from experiments.steering.arms import Target
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE
@@ -99,12 +98,6 @@ class Findings:
       controls=dict(zip(controls, rows[1:], strict=True)),
       mean_difference=self.mean_difference(label, id),
     )
-
-
-def sae_fingerprint(sae: JumpReLUSAE) -> str:
-  """Tells SAEs apart by where they read and all weights: a hash in hex."""
-  at = f'{sae.origin.site}.{sae.origin.layer}'.encode()
-  return digest(np.frombuffer(at, np.uint8), list(sae.weights()))
 
 
 class RecognitionRun(Findings):
@@ -200,7 +193,7 @@ class RecognitionRun(Findings):
     if self.folder is None:
       return []
     file = self.folder / 'harvest' / 'sums.safetensors'
-    if outputs.sha256(file) != self._sums_sha256:
+    if checksums.sha256(file) != self._sums_sha256:
       raise ValueError(
         f'{file} is not what {self.folder / outputs.RESULTS_FILE} was computed '
         'from: it was changed, or another run in this folder was stopped. Let '
@@ -253,7 +246,7 @@ class RecognitionRun(Findings):
     if self.folder is None or named.layer not in self._saes:
       return
     name, fingerprint = self._saes[named.layer]
-    mine = sae_fingerprint(sae)
+    mine = inputs.sae_fingerprint(sae)
     if mine != fingerprint:
       raise ValueError(
         f'--run={self.folder} chose latents of {name} ({fingerprint[:8]}); '

@@ -11,6 +11,7 @@ The `gguf` package dequantises, and says how large a block of each kind is.
 """
 
 from collections.abc import Mapping
+import functools
 import math
 import mmap
 import os
@@ -175,7 +176,8 @@ class GgufFile:
       return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(out.shape)
     return out
 
-  def tokenizer_files(self) -> dict[str, str]:
+  @functools.lru_cache(maxsize=1)  # noqa: B019 - slow for large vocabularies
+  def tokenizer_files(self) -> Mapping[str, str]:
     """Returns the name and content of each file of the model's tokenizer.
 
     They are `tokenizer.json`, `tokenizer_config.json` and, where the file has

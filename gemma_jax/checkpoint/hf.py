@@ -14,7 +14,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 import warnings
 
 import jax
@@ -29,7 +28,7 @@ from gemma_jax.checkpoint.gguf import GgufFile
 from gemma_jax.checkpoint.hf_format import LM_HEAD, Tensor
 from gemma_jax.families import config_fields, read_config
 from gemma_jax.weights import LETTERS, Decoder, weight_letters, weight_shape
-from gemma_jax.whole_files import save_tensors
+from gemma_jax.whole_files import replaced_folder, save_tensors
 
 # Files are mapped anew for every piece of this size, because the pages of a
 # mapping count as this process's memory until it is closed.
@@ -381,15 +380,8 @@ def new_folder(path: str | os.PathLike):
   """
   path = pathlib.Path(path).resolve()
   check_new_folder(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'.{path.name}.partial-{os.getpid()}')
-  shutil.rmtree(partial, ignore_errors=True)  # of a killed run
-  partial.mkdir()
-  try:
+  with replaced_folder(path) as partial:
     yield partial
-    os.rename(partial, path)
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_new_folder(path: str | os.PathLike):

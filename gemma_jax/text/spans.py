@@ -179,6 +179,11 @@ def quote(text: str) -> str:
   return repr(text) if len(text) <= 80 else f'{text[:80]!r}...'
 
 
+def in_word(char: str) -> bool:
+  """Returns True for a letter, digit, underscore or combining mark."""
+  return char.isalnum() or char == '_' or unicodedata.category(char)[0] == 'M'
+
+
 def _cut(encoding: Encoding, substring: str) -> TruncationError:
   return TruncationError(
     f'Truncation to {len(encoding.ids)} tokens cut {substring!r} from '
@@ -191,9 +196,6 @@ def _splits_word(text: str, start: int, stop: int) -> bool:
   """Whether a word goes on across an edge of text[start:stop]."""
 
   def is_word(index):
-    if not 0 <= index < len(text):
-      return False
-    char = text[index]
-    return char.isalnum() or char == '_' or unicodedata.category(char)[0] == 'M'
+    return 0 <= index < len(text) and in_word(text[index])
 
   return any(is_word(edge - 1) and is_word(edge) for edge in (start, stop))

@@ -14,10 +14,6 @@ from safetensors.numpy import load_file
 from gemma_jax.whole_files import save_tensors
 
 
-class _OtherWork(ValueError):
-  """Says that a snapshot is of another training."""
-
-
 class Snapshot:
   """A file with the state of a training: either the old one or the new one."""
 
@@ -42,20 +38,19 @@ class Snapshot:
       found = load_file(self.path)
       identity, records = (_parsed(found[n]) for n in ('identity', 'records'))
       (step,) = map(int, found['step'])
-      self._check(identity)
-      arrays = [found[str(i)] for i in range(len(leaves))]
-    except _OtherWork:
-      raise
     except (SafetensorError, KeyError, ValueError) as error:
       raise ValueError(
         f'{self.path} is damaged or no snapshot of a training: {error}. Delete '
         'it to begin anew.'
       ) from error
+    self._check(identity)
+    arrays = [found.get(str(i)) for i in range(len(leaves))]
     for i, (array, leaf) in enumerate(zip(arrays, leaves, strict=True)):
-      if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
+      got = 'absent' if array is None else f'{array.dtype} {array.shape}'
+      if got != (wanted := f'{leaf.dtype} {leaf.shape}'):
         raise ValueError(
-          f'{self.path}: array {i} is {array.dtype} {array.shape}, expected '
-          f'{leaf.dtype} {leaf.shape}. Delete the file to begin anew.'
+          f'{self.path}: array {i} is {got}, expected {wanted}. Delete the '
+          'file to begin anew.'
         )
     state = [
       jax.device_put(array, leaf.sharding)
@@ -76,7 +71,7 @@ class Snapshot:
     """Raises ValueError unless the file's identity is ours."""
     now = self._identity
     if other := [k for k in now | before if now.get(k) != before.get(k)]:
-      raise _OtherWork(
+      raise ValueError(
         f'{self.path} is a snapshot of other work, with '
         + ', '.join(f'{k}={before.get(k)} (now {now.get(k)})' for k in other)
         + '. Resume with what it was begun with, or delete it to begin anew.'

@@ -20,8 +20,8 @@ from experiments.entities import (
   write_entities,
   write_records,
 )
+from experiments.inputs import sae_fingerprint
 from experiments.report import uncertainty_figures
-from experiments.steering.targets import sae_fingerprint
 from experiments.uncertainty import (
   Answer,
   Asked,

@@ -12,7 +12,7 @@ from experiments.entities import (
   write_entities,
   write_records,
 )
-from experiments.steering.targets import sae_fingerprint
+from experiments.inputs import sae_fingerprint
 from sae.gemma_scope import save_gemma_scope
 from sae.jumprelu import JumpReLUSAE
 from tests.experiments import worlds

@@ -5,13 +5,13 @@ import string
 
 import pytest
 
+from experiments.entities.name_matching import occurrences
 from experiments.knowledge_probing.normalising import (
   Date,
   dates,
   dates_alone,
   normalise,
   numbers,
-  occurrences,
   words,
 )
 

@@ -11,7 +11,7 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import model_and_text, outputs
+from experiments import checksums, model_and_text
 from experiments.entities import (
   Entity,
   classify,
@@ -20,8 +20,9 @@ from experiments.entities import (
   write_records,
 )
 from experiments.harvesting import GroupSums, write_sums
+from experiments.inputs import sae_fingerprint
 from experiments.latents import Groups
-from experiments.steering.targets import EXPERIMENT, sae_fingerprint
+from experiments.steering.targets import EXPERIMENT
 import gemma_jax as gj
 from sae.gemma_scope import save_gemma_scope
 from sae.jumprelu import JumpReLUSAE, Origin, Weights
@@ -122,7 +123,7 @@ def _write_run(run, rows, layer, controls, models, people):
     'saes': ['planted'],
     'sae_fingerprints': [sae_fingerprint(sae(rows, layer))],
     'splits': people.names(),
-    'sums_sha256': outputs.sha256(sums_file),
+    'sums_sha256': checksums.sha256(sums_file),
     'latents': found,
   }
   (run / 'results.json').write_text(json.dumps(results))
