@@ -25,7 +25,7 @@ demo: $(INSTALLED)  ## The main experiment on the bundled world, with a report.
 	$(BIN)/python -m experiments.entity_recognition --out=out/demo --layers=1,2,3,4 --questions=25
 
 paper: $(INSTALLED)  ## All experiments on the bundled world, beside its claims.
-	$(BIN)/python -m experiments.reproduce_paper --out=out/paper
+	$(BIN)/python -m experiments.paper --out=out/paper
 
 parity: $(INSTALLED)  ## The bundled models against PyTorch.
 	$(BIN)/python -m tools.check_parity --checkpoint=experiments/miniworld/bundle/base
@@ -57,7 +57,7 @@ test-all: $(INSTALLED)  ## The slow ones too.
 
 test-peers: $(INSTALLED)  ## Beside sae-lens, which is installed for it.
 	$(BIN)/python -m pip install --quiet --editable '.[peers]'
-	$(PYTEST) tests/sae/test_sae_lens_peer.py
+	$(PYTEST) tests/sae/formats/test_sae_lens_peer.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

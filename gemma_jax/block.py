@@ -21,7 +21,7 @@ from gemma_jax.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class BlockContext:
   """What is the same for all layers of one forward pass."""
 
   config: ModelConfig
@@ -41,7 +41,7 @@ class Run:
     return [change for change in self.interventions if change.site == site]
 
 
-def block(run: Run, w, layer, window, x, keys_values):
+def block(run: BlockContext, w, layer, window, x, keys_values):
   """One layer: x [B, T, D] to x, what was captured, the cache's arrays."""
   config = run.config
   seen = {}
@@ -84,7 +84,7 @@ def block(run: Run, w, layer, window, x, keys_values):
 _ACTIVATION_LETTERS = {'z': 'BTN', 'mlp_act': 'BTF'}
 
 
-def _attention(run: Run, w, layer, window, y, keys_values, seen):
+def _attention(run: BlockContext, w, layer, window, y, keys_values, seen):
   """Heads' outputs [B, T, N, H] of the normed stream y [B, T, D]."""
   config = run.config
 

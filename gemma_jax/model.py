@@ -20,7 +20,7 @@ import numpy as np
 from gemma_jax import interventions as iv
 from gemma_jax import layers, where
 from gemma_jax import sites as sites_lib
-from gemma_jax.block import Run, block
+from gemma_jax.block import BlockContext, block
 from gemma_jax.cache import Cache
 from gemma_jax.capture import Capture, resolve_last, take_positions
 from gemma_jax.capture import prepare as prepare_capture
@@ -318,7 +318,7 @@ def run_blocks(
     key_positions = lax.dynamic_update_slice_in_dim(
       cache.positions, positions, cache.length, axis=1
     )
-  run = Run(
+  run = BlockContext(
     config=config,
     positions=positions,
     key_positions=(

@@ -9,8 +9,21 @@ one is trained. This package knows no language model: whoever calls it brings
 activations.
 """
 
-from sae.buckets import ActivationsEnded, Buckets
-from sae.fidelity import (
+from sae.folding import fold, normalise_decoder
+from sae.formats.gemma_scope import save_gemma_scope
+from sae.formats.loading import load_sae
+from sae.formats.releases import RELEASES, ReleasedSAE, list_saes, resolve
+from sae.formats.sae_lens import save_sae_lens
+from sae.jumprelu import (
+  JumpReLUSAE,
+  Latents,
+  Origin,
+  Weights,
+  decode,
+  encode,
+)
+from sae.metrics.evaluation import METRIC_VERSION, Metrics, evaluate, summarise
+from sae.metrics.fidelity import (
   Ablate,
   Estimate,
   Fidelity,
@@ -20,24 +33,11 @@ from sae.fidelity import (
   ratio_estimate,
   sequence_losses,
 )
-from sae.folding import fold, normalise_decoder
-from sae.gemma_scope import save_gemma_scope
-from sae.jumprelu import (
-  JumpReLUSAE,
-  Latents,
-  Origin,
-  Weights,
-  decode,
-  encode,
-)
-from sae.loading import load_sae
-from sae.logs import read_metrics
-from sae.metric_sums import Sums, add_batch, init_sums, merge_sums
-from sae.metrics import METRIC_VERSION, Metrics, evaluate, summarise
-from sae.monitor import TrainingDiverged
-from sae.recipe import TrainConfig
-from sae.releases import RELEASES, ReleasedSAE, list_saes, resolve
-from sae.sae_lens import save_sae_lens
+from sae.metrics.metric_sums import Sums, add_batch, init_sums, merge_sums
+from sae.metrics.uniformity import Uniformity, mean_uniformity
 from sae.straight_through import count_firings, heaviside, jumprelu
-from sae.train import Trained, train
-from sae.uniformity import Uniformity, mean_uniformity
+from sae.training.activation_buffer import ActivationBuffer, ActivationsEnded
+from sae.training.logs import read_metrics
+from sae.training.monitor import TrainingDiverged
+from sae.training.recipe import TrainConfig
+from sae.training.train import Trained, train

@@ -7,7 +7,8 @@ import re
 from absl import app, flags
 import pytest
 
-from experiments import outputs, runs
+from experiments import runs
+from experiments.runs import outputs
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROGRAMS = [
@@ -89,8 +90,8 @@ def test_numbers_are_finite_and_bounded(program):
 @pytest.mark.parametrize(
   'program',
   [
-    'experiments/train_sae.py',
-    'experiments/evaluate_sae.py',
+    'experiments/sae_training/train.py',
+    'experiments/sae_training/evaluate.py',
     'experiments/factual_recall/__main__.py',
     'tools/convert_sae.py',
   ],
@@ -110,10 +111,10 @@ def test_help_has_the_flags_of_all_modules(program, monkeypatch):
 @pytest.mark.parametrize(
   ('program', 'useless'),
   [
-    ('experiments/patch_activations.py', {'sae', 'width', 'l0', 'layers'}),
-    ('experiments/steer_refusal.py', {'layers'}),
-    ('experiments/check_confounds.py', {'layers', 'num_random'}),
-    ('experiments/knock_out_attention.py', {'layers', 'num_random'}),
+    ('experiments/patching/__main__.py', {'sae', 'width', 'l0', 'layers'}),
+    ('experiments/steering/refusal.py', {'layers'}),
+    ('experiments/confounds/__main__.py', {'layers', 'num_random'}),
+    ('experiments/attention/knock_out.py', {'layers', 'num_random'}),
   ],
   indirect=['program'],
 )

@@ -36,14 +36,12 @@ COMMANDS = _commands()
 
 def test_there_are_commands():
   binaries = {
-    f'{folder}.{file.stem}'
+    '.'.join(file.relative_to(ROOT).with_suffix('').parts)
     for folder in ('experiments', 'tools')
-    for file in (ROOT / folder).glob('*.py')
+    for file in (ROOT / folder).rglob('*.py')
     if "__name__ == '__main__'" in file.read_text('utf-8')
-  } | {
-    f'experiments.{file.parent.name}'
-    for file in (ROOT / 'experiments').glob('*/__main__.py')
   }
+  binaries = {name.removesuffix('.__main__') for name in binaries}
   assert binaries <= {module for module, *_ in COMMANDS} | {
     'tools.check_demo',  # `make` calls it
   }
@@ -63,12 +61,17 @@ def test_flags_exist(command):
   """Every flag is one of the binary's, with a value that it accepts."""
   module, *given = command
   values = flags.FlagValues()
-  if _is_study(module):
-    define_flags(importlib.import_module(module).Settings, values)
+  file = _file_of(module)
+  text = file.read_text('utf-8')
+  binary = lambda: importlib.import_module(
+    '.'.join(file.relative_to(ROOT).with_suffix('').parts)
+  )
+  if re.search(r'^def define_flags\(\s*values', text, re.MULTILINE):
+    binary().define_flags(values)
     values([module, *given])
     return
-  if _defines_flags(module):
-    importlib.import_module(module).define_flags(values)
+  if re.search(r'^  start\(Settings,', text, re.MULTILINE):
+    define_flags(binary().Settings, values)
     values([module, *given])
     return
   # Its flags are global, which one process can have only once.
@@ -80,12 +83,7 @@ def test_flags_exist(command):
   )
 
 
-def _is_study(module: str) -> bool:
-  """Returns True if its flags come from a dataclass, `Settings`."""
-  return (ROOT / module.replace('.', '/') / '__main__.py').is_file()
-
-
-def _defines_flags(module: str) -> bool:
-  """Whether its flags can be defined apart from the global ones."""
-  text = (ROOT / (module.replace('.', '/') + '.py')).read_text('utf-8')
-  return bool(re.search(r'^def define_flags\(\s*values', text, re.MULTILINE))
+def _file_of(module: str) -> pathlib.Path:
+  """The file that `python -m` runs."""
+  place = ROOT / module.replace('.', '/')
+  return place / '__main__.py' if place.is_dir() else place.with_suffix('.py')

@@ -317,7 +317,7 @@ def main(argv):
     )
     sys.exit(1)
   torch.set_num_threads(_THREADS.value)
-  place = inputs.place(_MODEL.value, inputs.BASE)
+  place = inputs.resolve_path(_MODEL.value, inputs.BASE)
   reader = inputs.open_model(place, 'float32')
   model = reader.load()
   compiled = CompileLog()

@@ -37,10 +37,10 @@ from tqdm import tqdm
 
 from experiments.runs import FEW, POSITIVE, define_number, whole
 import gemma_jax as gj
-from sae import update as up
 from sae.jumprelu import Weights, encode
-from sae.recipe import TrainConfig
-from sae.train import train
+from sae.training import update as up
+from sae.training.recipe import TrainConfig
+from sae.training.train import train
 from tools.timing import CompileLog, alternate, matmul_rate
 
 PARTS = ('update', 'encode', 'sweep', 'sparse')

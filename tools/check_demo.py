@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags
 
-from experiments.outputs import REPORT_FILE, RESULTS_FILE
+from experiments.runs.outputs import REPORT_FILE, RESULTS_FILE
 
 _RUN = flags.DEFINE_string('run', 'out/demo', 'Folder of the run.')
 

@@ -19,12 +19,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments import outputs, sae_source_flags
-from experiments.runs import define_number, real
-from sae.gemma_scope import save_gemma_scope
-from sae.loading import load_sae
-from sae.releases import list_saes
-from sae.sae_lens import save_sae_lens
+from experiments.inputs import sae_source_flags
+from experiments.runs import define_number, outputs, real
+from sae.formats.gemma_scope import save_gemma_scope
+from sae.formats.loading import load_sae
+from sae.formats.releases import list_saes
+from sae.formats.sae_lens import save_sae_lens
 
 FORMATS = ('sae_lens', 'gemma_scope')
 
@@ -46,7 +46,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     'l0',
     None,
     'Mean active latents per token, which names a folder of Gemma Scope. '
-    'Default: what its files say; experiments.evaluate_sae measures it.',
+    'Default: what its files say; experiments.sae_training.evaluate '
+    'measures it.',
     real(0, 1e6),
     **common,
   )
@@ -84,7 +85,7 @@ def convert(values: flags.FlagValues) -> str:
   if l0 is None:
     raise ValueError(
       f'{loaded.origin} does not say its L0, after which Gemma Scope names '
-      'folders. Give --l0; experiments.evaluate_sae measures it.'
+      'folders. Give --l0; experiments.sae_training.evaluate measures it.'
     )
   path = save_gemma_scope(
     loaded, values.target, l0=l0, normalise=values.normalise

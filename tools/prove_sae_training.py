@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments.outputs import write_text
 from experiments.runs import (
   POSITIVE,
   SEED,
@@ -30,10 +29,11 @@ from experiments.runs import (
   define_numbers,
   whole,
 )
-from sae.metrics import evaluate
-from sae.monitor import TrainingDiverged
-from sae.recipe import TrainConfig
-from sae.train import train
+from experiments.runs.outputs import write_text
+from sae.metrics.evaluation import evaluate
+from sae.training.monitor import TrainingDiverged
+from sae.training.recipe import TrainConfig
+from sae.training.train import train
 from tools.synthetic_dictionary import SyntheticDictionary
 
 _PART = flags.DEFINE_enum(

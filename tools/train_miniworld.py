@@ -31,8 +31,6 @@ import time
 from absl import app, flags
 import jax
 
-from experiments import outputs
-from experiments.activations import read_batch
 from experiments.miniworld import audit as audit_lib
 from experiments.miniworld.bundle import (
   write_documents,
@@ -44,13 +42,14 @@ from experiments.miniworld.corpus import Corpus, texts_of
 from experiments.miniworld.recipes import SIZES, Recipe, make_recipe
 from experiments.miniworld.vocabulary import make_tokenizer
 from experiments.miniworld.world import make_world
-from experiments.runs import SEED, define_number
+from experiments.runs import SEED, define_number, outputs
+from experiments.sae_training.token_activations import read_batch
 import gemma_jax as gj
 from gemma_jax.training import Weights, fit, next_token_loss
-from sae.gemma_scope import save_gemma_scope
+from sae.formats.gemma_scope import save_gemma_scope
 from sae.jumprelu import Origin
-from sae.metrics import evaluate
-from sae.train import train
+from sae.metrics.evaluation import evaluate
+from sae.training.train import train
 
 SITE = 'resid_post'
 # Rows of text that SAEs are measured on, and rows per run of the model.

@@ -25,7 +25,7 @@ from experiments.attention.knockouts import (
   tokens_again,
 )
 from experiments.attention.windows import HeadSet, Window
-from experiments.stages import digest, stage
+from experiments.runs.stages import digest, stage
 import gemma_jax as gj
 from gemma_jax.whole_files import save_tensors
 from sae.jumprelu import Latents

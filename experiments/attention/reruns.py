@@ -18,7 +18,7 @@ from jax import lax
 import jax.numpy as jnp
 
 import gemma_jax as gj
-from gemma_jax.block import Run, block
+from gemma_jax.block import BlockContext, block
 from gemma_jax.interventions import prepare
 from gemma_jax.model import QUERY_CHUNK, rotary_by_layer
 
@@ -118,7 +118,7 @@ def rerun(
   """
   config = model.config
   positions = jnp.broadcast_to(kept.positions, (rows, *kept.positions.shape))
-  run = Run(
+  run = BlockContext(
     config=config,
     positions=positions,
     key_positions=positions,

@@ -21,8 +21,9 @@ from experiments.attention.entity_attention import (
   unsteered_attention,
 )
 from experiments.attention.reruns import keep
-from experiments.stages import stage
-from experiments.steering import Target, steered_positions
+from experiments.latents import Target
+from experiments.runs.stages import stage
+from experiments.steering import steered_positions
 import gemma_jax as gj
 from gemma_jax.whole_files import save_tensors
 

@@ -11,15 +11,15 @@ import os
 import pathlib
 from urllib.parse import quote
 
-from experiments import outputs
 from experiments.charts.page import read_contents, write_page
+from experiments.runs import outputs
 
 INDEX_FILE = 'index.html'
 _NAMES = ('folder', 'path', 'release', 'source', 'name', 'sae_id')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class FoundRun:
   """Holds a run for the page.
 
   Attributes:
@@ -57,7 +57,7 @@ def find_runs(folders: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
   return list(found.values())
 
 
-def read_run(folder: pathlib.Path) -> Run:
+def read_run(folder: pathlib.Path) -> FoundRun:
   """Returns what its files say, or why they cannot be read.
 
   Not every program writes a report: where there are results, none is missing.
@@ -74,7 +74,7 @@ def read_run(folder: pathlib.Path) -> Run:
       problems.append(_reason(error, outputs.REPORT_FILE))
   except (OSError, ValueError) as error:
     problems.append(_reason(error, outputs.REPORT_FILE))
-  return Run(
+  return FoundRun(
     folder=folder,
     results=results,
     contents=contents,
@@ -83,7 +83,7 @@ def read_run(folder: pathlib.Path) -> Run:
   )
 
 
-def write_index(path: str | os.PathLike, runs: Sequence[Run]):
+def write_index(path: str | os.PathLike, runs: Sequence[FoundRun]):
   """Writes the page.
 
   Args:
@@ -126,7 +126,7 @@ def _reason(error: Exception, name: str) -> str:
   return f'{name} cannot be read: {error}'
 
 
-def _row(run: Run, id: str, start: pathlib.Path) -> dict:
+def _row(run: FoundRun, id: str, start: pathlib.Path) -> dict:
   """Returns a run as the template shows it."""
   results, contents = run.results, run.contents
   folder = os.path.relpath(run.folder.resolve(), start)

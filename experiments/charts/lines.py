@@ -11,12 +11,7 @@ from experiments.charts import style
 from experiments.charts.details import hover_text, on_click
 from experiments.charts.points import Points, X, find_labels
 from experiments.charts.references import Reference, add_references
-from experiments.charts.rows import (
-  Groups,
-  check_interval,
-  group_colours,
-  parts,
-)
+from experiments.charts.rows import Groups, check_interval, group_colours, parts
 from experiments.stats.intervals import Estimate
 
 _HEIGHT = 300

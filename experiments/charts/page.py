@@ -24,7 +24,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from experiments.charts.table import Table
-from experiments.outputs import write_text
+from experiments.runs.outputs import write_text
 from gemma_jax import json_files
 
 _MANY = 4  # sections from which on a page lists them

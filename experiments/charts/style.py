@@ -1,6 +1,6 @@
 """One look for all figures: colours, axes, and how numbers read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import html
 import math
 import numbers
@@ -179,3 +179,28 @@ def styled(figure: go.Figure, *, x: str, y: str, height: int = 420):
     showlegend=True,
   )
   return figure
+
+
+def headed(figure: go.Figure) -> go.Figure:
+  """Room for panels' titles, and the legend below the figure."""
+  figure.update_layout(
+    margin={'t': 50, 'b': 110},
+    legend={'yref': 'container', 'y': 0.01, 'yanchor': 'bottom'},
+  )
+  return figure
+
+
+def error_bars(estimates: Sequence[Mapping]) -> dict:
+  """Intervals of estimates, for plotly; none where there are no bounds."""
+  above, below = (
+    [0 if e[to] is None else sign * (e[to] - e['value']) for e in estimates]
+    for to, sign in (('high', 1), ('low', -1))
+  )
+  return {
+    'type': 'data',
+    'symmetric': False,
+    'array': above,
+    'arrayminus': below,
+    'thickness': 1,
+    'width': 2,
+  }

@@ -36,5 +36,5 @@ from experiments.circuits.metric import (
   find_beginnings,
 )
 from experiments.circuits.study import Settings, trace
-from experiments.circuits.tracing import Cause, Tracer, ablated, steered
+from experiments.circuits.tracing import LatentEdit, Tracer, ablated, steered
 from experiments.circuits.verification import find_set, ranked, verify

@@ -14,9 +14,8 @@ import dataclasses
 import numpy as np
 
 from experiments.circuits.metric import Pairs, readout
-from experiments.circuits.tracing import Cause, edit_at, reaches_last
-from experiments.steering.arms import steered_positions
-from experiments.steering.questions import Question
+from experiments.circuits.tracing import LatentEdit, edit_at, reaches_last
+from experiments.steering import Question, steered_positions
 import gemma_jax as gj
 
 _SITES = (
@@ -83,7 +82,7 @@ class Attribution:
 def last_token(
   model: gj.Decoder,
   questions: Sequence[Question],
-  cause: Cause,
+  cause: LatentEdit,
   *,
   edited: bool,
   rows_per_batch: int = 64,

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.steering.questions import Question
+from experiments.steering import Question
 import gemma_jax as gj
 
 GROUPS = ('before', 'entity', 'after', 'last')

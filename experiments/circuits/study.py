@@ -11,7 +11,12 @@ import numpy as np
 
 from experiments.circuits.attribution import attribute, last_token
 from experiments.circuits.components import components_where
-from experiments.circuits.described import (
+from experiments.circuits.effects import (
+  component_effects,
+  edge_effects,
+  possible_edges,
+)
+from experiments.circuits.results import (
   Asked,
   among,
   describe_attribution,
@@ -19,12 +24,7 @@ from experiments.circuits.described import (
   describe_edges,
   describe_projection,
 )
-from experiments.circuits.effects import (
-  component_effects,
-  edge_effects,
-  possible_edges,
-)
-from experiments.circuits.tracing import Cause, Tracer
+from experiments.circuits.tracing import LatentEdit, Tracer
 from experiments.circuits.verification import find_set, ranked, verify
 from experiments.stats.intervals import Estimate, cluster_bootstrap_mean
 import gemma_jax as gj
@@ -67,12 +67,12 @@ class Settings:
 def trace(
   model: gj.Decoder,
   tokenizer: gj.Tokenizer,
-  cause: Cause,
+  cause: LatentEdit,
   choosing: Asked,
   reporting: Asked,
   settings: Settings,
   *,
-  controls: Sequence[Cause] = (),
+  controls: Sequence[LatentEdit] = (),
 ) -> tuple[dict, dict[str, np.ndarray]]:
   """What carries the effect of a cause.
 

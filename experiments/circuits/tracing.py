@@ -19,9 +19,8 @@ import numpy as np
 from experiments.circuits import components as components_lib
 from experiments.circuits.components import FREE, SITES, Component
 from experiments.circuits.metric import Pairs, readout
-from experiments.latents import LatentId
-from experiments.steering.arms import Target, steered_positions
-from experiments.steering.questions import Question
+from experiments.latents import LatentId, Target
+from experiments.steering import Question, steered_positions
 import gemma_jax as gj
 from gemma_jax.where import select
 from sae.jumprelu import JumpReLUSAE
@@ -30,7 +29,7 @@ STREAM = ('resid_pre', 'resid_mid', 'resid_post')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Cause:
+class LatentEdit:
   """A change of one latent whose effect is traced.
 
   Attributes:
@@ -55,7 +54,7 @@ class Cause:
       )
 
 
-def steered(target: Target, coefficient: float, positions: str) -> Cause:
+def steered(target: Target, coefficient: float, positions: str) -> LatentEdit:
   """Adds coefficient * decoder row."""
   edit = gj.steer(
     target.id.site,
@@ -64,16 +63,16 @@ def steered(target: Target, coefficient: float, positions: str) -> Cause:
     coefficient=coefficient,
   )
   name = f'+ {target.label}'
-  return Cause(
+  return LatentEdit(
     name=name, label=target.label, id=target.id, edit=edit, positions=positions
   )
 
 
 def ablated(
   label: str, id: LatentId, sae: JumpReLUSAE, positions: str
-) -> Cause:
+) -> LatentEdit:
   """Sets the latent to 0, keeping the SAE's error term."""
-  return Cause(
+  return LatentEdit(
     name=f'{label} ablated',
     label=label,
     id=id,
@@ -126,7 +125,7 @@ class Tracer:
     model: gj.Decoder,
     questions: Sequence[Question],
     pairs: Pairs,
-    cause: Cause,
+    cause: LatentEdit,
     *,
     rows_per_batch: int = 128,
     length: int | None = None,

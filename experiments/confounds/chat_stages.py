@@ -10,9 +10,9 @@ import json
 
 import numpy as np
 
-from experiments import outputs
-from experiments.confounds.people import Shown
-from experiments.confounds.readers import Reader, read_rows
+from experiments.activations import make_rows
+from experiments.confounds.linear_readout import LinearReadout, read_rows
+from experiments.confounds.prompt_variants import PromptVariant
 from experiments.confounds.stages import ARRAYS, all_read, identity_of
 from experiments.entities import (
   PROMPT_TYPES,
@@ -22,11 +22,11 @@ from experiments.entities import (
   refusal_question,
   tokenize_prompt,
 )
-from experiments.harvesting import make_rows
+from experiments.inputs.study_inputs import StudyInputs
 from experiments.latents import read_arrays, write_arrays
-from experiments.stages import digest, stage
+from experiments.runs import outputs
+from experiments.runs.stages import digest, stage
 from experiments.steering import Arm, Question, generate_answers
-from experiments.subject import Subject
 import gemma_jax as gj
 
 _ANSWERS = 'answers.json'
@@ -35,7 +35,9 @@ _ANSWERS = 'answers.json'
 class ChatStages:
   """The same for the chat model."""
 
-  def __init__(self, subject: Subject, reader: gj.CheckpointReader, tokenizer):
+  def __init__(
+    self, subject: StudyInputs, reader: gj.CheckpointReader, tokenizer
+  ):
     """Nothing has run."""
     self.subject, self.reader, self.tokenizer = subject, reader, tokenizer
 
@@ -46,7 +48,7 @@ class ChatStages:
 
   def values(
     self,
-    readers: Sequence[Reader],
+    readers: Sequence[LinearReadout],
     contexts: Mapping[str, tuple[Sequence[Prompt], bool]],
     identity: Mapping,
   ) -> dict[str, np.ndarray]:
@@ -83,7 +85,7 @@ class ChatStages:
 
   def refusals(
     self,
-    shown: Sequence[Shown],
+    shown: Sequence[PromptVariant],
     *,
     max_new_tokens: int,
     rows_per_batch: int,
@@ -128,7 +130,7 @@ class ChatStages:
       )
     return found
 
-  def _question(self, shown: Shown) -> Question:
+  def _question(self, shown: PromptVariant) -> Question:
     entity, prompt_type = shown.entity, _asked(shown.entity.type)
     prompt = refusal_question(prompt_type, entity)
     tokens = tokenize_prompt(self.tokenizer, prompt, chat=True)
@@ -144,7 +146,7 @@ class ChatStages:
     )
 
 
-def question_prompts(shown: Sequence[Shown]) -> list[Prompt]:
+def question_prompts(shown: Sequence[PromptVariant]) -> list[Prompt]:
   """What a user asks about each entity."""
   return [
     refusal_question(_asked(one.entity.type), one.entity) for one in shown

@@ -22,9 +22,9 @@ import re
 
 import numpy as np
 
-from experiments.confounds.readers import read_tokens
+from experiments.activations import make_rows
+from experiments.confounds.linear_readout import read_tokens
 from experiments.entities import Prompt, tokenize_prompt
-from experiments.harvesting import make_rows
 import gemma_jax as gj
 from gemma_jax import json_files
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.confounds.readers import Reader
+from experiments.confounds.linear_readout import LinearReadout
 from experiments.stats.resampling import draw, estimate
 
 RESAMPLES = 1000
@@ -23,7 +23,7 @@ PAPER = {
 
 
 def token_likelihood(
-  readers: Sequence[Reader],
+  readers: Sequence[LinearReadout],
   logp: Sequence[np.ndarray],
   values: Sequence[np.ndarray],
   seed: int = 0,

@@ -15,18 +15,19 @@ from experiments.confounds.baselines import (
 from experiments.confounds.chat_stages import ChatStages, question_prompts
 from experiments.confounds.covariates import Covariates
 from experiments.confounds.likelihood import PAPER, token_likelihood
+from experiments.confounds.linear_readout import LinearReadout
 from experiments.confounds.matching import compare_saes
-from experiments.confounds.people import (
+from experiments.confounds.plan import ConfoundPlan
+from experiments.confounds.prompt_variants import (
   TEST,
-  Shown,
+  PromptVariant,
   labelled,
   make_prompts,
 )
-from experiments.confounds.plan import Plan
-from experiments.confounds.readers import Reader
 from experiments.confounds.reselection import shuffled_selection, stability
 from experiments.confounds.stages import Stages
 from experiments.entities import activation_prompt
+from experiments.inputs.study_inputs import StudyInputs
 from experiments.latents import (
   SPLITS,
   Firing,
@@ -35,7 +36,6 @@ from experiments.latents import (
   permutation_null,
   text_filter,
 )
-from experiments.subject import Subject
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,7 +53,7 @@ class Measured:
   arrays: dict[str, np.ndarray]
 
 
-def measure(subject: Subject, plan: Plan) -> Measured:
+def measure(subject: StudyInputs, plan: ConfoundPlan) -> Measured:
   """Runs everything; what work/ has is not run again.
 
   Raises:
@@ -161,7 +161,9 @@ def _names_alone(subject, parts, prompts, covariates: Covariates) -> dict:
   }
 
 
-def _searches(subject, plan: Plan, stages: Stages, parts, prompts) -> dict:
+def _searches(
+  subject, plan: ConfoundPlan, stages: Stages, parts, prompts
+) -> dict:
   """Shuffled labels, other splits, other SAEs."""
   values = subject.values
   everyone = list(itertools.chain(*(prompts[part] for part in SPLITS)))
@@ -262,7 +264,7 @@ def _chat(
   return found
 
 
-def _asked(shown: Sequence[Shown], per_type: int) -> list[int]:
+def _asked(shown: Sequence[PromptVariant], per_type: int) -> list[int]:
   """Which prompts become questions: the first few of each kind and type.
 
   Changed names are those of the entities that are asked about unchanged, where
@@ -285,8 +287,8 @@ def _asked(shown: Sequence[Shown], per_type: int) -> list[int]:
 
 
 def _records(
-  readers: Sequence[Reader],
-  shown: Sequence[Shown],
+  readers: Sequence[LinearReadout],
+  shown: Sequence[PromptVariant],
   read: np.ndarray,
   covariates: Covariates,
 ) -> list[dict]:

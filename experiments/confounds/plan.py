@@ -8,10 +8,12 @@ import itertools
 from absl import flags
 import numpy as np
 
-from experiments import inputs, model_and_text
+from experiments import inputs
 from experiments.confounds.covariates import read_frequencies
-from experiments.documents import DocumentFile
 from experiments.entities import Entity, read_entities
+from experiments.inputs import corpus
+from experiments.inputs.documents import DocumentFile
+from experiments.inputs.study_inputs import StudyInputs
 from experiments.latents import ClassSums, Groups, class_sums
 from experiments.miniworld.world import (
   KNOWN,
@@ -21,7 +23,6 @@ from experiments.miniworld.world import (
   make_world,
 )
 from experiments.runs import MANY, define_number, whole
-from experiments.subject import Subject
 import gemma_jax as gj
 from gemma_jax import json_files
 
@@ -46,7 +47,7 @@ class Chat:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
+class ConfoundPlan:
   """Checked input.
 
   Attributes:
@@ -69,7 +70,7 @@ class Plan:
   frequencies: dict[str, float] | None
   familiar: Sequence[Entity]
   taken: set[str]
-  others: dict[str, list[inputs.NamedSAE]]
+  others: dict[str, list[inputs.SAESpec]]
   chat: Chat | None
   bundled: bool
   layers: Sequence[int]
@@ -165,7 +166,7 @@ def define_flags(values: flags.FlagValues):
   define_number('rows_per_batch', 128, 'Answers at once.', whole(), **common)
 
 
-def prepare(values: flags.FlagValues, subject: Subject) -> Plan:
+def prepare(values: flags.FlagValues, subject: StudyInputs) -> ConfoundPlan:
   """Opens and checks it.
 
   Raises:
@@ -192,7 +193,7 @@ def prepare(values: flags.FlagValues, subject: Subject) -> Plan:
   frequencies = values.frequencies and read_frequencies(values.frequencies)
   familiar, taken = [], set()
   for of_type in read_entities(
-    inputs.place(values.entities, inputs.ENTITIES)
+    inputs.resolve_path(values.entities, inputs.ENTITIES)
   ).values():
     taken |= {entity.name for entity in of_type}
   if bundled:
@@ -215,7 +216,7 @@ def prepare(values: flags.FlagValues, subject: Subject) -> Plan:
       'splits of the entities alone.'
     )
   layers, text_sums = _searched(subject, skipped)
-  return Plan(
+  return ConfoundPlan(
     texts=texts,
     read=texts[: values.text_documents],
     frequencies=frequencies or None,
@@ -235,16 +236,18 @@ def _chat(values, subject, skipped) -> Chat | None:
     skipped.append('The chat model: --chat_model is empty.')
     return None
   reader = inputs.open_chat_model(
-    inputs.place(values.chat_model, inputs.CHAT), subject.reader, values.dtype
+    inputs.resolve_path(values.chat_model, inputs.CHAT),
+    subject.reader,
+    values.dtype,
   )
   return Chat(
     reader=reader,
     tokenizer=inputs.read_tokenizer(reader),
-    about=model_and_text.model_identity(reader),
+    about=corpus.model_identity(reader),
   )
 
 
-def _others(name: str, config) -> list[inputs.NamedSAE]:
+def _others(name: str, config) -> list[inputs.SAESpec]:
   """SAEs of SOURCE or SOURCE@WIDTH."""
   source, _, width = name.partition('@')
   return inputs.choose_saes(source, config, width=width or None)

@@ -17,19 +17,20 @@ import pathlib
 import numpy as np
 from scipy import sparse
 
-from experiments import outputs
+from experiments.activations import HarvestRows, make_rows
 from experiments.confounds.covariates import Covariates, describe_names
-from experiments.confounds.people import Shown
-from experiments.confounds.readers import (
-  Reader,
+from experiments.confounds.linear_readout import (
+  LinearReadout,
   latent_reader,
   mean_readers,
   read_rows,
   read_tokens,
 )
+from experiments.confounds.prompt_variants import PromptVariant
 from experiments.entities import Prompt
-from experiments.harvesting import HarvestRows, make_rows
 from experiments.inputs import sae_fingerprint
+from experiments.inputs.sae_fit import check_fit
+from experiments.inputs.study_inputs import StudyInputs
 from experiments.latents import (
   Firing,
   LabelledEntities,
@@ -37,9 +38,8 @@ from experiments.latents import (
   stream_firing,
   write_arrays,
 )
-from experiments.sae_fit import check_fit
-from experiments.stages import digest, stage
-from experiments.subject import Subject
+from experiments.runs import outputs
+from experiments.runs.stages import digest, stage
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE
 
@@ -53,7 +53,7 @@ class Stages:
     subject: What is checked.
   """
 
-  def __init__(self, subject: Subject):
+  def __init__(self, subject: StudyInputs):
     """Nothing has run; the model is loaded when a stage first needs it."""
     self.subject = subject
 
@@ -68,7 +68,7 @@ class Stages:
 
   def readers(
     self, train: LabelledEntities, prompts: Sequence[Prompt]
-  ) -> list[Reader]:
+  ) -> list[LinearReadout]:
     """The latents in question, and beside each the difference of means."""
     subject = self.subject
     latents = {label: t.id for label, t in subject.targets.items()}
@@ -95,14 +95,14 @@ class Stages:
       # Those of the latents need no model; they are of the SAEs given now.
       found += [
         latent_reader(label, id, subject.sae(id.layer)),
-        Reader(**one | {'weight': weights[label]}),
+        LinearReadout(**one | {'weight': weights[label]}),
       ]
     return found
 
   def names(
     self,
-    readers: Sequence[Reader],
-    shown: Sequence[Shown],
+    readers: Sequence[LinearReadout],
+    shown: Sequence[PromptVariant],
     num_test: int,
     texts: Sequence[str],
     frequencies: Mapping[str, float] | None,
@@ -155,7 +155,7 @@ class Stages:
 
   def text(
     self,
-    readers: Sequence[Reader],
+    readers: Sequence[LinearReadout],
     texts: Sequence[str],
     window: int,
     batch_size: int,
@@ -268,7 +268,7 @@ def _unique(tokenizer, prompts) -> HarvestRows:
   return rows
 
 
-def identity_of(readers: Sequence[Reader]) -> str:
+def identity_of(readers: Sequence[LinearReadout]) -> str:
   return digest(
     *(np.asarray(one.weight) for one in readers),
     np.array([[one.bias, one.threshold or 0.0] for one in readers]),

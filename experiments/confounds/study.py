@@ -8,8 +8,14 @@ from scipy import stats
 
 from experiments.confounds.adjusting import adjust
 from experiments.confounds.covariates import NAME_FREQUENCY, Covariates
-from experiments.confounds.people import ALTERED, FAMILIAR, TEST, Shown, by_kind
-from experiments.confounds.readers import NORM_SITE, Reader
+from experiments.confounds.linear_readout import NORM_SITE, LinearReadout
+from experiments.confounds.prompt_variants import (
+  ALTERED,
+  FAMILIAR,
+  TEST,
+  PromptVariant,
+  by_kind,
+)
 from experiments.confounds.strata import balance, compare, make_strata
 from experiments.latents import CLASSES, LabelledEntities, detection
 from experiments.stats.intervals import Estimate, bootstrap_mean, wilson
@@ -18,7 +24,7 @@ from experiments.stats.paired import mcnemar, paired_difference
 
 
 def detected(
-  readers: Sequence[Reader],
+  readers: Sequence[LinearReadout],
   entities: LabelledEntities,
   values: np.ndarray,
 ) -> list[dict]:
@@ -43,7 +49,7 @@ def detected(
 
 
 def compared_alike(
-  readers: Sequence[Reader],
+  readers: Sequence[LinearReadout],
   entities: LabelledEntities,
   values: np.ndarray,
   covariates: Covariates,
@@ -80,7 +86,7 @@ def compared_alike(
 
 
 def adjusted(
-  readers: Sequence[Reader],
+  readers: Sequence[LinearReadout],
   entities: LabelledEntities,
   values: np.ndarray,
   covariates: Covariates,
@@ -111,7 +117,9 @@ def adjusted(
 
 
 def altered_names(
-  readers: Sequence[Reader], shown: Sequence[Shown], values: np.ndarray
+  readers: Sequence[LinearReadout],
+  shown: Sequence[PromptVariant],
+  values: np.ndarray,
 ) -> list[dict]:
   """How often readers fire on changed names, beside the names as they were.
 
@@ -153,7 +161,7 @@ def altered_names(
   return found
 
 
-def refused(shown: Sequence[Shown], answers: Sequence[Mapping]) -> dict:
+def refused(shown: Sequence[PromptVariant], answers: Sequence[Mapping]) -> dict:
   """Refusals by kind of name; the entities of test as 'known' and 'unknown'.
 
   Changed names are compared with the same entity unchanged, where both were
@@ -214,7 +222,7 @@ def residual_norms(
 
 
 def on_chat(
-  readers: Sequence[Reader],
+  readers: Sequence[LinearReadout],
   entities: LabelledEntities,
   base: np.ndarray,
   contexts: Mapping[str, np.ndarray],

@@ -5,12 +5,17 @@
   classes = classify(read_records('run/records'))['city']
   parts = split(classes.known)
 
-`labelling.py` has a model answer; `experiments.label_entities` is its binary.
+`labelling.py` has a model answer; `experiments.labelling` is its binary.
 """
 
 from experiments.entities.answers import Judge
 from experiments.entities.entity import Entity
 from experiments.entities.entity_files import read_entities, write_entities
+from experiments.entities.entity_splits import (
+  EntitySplits,
+  people_of_names,
+  split_classes,
+)
 from experiments.entities.labels import (
   Classes,
   classify,
@@ -20,7 +25,6 @@ from experiments.entities.labels import (
   label_trivia,
 )
 from experiments.entities.modes import MODES
-from experiments.entities.people import People, people_of_names, split_classes
 from experiments.entities.prompt_tokens import PromptTokens, tokenize_prompt
 from experiments.entities.prompt_types import (
   ENTITY_TYPES,

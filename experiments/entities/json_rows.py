@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 
-from experiments import outputs
+from experiments.runs import outputs
 from gemma_jax import json_files
 
 

@@ -78,7 +78,7 @@ def read_records(folder: str | os.PathLike) -> dict[str, list[Record]]:
   if not paths:
     raise FileNotFoundError(
       f'{folder} has no records; expected <type>_<attribute>.json. '
-      '`python -m experiments.label_entities` makes them.'
+      '`python -m experiments.labelling` makes them.'
     )
   found = {}
   for path in paths:

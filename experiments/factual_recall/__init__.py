@@ -1,7 +1,8 @@
 """How a model recalls a fact, and what holds it back.
 
-`__main__.py` says what the study asks; `settings.py` has its flags, `study.py`
-its stages, `steps.py` what a stage computes.
+`__main__.py` says what the study asks; `settings.py` has its flags,
+`opening.py` what it works on, `study.py` its stages, `steps.py` what a stage
+computes.
 
 tasks, prompts    what is asked, as tokens
 trace             one run, read at the last tokens

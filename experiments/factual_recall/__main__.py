@@ -27,14 +27,14 @@ says how many, and they are run once for all prompts.
 same command goes on after a kill. The table at the end has the runs in the
 folders beside it too. Two published numbers are known, P(answer) of GPT-2
 small before and after, 15.51 and 25.93 %;
-`experiments.reproduce_paper --family=gpt2` sets them beside ours.
+`experiments.paper --family=gpt2` sets them beside ours.
 """
 
-from experiments import outputs
+from experiments.factual_recall.opening import open_study
 from experiments.factual_recall.page import write_page
 from experiments.factual_recall.settings import Settings
-from experiments.factual_recall.study import open_study, run_study
-from experiments.runs import start
+from experiments.factual_recall.study import run_study
+from experiments.runs import outputs, start
 
 
 def work(settings: Settings, keep_flags) -> str:

@@ -30,7 +30,7 @@ from experiments.factual_recall.vocabulary_ranks import ranks
 from experiments.stats.intervals import wilson_by_cluster
 import gemma_jax as gj
 from gemma_jax import layers
-from gemma_jax.block import Run, block
+from gemma_jax.block import BlockContext, block
 from gemma_jax.capture import Capture, take_positions
 from gemma_jax.interventions import prepare
 from gemma_jax.model import QUERY_CHUNK, rotary_by_layer
@@ -297,7 +297,7 @@ def _attention_out(model, kept, x, ends, layer, changes):
   The MLP is not asked for, so that the compiler leaves it out.
   """
   config = model.config
-  run = Run(
+  run = BlockContext(
     config=config,
     positions=kept.slots,
     key_positions=kept.slots,

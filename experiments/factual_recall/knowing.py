@@ -17,12 +17,7 @@ from scipy import stats
 
 from experiments.factual_recall.movers import Movers
 from experiments.factual_recall.prompts import Prompts
-from experiments.factual_recall.trace import (
-  Readout,
-  Trace,
-  batches,
-  outcomes,
-)
+from experiments.factual_recall.trace import Readout, Trace, batches, outcomes
 from experiments.stats.curves import auroc
 from experiments.stats.ranks import spearman
 from experiments.stats.resampling import mean_by_unit

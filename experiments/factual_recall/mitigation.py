@@ -32,12 +32,7 @@ import numpy as np
 
 from experiments.factual_recall import least_squares, regression
 from experiments.factual_recall.prompts import Prompts
-from experiments.factual_recall.trace import (
-  Outcomes,
-  Trace,
-  batches,
-  outcomes,
-)
+from experiments.factual_recall.trace import Outcomes, Trace, batches, outcomes
 from experiments.stats.intervals import Estimate
 from experiments.stats.resampling import cluster_bootstrap_means
 import gemma_jax as gj

@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 import pathlib
 
-from experiments import charts, outputs
+from experiments import charts
 from experiments.charts.table import spelled
 from experiments.factual_recall import figures
 from experiments.factual_recall.dissection import ANSWER
 from experiments.factual_recall.summary import FAILS, HOLDS, OPEN
+from experiments.runs import outputs
 
 _COLUMNS = {
   'prompts': 'prompts',

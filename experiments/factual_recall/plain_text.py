@@ -13,7 +13,7 @@ import re
 import numpy as np
 
 from experiments import inputs
-from experiments.token_rows import cut_rows
+from experiments.inputs.token_rows import cut_rows
 import gemma_jax as gj
 
 _PYTHON_TEXT = 'documentation of the Python language (pydoc_data.topics)'
@@ -64,7 +64,7 @@ def find_text(path: str | None, model: str) -> tuple[str, str]:
       raise FileNotFoundError(f'There is no text file {file} (--text).')
     return file.read_text(encoding='utf-8'), file.name
   if model == inputs.BUNDLED:
-    folder = pathlib.Path(inputs.place(inputs.BUNDLED, inputs.BUNDLE))
+    folder = pathlib.Path(inputs.resolve_path(inputs.BUNDLED, inputs.BUNDLE))
     text = (folder / 'text.txt').read_text(encoding='utf-8')
     return text, 'text of the bundled world'
   return default_text(), _PYTHON_TEXT

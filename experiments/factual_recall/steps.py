@@ -4,7 +4,6 @@ Each takes prompts and returns results for JSON, and arrays.
 """
 
 import functools
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,13 +18,12 @@ from experiments.factual_recall import (
   regression,
   restraint,
 )
-from experiments.factual_recall.function_application import (
-  function_application,
-)
+from experiments.factual_recall.function_application import function_application
 from experiments.factual_recall.last_writes import (
   averages_by_chance,
   last_layer_writes,
 )
+from experiments.factual_recall.opening import Study
 from experiments.factual_recall.price import TextReads, read_text
 from experiments.factual_recall.price import price as measure_price
 from experiments.factual_recall.prompts import Prompts, corrupt
@@ -35,13 +33,10 @@ from experiments.factual_recall.trace import (
   outcomes,
   trace,
 )
-from experiments.sae_fit import check_fit
+from experiments.inputs.sae_fit import check_fit
 from experiments.stats.evenly import take_evenly
 from experiments.stats.resampling import mean_by_unit
 import gemma_jax as gj
-
-if TYPE_CHECKING:
-  from experiments.factual_recall.study import Study
 
 # Of the MLPs with the largest total effect, so many are looked at closely,
 # besides the last one.
@@ -55,7 +50,7 @@ class Context:
     study: The study, checked.
   """
 
-  def __init__(self, study: 'Study'):
+  def __init__(self, study: Study):
     self.study = study
 
   @functools.cached_property

@@ -5,105 +5,25 @@ model's folder when it is complete, under the identity of all that it depends
 on, so that the same command goes on where it was killed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
-import functools
 import hashlib
 import pathlib
 import time
 
 from safetensors.numpy import load_file
 
-from experiments import inputs, model_and_text, outputs
-from experiments.factual_recall import path_patching, plain_text, regression
-from experiments.factual_recall.prompts import Prompts, make_prompts
-from experiments.factual_recall.receivers import parse_receiver
-from experiments.factual_recall.settings import Settings
+from experiments import inputs
+from experiments.factual_recall import path_patching, regression
+from experiments.factual_recall.opening import Study
 from experiments.factual_recall.steps import Context, inspect, price, recall
 from experiments.factual_recall.summary import claims, likeness, table_rows
-from experiments.factual_recall.tasks import Task, read_task
-from experiments.stages import stage
-import gemma_jax as gj
+from experiments.inputs import corpus
+from experiments.runs import outputs
+from experiments.runs.stages import stage
 from gemma_jax.whole_files import save_tensors
 
 _RESULTS, _ARRAYS = 'found.json', 'arrays.safetensors'
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Study:
-  """A study whose input was checked; no weight is read yet.
-
-  Attributes:
-    settings: What it was told.
-    folder: Where everything is written.
-    reader: The checkpoint.
-    tokenizer: The model's tokenizer.
-    tasks: What is asked.
-    prompts: Task and number of demonstrations -> the prompts.
-    text: Plain text.
-    text_source: Where it is from.
-    saes: Layer -> the SAE to read.
-  """
-
-  settings: Settings
-  folder: pathlib.Path
-  reader: gj.CheckpointReader
-  tokenizer: gj.Tokenizer
-  tasks: Sequence[Task]
-  prompts: Mapping[tuple[str, int], Prompts]
-  text: str
-  text_source: str
-  saes: Mapping[int, inputs.NamedSAE]
-
-  @functools.cached_property
-  def sae_fingerprints(self) -> dict[str, str]:
-    """Tells the SAEs apart, layer by layer."""
-    return inputs.sae_fingerprints(self.saes, self.reader)
-
-
-def open_study(settings: Settings) -> Study:
-  """Reads and checks everything but the weights.
-
-  Raises:
-    ValueError, OSError, ImportError: something is missing or does
-      not fit; the error names it.
-  """
-  reader, tokenizer = inputs.open_named(settings.model, settings.dtype)
-  for receiver in settings.receivers:
-    parse_receiver(receiver, reader.config)
-  tasks = [read_task(name) for name in settings.chosen_tasks]
-  names = [task.name for task in tasks]
-  if len(set(names)) < len(names):
-    raise ValueError(f'--tasks has two tasks of one name: {", ".join(names)}.')
-  prompts = {
-    (task.name, shots): make_prompts(
-      tokenizer,
-      task,
-      shots=shots,
-      single_token=settings.single_token,
-      most=settings.prompts,
-    )
-    for task in tasks
-    for shots in settings.shots
-  }
-  longest = max(int(each.ends.max()) + 1 for each in prompts.values())
-  if longest > reader.config.max_positions:
-    raise ValueError(
-      f'A prompt with its demonstrations has {longest} tokens; the model reads '
-      f'{reader.config.max_positions}. Lower --shots.'
-    )
-  text, source = plain_text.find_text(settings.text, settings.model)
-  return Study(
-    settings=settings,
-    folder=pathlib.Path(settings.out),
-    reader=reader,
-    tokenizer=tokenizer,
-    tasks=tasks,
-    prompts=prompts,
-    text=text,
-    text_source=source,
-    saes=inputs.saes_by_layer(settings.sae, settings.model, reader.config),
-  )
 
 
 def run_study(study: Study) -> dict:
@@ -116,7 +36,7 @@ def run_study(study: Study) -> dict:
     flush=True,
   )
   context = Context(study)
-  fingerprint = model_and_text.fingerprint(study.reader)
+  fingerprint = corpus.fingerprint(study.reader)
   found, arrays = {}, {}
   for number, (key, prompts) in enumerate(study.prompts.items()):
     name = f'{key[0]}, {key[1]} demonstrations'
@@ -173,7 +93,7 @@ def run_study(study: Study) -> dict:
     'model': {
       'name': inputs.short_name(settings.model),
       'path': settings.model,
-      **model_and_text.model_identity(study.reader),
+      **corpus.model_identity(study.reader),
       'layers': study.reader.config.num_layers,
       'heads': study.reader.config.num_heads,
     },
@@ -206,7 +126,7 @@ def _kept(
   identity = {
     'version': 4,
     'model': fingerprint,
-    'tokenizer': model_and_text.tokenizer_sha256(study.reader),
+    'tokenizer': corpus.tokenizer_sha256(study.reader),
     'task': dataclasses.asdict(task),
     'name': name,
     'depends': list(depends),

@@ -13,7 +13,7 @@ rules, rows          what is made of it; balance, refusal_texts, row_files
 signals, readers     what tells a right answer; streams, detectors
 """
 
-from experiments.knowledge_probing.asking import Plan, ask
+from experiments.knowledge_probing.asking import AskingPlan, ask
 from experiments.knowledge_probing.formats import ADMIT, Format
 from experiments.knowledge_probing.informative import declines
 from experiments.knowledge_probing.judging import (
@@ -27,11 +27,7 @@ from experiments.knowledge_probing.opening import (
   open_study,
   rule_settings,
 )
-from experiments.knowledge_probing.probed import (
-  Probed,
-  pools_of,
-  read_probe,
-)
+from experiments.knowledge_probing.probed import Probed, pools_of, read_probe
 from experiments.knowledge_probing.records import (
   Decision,
   Question,
@@ -40,10 +36,6 @@ from experiments.knowledge_probing.records import (
 )
 from experiments.knowledge_probing.refusal_texts import refusal_text
 from experiments.knowledge_probing.rows import Row, make_rows
-from experiments.knowledge_probing.rules import (
-  agreement,
-  decide_all,
-  is_right,
-)
+from experiments.knowledge_probing.rules import agreement, decide_all, is_right
 from experiments.knowledge_probing.settings import Settings
 from experiments.knowledge_probing.training_rows import training_rows

@@ -26,13 +26,12 @@ again.
 
 import time
 
-from experiments import outputs
 from experiments.knowledge_probing.opening import open_study
 from experiments.knowledge_probing.page import summary, write_page
 from experiments.knowledge_probing.reporting import report, write_rows
 from experiments.knowledge_probing.settings import Settings
 from experiments.knowledge_probing.study import probe
-from experiments.runs import keep_programs, start
+from experiments.runs import keep_programs, outputs, start
 
 
 def work(settings: Settings, keep_flags) -> str:

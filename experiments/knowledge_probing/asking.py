@@ -27,7 +27,7 @@ Pools = Mapping[str | None, Sequence[Question]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class AskingPlan:
   """How a model is asked.
 
   Attributes:
@@ -80,7 +80,7 @@ class Plan:
       )
 
   @classmethod
-  def slick(cls, **changes) -> 'Plan':
+  def slick(cls, **changes) -> 'AskingPlan':
     """Returns the plan of SliCK (arXiv 2405.05904, section 3).
 
     After each of 10 random sets of 4 demonstrations, a greedy answer and 16
@@ -95,7 +95,7 @@ def ask(
   format: Format,
   questions: Sequence[Question],
   pools: Pools,
-  plan: Plan,
+  plan: AskingPlan,
 ) -> Iterator[list[Sampled]]:
   """Asks all questions.
 

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import stats
 
 from experiments import inputs
+from experiments.inputs.sae_fit import check_fit
 from experiments.knowledge_probing import signals as lib
 from experiments.knowledge_probing.opening import Study
 from experiments.knowledge_probing.p_true import p_true
@@ -15,7 +16,6 @@ from experiments.knowledge_probing.readers import entity_probe, p_ik, text_only
 from experiments.knowledge_probing.rules import is_right
 from experiments.knowledge_probing.streams import hidden_states
 from experiments.latents import LatentId
-from experiments.sae_fit import check_fit
 
 # Layers that probes read, spread evenly over the model.
 _LAYERS = 6

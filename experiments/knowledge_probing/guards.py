@@ -6,10 +6,7 @@ answer is named as well. Texts are words, and stretches of them [start, stop).
 
 from experiments.entities.name_matching import occurrences
 from experiments.knowledge_probing.keys import Key, has_digit
-from experiments.knowledge_probing.normalising import (
-  STOP_WORDS,
-  Words,
-)
+from experiments.knowledge_probing.normalising import STOP_WORDS, Words
 
 # Shorter answers must be all that is said, or be meant for sure.
 SHORTEST = 2

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import pathlib
 
-from experiments import inputs, model_and_text
+from experiments import inputs
+from experiments.inputs import corpus
 from experiments.knowledge_probing import asking, judging
 from experiments.knowledge_probing.formats import Format
 from experiments.knowledge_probing.rules import RuleSettings
@@ -29,7 +30,7 @@ class Study:
   folder: pathlib.Path
   reader: gj.CheckpointReader
   format: Format
-  plan: asking.Plan
+  plan: asking.AskingPlan
 
   @functools.cached_property
   def model(self) -> gj.Decoder:
@@ -51,9 +52,9 @@ class Study:
   def identity(self) -> dict:
     """What tells the model apart."""
     return {
-      'model': model_and_text.fingerprint(self.reader),
+      'model': corpus.fingerprint(self.reader),
       'dtype': str(self.reader.dtype),
-      'tokenizer': model_and_text.tokenizer_sha256(self.reader),
+      'tokenizer': corpus.tokenizer_sha256(self.reader),
       'format': self.format.name,
     }
 
@@ -98,14 +99,14 @@ def open_study(settings: Settings) -> Study:
     'top_p': settings.top_p,
   }
   if settings.slick:
-    slick = asking.Plan.slick()
+    slick = asking.AskingPlan.slick()
     drawing = {name: getattr(slick, name) for name in drawing}
   return Study(
     settings=settings,
     folder=pathlib.Path(settings.out),
     reader=reader,
     format=Format(name=_format(settings, tokenizer), tokenizer=tokenizer),
-    plan=asking.Plan(
+    plan=asking.AskingPlan(
       **drawing,
       max_new_tokens=settings.max_new_tokens,
       seed=settings.seed,

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 import pathlib
 
-from experiments import charts, outputs
+from experiments import charts
 from experiments.charts.table import spelled
 from experiments.knowledge_probing import figures
 from experiments.knowledge_probing.records import DECISIONS
 from experiments.knowledge_probing.summary import ALL
+from experiments.runs import outputs
 
 
 def write_page(folder: pathlib.Path):

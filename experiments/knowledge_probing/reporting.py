@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from experiments import model_and_text, outputs
+from experiments.inputs import corpus
 from experiments.knowledge_probing.detectors import detectors
 from experiments.knowledge_probing.opening import Study, rule_settings
 from experiments.knowledge_probing.probed import Probed
@@ -12,6 +12,7 @@ from experiments.knowledge_probing.row_files import write_rows as write_file
 from experiments.knowledge_probing.rules import conflict
 from experiments.knowledge_probing.summary import summarise
 from experiments.knowledge_probing.training_rows import training_rows
+from experiments.runs import outputs
 
 ABOUT_ROWS = 'rows.json'
 
@@ -74,7 +75,7 @@ def report(study: Study, probed: Probed) -> dict:
     'model': {
       'name': study.name,
       'path': settings.model,
-      **model_and_text.model_identity(study.reader),
+      **corpus.model_identity(study.reader),
     },
     'settings': dataclasses.asdict(settings),
     'format': study.format.name,

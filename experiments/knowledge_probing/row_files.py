@@ -21,9 +21,9 @@ import os
 import pathlib
 from typing import Literal
 
-from experiments import outputs
 from experiments.knowledge_probing.formats import Format
 from experiments.knowledge_probing.rows import Row
+from experiments.runs import outputs
 from gemma_jax import json_files
 
 Kind = Literal['prompt_completion', 'messages', 'dpo', 'kto']

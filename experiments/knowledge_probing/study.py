@@ -18,17 +18,15 @@ import pathlib
 
 import tqdm
 
-from experiments import checksums, inputs, model_and_text, outputs
+from experiments import inputs
 from experiments.entities import read_entities
+from experiments.inputs import corpus
 from experiments.knowledge_probing import asking, judging, passages
 from experiments.knowledge_probing import records as lib
 from experiments.knowledge_probing.cities import city_questions
 from experiments.knowledge_probing.clustering import normal_alike
 from experiments.knowledge_probing.ledger import Ledger
-from experiments.knowledge_probing.model_judges import (
-  entailment,
-  llm_verdicts,
-)
+from experiments.knowledge_probing.model_judges import entailment, llm_verdicts
 from experiments.knowledge_probing.opening import Study, rule_settings
 from experiments.knowledge_probing.probed import (
   Probed,
@@ -47,6 +45,7 @@ from experiments.knowledge_probing.world_questions import (
   bundled_world,
   world_questions,
 )
+from experiments.runs import checksums, outputs
 
 # Questions scored between two writes.
 _CHUNK = 200
@@ -240,7 +239,7 @@ def _judging_files(settings: Settings) -> dict:
   found = {}
   if settings.judge == 'llm' and settings.judge_model is not None:
     reader, _ = inputs.open_named(settings.judge_model, bundled=inputs.CHAT)
-    found['judge_model'] = model_and_text.model_identity(reader)
+    found['judge_model'] = corpus.model_identity(reader)
   if settings.nli_model is not None:
     folder = pathlib.Path(settings.nli_model).expanduser()
     files = sorted(each for each in folder.rglob('*') if each.is_file())

@@ -7,17 +7,12 @@
 
 `class_sums.py` and `scores.py` say what is computed from sums, `selection.py`
 which latents are chosen; `controls.py`, `probes.py` and `permutation.py` have
-what they are compared with, `meaning.py` what they are about; `analysis.py`
-puts all of it together, and `results.py` says what is kept.
+what they are compared with, `interpretation.py` what they are about;
+`analysis.py` puts all of it together, and `results.py` says what is kept.
 """
 
 from experiments.latents.analysis import Findings, analyse
-from experiments.latents.class_sums import (
-  SPLITS,
-  ClassSums,
-  Groups,
-  class_sums,
-)
+from experiments.latents.class_sums import SPLITS, ClassSums, Groups, class_sums
 from experiments.latents.controls import (
   RandomLatents,
   describe_random,
@@ -29,15 +24,15 @@ from experiments.latents.controls import (
 from experiments.latents.detectors import Detector, SplitData, name_tokens
 from experiments.latents.evaluation import detection, difference, firing_rates
 from experiments.latents.firing import Firing, stream_firing
+from experiments.latents.interpretation import (
+  promoted_tokens,
+  read_examples,
+  top_entities,
+)
 from experiments.latents.labelled import (
   CLASSES,
   LabelledEntities,
   check_classes,
-)
-from experiments.latents.meaning import (
-  promoted_tokens,
-  read_examples,
-  top_entities,
 )
 from experiments.latents.permutation import SelectionNull, permutation_null
 from experiments.latents.probes import Probe, linear_probe, token_probe
@@ -56,4 +51,5 @@ from experiments.latents.scores import (
   welch_t,
 )
 from experiments.latents.selection import Chosen, Selection, select, text_filter
-from experiments.latents.settings import Settings
+from experiments.latents.settings import AnalysisOptions
+from experiments.latents.targets import Target

@@ -12,18 +12,13 @@ import dataclasses
 
 import numpy as np
 
-from experiments.harvesting import (
+from experiments.activations import (
   GroupSums,
   HarvestRows,
   join,
   latents_at_positions,
 )
-from experiments.latents.class_sums import (
-  SPLITS,
-  ClassSums,
-  Groups,
-  class_sums,
-)
+from experiments.latents.class_sums import SPLITS, ClassSums, Groups, class_sums
 from experiments.latents.controls import (
   RandomLatents,
   matched_random,
@@ -36,20 +31,20 @@ from experiments.latents.detectors import (
   latent_detectors,
 )
 from experiments.latents.firing import stream_firing
-from experiments.latents.labelled import (
-  CLASSES,
-  LabelledEntities,
-  check_classes,
-)
-from experiments.latents.meaning import (
+from experiments.latents.interpretation import (
   promoted_tokens,
   read_examples,
   sae_of,
   top_entities,
 )
+from experiments.latents.labelled import (
+  CLASSES,
+  LabelledEntities,
+  check_classes,
+)
 from experiments.latents.permutation import SelectionNull, permutation_null
 from experiments.latents.selection import Selection, select, text_filter
-from experiments.latents.settings import Settings
+from experiments.latents.settings import AnalysisOptions
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE
 
@@ -73,7 +68,7 @@ class Findings:
     skipped: What was left out, and why.
   """
 
-  settings: Settings
+  settings: AnalysisOptions
   entities: dict[str, np.ndarray]
   chosen_on: Sequence[ClassSums]
   test: Sequence[ClassSums]
@@ -95,7 +90,7 @@ def analyse(
   sums: Sequence[GroupSums],
   groups: Groups,
   data: Mapping[str, SplitData],
-  settings: Settings | None = None,
+  settings: AnalysisOptions | None = None,
   *,
   text: Sequence[GroupSums] | None = None,
   text_n: int | None = None,
@@ -121,7 +116,7 @@ def analyse(
     ValueError: a class of a type has too few entities, data and sums do not
       fit together, or see `selection.select` and `controls`.
   """
-  settings = settings or Settings()
+  settings = settings or AnalysisOptions()
   texts = text or [None] * len(sums)
   chosen_on, train, test = (
     [

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from experiments.harvesting import GroupSums
+from experiments.activations import GroupSums
 from experiments.latents.labelled import CLASSES
 
 SPLITS = ('train', 'validation', 'test')

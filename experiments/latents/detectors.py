@@ -5,8 +5,8 @@ import dataclasses
 
 import numpy as np
 
+from experiments.activations import HarvestRows, gather
 from experiments.entities.prompt_tokens import tokenize_prompt
-from experiments.harvesting import HarvestRows, gather
 from experiments.latents.class_sums import SPLITS, ClassSums
 from experiments.latents.controls import RandomLatents, difference_of_means
 from experiments.latents.evaluation import detection

@@ -14,20 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
-from experiments.harvesting.batches import (
+from experiments.activations.batches import (
   BATCH_SIZE,
   count_tokens,
   make_batches,
   progress,
 )
-from experiments.harvesting.reading import (
+from experiments.activations.reading import (
   check_saes,
   check_tokens,
   on_mesh,
   read_sites,
 )
-from experiments.harvesting.rows import HarvestRows
-from experiments.harvesting.streaming import ACTIVE
+from experiments.activations.rows import HarvestRows
+from experiments.activations.streaming import ACTIVE
 import gemma_jax as gj
 from gemma_jax.finite import bad_row, check_row
 from sae.jumprelu import JumpReLUSAE, encode

@@ -3,7 +3,7 @@
 `to_results` gives, with every proportion, AUROC and p-value as a dict of value,
 low, high (a 95 % interval) and n:
 
-  settings      `Settings`
+  settings      `AnalysisOptions`
   definitions   what the terms mean, in words
   types         names of entity types
   saes          [{site, layer, width}]

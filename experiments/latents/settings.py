@@ -16,7 +16,7 @@ _REFERENCE = {'selection_split': 'all', 'random_pool': 'zero_score'}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class AnalysisOptions:
   """How latents are selected, controlled and described.
 
   Attributes:
@@ -64,7 +64,7 @@ class Settings:
         raise ValueError(f'{name} is {getattr(self, name)}, expected 1 up.')
 
   @classmethod
-  def for_mode(cls, mode: str, **changes) -> 'Settings':
+  def for_mode(cls, mode: str, **changes) -> 'AnalysisOptions':
     """Those of 'default' or 'reference', with changes on top."""
     if mode not in ('default', 'reference'):
       raise ValueError(f"mode is {mode!r}, expected 'default' or 'reference'.")

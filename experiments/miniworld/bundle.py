@@ -11,7 +11,7 @@ import tokenizers
 from experiments.entities import write_entities
 from experiments.miniworld.corpus import Corpus
 from experiments.miniworld.world import TYPES, World
-from experiments.outputs import write_text
+from experiments.runs.outputs import write_text
 import gemma_jax as gj
 
 # Of known and unknown entities that the chat model was not tuned on.

@@ -86,7 +86,7 @@ class Filler:
 
 
 class Corpus:
-  """Rows of pre-training text; `experiments.token_rows.Rows` of training SAEs.
+  """Rows of pre-training text, read like those that SAEs are trained on.
 
   Attributes:
     length: Tokens per row.

@@ -7,7 +7,7 @@ from experiments.miniworld.corpus import CorpusConfig
 from experiments.miniworld.world import WorldConfig
 import gemma_jax as gj
 from gemma_jax.training import FitConfig
-from sae.recipe import TrainConfig
+from sae.training.recipe import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

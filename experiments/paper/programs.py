@@ -52,15 +52,15 @@ _RECALL_ONLY = {
 }
 # Name -> which of the given models and files it takes.
 _AFTER = {
-  'patch_activations': ('model',),
-  'shift_attention': ('model', 'sae'),
-  'knock_out_attention': ('model', 'chat_model', 'sae'),
-  'steer_layers': ('chat_model', 'sae'),
-  'trace_circuit': ('chat_model', 'sae'),
-  'ask_self': ('chat_model', 'sae'),
-  'find_uncertainty': ('chat_model', 'sae'),
-  'orthogonalize_weights': ('chat_model', 'sae'),
-  'check_confounds': ('model', 'chat_model', 'sae', 'text'),
+  'patching': ('model',),
+  'attention.shift': ('model', 'sae'),
+  'attention.knock_out': ('model', 'chat_model', 'sae'),
+  'steering.layers': ('chat_model', 'sae'),
+  'circuits': ('chat_model', 'sae'),
+  'self_report': ('chat_model', 'sae'),
+  'uncertainty': ('chat_model', 'sae'),
+  'weight_ablation': ('chat_model', 'sae'),
+  'confounds': ('model', 'chat_model', 'sae', 'text'),
 }
 # Flags of its own that a program has with a family. MiniWorld's chat model has
 # read the name before its last layers, whose latents read best and steer
@@ -68,7 +68,7 @@ _AFTER = {
 # there are three.
 _OWN = {
   ('miniworld', _RECOGNITION): {'layers': '1,2,3,4'},
-  ('gemma-2-9b', 'find_uncertainty'): {
+  ('gemma-2-9b', 'uncertainty'): {
     'sae': 'gemma-scope-9b-it-res',
     'layers': '9,20,31',
   },
@@ -94,7 +94,7 @@ def programs(
     out: The folder that has a folder per program.
     entities: Folder of entity files; needed but for MiniWorld.
     text: Plain text; likewise. For the frequency filter of entity_recognition
-      and for what check_confounds counts and reads.
+      and for what `confounds` counts and reads.
     mode: 'default' or 'reference'. By default that in which published numbers
       were made, where they are to be compared with.
     seed: Of all draws.

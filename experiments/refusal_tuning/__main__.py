@@ -24,12 +24,11 @@ as HF reads them, or adapters as PEFT reads them. A killed run goes on with the
 same command.
 """
 
-from experiments import outputs
 from experiments.refusal_tuning.opening import open_study
 from experiments.refusal_tuning.page import summary, write_page
 from experiments.refusal_tuning.settings import Settings
 from experiments.refusal_tuning.study import run_study
-from experiments.runs import keep_programs, start
+from experiments.runs import keep_programs, outputs, start
 
 
 def work(settings: Settings, keep_flags) -> str:

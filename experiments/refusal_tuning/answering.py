@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 
 from experiments.knowledge_probing import (
+  AskingPlan,
   Format,
   JudgeSettings,
-  Plan,
   Question,
   Verdict,
   ask,
@@ -40,7 +40,7 @@ def ask_again(
   judges: JudgeSettings,
   others: Mapping[str, tuple[str, ...]],
   *,
-  plan: Plan,
+  plan: AskingPlan,
   pools: Mapping[str | None, Sequence[Question]],
 ) -> Iterator[list[Answered]]:
   """Asks and judges greedy answers; yields batches as they finish.

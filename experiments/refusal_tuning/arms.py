@@ -7,10 +7,10 @@ import pathlib
 import numpy as np
 
 from experiments import knowledge_probing as probing
-from experiments import outputs
 from experiments.refusal_tuning.opening import Study
 from experiments.refusal_tuning.rehearsed import own_answers
 from experiments.refusal_tuning.settings import TUNED, UNTUNED, Settings
+from experiments.runs import outputs
 from experiments.stats.evenly import take_evenly
 import gemma_jax as gj
 from gemma_jax import training

@@ -10,8 +10,8 @@ import dataclasses
 
 import numpy as np
 
+from experiments.activations import HarvestRows, gather
 from experiments.entities.mentions import find_name
-from experiments.harvesting import HarvestRows, gather
 from experiments.knowledge_probing import Format, Question
 import gemma_jax as gj
 

@@ -15,7 +15,7 @@ import dataclasses
 
 import numpy as np
 
-from experiments.harvesting import ACTIVE, latents_at_positions, stream_scores
+from experiments.activations import ACTIVE, latents_at_positions, stream_scores
 from experiments.latents import (
   CLASSES,
   ClassSums,

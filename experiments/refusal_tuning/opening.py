@@ -9,12 +9,14 @@ import time
 
 import numpy as np
 
-from experiments import inputs, model_and_text, outputs
+from experiments import inputs
 from experiments import knowledge_probing as probing
 from experiments.factual_recall import find_text, has_documents, text_rows
+from experiments.inputs import corpus
 from experiments.refusal_tuning.settings import Settings
 from experiments.refusal_tuning.tuning import Tuner
-from experiments.stages import stage
+from experiments.runs import outputs
+from experiments.runs.stages import stage
 import gemma_jax as gj
 from gemma_jax import training
 
@@ -42,7 +44,7 @@ class Study:
   probed: probing.Probed
   reader: gj.CheckpointReader
   text: np.ndarray
-  saes: Mapping[int, inputs.NamedSAE]
+  saes: Mapping[int, inputs.SAESpec]
 
   @functools.cached_property
   def before(self) -> gj.Decoder:
@@ -76,7 +78,7 @@ class Study:
   @functools.cached_property
   def fingerprint(self) -> str:
     """Tells the untuned model apart."""
-    return model_and_text.fingerprint(self.reader)
+    return corpus.fingerprint(self.reader)
 
   @functools.cached_property
   def sae_fingerprints(self) -> dict[str, str]:
@@ -107,7 +109,7 @@ class Study:
     whole = {
       'version': _VERSION,
       'model': self.fingerprint,
-      'tokenizer': model_and_text.tokenizer_sha256(self.reader),
+      'tokenizer': corpus.tokenizer_sha256(self.reader),
       'probe': self.probe_sha256,
       'format': self.probe.format.name,
       **identity,
@@ -178,7 +180,7 @@ def _text(settings, probe, reader) -> np.ndarray:
   )
 
 
-def _saes(settings, model, config) -> dict[int, inputs.NamedSAE]:
+def _saes(settings, model, config) -> dict[int, inputs.SAESpec]:
   found = inputs.saes_by_layer(settings.sae, model, config, settings.layers)
   found.pop(config.num_layers - 1, None)  # no layer reads what is added there
   return found

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 import pathlib
 
-from experiments import charts, outputs
+from experiments import charts
 from experiments.charts.table import spelled
 from experiments.refusal_tuning import anchors, figures
 from experiments.refusal_tuning.figures import SPLITS
 from experiments.refusal_tuning.settings import TEST
+from experiments.runs import outputs
 
 _METRICS = {
   'accuracy': 'accuracy',

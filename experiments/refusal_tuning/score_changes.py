@@ -10,10 +10,7 @@ from sklearn import metrics
 
 from experiments.refusal_tuning.asked import Asked, check_classes
 from experiments.stats.detection import auroc_by_cluster, auroc_difference
-from experiments.stats.intervals import (
-  Estimate,
-  wilson_by_cluster,
-)
+from experiments.stats.intervals import Estimate, wilson_by_cluster
 from experiments.stats.ranks import spearman
 
 

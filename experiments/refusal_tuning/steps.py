@@ -5,9 +5,9 @@ import dataclasses
 import pathlib
 
 from experiments import knowledge_probing as probing
-from experiments import outputs
 from experiments.entities.completions import line_break_ids
 from experiments.entities.sampling import fast
+from experiments.inputs.sae_fit import check_fit
 from experiments.refusal_tuning import metrics, side_effects
 from experiments.refusal_tuning.answering import Answered, ask_again, outcome
 from experiments.refusal_tuning.arms import ABOUT, Arm
@@ -20,7 +20,7 @@ from experiments.refusal_tuning.settings import (
   TEST,
   UNTUNED,
 )
-from experiments.sae_fit import check_fit
+from experiments.runs import outputs
 
 # Splits whose questions are asked again; no training row comes from them.
 ASKED = ('validation', TEST, HELD_OUT)
@@ -62,7 +62,7 @@ def answer(study: Study, arm: Arm) -> dict[str, Answered]:
       questions,
       study.probe.judges,
       probing.others_of(probed.questions),
-      plan=probing.Plan(
+      plan=probing.AskingPlan(
         shots=shots,
         samples=0,
         max_new_tokens=study.settings.max_new_tokens,

@@ -17,11 +17,12 @@ import time
 
 import numpy as np
 
-from experiments import model_and_text, outputs
+from experiments.inputs import corpus
 from experiments.refusal_tuning import steps
 from experiments.refusal_tuning.arms import export, make_arm
 from experiments.refusal_tuning.opening import Study
 from experiments.refusal_tuning.settings import TUNED, UNTUNED
+from experiments.runs import outputs
 
 
 def run_study(study: Study) -> dict:
@@ -61,7 +62,7 @@ def run_study(study: Study) -> dict:
     'model': {
       'name': study.probe.name,
       'path': study.probe.settings.model,
-      **model_and_text.model_identity(study.reader),
+      **corpus.model_identity(study.reader),
     },
     'settings': dataclasses.asdict(settings),
     'method': 'lora' if study.tuner.lora else 'full',

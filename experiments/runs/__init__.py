@@ -6,7 +6,7 @@ numbers     numbers in flags, and their bounds
 compiled    programs kept between arms and runs
 """
 
-from experiments.runs.binary import start
+from experiments.runs.binary import KeepFlags, start
 from experiments.runs.compiled import keep_programs
 from experiments.runs.numbers import (
   FEW,
@@ -29,8 +29,4 @@ from experiments.runs.numbers import (
   real,
   whole,
 )
-from experiments.runs.settings import (
-  check_numbers,
-  define_flags,
-  read_flags,
-)
+from experiments.runs.settings import check_numbers, define_flags, read_flags

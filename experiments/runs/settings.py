@@ -17,10 +17,14 @@
 
 A field's paragraph under "Attributes:" is the flag's help. A field without a
 default is a required flag. Types are str, bool, Literal (one of some words),
-numbers with bounds (numbers.py), tuples of str or of such numbers (values with
-commas between them), and any of them or None.
+numbers with bounds (numbers.py), tuples of str, of such words or of such
+numbers (values with commas between them), and any of them or None.
+
+What several studies are told is a dataclass of its own, which their settings
+inherit from, each field with its help (experiments/inputs/settings.py).
 """
 
+from collections.abc import Sequence
 import dataclasses
 import inspect
 import re
@@ -96,9 +100,35 @@ def check_numbers(settings):
         raise ValueError(f'--{field.name}={each} {error}') from error
 
 
+class _Words(flags.ListParser):
+  """Parses some of given words, with commas between them."""
+
+  def __init__(self, words: Sequence[str]):
+    super().__init__()
+    self._words = words
+    self.syntactic_help = f'some of {", ".join(words)}, with commas between'
+
+  def parse(self, argument) -> list[str]:
+    found = super().parse(argument)
+    if wrong := [word for word in found if word not in self._words]:
+      raise ValueError(
+        f'has {wrong[0]!r}; expected some of {", ".join(self._words)}.'
+      )
+    return found
+
+
 def _helps(settings: type) -> dict[str, str]:
-  """Field -> its paragraph of the docstring."""
-  lines = inspect.getdoc(settings).split('Attributes:\n')[-1].splitlines()
+  """Field -> its paragraph of the docstring of the class that defines it."""
+  helps = {}
+  for each in reversed(settings.__mro__):
+    if dataclasses.is_dataclass(each):
+      helps |= _attributes(inspect.cleandoc(each.__doc__))
+  return helps
+
+
+def _attributes(docstring: str) -> dict[str, str]:
+  """Field -> its paragraph under "Attributes:"."""
+  lines = docstring.split('Attributes:\n')[-1].splitlines()
   helps, name = {}, None
   for line in lines:
     if line and not line.startswith(' '):
@@ -126,9 +156,18 @@ def _inner(hint) -> tuple:
   if typing.get_origin(hint) is tuple:
     item, *others = typing.get_args(hint)
     item, _ = _inner(item)
-    if others == [...] and (item is str or isinstance(item, Number)):
+    if others == [...] and (
+      item is str or isinstance(item, Number) or _is_words(item)
+    ):
       return tuple, item
   return hint, None
+
+
+def _is_words(kind) -> bool:
+  """Returns True for Literal['some', 'words']."""
+  return typing.get_origin(kind) is typing.Literal and all(
+    isinstance(word, str) for word in typing.get_args(kind)
+  )
 
 
 def _define(name, hint, default, help_text, values):
@@ -139,9 +178,16 @@ def _define(name, hint, default, help_text, values):
   elif item is str:
     default = None if default is None else list(default)
     flags.DEFINE_list(name, default, help_text, **common)
-  elif typing.get_origin(kind) is typing.Literal and all(
-    isinstance(word, str) for word in typing.get_args(kind)
-  ):
+  elif item is not None:
+    flags.DEFINE(
+      _Words(typing.get_args(item)),
+      name,
+      None if default is None else list(default),
+      help_text,
+      serializer=flags.CsvListSerializer(','),
+      **common,
+    )
+  elif _is_words(kind):
     words = list(typing.get_args(kind))
     flags.DEFINE_enum(name, default, words, help_text, **common)
   elif kind is bool:

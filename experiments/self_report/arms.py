@@ -8,8 +8,15 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 
 from experiments.entities.modes import is_reference
+from experiments.latents import Target
 from experiments.stats.intervals import Estimate
-from experiments.steering import Target, arms, standard_arms
+from experiments.steering import (
+  ORIGINAL,
+  RANDOM_LATENT,
+  STEERED,
+  Arm,
+  standard_arms,
+)
 
 POSITIONS = 'entity_last'
 
@@ -24,7 +31,7 @@ def self_report_arms(
   num_random: int = 20,
   sweep: Sequence[float] = (),
   seed: int = 0,
-) -> list[arms.Arm]:
+) -> list[Arm]:
   """The original, both latents, and what they are compared with.
 
   Args:
@@ -46,14 +53,14 @@ def self_report_arms(
     positions=positions,
     num_random_directions=0 if published else num_random,
     sweep=() if published else sweep,
-    orthogonalise=(),
+    weight_ablation=(),
     seed=seed,
   )
   if not published:
     return made
-  kept = [a for a in made if a.kind in (arms.ORIGINAL, arms.STEERED)]
+  kept = [a for a in made if a.kind in (ORIGINAL, STEERED)]
   random = [
-    a for a in made if a.kind == arms.RANDOM_LATENT and a.target == 'unknown'
+    a for a in made if a.kind == RANDOM_LATENT and a.target == 'unknown'
   ][:1]
   for control in random:
     for label, alpha in alphas.items():

@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.stages import Chunks
-from experiments.steering.arms import Arm
-from experiments.steering.batches import (
+from experiments.runs.stages import Chunks
+from experiments.steering import (
+  Arm,
+  Question,
   identity_of,
   pad,
   run_rows,
   steering,
 )
-from experiments.steering.questions import Question
 import gemma_jax as gj
 
 

@@ -24,9 +24,16 @@ from experiments.stats.intervals import (
   wilson_by_cluster,
 )
 from experiments.stats.paired import benjamini_hochberg
-from experiments.steering import arms as arms_lib
-from experiments.steering.arms import Arm
-from experiments.steering.questions import Question
+from experiments.steering import (
+  EXPECTED,
+  ORIGINAL,
+  RANDOM_KINDS,
+  RANDOM_LATENT,
+  STEERED,
+  SWEEP_KINDS,
+  Arm,
+  Question,
+)
 
 ALL = 'all'
 # What is reported, each yes less no.
@@ -39,7 +46,7 @@ METRICS = {
 
 def expected(target: str) -> int:
   """Where adding a latent is to move the self-report: 'known' up."""
-  return -arms_lib.EXPECTED[target]
+  return -EXPECTED[target]
 
 
 def summarise(
@@ -96,7 +103,7 @@ def summarise(
     'controls': [
       entry
       for target in dict.fromkeys(a.target for a in arms if a.target)
-      for kind in arms_lib.RANDOM_KINDS
+      for kind in RANDOM_KINDS
       if (entry := _controls(arms, values, cells, entities, target, kind))
     ],
   }
@@ -153,7 +160,7 @@ def _describe(number, arm, values, cells, entities) -> dict:
         'mean': mean(mine, entities[at])[0].to_dict(),
         'sd': float(mine.std(ddof=1)) if len(mine) > 1 else None,
       }
-      if arm.kind != arms_lib.ORIGINAL:
+      if arm.kind != ORIGINAL:
         effect, p = mean(mine - all_arms[0, at], entities[at])
         entry[metric]['effect'] = effect.to_dict() | {
           'p': p if math.isfinite(p) else None
@@ -163,7 +170,7 @@ def _describe(number, arm, values, cells, entities) -> dict:
 
 def _adjust(described):
   """Adds 'q' to effects: p-values of single types, of arms not random."""
-  left_out = (*arms_lib.RANDOM_KINDS, *arms_lib.SWEEP_KINDS)
+  left_out = (*RANDOM_KINDS, *SWEEP_KINDS)
   for metric in METRICS:
     effects = [
       cell[metric]['effect']
@@ -205,9 +212,7 @@ def _controls(arms, values, cells, entities, target, kind) -> dict | None:
     i for i, a in enumerate(arms) if a.target == target and a.kind == kind
   ]
   steered = [
-    i
-    for i, a in enumerate(arms)
-    if a.target == target and a.kind == arms_lib.STEERED
+    i for i, a in enumerate(arms) if a.target == target and a.kind == STEERED
   ]
   if not random or not steered:
     return None
@@ -277,10 +282,10 @@ def sentences(results: Mapping, wording, metric: str) -> list[str]:
   controls = {
     entry['target']: entry
     for entry in results['controls']
-    if entry['kind'] == arms_lib.RANDOM_LATENT
+    if entry['kind'] == RANDOM_LATENT
   }
   for arm in results['arms']:
-    if arm['kind'] != arms_lib.STEERED:
+    if arm['kind'] != STEERED:
       continue
     target = arm['target']
     other = CLASSES[1 - CLASSES.index(target)]

@@ -1,9 +1,9 @@
 """Steering a chat model with latents, and what that does to its answers.
 
   questions = make_questions(tokenizer, known, unknown)
-  amounts = {'known': Amount(alpha=400.0), 'unknown': Amount(dose=2.0)}
+  strengths = {'known': Strength(alpha=400.0), 'unknown': Strength(dose=2.0)}
   results, examples = steer(
-    model, tokenizer, questions, targets, amounts, Settings()
+    model, tokenizer, questions, targets, strengths, SteeringOptions()
   )
 
 `arms.py` says what is compared with what, `outcomes.py` how answers are read,
@@ -11,28 +11,60 @@
 from both.
 """
 
+from experiments.latents import Target
 from experiments.steering.arms import (
+  EXPECTED,
+  LINES,
+  MEAN_DIFFERENCE,
+  ORIGINAL,
   POSITIONS,
+  RANDOM_KINDS,
+  RANDOM_LATENT,
+  STEERED,
+  SWEEP_KINDS,
+  SWEEP_SIZE,
+  WEIGHT_ABLATION,
+  WRONG_SIGN,
   Arm,
-  Target,
   standard_arms,
   steered_positions,
 )
+from experiments.steering.batches import identity_of, pad, run_rows, steering
 from experiments.steering.divergence import measure_divergences
 from experiments.steering.doses import (
+  OPPOSITE,
   PUBLISHED,
   published_alpha,
   smallest_sufficient,
   stream_norms,
 )
+from experiments.steering.figures import sections
 from experiments.steering.generation import generate_answers
-from experiments.steering.orthogonalise import WAYS, orthogonalise
+from experiments.steering.outcome_look import (
+  ORIGINAL_COLOUR,
+  OUTCOME_COLOURS,
+  classes_of,
+)
 from experiments.steering.outcomes import (
   OUTCOMES,
+  REFUSAL,
   Rules,
+  by_arm,
   make_examples,
   outcome,
 )
 from experiments.steering.questions import Question, make_questions
-from experiments.steering.study import Amount, Settings, steer
-from experiments.steering.summary import summarise
+from experiments.steering.settings import Positions, Steered
+from experiments.steering.strength import (
+  check_doses,
+  steering_options,
+  strength_of,
+)
+from experiments.steering.study import SteeringOptions, Strength, steer
+from experiments.steering.summary import ALL, summarise
+from experiments.steering.tables import percent
+from experiments.steering.weight_ablation import (
+  WAYS,
+  ablate_weights,
+  written_at_first,
+)

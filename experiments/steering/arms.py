@@ -10,7 +10,7 @@ are compared follows section 5 of arXiv 2411.14257, with stronger controls:
   random latent     latents matched to it, at the same norm
   random direction  isotropic, at the same norm
   mean difference   between the classes' means, at the same norm
-  orthogonalised    the decoder row taken out of everything the model writes
+  weight ablation   the decoder row taken out of everything the model writes
   sweep             all but the last, of the random ones a few, at other norms
 
 A *dose* is a norm in units of the mean norm of the stream where it is added,
@@ -24,7 +24,7 @@ import zlib
 
 import numpy as np
 
-from experiments.latents.ranking import LatentId
+from experiments.latents import Target
 from experiments.steering.questions import Question
 
 POSITIONS = (
@@ -42,7 +42,7 @@ _END_OF_INSTRUCTION = 6
 
 ORIGINAL, STEERED, WRONG_SIGN = 'original', 'steered', 'wrong sign'
 RANDOM_LATENT, RANDOM_DIRECTION = 'random latent', 'random direction'
-MEAN_DIFFERENCE, ORTHOGONALISED = 'mean difference', 'orthogonalised'
+MEAN_DIFFERENCE, WEIGHT_ABLATION = 'mean difference', 'weight ablation'
 SWEEP, SWEEP_WRONG = 'sweep', 'sweep of wrong sign'
 SWEEP_MEANS = 'sweep of mean difference'
 SWEEP_RANDOM = 'sweep of random latents'
@@ -54,7 +54,7 @@ KINDS = (
   RANDOM_LATENT,
   RANDOM_DIRECTION,
   MEAN_DIFFERENCE,
-  ORTHOGONALISED,
+  WEIGHT_ABLATION,
   SWEEP,
   SWEEP_WRONG,
   SWEEP_MEANS,
@@ -91,7 +91,7 @@ class Arm:
     positions: One of POSITIONS.
     generated: Whether generated tokens are steered too, not only the prompt's.
     weights: '' for the model's own, or how the direction is taken out of them:
-      'exact' or 'reference' (orthogonalise.py).
+      'exact' or 'reference' (weight_ablation.py).
   """
 
   name: str
@@ -126,31 +126,6 @@ class Arm:
     return fields | {'direction_norm': norm}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Target:
-  """A latent to steer with, and what it is compared with.
-
-  Attributes:
-    label: 'known' or 'unknown': the class of entities it fires on.
-    id: LatentId.
-    direction: float32 [D], its decoder row.
-    controls: Random latents of the same SAE -> their decoder rows [D].
-    mean_difference: float32 [D], from the other class's mean to that of
-      `label`, at the same site and layer; None if not known.
-  """
-
-  label: str
-  id: LatentId
-  direction: np.ndarray
-  controls: Mapping[LatentId, np.ndarray]
-  mean_difference: np.ndarray | None = None
-
-  @property
-  def norm(self) -> float:
-    """Of the direction."""
-    return float(np.linalg.norm(self.direction))
-
-
 def steered_positions(mode: str, question: Question) -> tuple[int, int]:
   """Positions [start, stop) of a question that a mode steers."""
   start, stop = question.span
@@ -175,7 +150,7 @@ def standard_arms(
   num_random_directions: int = 20,
   sweep: Sequence[float] = (),
   sweep_random: int = SWEEP_SIZE,
-  orthogonalise: Sequence[str] = ('exact', 'reference'),
+  weight_ablation: Sequence[str] = ('exact', 'reference'),
   seed: int = 0,
 ) -> list[Arm]:
   """All arms of the top of this file, the original first.
@@ -189,7 +164,7 @@ def standard_arms(
     sweep: Doses at which everything is added too.
     sweep_random: At those doses, how many of each target's random latents and
       how many of its random directions.
-    orthogonalise: Ways to take each target's direction out of the weights.
+    weight_ablation: Ways to take each target's direction out of the weights.
     seed: Of the random directions.
   """
   arms = [Arm(name='original', kind=ORIGINAL)]
@@ -230,11 +205,11 @@ def standard_arms(
       name = f'random direction {i} for {label}'
       isotropic[name] = direction / np.linalg.norm(direction)
       arms.append(arm(name, RANDOM_DIRECTION, isotropic[name], norm))
-    for way in orthogonalise:
+    for way in weight_ablation:
       arms.append(
         Arm(
-          name=f'{label} orthogonalised, {way}',
-          kind=ORTHOGONALISED,
+          name=f'{label} weight ablation, {way}',
+          kind=WEIGHT_ABLATION,
           target=label,
           direction=np.asarray(target.direction, np.float32),
           weights=way,

@@ -17,10 +17,10 @@ import json
 import numpy as np
 import tqdm
 
-from experiments.stages import Chunks
+from experiments.runs.stages import Chunks
 from experiments.steering.arms import Arm, steered_positions
-from experiments.steering.orthogonalise import orthogonalise
 from experiments.steering.questions import Question
+from experiments.steering.weight_ablation import ablate_weights
 import gemma_jax as gj
 
 
@@ -49,7 +49,7 @@ class Batch:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Ready:
+class GroupContext:
   """What the batches of a group run with.
 
   Attributes:
@@ -69,7 +69,7 @@ def run_rows(
   questions: Sequence[Question],
   arms: Sequence[Arm],
   lengths: Sequence[int],
-  run: Callable[[Ready, Batch], list],
+  run: Callable[[GroupContext, Batch], list],
   *,
   rows_per_batch: int,
   kept: Chunks,
@@ -214,13 +214,13 @@ def _plan(questions, arms, lengths, rows_per_batch) -> list[list[Batch]]:
   return groups
 
 
-def _prepare(model, arms, questions, batch) -> Ready:
+def _prepare(model, arms, questions, batch) -> GroupContext:
   """Model, interventions of all rows, and prefix of a batch's group."""
   arm = arms[batch.rows[0][0]]
   everywhere = []
   if arm.weights:
-    model, everywhere = orthogonalise(model, arm.direction, arm.weights)
+    model, everywhere = ablate_weights(model, arm.direction, arm.weights)
   prefix = None
   if batch.shared:
     prefix = gj.share_prefix(model, questions[0].ids[: batch.shared])
-  return Ready(model=model, everywhere=everywhere, prefix=prefix)
+  return GroupContext(model=model, everywhere=everywhere, prefix=prefix)

@@ -11,15 +11,10 @@ import os
 
 import numpy as np
 
-from experiments.latents import CLASSES
+from experiments.latents import CLASSES, Target
 from experiments.stats.intervals import Estimate, bootstrap_mean
 from experiments.steering import arms as arms_lib
-from experiments.steering.arms import (
-  EXPECTED,
-  Arm,
-  Target,
-  steered_positions,
-)
+from experiments.steering.arms import EXPECTED, Arm, steered_positions
 from experiments.steering.questions import Question
 import gemma_jax as gj
 
@@ -128,7 +123,7 @@ def grid_arms(
     num_random_directions=0,
     sweep=doses,
     sweep_random=0,
-    orthogonalise=(),
+    weight_ablation=(),
   )
   kept = (arms_lib.ORIGINAL, arms_lib.SWEEP)
   return [arm for arm in made if arm.kind in kept]

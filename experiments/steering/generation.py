@@ -5,14 +5,9 @@ import os
 
 import numpy as np
 
-from experiments.stages import Chunks
+from experiments.runs.stages import Chunks
 from experiments.steering.arms import Arm
-from experiments.steering.batches import (
-  identity_of,
-  pad,
-  run_rows,
-  steering,
-)
+from experiments.steering.batches import identity_of, pad, run_rows, steering
 from experiments.steering.questions import Question
 import gemma_jax as gj
 

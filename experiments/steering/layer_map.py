@@ -9,19 +9,14 @@ import dataclasses
 
 import numpy as np
 
+from experiments.inputs.recognition_run import RecognitionFindings
 from experiments.latents import CLASSES, LatentId
 from experiments.stats.intervals import Estimate
 from experiments.stats.resampling import cluster_bootstrap_means
-from experiments.steering.arms import (
-  MEAN_DIFFERENCE,
-  ORIGINAL,
-  STEERED,
-  Arm,
-)
+from experiments.steering.arms import MEAN_DIFFERENCE, ORIGINAL, STEERED, Arm
 from experiments.steering.doses import OPPOSITE
 from experiments.steering.outcomes import OTHER, REFUSAL, by_arm
 from experiments.steering.questions import Question
-from experiments.steering.targets import Findings
 from sae.jumprelu import JumpReLUSAE
 
 
@@ -54,7 +49,9 @@ class Place:
     return self.id.site, self.id.layer
 
 
-def places(findings: Findings, saes: Sequence[JumpReLUSAE]) -> list[Place]:
+def places(
+  findings: RecognitionFindings, saes: Sequence[JumpReLUSAE]
+) -> list[Place]:
   """Of each SAE's layer, its best latent and the difference of means.
 
   Args:

@@ -5,14 +5,9 @@ import dataclasses
 import os
 import pathlib
 
+from experiments.latents import Target
 from experiments.stats.intervals import Estimate
-from experiments.steering.arms import (
-  POSITIONS,
-  SWEEP_SIZE,
-  Arm,
-  Target,
-  standard_arms,
-)
+from experiments.steering.arms import POSITIONS, SWEEP_SIZE, Arm, standard_arms
 from experiments.steering.divergence import measure_divergences
 from experiments.steering.doses import (
   GRID,
@@ -22,15 +17,15 @@ from experiments.steering.doses import (
   stream_norms,
 )
 from experiments.steering.generation import generate_answers
-from experiments.steering.orthogonalise import WAYS
 from experiments.steering.outcomes import REFUSAL, Rules, by_arm, make_examples
 from experiments.steering.questions import Question
 from experiments.steering.summary import summarise
+from experiments.steering.weight_ablation import WAYS
 import gemma_jax as gj
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Amount:
+class Strength:
   """How much of a target to add: one of the three.
 
   Attributes:
@@ -59,7 +54,7 @@ class Amount:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class SteeringOptions:
   """What does not depend on model and latents.
 
   Attributes:
@@ -68,7 +63,7 @@ class Settings:
     generated: Whether generated tokens are, too.
     max_new_tokens: Per answer.
     rows_per_batch: Bounds memory.
-    num_random_directions, sweep, sweep_random, orthogonalise, seed: As
+    num_random_directions, sweep, sweep_random, weight_ablation, seed: As
       `standard_arms` has them.
   """
 
@@ -80,7 +75,7 @@ class Settings:
   num_random_directions: int = 20
   sweep: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0)
   sweep_random: int = SWEEP_SIZE
-  orthogonalise: Sequence[str] = WAYS
+  weight_ablation: Sequence[str] = WAYS
   seed: int = 0
 
   def __post_init__(self):
@@ -88,9 +83,10 @@ class Settings:
       raise ValueError(
         f'positions is {self.positions!r}, expected one of {POSITIONS}.'
       )
-    if not set(self.orthogonalise) <= set(WAYS):
+    if not set(self.weight_ablation) <= set(WAYS):
       raise ValueError(
-        f'orthogonalise is {list(self.orthogonalise)}, expected some of {WAYS}.'
+        f'weight_ablation is {list(self.weight_ablation)}, expected some of '
+        f'{WAYS}.'
       )
 
 
@@ -108,8 +104,8 @@ def steer(
   tokenizer: gj.Tokenizer,
   questions: Sequence[Question],
   targets: Sequence[Target],
-  amounts: Mapping[str, Amount],
-  settings: Settings,
+  strengths: Mapping[str, Strength],
+  settings: SteeringOptions,
   *,
   validation: Sequence[Question] = (),
   folder: str | os.PathLike | None = None,
@@ -123,9 +119,9 @@ def steer(
     tokenizer: Its.
     questions: What is reported, of the test split.
     targets: Latents of the base model's SAEs, at most one per label.
-    amounts: Label -> how much.
+    strengths: Label -> how much.
     settings: All else.
-    validation: Questions of another split, where an amount has a goal.
+    validation: Questions of another split, where a strength has a goal.
     folder: Where answers are kept as they come, to resume from.
     identity: Of the model, so that another one's answers are not taken for its.
     redo: Whether answers that are there from other arguments are thrown away;
@@ -139,7 +135,9 @@ def steer(
     ValueError: arms, questions or folder do not fit; nothing has run by then,
       or what has run is kept.
   """
-  ask = Asker(model, tokenizer, settings, folder, identity=identity, redo=redo)
+  ask = AnswerRunner(
+    model, tokenizer, settings, folder, identity=identity, redo=redo
+  )
   places = {}
   for target in targets:
     places.setdefault(target.id.site, []).append(target.id.layer)
@@ -151,7 +149,7 @@ def steer(
     target.label: _decide(
       ask,
       target,
-      amounts[target.label],
+      strengths[target.label],
       streams[target.id.site][target.id.layer],
       validation,
     )
@@ -166,13 +164,13 @@ def steer(
     num_random_directions=settings.num_random_directions,
     sweep=settings.sweep,
     sweep_random=settings.sweep_random,
-    orthogonalise=settings.orthogonalise,
+    weight_ablation=settings.weight_ablation,
     seed=settings.seed,
   )
   examples = ask.and_measure(questions, arms)
   described = {
     target.label: _describe(
-      target, decided[target.label], amounts[target.label]
+      target, decided[target.label], strengths[target.label]
     )
     for target in targets
   }
@@ -184,14 +182,14 @@ def steer(
   return results, examples
 
 
-class Asker:
+class AnswerRunner:
   """Puts questions to the model, and reads the answers."""
 
   def __init__(
     self,
     model: gj.Decoder,
     tokenizer: gj.Tokenizer,
-    settings: Settings,
+    settings: SteeringOptions,
     folder: str | os.PathLike | None = None,
     *,
     identity: Mapping | None = None,
@@ -273,12 +271,12 @@ class Asker:
     )
 
 
-def _decide(ask, target, amount, stream, validation) -> _Decided:
+def _decide(ask, target, strength, stream, validation) -> _Decided:
   """How much of a target to add."""
-  if amount.alpha is not None:
-    return _Decided(alpha=amount.alpha, stream=stream, choice=None)
-  dose, choice = amount.dose, None
-  if amount.goal is not None:
+  if strength.alpha is not None:
+    return _Decided(alpha=strength.alpha, stream=stream, choice=None)
+  dose, choice = strength.dose, None
+  if strength.goal is not None:
     label, other = target.label, OPPOSITE[target.label]
     asked = [q for q in validation if q.entity_class == other]
     if not asked:
@@ -290,7 +288,7 @@ def _decide(ask, target, amount, stream, validation) -> _Decided:
     arms = grid_arms(
       target,
       stream.value,
-      amount.grid,
+      strength.grid,
       ask.settings.positions,
       ask.settings.generated,
     )
@@ -302,12 +300,12 @@ def _decide(ask, target, amount, stream, validation) -> _Decided:
       / len(asked)
       for arm in arms
     }
-    dose, reached = smallest_sufficient(rates, label, amount.goal)
+    dose, reached = smallest_sufficient(rates, label, strength.goal)
     choice = {
       'split': 'validation',
       'entity_class': other,
       'n': len(asked),
-      'goal': amount.goal,
+      'goal': strength.goal,
       'reached': reached,
       'refusal_rates': {f'{each:g}': rate for each, rate in rates.items()},
     }
@@ -315,7 +313,7 @@ def _decide(ask, target, amount, stream, validation) -> _Decided:
   return _Decided(alpha=alpha, stream=stream, choice=choice)
 
 
-def _describe(target, decided, amount) -> dict:
+def _describe(target, decided, strength) -> dict:
   """What was added, in all units."""
   added = abs(decided.alpha) * target.norm
   return {
@@ -326,7 +324,7 @@ def _describe(target, decided, amount) -> dict:
     'added_norm': added,
     'stream_norm': decided.stream.to_dict(),
     'dose': added / decided.stream.value,
-    'source': amount.source,
+    'source': strength.source,
     'choice': decided.choice,
     'controls': list(map(str, target.controls)),
     'mean_difference_cosine': _cosine(target),

@@ -23,7 +23,7 @@ from experiments.stats.paired import (
 )
 from experiments.steering import arms as arms_lib
 from experiments.steering.arms import Arm
-from experiments.steering.matched import Resamples, compare
+from experiments.steering.kl_matched import Resamples, compare
 from experiments.steering.outcomes import OUTCOMES, REFUSAL, by_arm
 
 ALL = 'all'

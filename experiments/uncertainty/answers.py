@@ -19,8 +19,8 @@ import numpy as np
 import tqdm
 
 from experiments.entities.sampling import PROMPT_BUCKETS, fast, seed_of
+from experiments.runs.stages import Chunks
 from experiments.self_report import next_tokens, single_token
-from experiments.stages import Chunks
 from experiments.uncertainty.questions import Asked
 import gemma_jax as gj
 

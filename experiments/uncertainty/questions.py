@@ -5,7 +5,7 @@ import dataclasses
 
 from experiments.entities import (
   PROMPT_TYPES,
-  People,
+  EntitySplits,
   Prompt,
   is_refusal,
   label_completion,
@@ -71,7 +71,7 @@ class Asked:
 
 
 def about_entities(
-  people: People, max_entities: int | None = None
+  people: EntitySplits, max_entities: int | None = None
 ) -> list[Asked]:
   """Everything about all entities, split by entity.
 

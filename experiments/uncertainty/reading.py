@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-from experiments.harvesting import (
+from experiments.activations import (
   HarvestRows,
   gather,
   read_sums,
@@ -17,7 +17,7 @@ from experiments.harvesting import (
   write_sums,
 )
 from experiments.latents import Groups, LatentId, class_sums, promoted_tokens
-from experiments.stages import stage
+from experiments.runs.stages import stage
 from experiments.uncertainty import detectors as lib
 from experiments.uncertainty.questions import TRIVIA
 from experiments.uncertainty.selection import CLASS_OF

@@ -6,8 +6,8 @@ import os
 
 import numpy as np
 
+from experiments.activations import latents_at_positions, make_rows
 from experiments.entities.modes import is_reference
-from experiments.harvesting import latents_at_positions, make_rows
 from experiments.latents import SPLITS, matched_random
 from experiments.uncertainty import detectors as lib
 from experiments.uncertainty.data import Data, counts_of, types_to_use

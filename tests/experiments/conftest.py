@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from experiments import sae_fit
+from experiments.inputs import sae_fit
 from tests.experiments.attention import statements
 from tests.experiments.steering import planted, planted_files
 

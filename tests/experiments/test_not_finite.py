@@ -6,22 +6,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.attention.edges import Edges
-from experiments.attention.knockouts import knock_out
-from experiments.attention.windows import parse_heads, parse_windows
-from experiments.factual_recall.trace import outcomes
-from experiments.harvesting import (
+from experiments.activations import (
   gather,
   latent_activations,
   latents_at_positions,
   stream_scores,
 )
+from experiments.attention.edges import Edges
+from experiments.attention.knockouts import knock_out
+from experiments.attention.windows import parse_heads, parse_windows
+from experiments.factual_recall.trace import outcomes
 from experiments.latents.firing import stream_firing
 from experiments.patching.runs import record_run
 import gemma_jax as gj
 from tests.experiments import worlds
+from tests.experiments.activations import small
 from tests.experiments.attention import small as attention
-from tests.experiments.harvesting import small
 
 SAID = 'not finite (NaN or infinity). The model runs in float16'
 

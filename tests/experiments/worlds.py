@@ -9,8 +9,10 @@ from absl import flags
 import numpy as np
 
 from experiments.entities import Entity, Record, prompt_types_of
-from experiments.synthetic_text import SyntheticRows
-from experiments.token_rows import TokenRows, write_rows
+from experiments.inputs.synthetic_text import SyntheticRows
+from experiments.inputs.token_rows import TokenRows, write_rows
+from experiments.runs import define_flags
+from experiments.runs.binary import run as run_study
 import gemma_jax as gj
 from tests import tiny
 from tests.gemma_jax.text import tiny_tokenizer
@@ -104,10 +106,17 @@ def records(
 def run(binary, *arguments: str) -> int:
   """The exit code of a program with these flags."""
   values = flags.FlagValues()
-  names = binary.define_flags(values)
+  study = hasattr(binary, 'work')
+  names = (
+    define_flags(binary.Settings, values)
+    if study
+    else binary.define_flags(values)
+  )
   try:
     values(['test', *arguments])
   except flags.Error as error:  # as absl does
     print(f'FATAL Flags parsing error: {error}', file=sys.stderr)
     return 1
+  if study:
+    return run_study(binary.Settings, binary.work, values, names)
   return binary.run(values, names)

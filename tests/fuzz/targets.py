@@ -9,18 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import transformers
 
+from experiments.activations import HarvestRows
 from experiments.entities import read_entities
-from experiments.harvesting import HarvestRows, open_store, write_store
+from experiments.harvest import open_store, write_store
 from experiments.inputs import ENTITIES
-from experiments.stages import stage
-from experiments.steering.targets import RecognitionRun
+from experiments.inputs.recognition_run import RecognitionRun
+from experiments.runs.stages import stage
 import gemma_jax as gj
 from gemma_jax.families.hf_config import read_config
 from gemma_jax.training import LoraConfig, init_lora, load_peft, save_peft
 from gemma_jax.weights import weight_letters, weight_shape
-from sae.gemma_scope import read_gemma_scope, save_gemma_scope
+from sae.formats.gemma_scope import read_gemma_scope, save_gemma_scope
+from sae.formats.sae_lens import read_sae_lens, save_sae_lens
 from sae.jumprelu import JumpReLUSAE, Origin, Weights
-from sae.sae_lens import read_sae_lens, save_sae_lens
 from tests import tiny
 from tests.fuzz.driver import Target
 from tests.gemma_jax.checkpoints import CONFIG

@@ -4,12 +4,16 @@ import functools
 
 import numpy as np
 
+from sae.formats.loading import load_sae
+from sae.formats.releases import list_saes
+from sae.formats.sae_lens import save_sae_lens
 from sae.jumprelu import WEIGHTS, Origin
-from sae.loading import load_sae
-from sae.releases import list_saes
-from sae.sae_lens import save_sae_lens
 from tests.experiments import worlds
-from tests.sae.test_loading import random_sae, random_weights, write_params
+from tests.sae.formats.test_loading import (
+  random_sae,
+  random_weights,
+  write_params,
+)
 from tools import convert_sae
 
 run = functools.partial(worlds.run, convert_sae)

@@ -13,7 +13,7 @@ from experiments.entities import read_entities
 from experiments.miniworld.recipes import make_recipe
 from experiments.miniworld.world import make_world
 import gemma_jax as gj
-from sae.loading import load_sae
+from sae.formats.loading import load_sae
 
 COMMAND = [sys.executable, '-m', 'tools.train_miniworld', '--size=tiny']
 

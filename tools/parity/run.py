@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import jax
 import tqdm
 
-from experiments.host_memory import available_memory
+from experiments.runs.host_memory import available_memory
 from gemma_jax import (
   VECTOR_SITES,
   CheckpointReader,

@@ -13,7 +13,7 @@ import tokenizers
 
 from experiments.entities import PROMPT_TYPES
 import gemma_jax as gj
-from sae.gemma_scope import save_gemma_scope
+from sae.formats.gemma_scope import save_gemma_scope
 from tests.experiments.steering import planted, planted_files
 
 

@@ -7,8 +7,7 @@ from experiments.attention import entity_attention as ea
 from experiments.attention import shifts
 from experiments.attention.cases import pad_cases
 from experiments.attention.shifts import first_changed, measure_shift
-from experiments.latents import LatentId
-from experiments.steering import Target
+from experiments.latents import LatentId, Target
 import gemma_jax as gj
 from tests.experiments.attention import small
 

@@ -13,8 +13,7 @@ from experiments.attention.shift_summary import (
   welch_flattened,
 )
 from experiments.attention.shifts import Shift
-from experiments.latents import LatentId
-from experiments.steering import Target
+from experiments.latents import LatentId, Target
 from tests.experiments.attention import small
 
 L, N, R, CASES = 3, 4, 99, 40

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.charts import Bar, bars
 from tests.experiments.charts.markup import markup
-from tests.experiments.test_report import HOSTILE
+from tests.experiments.sae_training.test_figures import HOSTILE
 
 ROWS = [
   Bar('original', 0.1, 0.05, 0.2, group='refused', hover='10 of 100'),

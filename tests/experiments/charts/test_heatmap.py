@@ -5,7 +5,7 @@ import pytest
 
 from experiments.charts import heatmap
 from tests.experiments.charts.markup import markup
-from tests.experiments.test_report import HOSTILE
+from tests.experiments.sae_training.test_figures import HOSTILE
 
 TITLES = {'x_title': 'token', 'y_title': 'layer', 'colour_title': 'effect'}
 X, Y = ['a', 'a', '7'], ['resid_post.0', 'resid_post.1']

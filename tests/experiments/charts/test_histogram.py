@@ -7,7 +7,7 @@ import pytest
 
 from experiments.charts import histogram
 from tests.experiments.charts.markup import markup
-from tests.experiments.test_report import HOSTILE
+from tests.experiments.sae_training.test_figures import HOSTILE
 
 SAMPLES = {
   'known': np.random.default_rng(0).normal(size=200),

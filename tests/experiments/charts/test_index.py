@@ -3,9 +3,10 @@
 from absl import flags
 import pytest
 
-from experiments import index_reports, outputs
 from experiments.charts import Section, write_report
 from experiments.charts.index import find_runs, read_run
+from experiments.runs import outputs
+from tools import index_reports
 
 NAME = 'run "1" #%<b>'  # of a folder
 TITLE = '</script><b>Who?'
@@ -14,7 +15,7 @@ TITLE = '</script><b>Who?'
 def make_run(folder, title=TITLE, **results):
   folder.mkdir(parents=True)
   (folder / outputs.FLAGS_FILE).write_text('--seed=3\n')
-  outputs.write_results(folder, {'experiment': 'ask_self', **results})
+  outputs.write_results(folder, {'experiment': 'self_report', **results})
   write_report(
     folder / outputs.REPORT_FILE,
     title,
@@ -156,7 +157,7 @@ def test_links_lead_to_sections(browser, runs, capsys):
   assert rows.keys() == {NAME, 'paper/inner', 'broken', 'odd', 'killed'}
   experiment, report, mode, seed, written, model, saes = rows[NAME]
   assert [experiment, report, mode, seed] == [
-    'ask_self',
+    'self_report',
     'open',
     'reference',
     '3',

@@ -5,9 +5,8 @@ import functools
 import numpy as np
 
 from experiments.circuits.metric import Pairs
-from experiments.circuits.tracing import Cause, Tracer, steered
-from experiments.latents import LatentId
-from experiments.steering.arms import Target
+from experiments.circuits.tracing import LatentEdit, Tracer, steered
+from experiments.latents import LatentId, Target
 from experiments.steering.questions import Question
 import gemma_jax as gj
 from tests import tiny
@@ -43,7 +42,7 @@ def questions() -> list[Question]:
 PAIRS = Pairs(refusal=np.array([5, 6, 5, 7]), answer=np.array([9, 9, 10, 11]))
 
 
-def cause(positions: str = 'entity_last') -> Cause:
+def cause(positions: str = 'entity_last') -> LatentEdit:
   direction = np.random.default_rng(1).standard_normal(40).astype(np.float32)
   target = Target(
     label='unknown',

@@ -7,14 +7,13 @@ import pytest
 from scipy import stats
 
 from experiments import circuits
-from experiments.circuits import polarity
-from experiments.circuits.described import Asked, describe_edges
+from experiments.circuits import refusal_default
+from experiments.circuits.results import Asked, describe_edges
 from experiments.circuits.study import Settings
 from experiments.circuits.verification import random_sets, sizes
-from experiments.latents import LatentId
+from experiments.latents import LatentId, Target
 from experiments.stats.intervals import bootstrap_mean
 from experiments.stats.multiplicity import max_t_permutation
-from experiments.steering.arms import Target
 from experiments.steering.questions import make_questions
 from tests.experiments.circuits import small, world
 from tests.experiments.steering import planted
@@ -140,10 +139,10 @@ def test_this_model_answers_by_default(asked):
     refusals={int(pairs.refusal[0]): 1}, answers={int(pairs.answer[0]): 1}
   )
   ablations = {'unknown': ablate}
-  conditions = polarity.conditions(
+  conditions = refusal_default.conditions(
     config, ablations, {'unknown': [ablate.edit]}, [HEAD]
   )
-  readings = polarity.read_conditions(
+  readings = refusal_default.read_conditions(
     planted.model(),
     questions,
     beginnings,
@@ -154,14 +153,14 @@ def test_this_model_answers_by_default(asked):
   )
   unknown = np.array([q.entity_class == 'unknown' for q in questions])
   refused = {name: reading.refused for name, reading in readings.items()}
-  np.testing.assert_array_equal(refused[polarity.ORIGINAL], unknown)
-  np.testing.assert_array_equal(refused[polarity.OTHER_CUT], unknown)
-  assert not refused[polarity.CUT].any()
+  np.testing.assert_array_equal(refused[refusal_default.ORIGINAL], unknown)
+  np.testing.assert_array_equal(refused[refusal_default.OTHER_CUT], unknown)
+  assert not refused[refusal_default.CUT].any()
   assert not refused['unknown ablated'].any()
   # The planted head alone reads the entity.
-  assert not refused[polarity.CIRCUIT_CUT].any()
-  np.testing.assert_array_equal(refused[polarity.REST_CUT], unknown)
-  found = polarity.summarise(questions, conditions, readings)
+  assert not refused[refusal_default.CIRCUIT_CUT].any()
+  np.testing.assert_array_equal(refused[refusal_default.REST_CUT], unknown)
+  found = refusal_default.summarise(questions, conditions, readings)
   # All names have two tokens: without them a question is its prompt type.
   types = {q.prompt_type for q in questions}
   default = found['default']
@@ -189,9 +188,9 @@ def test_questions_that_are_one_without_the_entity_count_once():
       for i, size in enumerate((1, 2, 2, 2))
     ]
   model = small.model()
-  conditions = polarity.conditions(model.config, {}, {})
+  conditions = refusal_default.conditions(model.config, {}, {})
   pairs = circuits.Pairs(refusal=np.full(12, 5), answer=np.full(12, 9))
-  readings = polarity.read_conditions(
+  readings = refusal_default.read_conditions(
     model,
     questions,
     circuits.Beginnings(refusals={5: 1}, answers={9: 1}),
@@ -200,16 +199,16 @@ def test_questions_that_are_one_without_the_entity_count_once():
     conditions,
     rows_per_batch=5,
   )
-  cut = readings[polarity.CUT].metric.reshape(3, 4)
+  cut = readings[refusal_default.CUT].metric.reshape(3, 4)
   assert np.ptp(cut[:, 1:], axis=1).max() < 1e-4 < np.ptp(cut, axis=1).min()
   assert len(np.unique(cut.round(3))) == 6
-  uncut = readings[polarity.ORIGINAL].metric.reshape(3, 4)
+  uncut = readings[refusal_default.ORIGINAL].metric.reshape(3, 4)
   assert np.ptp(uncut[:, 1:], axis=1).min() > 1e-3
   for refused, verdict in ((False, 'answer'), (True, 'decline')):
-    readings[polarity.CUT] = polarity.Reading(
+    readings[refusal_default.CUT] = refusal_default.Reading(
       refused=np.full(12, refused), metric=cut.ravel()
     )
-    found = polarity.summarise(questions, conditions, readings)
+    found = refusal_default.summarise(questions, conditions, readings)
     # Wilson's interval of none of n is 0 to z^2 / (n + z^2).
     z2 = stats.norm.ppf(0.975) ** 2
     far = {'low': 0, 'high': z2 / (6 + z2), 'n': 6, 'value': 0}

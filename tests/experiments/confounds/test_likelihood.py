@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from experiments.confounds.likelihood import correlation, token_likelihood
-from experiments.confounds.readers import Reader
+from experiments.confounds.linear_readout import LinearReadout
 
 
 def reader(threshold):
-  return Reader(
+  return LinearReadout(
     name='one', label='known', site='resid_post', layer=0, id=None,
     weight=np.zeros(2, np.float32), bias=0.0, threshold=threshold,
   )  # fmt: skip

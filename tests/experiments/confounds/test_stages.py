@@ -9,7 +9,7 @@ import pytest
 
 from experiments.confounds import plan
 from experiments.confounds.chat_stages import ChatStages
-from experiments.confounds.people import Shown
+from experiments.confounds.prompt_variants import PromptVariant
 from experiments.confounds.stages import Stages
 from experiments.entities import Entity, activation_prompt
 from experiments.latents import LatentId
@@ -96,7 +96,7 @@ def test_other_settings_ask_again(tmp_path):
     planted.tokenizer(),
   )
   shown = [
-    Shown(kind='test', label=label, of=0, entity=entity, prompt=None)
+    PromptVariant(kind='test', label=label, of=0, entity=entity, prompt=None)
     for label, names in (
       ('known', planted.KNOWN),
       ('unknown', planted.UNKNOWN),

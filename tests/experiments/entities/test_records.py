@@ -95,5 +95,5 @@ def test_bad_records(folder, changes, words):
 
 
 def test_nothing_there(tmp_path):
-  with pytest.raises(FileNotFoundError, match='label_entities` makes them'):
+  with pytest.raises(FileNotFoundError, match='labelling` makes them'):
     read_records(tmp_path / 'gone')

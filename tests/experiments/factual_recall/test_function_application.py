@@ -6,9 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.factual_recall.function_application import (
-  function_application,
-)
+from experiments.factual_recall.function_application import function_application
 from experiments.factual_recall.regression import READ
 from experiments.factual_recall.trace import Readout
 import gemma_jax as gj

@@ -5,12 +5,7 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from experiments.factual_recall import least_squares
-from tests.experiments.factual_recall.planted import (
-  ALPHA,
-  BETA,
-  flat,
-  lstsq,
-)
+from tests.experiments.factual_recall.planted import ALPHA, BETA, flat, lstsq
 
 
 def world(n=60, D=24, k=4, noise=0.0, seed=0):

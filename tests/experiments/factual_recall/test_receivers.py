@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.factual_recall.path_patching import donors
-from experiments.factual_recall.receivers import (
-  effects_through,
-  parse_receiver,
-)
+from experiments.factual_recall.receivers import effects_through, parse_receiver
 from experiments.factual_recall.trace import Readout, trace
 import gemma_jax as gj
 from tests import tiny

@@ -6,8 +6,9 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from experiments.factual_recall.opening import open_study
 from experiments.factual_recall.settings import Settings
-from experiments.factual_recall.study import open_study, run_study
+from experiments.factual_recall.study import run_study
 import gemma_jax as gj
 from tests import tiny
 

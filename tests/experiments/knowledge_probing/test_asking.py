@@ -10,7 +10,7 @@ import torch
 from experiments.entities.completions import line_break_ids
 from experiments.inputs import BASE
 from experiments.knowledge_probing import asking, batches
-from experiments.knowledge_probing.asking import Plan, ask
+from experiments.knowledge_probing.asking import AskingPlan, ask
 from experiments.knowledge_probing.formats import Format
 from experiments.knowledge_probing.records import Question
 from experiments.knowledge_probing.shots import demonstrations
@@ -69,7 +69,9 @@ def hf_greedy(hf, ids, stops, limit):
 def test_greedy_answers_are_those_of_hf(pair, name):
   hf, model = pair
   format, tokenizer = format_of(name), tiny_tokenizer.ours()
-  plan = Plan(prompts=2, shots=2, samples=0, max_new_tokens=5, rows_per_batch=2)
+  plan = AskingPlan(
+    prompts=2, shots=2, samples=0, max_new_tokens=5, rows_per_batch=2
+  )
   pool = questions(6, start=20)
   asked = questions(3)
   found = all_of(model, format, asked, {'r': pool}, plan)
@@ -97,7 +99,7 @@ def test_greedy_answers_are_those_of_hf(pair, name):
 def test_samples_depend_on_nothing_else(pair):
   """Neither order, other questions, batches, nor what is shared matters."""
   model = pair[1]
-  plan = Plan(shots=2, samples=3, max_new_tokens=5, rows_per_batch=8)
+  plan = AskingPlan(shots=2, samples=3, max_new_tokens=5, rows_per_batch=8)
   asked = [*questions(4), *questions(2, 'other')]
   pools = {
     'r': questions(4, start=20),
@@ -138,7 +140,7 @@ def _same(a, b):
 
 def test_limits_reach_the_sampler(pair):
   model = pair[1]
-  plan = Plan(shots=0, samples=3, max_new_tokens=5, top_k=1)
+  plan = AskingPlan(shots=0, samples=3, max_new_tokens=5, top_k=1)
   for limit in ({'top_k': 1}, {'top_k': None, 'top_p': 1e-6}):
     changed = dataclasses.replace(plan, **limit)
     found = all_of(model, format_of('qa'), questions(2), {}, changed)
@@ -151,7 +153,7 @@ def test_limits_reach_the_sampler(pair):
 
 def test_everything_wrong_is_said_at_once(pair):
   model, format = pair[1], format_of('qa')
-  plan = Plan(shots=2, samples=1)
+  plan = AskingPlan(shots=2, samples=1)
   with pytest.raises(ValueError, match="no questions of relation 'r'"):
     ask(model, format, questions(), {}, plan)
   with pytest.raises(ValueError, match='1 questions of relation'):
@@ -177,11 +179,11 @@ def test_everything_wrong_is_said_at_once(pair):
 )
 def test_plans(change, said):
   with pytest.raises(ValueError, match=said):
-    Plan(**change)
+    AskingPlan(**change)
 
 
 def test_slick():
-  plan = Plan.slick(seed=3)
+  plan = AskingPlan.slick(seed=3)
   assert (plan.prompts, plan.shots, plan.samples) == (10, 4, 16)
   assert (plan.temperature, plan.top_k, plan.seed) == (0.5, 40, 3)
 
@@ -214,7 +216,7 @@ def test_miniworld_answers_what_it_knows():
     for group in ('held_out', 'unseen')
     for entity in [e for e in world.entities(group) if e.type == 'city'][:12]
   ]
-  plan = Plan(shots=0, samples=3, max_new_tokens=16)
+  plan = AskingPlan(shots=0, samples=3, max_new_tokens=16)
   found = all_of(model, format, asked, {}, plan)
   right = {True: [], False: []}
   for question in asked:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from experiments import inputs, outputs
+from experiments import inputs
 from experiments.knowledge_probing import (
   Settings,
   open_study,
@@ -21,6 +21,7 @@ from experiments.knowledge_probing import study as study_lib
 from experiments.knowledge_probing.page import write_page
 from experiments.knowledge_probing.reporting import report, write_rows
 from experiments.knowledge_probing.study import probe
+from experiments.runs import outputs
 
 LIMIT = 4
 

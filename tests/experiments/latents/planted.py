@@ -13,7 +13,7 @@ import dataclasses
 
 import numpy as np
 
-from experiments.harvesting import GroupSums
+from experiments.activations import GroupSums
 from experiments.latents import SPLITS, Groups, LabelledEntities, LatentId
 
 KNOWN = LatentId('resid_post', 4, 7)

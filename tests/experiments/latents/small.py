@@ -8,8 +8,8 @@ import functools
 
 import numpy as np
 
+from experiments.activations import gather, join, make_rows, stream_scores
 from experiments.entities import Entity, activation_prompt
-from experiments.harvesting import gather, join, make_rows, stream_scores
 from experiments.latents import (
   SPLITS,
   Groups,

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from experiments import charts, outputs
-from experiments.harvesting import (
+from experiments import charts
+from experiments.activations import (
   GroupSums,
   gather,
   latents_at_positions,
   make_rows,
 )
+from experiments.entity_recognition import figures
 from experiments.latents import (
   SPLITS,
+  AnalysisOptions,
   LatentId,
-  Settings,
   analyse,
   linear_probe,
   promoted_tokens,
@@ -28,13 +29,13 @@ from experiments.latents import (
   top_entities,
   write_arrays,
 )
-from experiments.report import latent_figures
+from experiments.runs import outputs
 from tests import tiny
 from tests.experiments import worlds
 from tests.experiments.latents import small
 
 EXAMPLES = ['The player Paris', 'The art of the party']
-SETTINGS = Settings(
+SETTINGS = AnalysisOptions(
   num_chosen=3,
   max_text_frequency=None,
   num_random=4,
@@ -138,7 +139,7 @@ def test_results_survive_the_disk(findings, tmp_path):
   assert np.array_equal(arrays['test_known'], test.entities.known)
   activation = arrays[f'activation/{small.KNOWN}']
   assert np.array_equal(activation > 0, test.entities.known)
-  sections = latent_figures.sections(results, arrays)
+  sections = figures.sections(results, arrays)
   charts.write_report(tmp_path / 'report.html', 'Latents', [], sections)
   page = (tmp_path / 'report.html').read_text()
   assert str(small.KNOWN) in page and page.count('<figure ') >= 5
@@ -239,7 +240,7 @@ def test_examples_end_at_what_is_read_there(findings):
 
 
 def test_reference_mode_selects_on_all():
-  settings = Settings.for_mode(
+  settings = AnalysisOptions.for_mode(
     'reference',
     num_chosen=1,
     num_permutations=0,
@@ -257,8 +258,8 @@ def test_reference_mode_selects_on_all():
   assert np.array_equal(whole, everyone)
   assert found.selection.split == 'all'
   assert found.null is None and 'null of the selection' in found.skipped[0]
-  assert Settings.for_mode('reference').random_pool == 'zero_score'
-  assert Settings.for_mode('default') == Settings()
+  assert AnalysisOptions.for_mode('reference').random_pool == 'zero_score'
+  assert AnalysisOptions.for_mode('default') == AnalysisOptions()
 
 
 def changed(split, **fields):
@@ -298,7 +299,7 @@ def test_errors():
     {'num_random': 0},
   ):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-      Settings(**wrong)
+      AnalysisOptions(**wrong)
   with pytest.raises(ValueError, match="mode is 'paper'"):
-    Settings.for_mode('paper')
+    AnalysisOptions.for_mode('paper')
   assert isinstance(sums[0], GroupSums) and LatentId(*small.KNOWN)

@@ -91,7 +91,7 @@ def test_uncertainty_latents_are_of_the_chat_models_saes(tmp_path):
     str(tmp_path),
     entities='e',
     text='t',
-    only=['find_uncertainty'],
+    only=['uncertainty'],
   )
   chosen = choose_saes(
     found.flags['sae'],

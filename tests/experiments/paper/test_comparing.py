@@ -4,14 +4,7 @@ import math
 
 import pytest
 
-from experiments.paper import (
-  INSIDE,
-  MISSING,
-  OUTSIDE,
-  UNJUDGED,
-  Claim,
-  compare,
-)
+from experiments.paper import INSIDE, MISSING, OUTSIDE, UNJUDGED, Claim, compare
 
 
 def _claim(**changes):

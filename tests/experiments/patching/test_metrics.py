@@ -4,13 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.patch_activations import _path
 from experiments.patching import summary as summary_lib
-from experiments.patching.metrics import (
-  eq13_grid,
-  moved,
-  moved_grid,
-)
+from experiments.patching.__main__ import _path
+from experiments.patching.metrics import eq13_grid, moved, moved_grid
 from experiments.patching.study import choose_cells, half
 from experiments.patching.summary import summarise
 

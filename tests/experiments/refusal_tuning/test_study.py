@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from experiments import inputs, outputs
+from experiments import inputs
 from experiments import knowledge_probing as probing
 from experiments.knowledge_probing.reporting import report, write_rows
 from experiments.knowledge_probing.study import probe
@@ -16,6 +16,7 @@ from experiments.refusal_tuning.opening import open_study
 from experiments.refusal_tuning.page import summary, write_page
 from experiments.refusal_tuning.settings import Settings
 from experiments.refusal_tuning.study import run_study
+from experiments.runs import outputs
 
 
 @pytest.fixture(scope='module')

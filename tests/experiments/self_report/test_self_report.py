@@ -8,12 +8,12 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from experiments.report import self_report_figures
 from experiments.self_report import (
   Replies,
   Wording,
   ask_about,
   ask_per_relation,
+  figures,
   measure,
   self_report_arms,
   summarise,
@@ -362,7 +362,7 @@ def test_words_and_figures(study, results):
     'yes': 'Paris',
     'no': 'sorry',
   }
-  sections = self_report_figures.sections(
+  sections = figures.sections(
     json.loads(json.dumps(results)) | {'wording': wording, 'metric': 'logit'},
     examples,
   )

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.steering.questions import make_questions
-from experiments.steering.study import Amount, Settings, steer
+from experiments.steering.study import SteeringOptions, Strength, steer
 from tests.experiments.steering import planted
 
 
@@ -30,8 +30,11 @@ def run_study(questions, folder, redo=False, **changes):
     planted.tokenizer(),
     questions,
     [planted.target('known'), planted.target('unknown')],
-    {'known': Amount(alpha=10.0), 'unknown': Amount(goal=0.9, grid=(0.1, 1.0))},
-    Settings(**options | changes),
+    {
+      'known': Strength(alpha=10.0),
+      'unknown': Strength(goal=0.9, grid=(0.1, 1.0)),
+    },
+    SteeringOptions(**options | changes),
     validation=questions,
     folder=folder,
     identity={'model': 'planted'},

@@ -19,8 +19,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from experiments import entities as entities_lib
 from experiments.entities import Entity
-from experiments.latents import LatentId
-from experiments.steering.arms import Target
+from experiments.latents import LatentId, Target
 import gemma_jax as gj
 
 SPECIALS = ('<pad>', '<eos>', '<bos>', '<start_of_turn>', '<end_of_turn>')

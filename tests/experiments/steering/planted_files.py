@@ -11,7 +11,7 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import checksums, model_and_text
+from experiments.activations import GroupSums, write_sums
 from experiments.entities import (
   Entity,
   classify,
@@ -19,12 +19,12 @@ from experiments.entities import (
   write_entities,
   write_records,
 )
-from experiments.harvesting import GroupSums, write_sums
-from experiments.inputs import sae_fingerprint
+from experiments.inputs import corpus, sae_fingerprint
+from experiments.inputs.recognition_run import EXPERIMENT
 from experiments.latents import Groups
-from experiments.steering.targets import EXPERIMENT
+from experiments.runs import checksums
 import gemma_jax as gj
-from sae.gemma_scope import save_gemma_scope
+from sae.formats.gemma_scope import save_gemma_scope
 from sae.jumprelu import JumpReLUSAE, Origin, Weights
 from tests.experiments import worlds
 from tests.experiments.steering import planted
@@ -130,7 +130,7 @@ def _write_run(run, rows, layer, controls, models, people):
 
 
 def _about(folder) -> dict:
-  return model_and_text.model_identity(gj.CheckpointReader(folder))
+  return corpus.model_identity(gj.CheckpointReader(folder))
 
 
 def change_last_byte(file: pathlib.Path):

@@ -22,7 +22,7 @@ from tests.experiments.steering.test_generation import (
 
 OUT = Arm(
   name='taken out',
-  kind='orthogonalised',
+  kind='weight ablation',
   direction=np.random.default_rng(8).standard_normal(40).astype(np.float32),
   weights='exact',
 )
@@ -86,7 +86,7 @@ def test_equals_torch_with_a_hook(together, originals):
 
 def test_a_direction_out_of_the_weights(model, together, originals):
   """As the edited model gives it, run by itself."""
-  edited, everywhere = batches.orthogonalise(model, OUT.direction, 'exact')
+  edited, everywhere = batches.ablate_weights(model, OUT.direction, 'exact')
   question, answer = QUESTIONS[0], originals[0]
   ids = [[*question.ids, *answer]]
   p, q = (

@@ -5,12 +5,12 @@ import copy
 import pytest
 
 from experiments.charts import write_report
-from experiments.report import steering_figures
+from experiments.steering import figures
 
 
 @pytest.fixture(scope='module')
 def sections(study):
-  return {s.title: s for s in steering_figures.sections(*study)}
+  return {s.title: s for s in figures.sections(*study)}
 
 
 def trace(figure, name):
@@ -130,7 +130,7 @@ def test_model_output_is_escaped(study, tmp_path):
   for target in results['targets'].values():
     target['id'] = evil
   path = tmp_path / 'report.html'
-  write_report(path, 'x', [], steering_figures.sections(results, examples))
+  write_report(path, 'x', [], figures.sections(results, examples))
   page = path.read_text()
   assert 'alert(1)' in page and '<script>alert(1)' not in page
   assert '<b>' not in page.split('</head>')[1].replace('<br>', '')
@@ -141,5 +141,5 @@ def test_a_run_without_latents_or_sweep(study):
   results, examples = copy.deepcopy(study)
   results['arms'] = results['arms'][:1]
   results |= {'controls': [], 'dose_response': [], 'targets': {}}
-  found = steering_figures.sections(results, examples)
+  found = figures.sections(results, examples)
   assert 'Dose and response' not in [s.title for s in found]

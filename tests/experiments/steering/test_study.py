@@ -16,7 +16,7 @@ from experiments.steering.doses import (
   stream_norms,
 )
 from experiments.steering.outcomes import by_arm
-from experiments.steering.study import Amount, Settings, steer
+from experiments.steering.study import SteeringOptions, Strength, steer
 import gemma_jax as gj
 from tests.experiments.steering import planted
 from tests.experiments.steering.conftest import run_study
@@ -40,7 +40,7 @@ def test_outcomes_are_those_planted(study, questions):
   assert rate(results, 'mean difference to unknown', 'known') == 1
   for label in ('known', 'unknown'):
     for way in ('exact', 'reference'):
-      assert rate(results, f'{label} orthogonalised, {way}', 'unknown') == 0
+      assert rate(results, f'{label} weight ablation, {way}', 'unknown') == 0
   # One of five entities of each type is of Rome; the model says Paris.
   for name, entity_class in (('original', 'known'), ('+ known', 'unknown')):
     for scope in ('player', 'city', 'all'):
@@ -178,7 +178,7 @@ def test_arms_have_one_norm_and_their_own_names():
   kinds = [arm.kind for arm in made if arm.target == 'known']
   assert {kind: kinds.count(kind) for kind in sorted(set(kinds))} == {
     'mean difference': 1,
-    'orthogonalised': 2,
+    'weight ablation': 2,
     'random direction': 20,
     'random latent': 4,
     'steered': 1,
@@ -209,17 +209,17 @@ def test_smallest_sufficient_dose():
 
 def test_an_amount_is_one_thing(questions):
   with pytest.raises(ValueError, match='exactly one'):
-    Amount(alpha=1.0, dose=2.0)
+    Strength(alpha=1.0, dose=2.0)
   with pytest.raises(ValueError, match='exactly one'):
-    Amount()
+    Strength()
   with pytest.raises(ValueError, match='no validation questions about known'):
     steer(
       planted.model(),
       planted.tokenizer(),
       questions,
       [planted.target('unknown')],
-      {'unknown': Amount(goal=0.5)},
-      Settings(),
+      {'unknown': Strength(goal=0.5)},
+      SteeringOptions(),
     )
 
 
@@ -240,12 +240,12 @@ def test_the_dose_is_chosen_for_what_is_then_done(
     planted.tokenizer(),
     questions,
     [planted.target('unknown')],
-    {'unknown': Amount(goal=0.5, grid=(1.0,))},
-    Settings(
+    {'unknown': Strength(goal=0.5, grid=(1.0,))},
+    SteeringOptions(
       generated=True,
       num_random_directions=0,
       sweep=(),
-      orthogonalise=(),
+      weight_ablation=(),
       max_new_tokens=2,
     ),
     validation=questions,
@@ -302,7 +302,7 @@ def test_does_other_work_again_if_told_to(
     return generate(*args, **kwargs)
 
   monkeypatch.setattr(gj, 'generate', counted)
-  fewer = {'orthogonalise': (), 'redo': True}
+  fewer = {'weight_ablation': (), 'redo': True}
   with pytest.raises(KeyboardInterrupt):
     run_study(questions, folder, **fewer)
   kept = sorted((folder / 'answers').glob('0*.json'))

@@ -1,0 +1,94 @@
+"""The report of an entity-recognition run."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import pathlib
+
+import numpy as np
+
+from experiments import steering
+from experiments.charts import Section, footer, write_report
+from experiments.entity_recognition import figures as latent_figures
+from experiments.entity_recognition.summary import answer
+from experiments.runs import outputs
+
+
+def write_page(
+  out: pathlib.Path,
+  results: Mapping,
+  arrays: Mapping[str, np.ndarray],
+  answers: Sequence[Mapping],
+  formats: Sequence[str] = (),
+):
+  """Writes report.html, and every figure on its own where formats are given.
+
+  Args:
+    out: Folder of the run.
+    results: As results.json has them.
+    arrays: Of the latents.
+    answers: A record per question and arm.
+    formats: Of files in figures/: 'png', 'pdf', 'svg'.
+
+  Raises:
+    ImportError: kaleido is not installed, or finds no Chrome.
+  """
+  first, *more = answer(results)
+  sections = [
+    *latent_figures.sections(results['latents'], arrays),
+    *steering.sections(results['steering'], answers),
+    footer(results, _given(results)),
+  ]
+  write_report(
+    out / outputs.REPORT_FILE,
+    'Which latents know what the model knows?',
+    [
+      'Does the model know whether it knows an entity, and does it act on it? '
+      + first,
+      *more,
+    ],
+    sections,
+  )
+  if formats:
+    export(out / 'figures', sections, formats)
+
+
+def export(
+  folder: pathlib.Path, sections: Sequence[Section], formats: Sequence[str]
+):
+  """Writes figures as pictures, numbered in the order of the page.
+
+  Raises:
+    ImportError: kaleido is not installed, or finds no Chrome.
+  """
+  import plotly.io
+
+  folder.mkdir(parents=True, exist_ok=True)
+  figures = [figure for section in sections for figure in section.figures]
+  for number, figure in enumerate(figures, 1):
+    for suffix in formats:
+      try:
+        plotly.io.write_image(figure, folder / f'figure_{number}.{suffix}')
+      except (ValueError, RuntimeError) as error:
+        raise ImportError(
+          f'Figures cannot be written as {suffix}: {error}. They need '
+          "`pip install 'knowledge-awareness-jax[figures]'` and Chrome; "
+          'report.html is written already and needs neither.'
+        ) from error
+
+
+def _given(results: Mapping) -> Iterator[tuple[str, str]]:
+  """What the numbers were computed from, for the footer."""
+  for name, one in results['models'].items():
+    yield f'{name} model', f'{one["folder"]}, {one["dtype"]}'
+  yield 'SAEs', ', '.join(results['saes'])
+  for kind, row in results['labels']['types'].items():
+    yield f'{kind}: labelled', ', '.join(f'{k} {v}' for k, v in row.items())
+  for part, count in results['latents']['entities'].items():
+    yield (
+      f'{part} entities, known/unknown',
+      ', '.join(
+        f'{kind} {row["known"]}/{row["unknown"]}' for kind, row in count.items()
+      ),
+    )
+  for name, about in results['harvest'].items():
+    dropped = sum(about['dropped'].values())
+    yield f'{name}: prompts read', f'{about["read"]:,}, {dropped:,} dropped'

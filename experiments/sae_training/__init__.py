@@ -1,0 +1,3 @@
+"""SAEs trained and measured on the activations of a model."""
+
+from experiments.sae_training.study import load

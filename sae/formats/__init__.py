@@ -1,0 +1,1 @@
+"""Files of SAEs: Gemma Scope, SAELens, Llama Scope; read, and written."""

@@ -1,0 +1,135 @@
+"""The page is whole, asks for nothing, and shows hostile text as text."""
+
+import html.parser
+import json
+
+import numpy as np
+import pytest
+
+from experiments import charts
+from experiments.sae_training import figures
+
+HOSTILE = '</script><script>alert(1)</script><b>&"\''
+
+
+def entry(name, l0, layer=1, defined=True):
+  interval = {'value': 0.2, 'standard_error': 0.1, 'low': 0.1, 'high': 0.4}
+  if not defined:
+    interval = dict.fromkeys(interval)
+  edges = np.linspace(-8, 0, 33).tolist()
+  return {
+    'name': name,
+    'label': name,
+    'site': 'resid_post',
+    'layer': layer,
+    'metrics': {
+      'num_tokens': 1234,
+      'num_latents': 50,
+      'num_dead': 3,
+      'dead_share': 0.06,
+      'l0': l0,
+      'fvu': 0.3,
+      'frequency_histogram': {
+        'log10_edges': edges,
+        'counts': [0] * 20 + [4] * 12,
+      },
+    },
+    'intervals': {'fvu': interval, 'l0': interval},
+    'fidelity': {
+      'num_sequences': 17,
+      'delta_loss': interval,
+      'loss_recovered_zero': interval,
+    },
+  }
+
+
+def records(count):
+  return [
+    {'tokens': 10 * i, 'fvu': 0.1, 'l0': None, 'dead': 0.0, 'sparsity': 1e-3}
+    for i in range(count)
+  ]
+
+
+class Parser(html.parser.HTMLParser):
+  def __init__(self):
+    super().__init__()
+    self.tags, self.scripts, self.text, self._in = [], [], [], None
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+    self._in = tag
+    if tag == 'script':
+      self.scripts.append('')
+
+  def handle_endtag(self, tag):
+    self._in = None
+
+  def handle_data(self, data):
+    if self._in == 'script':
+      self.scripts[-1] += data
+    else:
+      self.text.append(data)
+
+
+@pytest.fixture(params=[1, 25])
+def page(request, tmp_path):
+  names = [f'{HOSTILE} {i}' for i in range(request.param)]
+  entries = [entry(name, 10 + i, i % 3) for i, name in enumerate(names)]
+  sections = [
+    charts.Section(
+      title=HOSTILE,
+      text=[HOSTILE],
+      figures=[
+        figures.frontier(entries, 'delta_loss'),
+        figures.frontier(entries, 'fvu'),
+        figures.training_curves({name: records(4) for name in names}),
+        figures.frequency_histograms(entries),
+      ],
+      tables=[charts.Table(columns=[HOSTILE], rows=[[HOSTILE]])],
+      code=HOSTILE,
+    )
+  ]
+  path = tmp_path / 'report.html'
+  charts.write_report(path, HOSTILE, [HOSTILE], sections)
+  return path.read_text(encoding='utf-8')
+
+
+def test_page(page):
+  parser = Parser()
+  parser.feed(page)
+  # What is in it, plotly.js once, the data of each figure, and its own script.
+  assert len(parser.scripts) == 1 + 1 + 4 + 1
+  assert sum(len(script) > 10**6 for script in parser.scripts) == 1
+  assert not any('alert(1)</' in script for script in parser.scripts)
+  assert parser.text.count(HOSTILE) == 8
+  for tag, attrs in parser.tags:
+    assert 'src' not in attrs, (tag, attrs)
+    assert attrs.get('href', '#').startswith('#'), (tag, attrs)
+  ids = [a['id'] for t, a in parser.tags if t in ('section', 'figure')]
+  assert len(set(ids)) == 1 + 4
+  for script in parser.scripts[2:-1]:
+    for trace in json.loads(script)['data']:
+      assert '<script' not in json.dumps(trace)
+
+
+def test_every_point_says_its_n():
+  figure = figures.frontier([entry('a', 5), entry('b', 3)], 'delta_loss')
+  (line,) = figure.data
+  assert list(line.x) == [3, 5]  # in the order of L0
+  assert all('n = 1,234 tokens' in text for text in line.hovertext)
+  assert line.error_y.array == pytest.approx((0.2, 0.2))
+  assert line.error_y.arrayminus == pytest.approx((0.1, 0.1))
+  histogram = figures.frequency_histograms([entry('a', 5)])
+  assert 'n = 1,234 tokens' in histogram.data[0].hovertemplate
+
+
+def test_what_is_not_defined_is_left_open():
+  figure = figures.frontier([entry('a', 5, defined=False)], 'delta_loss')
+  assert figure.data[0].y[0] is None
+  assert 'not defined' in figure.data[0].hovertext[0]
+
+
+def test_curves_of_one_record_are_seen():
+  curves = figures.training_curves({'a': records(1)})
+  assert {trace.mode for trace in curves.data} == {'markers'}
+  assert [axis.type for axis in curves.select_yaxes()].count('log') == 1
