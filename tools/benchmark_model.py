@@ -21,18 +21,19 @@ compiled are those of our side.
   python -m tools.benchmark_model --checkpoint=SmolLM2-135M-Instruct.gguf
 """
 
+import dataclasses
 import json
 import os
 import platform
 import tempfile
+from typing import Literal
 
-from absl import app, flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments.runs import FEW, POSITIVE, define_number
+from experiments.runs import Few, KeepFlags, Positive, check_numbers, start
 import gemma_jax as gj
 from tools.timing import CompileLog, alternate, matmul_rate
 
@@ -59,38 +60,44 @@ SIZES = {
 } | gj.PRESETS
 PARTS = ('forward', 'harvest', 'decode', 'edits')
 
-_SIZE = flags.DEFINE_enum(
-  'size', 'medium', list(SIZES), 'Random weights of this shape.'
-)
-_CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', None, 'A folder, hub id or .gguf to time instead of --size.'
-)
-_DTYPE = flags.DEFINE_enum(
-  'dtype', 'float32', ['float32', 'bfloat16'], 'Of weights and activations.'
-)
-_PARTS = flags.DEFINE_list('parts', list(PARTS), f'Which of {PARTS}.')
-_REPEATS = define_number('repeats', 5, 'Timed runs of each candidate.', FEW)
-_PEER = flags.DEFINE_boolean('peer', True, 'Time HF transformers too.')
-_ATTENTION = flags.DEFINE_enum(
-  'hf_attention',
-  'eager',
-  ['eager', 'sdpa'],
-  "HF's attention: the one that shows its patterns, or the fused one.",
-)
-_LAYERS = flags.DEFINE_enum(
-  'layers',
-  'both',
-  ['both', 'scan', 'unstacked'],
-  'How ours holds its layers: stacked and scanned, or one after another.',
-)
-_PEAK = define_number(
-  'peak_tflops', None, "The chip's published dense rate, for MFU.", POSITIVE
-)
-_JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """What is timed.
+
+  Attributes:
+    size: Shape of a model with random weights.
+    checkpoint: Folder, hub id or .gguf file of a model to time instead of
+      --size.
+    dtype: Data type of weights and activations.
+    parts: Parts to run.
+    repeats: Number of timed runs of each candidate.
+    peer: Time HF transformers too.
+    hf_attention: HF's attention, eager (the one that shows its patterns) or
+      sdpa (the fused one).
+    layers: How ours holds its layers, stacked and scanned, or one after
+      another.
+    peak_tflops: The chip's published dense rate in TFLOP/s, for MFU.
+    json: File to write every figure to.
+  """
+
+  size: Literal[*SIZES] = 'medium'
+  checkpoint: str | None = None
+  dtype: Literal['float32', 'bfloat16'] = 'float32'
+  parts: tuple[Literal[*PARTS], ...] = PARTS
+  repeats: Few = 5
+  peer: bool = True
+  hf_attention: Literal['eager', 'sdpa'] = 'eager'
+  layers: Literal['both', 'scan', 'unstacked'] = 'both'
+  peak_tflops: Positive | None = None
+  json: str | None = None
+
+  def __post_init__(self):
+    check_numbers(self)
 
 
 def operations(config: gj.ModelConfig, tokens: int, context: float) -> float:
-  """Operations of the blocks for `tokens` tokens that see `context` keys.
+  """Returns operations of the blocks for tokens that see `context` keys.
 
   2 per multiply-add; norms and softmax, below 1 %, are left out.
   """
@@ -102,7 +109,7 @@ def operations(config: gj.ModelConfig, tokens: int, context: float) -> float:
 
 
 def unembedding(config: gj.ModelConfig, tokens: int) -> float:
-  """Operations of the logits of `tokens` positions."""
+  """Returns operations of the logits of `tokens` positions."""
   return 2 * tokens * config.d_model * config.vocab_size
 
 
@@ -298,30 +305,26 @@ def report(record, rate, peak):
     print(line, flush=True)
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments {argv[1:]}.')
-  unknown = set(_PARTS.value) - set(PARTS)
-  if unknown:
-    raise app.UsageError(f'--parts has {sorted(unknown)}; known are {PARTS}.')
-  dtype = jnp.dtype(_DTYPE.value)
+def work(settings: Settings, keep_flags: KeepFlags) -> int:
+  """Times and prints every part; returns the exit code."""
+  del keep_flags
+  dtype = jnp.dtype(settings.dtype)
   with tempfile.TemporaryDirectory() as scratch:
-    if _CHECKPOINT.value:
-      model = gj.load_checkpoint(_CHECKPOINT.value, dtype=dtype)
+    if settings.checkpoint:
+      model = gj.load_checkpoint(settings.checkpoint, dtype=dtype)
     else:
-      model = gj.init_model(SIZES[_SIZE.value], jax.random.key(0), dtype)
+      model = gj.init_model(SIZES[settings.size], jax.random.key(0), dtype)
     peer = None
-    if _PEER.value:
+    if settings.peer:
       # Written anew, so that both sides have the same values of any source.
       folder = os.path.join(scratch, 'model')
       gj.save_checkpoint(model, folder)
-      peer = Peer(folder, _DTYPE.value, _ATTENTION.value)
-  layers = _LAYERS.value
-  ours = Ours(model, layers)
+      peer = Peer(folder, settings.dtype, settings.hf_attention)
+  ours = Ours(model, settings.layers)
   rate = matmul_rate(dtype)
   device = jax.devices()[0]
   about = {
-    'size': _CHECKPOINT.value or _SIZE.value,
+    'size': settings.checkpoint or settings.size,
     'parameters': sum(w.size for w in model.weights().values()),
     'dtype': dtype.name,
     'device': device.device_kind,
@@ -330,16 +333,17 @@ def main(argv):
     'jax': jax.__version__,
     'peer': peer.version if peer else None,
     'matmul_tflops': rate / 1e12,
-    'repeats': _REPEATS.value,
+    'repeats': settings.repeats,
   }
   print('\n'.join(f'{name}: {value}' for name, value in about.items()))
   records = benchmark(
-    ours, peer, rate, _REPEATS.value, _PARTS.value, _PEAK.value
+    ours, peer, rate, settings.repeats, settings.parts, settings.peak_tflops
   )
-  if _JSON.value:
-    with open(_JSON.value, 'w', encoding='utf-8') as file:
+  if settings.json:
+    with open(settings.json, 'w', encoding='utf-8') as file:
       json.dump({'about': about, 'records': records}, file, indent=2)
+  return 0
 
 
 if __name__ == '__main__':
-  app.run(main)
+  start(Settings, work)

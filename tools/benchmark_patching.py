@@ -29,23 +29,19 @@ gemma_jax per head or MLP.
 TransformerLens comes with `pip install -e '.[peers]'`.
 """
 
+import dataclasses
 import functools
-import importlib
 import importlib.util
 import json
 import os
 import platform
-import sys
-import tempfile
 import time
-import warnings
+from typing import Annotated, Literal
 
-from absl import app, flags
 import jax
 import numpy as np
 import torch
 from tqdm import tqdm
-import transformers
 
 from experiments import inputs
 from experiments.factual_recall.naive import naive_total_effects
@@ -57,158 +53,83 @@ from experiments.patching import costs, naive_sweep, sweep
 from experiments.patching.cells import every_cell
 from experiments.patching.runs import record_run
 from experiments.patching.sweeps import first_difference
-from experiments.runs import FEW, define_number, define_numbers, whole
+from experiments.runs import (
+  Count,
+  Few,
+  KeepFlags,
+  check_numbers,
+  start,
+  whole,
+)
 import gemma_jax as gj
+from tools.patching_peer import TransformerLens
 from tools.timing import CompileLog, alternate
 
 SITE = 'resid_pre'
 
-_KIND = flags.DEFINE_enum(
-  'kind',
-  'activation',
-  ['activation', 'path'],
-  'activation patches the stream of every layer and token; path replaces what '
-  'every head and MLP writes at the last token.',
-)
-_MODEL = flags.DEFINE_string(
-  'model', inputs.BUNDLED, 'A checkpoint: folder, hub id or .gguf.'
-)
-_PAIRS = define_numbers('pairs', [4, 32], 'Rows of each case.', FEW)
-_TOKENS = define_number('tokens', 8, 'Tokens of a row.', FEW)
-_NAME = define_numbers(
-  'name',
-  [3, 5],
-  'Tokens [start, stop) in which the two sides differ.',
-  whole(0),
-  fewest=2,
-)
-_TASK = flags.DEFINE_string(
-  'task',
-  None,
-  'Task of factual recall for --kind=path. Default: capitals; city_country for '
-  'the bundled model.',
-)
-_NAIVE_RUNS = define_number(
-  'naive_runs',
-  60,
-  'Most whole runs of the naive side of --kind=path each time. With more '
-  'senders it takes some of the layers, and its time is scaled to all.',
-  whole(),
-)
-_REPEATS = define_number('repeats', 3, 'Timed runs of each candidate.', FEW)
-_THREADS = define_number(
-  'torch_threads',
-  1,
-  "PyTorch's; small products are fastest on one.",
-  whole(1, 1024),
-)
-_PEER = flags.DEFINE_boolean('peer', True, 'Time TransformerLens too.')
-_JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """What is timed.
 
-# Family -> TransformerLens' module and function that convert HF's weights.
-_CONVERTERS = {
-  'gemma2': ('gemma', 'convert_gemma_weights'),
-  'llama': ('llama', 'convert_llama_weights'),
-}
+  Attributes:
+    kind: What is patched; 'activation' patches the stream of every layer and
+      token, 'path' replaces what every head and MLP writes at the last token.
+    model: A checkpoint, as a folder, hub id or .gguf file. 'miniworld' is the
+      small one that comes with the project.
+    pairs: Numbers of rows of the cases.
+    tokens: Number of tokens of a row.
+    name: First token in which the two sides differ, and the one after the last.
+    task: Task of factual recall for --kind=path. Default: capitals;
+      city_country for the bundled model.
+    naive_runs: Most whole runs of the naive side of --kind=path each time. With
+      more senders it takes some of the layers, and its time is scaled to all.
+    repeats: Number of timed runs of each candidate.
+    torch_threads: Number of threads of PyTorch; small products are fastest on
+      one.
+    peer: Time TransformerLens too.
+    json: File to write every figure to.
+  """
 
+  kind: Literal['activation', 'path'] = 'activation'
+  model: str = inputs.BUNDLED
+  pairs: tuple[Few, ...] = (4, 32)
+  tokens: Few = 8
+  name: tuple[Annotated[int, whole(0)], ...] = (3, 5)
+  task: str | None = None
+  naive_runs: Count = 60
+  repeats: Few = 3
+  torch_threads: Annotated[int, whole(1, 1024)] = 1
+  peer: bool = True
+  json: str | None = None
 
-class TransformerLens:
-  """A HookedTransformer with our weights, by way of HF."""
-
-  def __init__(self, model: gj.Decoder):
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained import weight_conversions
-
-    config = model.config
-    if config.family not in _CONVERTERS or config.rope_scaling is not None:
+  def __post_init__(self):
+    check_numbers(self)
+    if not self.pairs:
+      raise ValueError('--pairs is empty; give one number at least.')
+    if len(self.name) != 2 or not self.name[0] < self.name[1] <= self.tokens:
       raise ValueError(
-        f'A {config.family} model is not compared here; expected one of '
-        f'{", ".join(_CONVERTERS)}, without scaled rotations. '
-        '--peer=false times ours alone.'
+        f'--name={",".join(map(str, self.name))} must be a first token and one '
+        f'after the last, of --tokens={self.tokens}.'
       )
-    acts = {'gelu_tanh': 'gelu_pytorch_tanh', 'silu': 'silu'}
-    settings = HookedTransformerConfig(
-      n_layers=config.num_layers,
-      d_model=config.d_model,
-      d_head=config.head_dim,
-      n_heads=config.num_heads,
-      n_key_value_heads=config.num_kv_heads,
-      d_mlp=config.d_ff,
-      d_vocab=config.vocab_size,
-      n_ctx=64,
-      eps=config.norm_eps,
-      act_fn=acts[config.activation],
-      normalization_type='RMS',
-      positional_embedding_type='rotary',
-      rotary_base=config.rope_theta,
-      rotary_dim=config.head_dim,
-      rotary_adjacent_pairs=False,
-      attn_scale=config.query_pre_attn_scalar**0.5,
-      use_local_attn=any(config.local_layers),
-      window_size=config.window,
-      attn_types=[
-        'local' if local else 'global' for local in config.local_layers
-      ],
-      attn_scores_soft_cap=config.attn_softcap or -1.0,
-      output_logits_soft_cap=config.final_softcap or -1.0,
-      gated_mlp=config.gated,
-      final_rms=True,
-      use_normalization_before_and_after=config.post_norms,
-      original_architecture=gj.FAMILIES[config.family].architecture,
-      device='cpu',
-    )
-    with tempfile.TemporaryDirectory() as folder:
-      gj.save_checkpoint(model, folder)
-      hf = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore', DeprecationWarning)
-      self.model = HookedTransformer(settings).eval()
-    module, function = _CONVERTERS[config.family]
-    module = importlib.import_module(f'{weight_conversions.__name__}.{module}')
-    # What it makes itself, masks and rotations, is not in the checkpoint.
-    left = self.model.load_state_dict(
-      getattr(module, function)(hf, settings), strict=False
-    )
-    made = ('mask', 'IGNORE', 'rotary_sin', 'rotary_cos')
-    missing = [k for k in left.missing_keys if not k.endswith(made)]
-    if missing or left.unexpected_keys:
-      raise ValueError(f'Weights do not fit TransformerLens: {left}.')
-
-  @torch.no_grad()
-  def __call__(self, base, donor, answers) -> np.ndarray:
-    """Mean differences of logits after each patch, [L, T]."""
-    from transformer_lens import patching
-
-    answers = torch.from_numpy(answers).long()
-
-    def metric(logits):
-      chosen = logits[:, -1].gather(1, answers)
-      return (chosen[:, 0] - chosen[:, 1]).mean()
-
-    _, cache = self.model.run_with_cache(torch.from_numpy(donor).long())
-    found = patching.get_act_patch_resid_pre(
-      self.model, torch.from_numpy(base).long(), cache, metric
-    )
-    return found.numpy()
 
 
-def rows(config: gj.ModelConfig, n: int):
-  """Random base and donor tokens, which differ in the name, and answers."""
+def rows(config: gj.ModelConfig, n: int, settings: Settings):
+  """Returns random tokens of both sides, which differ in the name; answers."""
   rng = np.random.default_rng(0)
-  start, stop = _NAME.value
+  first, stop = settings.name
   ids = functools.partial(rng.integers, 5, config.vocab_size, dtype=np.int32)
-  base = ids((n, _TOKENS.value))
+  base = ids((n, settings.tokens))
   base[:, 0] = config.fill_id if config.bos_id is None else config.bos_id
   donor = base.copy()
-  donor[:, start:stop] = ids((n, stop - start))
+  donor[:, first:stop] = ids((n, stop - first))
   return base, donor, ids((n, 2))
 
 
-def time_case(model, peer, n):
-  """Seconds of each candidate, operations, and how far results differ."""
-  config, T = model.config, _TOKENS.value
-  tokens = rows(config, n)
+def time_case(model, peer, settings, n):
+  """Returns seconds of candidates, operations, how far results differ."""
+  config, T = model.config, settings.tokens
+  tokens = rows(config, n, settings)
   base, donor, answers = tokens
   cells = every_cell(config, T, [SITE])
   found = {}
@@ -227,8 +148,8 @@ def time_case(model, peer, n):
   candidates = {'ours': ours, 'ours, naive': naive}
   if peer is not None:
     candidates['TransformerLens'] = theirs
-  with tqdm(total=len(candidates) * _REPEATS.value, leave=False) as bar:
-    seconds = alternate(candidates, _REPEATS.value, bar)
+  with tqdm(total=len(candidates) * settings.repeats, leave=False) as bar:
+    seconds = alternate(candidates, settings.repeats, bar)
   differ = first_difference(
     *(record_run(model, side, answers) for side in (base, donor))
   )
@@ -253,11 +174,11 @@ def time_case(model, peer, n):
   }
 
 
-def time_paths(model, tokenizer, n):
-  """Seconds of path patching and of its naive loop, and how results differ."""
+def time_paths(model, tokenizer, settings, n):
+  """Returns seconds of path patching and of its naive loop; differences."""
   L, senders = model.config.num_layers, model.config.num_heads + 1
-  bundled = _MODEL.value == inputs.BUNDLED
-  task = _TASK.value or ('city_country' if bundled else 'capitals')
+  bundled = settings.model == inputs.BUNDLED
+  task = settings.task or ('city_country' if bundled else 'capitals')
   every = make_prompts(tokenizer, read_task(task))
   if n > len(every):
     raise ValueError(f'{task} has {len(every)} prompts; --pairs asks for {n}.')
@@ -266,7 +187,7 @@ def time_paths(model, tokenizer, n):
   corrupted = corrupt(tokenizer, every, 0).take(chosen)
   donor = donors(trace(model, corrupted), mean=True)
   readout = Readout.of(model, prompts.answers, prompts.names)
-  count = max(1, min(L, _NAIVE_RUNS.value // senders))
+  count = max(1, min(L, settings.naive_runs // senders))
   layers = np.linspace(0, L - 1, count).astype(int).tolist()
   runs, needed = (1 + each * senders for each in (count, L))
   title = f'{n} prompts of {task}, {L} x {senders} heads and MLPs'
@@ -284,8 +205,8 @@ def time_paths(model, tokenizer, n):
     found['naive'] = naive_total_effects(model, donor, prompts, readout, layers)
 
   candidates = {'ours': ours, name: naive}
-  with tqdm(total=len(candidates) * _REPEATS.value, leave=False) as bar:
-    seconds = alternate(candidates, _REPEATS.value, bar)
+  with tqdm(total=len(candidates) * settings.repeats, leave=False) as bar:
+    seconds = alternate(candidates, settings.repeats, bar)
   seconds[name] *= needed / runs
   difference = np.abs(found['naive'] - found['ours'][layers]).max()
   return {
@@ -297,27 +218,22 @@ def time_paths(model, tokenizer, n):
   }
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments {argv[1:]}.')
-  start, *stop = _NAME.value
-  if len(stop) != 1 or not start < stop[0] <= _TOKENS.value:
-    raise app.UsageError(
-      f'--name={start},{",".join(map(str, stop))} must be a first token and '
-      f'one after the last, of --tokens={_TOKENS.value}.'
-    )
-  paths = _KIND.value == 'path'
-  wanted = _PEER.value and not paths
-  peer = wanted and importlib.util.find_spec('transformer_lens')
-  if wanted and not peer:
-    print(
+def work(settings: Settings, keep_flags: KeepFlags) -> int:
+  """Times and prints every case; returns the exit code.
+
+  Raises:
+    ImportError: TransformerLens is wanted and not installed.
+  """
+  del keep_flags
+  paths = settings.kind == 'path'
+  peer = settings.peer and not paths
+  if peer and importlib.util.find_spec('transformer_lens') is None:
+    raise ImportError(
       "TransformerLens is not installed (pip install -e '.[peers]'); "
-      '--peer=false times ours alone.',
-      file=sys.stderr,
+      '--peer=false times ours alone.'
     )
-    sys.exit(1)
-  torch.set_num_threads(_THREADS.value)
-  place = inputs.resolve_path(_MODEL.value, inputs.BASE)
+  torch.set_num_threads(settings.torch_threads)
+  place = inputs.resolve_path(settings.model, inputs.BASE)
   reader = inputs.open_model(place, 'float32')
   model = reader.load()
   compiled = CompileLog()
@@ -330,16 +246,17 @@ def main(argv):
     'jax': jax.__version__,
     'torch': torch.__version__,
     'model': place,
-    'repeats': _REPEATS.value,
+    'repeats': settings.repeats,
   }
   print('\n'.join(f'{name}: {value}' for name, value in about.items()))
   if paths:
-    time_one = functools.partial(time_paths, model, gj.read_tokenizer(reader))
+    tokenizer = gj.read_tokenizer(reader)
+    time_one = functools.partial(time_paths, model, tokenizer, settings)
   else:
     theirs = TransformerLens(model) if peer else None
-    time_one = functools.partial(time_case, model, theirs)
+    time_one = functools.partial(time_case, model, theirs, settings)
   records = []
-  for n in _PAIRS.value:
+  for n in settings.pairs:
     record = time_one(n)
     records.append(record)
     seconds, operations = record['seconds'], record['operations']
@@ -355,10 +272,11 @@ def main(argv):
         line += f', differs by {off:.1e} at most'
       print(line, flush=True)
   print(f'{compiled.programs} programs compiled in {compiled.seconds:.0f} s')
-  if _JSON.value:
-    with open(_JSON.value, 'w', encoding='utf-8') as file:
+  if settings.json:
+    with open(settings.json, 'w', encoding='utf-8') as file:
       json.dump({'about': about, 'records': records}, file, indent=2)
+  return 0
 
 
 if __name__ == '__main__':
-  app.run(main)
+  start(Settings, work)

@@ -21,6 +21,7 @@ per update. PyTorch and sae-lens are timed if they are installed
     --compute_dtype=bfloat16 --peak_tflops=989
 """
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -28,19 +29,27 @@ import os
 import platform
 import re
 import time
+from typing import Literal
 
-from absl import app, flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments.runs import FEW, POSITIVE, define_number, whole
+from experiments.runs import (
+  Count,
+  Few,
+  KeepFlags,
+  Positive,
+  check_numbers,
+  start,
+)
 import gemma_jax as gj
 from sae.jumprelu import Weights, encode
 from sae.training import update as up
 from sae.training.recipe import TrainConfig
 from sae.training.train import train
+from tools.sparse_gradients import dense_gradients, sparse_gradients
 from tools.timing import CompileLog, alternate, matmul_rate
 
 PARTS = ('update', 'encode', 'sweep', 'sparse')
@@ -55,45 +64,51 @@ GEMMA = dict(
   local_layers=(True, False) * 4,
 )
 
-_SIZES = flags.DEFINE_list(
-  'sizes', ['256x4096x4096', '2304x16384x1024'], 'D x F x B of each case.'
-)
-_PARTS = flags.DEFINE_list('parts', list(PARTS), f'Which of {PARTS}.')
-_REPEATS = define_number('repeats', 5, 'Timed runs of each candidate.', FEW)
-_STEPS = define_number(
-  'steps', 12, 'Updates per timed run, in one program call.', whole()
-)
-_SWEEP = define_number('sweep', 8, 'Coefficients of the sweep.', FEW)
-_COMPUTE = flags.DEFINE_enum(
-  'compute_dtype',
-  'float32',
-  ['float32', 'bfloat16'],
-  'Factors of our products.',
-)
-_PEERS = flags.DEFINE_boolean('peers', True, 'Time the other trainers too.')
-_PEAK = define_number(
-  'peak_tflops', None, "The chip's published dense rate, for MFU.", POSITIVE
-)
-_JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """What is timed.
 
-def parse_size(text: str) -> tuple[int, int, int]:
-  """(D, F, B) of '256x4096x4096'."""
-  if not re.fullmatch(r'\d{1,7}x\d{1,7}x\d{1,7}', text):
-    raise app.UsageError(f'--sizes has {text!r}; expected DxFxB.')
-  return tuple(map(int, text.split('x')))
+  Attributes:
+    sizes: D x F x B of each case, the width of activations, the number of
+      latents and the batch size.
+    parts: Parts to run.
+    repeats: Number of timed runs of each candidate.
+    steps: Number of updates per timed run, in one call of the program.
+    sweep: Number of coefficients of the sweep.
+    compute_dtype: Data type of the factors of our matrix products.
+    peers: Time the other trainers too.
+    peak_tflops: The chip's published dense rate in TFLOP/s, for MFU.
+    json: File to write every figure to.
+  """
+
+  sizes: tuple[str, ...] = ('256x4096x4096', '2304x16384x1024')
+  parts: tuple[Literal[*PARTS], ...] = PARTS
+  repeats: Few = 5
+  steps: Count = 12
+  sweep: Few = 8
+  compute_dtype: Literal['float32', 'bfloat16'] = 'float32'
+  peers: bool = True
+  peak_tflops: Positive | None = None
+  json: str | None = None
+
+  def __post_init__(self):
+    check_numbers(self)
+    for text in self.sizes:
+      if not re.fullmatch(r'\d{1,7}x\d{1,7}x\d{1,7}', text):
+        raise ValueError(f'--sizes has {text!r}; expected DxFxB.')
 
 
 def activations(D: int, n: int) -> np.ndarray:
-  """float32 [n, D] with mean squared norm 1, and a spectrum that falls."""
+  """Returns float32 [n, D], of mean squared norm 1 and falling spectrum."""
   rng = np.random.default_rng(0)
   x = rng.standard_normal((n, D), np.float32) * np.linspace(1, 3, D)
   return (x / np.sqrt((x**2).sum(1).mean())).astype(np.float32)
 
 
-def _peer(package: str) -> bool:
-  """Whether to time it."""
-  if not _PEERS.value:
+def _peer(package: str, settings: Settings) -> bool:
+  """Returns True if another trainer is to be timed."""
+  if not settings.peers:
     return False
   found = importlib.util.find_spec(package) is not None
   if not found:
@@ -104,16 +119,16 @@ def _peer(package: str) -> bool:
 class Updates:
   """Our updates, as a call that makes `steps` of them."""
 
-  def __init__(self, D, F, B, x, steps, runs: int):
+  def __init__(self, D, F, B, x, runs: int, settings: Settings):
     self.config = TrainConfig(
       width=F,
       num_steps=10**6,
       sparsity=tuple(np.geomspace(1e-4, 1e-2, runs)),
       batch_size=B,
       bucket_size=len(x) // B * B,
-      compute_dtype=_COMPUTE.value,
+      compute_dtype=settings.compute_dtype,
     )
-    self._x, self._steps = jnp.asarray(x)[None], steps
+    self._x, self._steps = jnp.asarray(x)[None], settings.steps
     self._order = jnp.arange(len(x), dtype=jnp.int32)
     self.state = up.init_state(self.config, np.ones(1, np.float32), D)
 
@@ -129,33 +144,33 @@ class Updates:
     jax.block_until_ready(metrics)
 
 
-def time_updates(size, record):
-  """Seconds per update of each trainer."""
+def time_updates(size, record, settings):
+  """Times an update of each trainer."""
   D, F, B = size
-  steps = _STEPS.value
+  steps = settings.steps
   x = activations(D, B * steps)
-  candidates = {'ours': Updates(D, F, B, x, steps, 1)}
+  candidates = {'ours': Updates(D, F, B, x, 1, settings)}
   batches = [x[i * B : (i + 1) * B] for i in range(steps)]
   peers = {}
-  if _peer('torch'):
+  if _peer('torch', settings):
     from tools import sae_peers
 
     peers['dictionary_learning'] = sae_peers.DictionaryLearning(D, F)
-  if _peer('sae_lens'):
+  if _peer('sae_lens', settings):
     peers['sae-lens'] = sae_peers.SAELens(D, F, B)
     peers['sae-lens'].set_scale(x)
   for name, peer in peers.items():
     candidates[name] = functools.partial(
       lambda peer: [peer.step(batch) for batch in batches], peer
     )
-  times = _timed(candidates, f'update {size}')
+  times = _timed(candidates, f'update {size}', settings)
   record(
     'update', size, {k: t / steps for k, t in times.items()}, 10 * D * F * B
   )
 
 
-def time_encode(size, record):
-  """Seconds to encode a batch."""
+def time_encode(size, record, settings):
+  """Times encoding a batch."""
   D, F, B = size
   x = activations(D, B)
   rng = np.random.default_rng(1)
@@ -170,25 +185,30 @@ def time_encode(size, record):
   ours = jax.jit(encode)
   on_device = jnp.asarray(x)
   candidates = {'ours': lambda: jax.block_until_ready(ours(weights, on_device))}
-  if _peer('sae_lens'):
+  if _peer('sae_lens', settings):
     from tools import sae_peers
 
     peer = sae_peers.SAELens(D, F, B)
     candidates['sae-lens'] = lambda: peer.encode(x)
-  record('encode', size, _timed(candidates, f'encode {size}'), 2 * D * F * B)
+  record(
+    'encode',
+    size,
+    _timed(candidates, f'encode {size}', settings),
+    2 * D * F * B,
+  )
 
 
-def time_sweep(size, record):
-  """Seconds per update of a sweep, against as many single runs."""
+def time_sweep(size, record, settings):
+  """Times an update of a sweep, against as many single runs."""
   D, F, B = size
-  steps, runs = _STEPS.value, _SWEEP.value
+  steps, runs = settings.steps, settings.sweep
   x = activations(D, B * steps)
-  single = Updates(D, F, B, x, steps, 1)
+  single = Updates(D, F, B, x, 1, settings)
   candidates = {
     f'{runs} runs': lambda: [single() for _ in range(runs)],
-    'sweep': Updates(D, F, B, x, steps, runs),
+    'sweep': Updates(D, F, B, x, runs, settings),
   }
-  times = _timed(candidates, f'sweep {size}')
+  times = _timed(candidates, f'sweep {size}', settings)
   per_update = {k: t / steps for k, t in times.items()}
   record('sweep, updates', size, per_update, 10 * D * F * B * runs)
 
@@ -212,11 +232,13 @@ def time_sweep(size, record):
     f'{runs} runs': lambda: [run(config(sparsity=v), stream()) for v in values],
     'sweep': lambda: run(config(sparsity=values), stream()),
   }
-  record('sweep, whole', size, _timed(candidates, f'train {size}'), None)
+  record(
+    'sweep, whole', size, _timed(candidates, f'train {size}', settings), None
+  )
 
 
-def time_sparse(size, record):
-  """Could reading only active latents win? The gradients of an update.
+def time_sparse(size, record, settings):
+  """Times gradients of an update that read active latents alone.
 
   `dense` multiplies whole matrices, by `sae.update`. The others encode
   densely, choose at most `capacity` active latents per token by `top_k`, and
@@ -234,10 +256,10 @@ def time_sparse(size, record):
   for l0 in (16, 64):
     threshold = jnp.sort(z, axis=1)[:, -l0].mean()
     most = int((z > threshold).sum(1).max())
-    ways = {'dense': _dense_gradients}
+    ways = {'dense': dense_gradients}
     for capacity in (most, min(4 * l0, F)):
       ways[f'room for {capacity}'] = functools.partial(
-        _sparse_gradients, capacity=capacity
+        sparse_gradients, capacity=capacity
       )
     calls = {
       name: functools.partial(jax.jit(way), x, W_enc, W_dec, threshold)
@@ -252,71 +274,31 @@ def time_sparse(size, record):
       name: functools.partial(lambda call: jax.block_until_ready(call()), call)
       for name, call in calls.items()
     }
-    times = _timed(candidates, f'sparse {size} L0 {l0}')
+    times = _timed(candidates, f'sparse {size} L0 {l0}', settings)
     record(f'gradients at L0 {l0}', size, times, 10 * D * F * B)
 
 
-def _dense_gradients(x, W_enc, W_dec, threshold):
-  """Of the squared error: (of W_enc [D, F], of W_dec [F, D])."""
-  (D, F), dtype = W_enc.shape, 'float32'
-
-  def loss(W_enc, W_dec):
-    z = up._encode(dtype, x, W_enc, jnp.zeros(F), jnp.zeros(D))
-    f = jnp.where(z > threshold, z, 0)
-    y = up._decode(dtype, f, W_dec, jnp.zeros(D))
-    return ((y - x) ** 2).sum(-1).mean()
-
-  return jax.grad(loss, argnums=(0, 1))(W_enc, W_dec)
-
-
-def _sparse_gradients(x, W_enc, W_dec, threshold, *, capacity):
-  """The same, if no token has more active latents than `capacity`."""
-  z, ids = jax.lax.top_k(x @ W_enc, capacity)
-  active = z > threshold
-  f = jnp.where(active, z, 0)
-
-  B, D = x.shape
-
-  def token(given):
-    x, f, ids = given
-    rows = W_dec[ids]  # [capacity, D]
-    error = (f @ rows - x) * (2 / B)
-    return error, rows @ error
-
-  error, df = jax.lax.map(token, (x, f, ids), batch_size=16)
-  dz = jnp.where(active, df, 0)
-  add_up = lambda values, vectors: (
-    jnp.zeros_like(W_dec)
-    .at[ids.reshape(-1)]
-    .add((values[..., None] * vectors[:, None]).reshape(-1, D))
-  )
-  return add_up(dz, x).T, add_up(f, error)
-
-
-def _timed(candidates, what):
-  total = len(candidates) * _REPEATS.value
+def _timed(candidates, what, settings):
+  total = len(candidates) * settings.repeats
   with tqdm(desc=what, total=total, leave=False) as bar:
-    return alternate(candidates, _REPEATS.value, bar)
+    return alternate(candidates, settings.repeats, bar)
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments {argv[1:]}.')
-  unknown = set(_PARTS.value) - set(PARTS)
-  if unknown:
-    raise app.UsageError(f'--parts has {sorted(unknown)}; known are {PARTS}.')
-  sizes = [parse_size(text) for text in _SIZES.value]
+def work(settings: Settings, keep_flags: KeepFlags) -> int:
+  """Times and prints every part; returns the exit code."""
+  del keep_flags
+  sizes = [tuple(map(int, text.split('x'))) for text in settings.sizes]
   compiled = CompileLog()
-  rate = matmul_rate(jnp.dtype(_COMPUTE.value))
+  rate = matmul_rate(jnp.dtype(settings.compute_dtype))
   about = {
     'date': time.strftime('%Y-%m-%d'),
     'device': jax.devices()[0].device_kind,
     'cpu': platform.processor() or platform.machine(),
     'threads': os.cpu_count(),
     'jax': jax.__version__,
-    'compute_dtype': _COMPUTE.value,
+    'compute_dtype': settings.compute_dtype,
     'matmul_tflops': rate / 1e12,
-    'repeats': _REPEATS.value,
+    'repeats': settings.repeats,
   }
   print('\n'.join(f'{name}: {value}' for name, value in about.items()))
   records = []
@@ -331,8 +313,8 @@ def main(argv):
       if operations:
         achieved = operations / seconds
         line += f'  {achieved / rate:6.1%} of matmul'
-        if _PEAK.value:
-          line += f'  {achieved / (_PEAK.value * 1e12):6.1%} MFU'
+        if settings.peak_tflops:
+          line += f'  {achieved / (settings.peak_tflops * 1e12):6.1%} MFU'
       if part in ('update', 'encode'):
         line += f'  {size[2] / seconds:12,.0f} tokens/s'
       if name != reference:
@@ -342,13 +324,14 @@ def main(argv):
   functions = (time_updates, time_encode, time_sweep, time_sparse)
   for size in sizes:
     for part, function in zip(PARTS, functions, strict=True):
-      if part in _PARTS.value:
-        function(size, record)
+      if part in settings.parts:
+        function(size, record, settings)
   print(f'{compiled.programs} programs compiled in {compiled.seconds:.0f} s')
-  if _JSON.value:
-    with open(_JSON.value, 'w', encoding='utf-8') as file:
+  if settings.json:
+    with open(settings.json, 'w', encoding='utf-8') as file:
       json.dump({'about': about, 'records': records}, file, indent=2)
+  return 0
 
 
 if __name__ == '__main__':
-  app.run(main)
+  start(Settings, work)

@@ -7,15 +7,10 @@ differently, so single answers may change, and these bounds are wide. What was
 measured is in the README.
 """
 
-import json
+import dataclasses
 import pathlib
-import sys
 
-from absl import app, flags
-
-from experiments.runs.outputs import REPORT_FILE, RESULTS_FILE
-
-_RUN = flags.DEFINE_string('run', 'out/demo', 'Folder of the run.')
+from experiments.runs import KeepFlags, outputs, start
 
 # What -> (least, most).
 BOUNDS = {
@@ -31,8 +26,19 @@ BOUNDS = {
 }
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """Which run is checked.
+
+  Attributes:
+    run: Folder of the run.
+  """
+
+  run: str = 'out/demo'
+
+
 def measured(results: dict) -> dict[str, float]:
-  """The numbers that BOUNDS are about."""
+  """Returns the numbers that BOUNDS are about."""
   latents, steering = results['latents'], results['steering']
   counts = results['labels']['types'].values()
 
@@ -66,15 +72,14 @@ def measured(results: dict) -> dict[str, float]:
   }
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
-  folder = pathlib.Path(_RUN.value)
-  for name in (RESULTS_FILE, REPORT_FILE):
+def work(settings: Settings, keep_flags: KeepFlags) -> int:
+  """Prints whether numbers are within their bounds; returns the exit code."""
+  del keep_flags
+  folder = pathlib.Path(settings.run)
+  for name in (outputs.RESULTS_FILE, outputs.REPORT_FILE):
     if not (folder / name).is_file():
-      print(f'There is no {folder / name}; run `make demo`.', file=sys.stderr)
-      return 1
-  found = measured(json.loads((folder / RESULTS_FILE).read_text('utf-8')))
+      raise FileNotFoundError(f'There is no {folder / name}; run `make demo`.')
+  found = measured(outputs.read_json(folder / outputs.RESULTS_FILE))
   outside = 0
   for name, (least, most) in BOUNDS.items():
     inside = least <= found[name] <= most  # False for NaN
@@ -85,4 +90,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  start(Settings, work)

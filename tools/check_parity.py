@@ -39,150 +39,49 @@ and a folder with a vision tower, are not streamed.
     --dtype=bfloat16 --prompts=my_prompts.txt --json=parity.json
 """
 
+import dataclasses
 import json
 import pathlib
-import sys
 
-from absl import app, flags
-
-from experiments.runs import (
-  POSITIVE,
-  SEED,
-  define_number,
-  define_numbers,
-  whole,
-)
+from experiments.runs import KeepFlags, start
 from tools.parity import run, tables, verdict
-from tools.parity.prompts import PADDINGS
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-  """Defines this program's flags in `values`."""
-  default = run.Options(checkpoint='')
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(run.Options):
+  """What is checked, and what is written.
 
-  def define(kind, name, value, help_text, *args, **kwargs):
-    kind(name, value, help_text, *args, flag_values=values, **kwargs)
+  Attributes:
+    json: File to write every number to, as JSON.
+    verbose: Print every site of every layer.
+  """
 
-  def define_enum(name, value, allowed, help_text):
-    flags.DEFINE_enum(name, value, allowed, help_text, flag_values=values)
-
-  define(
-    flags.DEFINE_string,
-    'checkpoint',
-    None,
-    'Folder of a Hugging Face checkpoint (config.json, *.safetensors), a hub '
-    'id, or a .gguf file.',
-    required=True,
-  )
-  define_enum(
-    'dtype',
-    default.dtype,
-    run.DTYPES,
-    'Of weights and activations, on both sides.',
-  )
-  define(
-    flags.DEFINE_string,
-    'prompts',
-    None,
-    'UTF-8 text file with one prompt per line; needs a tokenizer.json in the '
-    'folder. Blank lines are skipped, BOS is added where the model has one.',
-  )
-  define(
-    flags.DEFINE_bool,
-    'tokenizer',
-    default.tokenizer,
-    "Compare the tokenizer with HF's, where the checkpoint has one.",
-  )
-  define(
-    define_numbers,
-    'lengths',
-    default.lengths,
-    'Without a tokenizer: lengths of the random prompts, BOS included.',
-    whole(),
-  )
-  define(
-    define_number,
-    'seed',
-    default.seed,
-    'Of the random prompts.',
-    SEED,
-  )
-  define_enum(
-    'padding',
-    default.padding,
-    PADDINGS,
-    "Where rows are padded; 'both' runs every prompt in two rows.",
-  )
-  define(
-    define_number,
-    'new_tokens',
-    default.new_tokens,
-    'Greedy tokens to compare after each prompt. Nothing ends a generation '
-    'earlier.',
-    whole(),
-  )
-  define(
-    define_number,
-    'batch_size',
-    default.batch_size,
-    'Prompts at a time; fewer where their logits would be large.',
-    whole(),
-  )
-  define_enum(
-    'stream',
-    default.stream,
-    run.STREAM,
-    "Whether to hold one layer's weights at a time; 'auto' does so where two "
-    'models (bfloat16: three) would not fit into memory.',
-  )
-  define(
-    define_number,
-    'tolerance',
-    default.tolerance,
-    'Factor on the float32 gates, for models that amplify float noise: those '
-    'whose error grows through the layers without a jump.',
-    POSITIVE,
-  )
-  define(
-    flags.DEFINE_string, 'json', None, 'Where to write every number, as JSON.'
-  )
-  define(
-    flags.DEFINE_bool, 'verbose', False, 'Print every site of every layer.'
-  )
+  json: str | None = None
+  verbose: bool = False
 
 
-def check(values: flags.FlagValues) -> int:
-  """Runs the check that parsed flags describe; returns the exit code."""
-  try:
-    target = _target(values.json)
-    prepared = run.prepare(_options(values))
-  except (OSError, ValueError, ImportError) as error:
-    print(f'check_parity: {error}', file=sys.stderr)
-    return 2
+def work(settings: Settings, keep_flags: KeepFlags) -> int:
+  """Checks parity, prints the verdict; returns the exit code."""
+  del keep_flags
+  target = _target(settings.json)
+  prepared = run.prepare(
+    run.Options(
+      **{
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(run.Options)
+      }
+    )
+  )
   comparison = prepared.run()
   if target is not None:
     numbers = tables.as_json(prepared, comparison)
     target.write_text(json.dumps(numbers, indent=2) + '\n', encoding='utf-8')
-  print(tables.report(prepared, comparison, values.verbose))
+  print(tables.report(prepared, comparison, settings.verbose))
   return 0 if all(gate.passed for gate in verdict.judge(comparison)) else 1
 
 
-def _options(values: flags.FlagValues) -> run.Options:
-  """The flags as Options."""
-  prompts = None if values.prompts is None else pathlib.Path(values.prompts)
-  same = (
-    'checkpoint dtype tokenizer seed padding new_tokens batch_size stream '
-    'tolerance'
-  )
-  return run.Options(
-    prompts=prompts,
-    lengths=tuple(values.lengths),
-    **{name: values[name].value for name in same.split()},
-  )
-
-
 def _target(name: str | None) -> pathlib.Path | None:
-  """Where the JSON goes; its folder is made before the work, not after."""
+  """Returns the file for JSON; its folder is made before the work starts."""
   if name is None:
     return None
   path = pathlib.Path(name)
@@ -192,21 +91,5 @@ def _target(name: str | None) -> pathlib.Path | None:
   return path
 
 
-def parse_flags(
-  argv: list[str], values: flags.FlagValues = flags.FLAGS
-) -> list[str]:
-  """Parses the flags; exits with 2 where one is wrong."""
-  try:
-    rest = values(argv)
-    if rest[1:]:
-      raise flags.Error(f'Unexpected arguments {rest[1:]}; all are flags.')
-  except flags.Error as error:
-    print(f'check_parity: {error}\nTry --help.', file=sys.stderr)
-    sys.exit(2)
-  return rest
-
-
 if __name__ == '__main__':
-  flags.FLAGS.verbosity = -1  # libraries log warnings only, unless told to
-  define_flags()
-  app.run(lambda argv: check(flags.FLAGS), flags_parser=parse_flags)
+  start(Settings, work, refused=2)  # 1 is for what is not equal

@@ -17,14 +17,14 @@ carried along. The host needs memory for the whole model, once.
 """
 
 import contextlib
+import dataclasses
 import pathlib
-import sys
 import threading
+from typing import Annotated, Literal
 
-from absl import app, flags
 import tqdm
 
-from experiments.runs import define_number, whole
+from experiments.runs import KeepFlags, check_numbers, start, whole
 from gemma_jax.checkpoint import hf_format
 from gemma_jax.checkpoint.hf import (
   CheckpointReader,
@@ -33,52 +33,38 @@ from gemma_jax.checkpoint.hf import (
   save_checkpoint,
 )
 from gemma_jax.checkpoint.orbax import is_orbax, load_orbax, save_orbax
-from gemma_jax.families import FAMILIES
 from gemma_jax.weights import LETTERS, Decoder
 
-_TITLES = ', '.join(family.title for family in FAMILIES.values())
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """Which checkpoint is converted, and how.
 
-def define_flags():
-  """Defines this program's flags."""
-  flags.FLAGS.verbosity = -1  # libraries log warnings only, unless told to
-  flags.DEFINE_string(
-    'source',
-    None,
-    'Folder of a Hugging Face or Orbax checkpoint, a hub id, or a .gguf file. '
-    f'Families: {_TITLES}.',
-    required=True,
-  )
-  flags.DEFINE_string(
-    'target', None, 'Folder to write; new or empty.', required=True
-  )
-  flags.DEFINE_enum(
-    'to',
-    None,
-    ['orbax', 'hf'],
-    'Format to write. Default: the other one; of a .gguf, hf.',
-  )
-  flags.DEFINE_enum(
-    'dtype',
-    None,
-    ['bfloat16', 'float16', 'float32'],
-    "Of the weights written. Default: the source's.",
-  )
-  define_number(
-    'num_layers',
-    None,
-    'Keep only the first so many layers. Default: all.',
-    whole(1, 10_000),
-  )
-  flags.DEFINE_string(
-    'revision', None, 'Branch, tag or commit of a hub id. Default: main.'
-  )
-  define_number(
-    'max_shard_bytes',
-    4 * 10**9,
-    'Size at which another file is begun, when writing the hf format.',
-    whole(1, 10**15),
-  )
+  Attributes:
+    source: Folder of a Hugging Face or Orbax checkpoint, a hub id, or a .gguf
+      file, of Gemma 1, Gemma 2, Gemma 3, Llama, Mistral, Qwen 2, Qwen 3, GPT-2
+      or OPT.
+    target: Folder to write; new or empty.
+    to: Format to write. Default: the one that the source does not have; hf for
+      a .gguf file.
+    dtype: Data type of the weights that are written. Default: that of the
+      source.
+    num_layers: Number of layers that are kept, the first ones. Default: all.
+    revision: Branch, tag or commit of a hub id. Default: main.
+    max_shard_bytes: Size in bytes at which another file is begun, in the hf
+      format.
+  """
+
+  source: str
+  target: str
+  to: Literal['orbax', 'hf'] | None = None
+  dtype: Literal['bfloat16', 'float16', 'float32'] | None = None
+  num_layers: Annotated[int, whole(1, 10_000)] | None = None
+  revision: str | None = None
+  max_shard_bytes: Annotated[int, whole(1, 10**15)] = 4 * 10**9
+
+  def __post_init__(self):
+    check_numbers(self)
 
 
 def convert(
@@ -91,7 +77,9 @@ def convert(
   revision: str | None = None,
   max_shard_bytes: int = 4 * 10**9,
 ) -> str:
-  """Converts a checkpoint, showing progress on stderr; see the flags.
+  """Converts a checkpoint, showing progress on stderr.
+
+  Arguments are those of `Settings`.
 
   Returns:
     The format written.
@@ -140,7 +128,7 @@ def convert(
 
 
 def _bar(what: str, total: int):
-  """A progress bar in bytes."""
+  """Returns a progress bar in bytes."""
   return tqdm.tqdm(desc=what, total=total, unit='B', unit_scale=True)
 
 
@@ -172,28 +160,12 @@ def _first_layers(model: Decoder, num_layers: int) -> Decoder:
   return Decoder(config, weights)
 
 
-def main(argv: list[str]) -> int:
-  """Returns the exit code: 0, or 1 if nothing was converted."""
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
-  values = flags.FLAGS
-  try:
-    written = convert(
-      values.source,
-      values.target,
-      to=values.to,
-      dtype=values.dtype,
-      num_layers=values.num_layers,
-      revision=values.revision,
-      max_shard_bytes=values.max_shard_bytes,
-    )
-  except (ImportError, OSError, ValueError) as error:
-    print(f'Error: {error}', file=sys.stderr)
-    return 1
-  print(f'{values.target}: written in the {written} format.')
-  return 0
+def work(settings: Settings, keep_flags: KeepFlags) -> str:
+  """Converts the checkpoint; returns what was written."""
+  del keep_flags
+  written = convert(**dataclasses.asdict(settings))
+  return f'{settings.target}: written in the {written} format.'
 
 
 if __name__ == '__main__':
-  define_flags()
-  app.run(main)
+  start(Settings, work)

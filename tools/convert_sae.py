@@ -15,96 +15,85 @@ SAELens then loads it with `SAE.load_from_disk(target)`; a folder of Gemma Scope
 is a collection, into which several may be written.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from typing import Annotated, Literal
 
-from absl import flags
-
-from experiments.inputs import sae_source_flags
-from experiments.runs import define_number, outputs, real
+from experiments.inputs.sae_source import SAESource
+from experiments.runs import KeepFlags, check_numbers, real, start
 from sae.formats.gemma_scope import save_gemma_scope
 from sae.formats.loading import load_sae
 from sae.formats.releases import list_saes
 from sae.formats.sae_lens import save_sae_lens
 
-FORMATS = ('sae_lens', 'gemma_scope')
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(SAESource):
+  """Which SAE is written, where and how.
+
+  Attributes:
+    sae: File, folder, release or hub id of the SAE; needed without --list.
+    list: Release whose ids are printed, and no more is done.
+    revision: Branch, tag or commit on the hub.
+    target: Folder to write into; needed without --list.
+    to: Format to write.
+    l0: Mean number of active latents per token (L0), which names a folder of
+      Gemma Scope. Default: what the SAE's files say;
+      experiments.sae_training.evaluate measures it.
+    normalise: Rescale rows and latents for gemma_scope, whose decoder rows have
+      norm 1, where they have another norm.
+  """
+
+  sae: str | None = None
+  list: str | None = None
+  revision: str | None = None
+  target: str | None = None
+  to: Literal['sae_lens', 'gemma_scope'] = 'sae_lens'
+  l0: Annotated[float, real(0, 1e6)] | None = None
+  normalise: bool = False
+
+  def __post_init__(self):
+    check_numbers(self)
+    for name in ('sae', 'target'):
+      if self.list is None and getattr(self, name) is None:
+        raise ValueError(f'--{name} is needed; see --help.')
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Defines this program's flags; returns their names."""
-  names = sae_source_flags.define_flags(values)
-  before = set(values)
-  common = {'flag_values': values}
-  flags.DEFINE_string(
-    'list', None, 'Print the ids of this release, and do no more.', **common
-  )
-  flags.DEFINE_string(
-    'revision', None, 'Branch, tag or commit on the hub.', **common
-  )
-  flags.DEFINE_string('target', None, 'Folder to write into.', **common)
-  flags.DEFINE_enum('to', 'sae_lens', FORMATS, 'Format to write.', **common)
-  define_number(
-    'l0',
-    None,
-    'Mean active latents per token, which names a folder of Gemma Scope. '
-    'Default: what its files say; experiments.sae_training.evaluate '
-    'measures it.',
-    real(0, 1e6),
-    **common,
-  )
-  flags.DEFINE_bool(
-    'normalise',
-    False,
-    'For gemma_scope, whose decoder rows have norm 1: rescale rows and latents '
-    'where they have another.',
-    **common,
-  )
-  return sorted([*names, *set(values) - before])
-
-
-def convert(values: flags.FlagValues) -> str:
-  """Does what parsed flags say; returns the folder written.
+def convert(settings: Settings) -> str:
+  """Writes the SAE; returns the folder written.
 
   Raises:
-    FileExistsError, FileNotFoundError, ImportError, ValueError: a
-      flag is missing, or see `load_sae` and the writers.
+    FileExistsError, FileNotFoundError, ImportError, ValueError: see `load_sae`
+      and the writers.
   """
-  for name in ('sae', 'target'):
-    if values[name].value is None:
-      raise ValueError(f'--{name} is needed; see --help.')
   loaded = load_sae(
-    values.sae,
-    values.sae_id,
-    site=values.site,
-    layer=values.layer,
-    revision=values.revision,
+    settings.sae,
+    settings.sae_id,
+    site=settings.site,
+    layer=settings.layer,
+    revision=settings.revision,
   )
-  if values.to == 'sae_lens':
-    save_sae_lens(loaded, values.target)
-    return values.target
-  l0 = loaded.origin.l0 if values.l0 is None else values.l0
+  if settings.to == 'sae_lens':
+    save_sae_lens(loaded, settings.target)
+    return settings.target
+  l0 = loaded.origin.l0 if settings.l0 is None else settings.l0
   if l0 is None:
     raise ValueError(
       f'{loaded.origin} does not say its L0, after which Gemma Scope names '
       'folders. Give --l0; experiments.sae_training.evaluate measures it.'
     )
   path = save_gemma_scope(
-    loaded, values.target, l0=l0, normalise=values.normalise
+    loaded, settings.target, l0=l0, normalise=settings.normalise
   )
   return str(path.parent)
 
 
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
-  """Converts or lists; returns the exit code."""
-  del names
-  try:
-    if values.list is not None:
-      print('\n'.join(list_saes(values.list)))
-    else:
-      print(f'{convert(values)}: written in the format of {values.to}.')
-  except (ImportError, OSError, ValueError) as error:
-    return outputs.failed(error)
-  return 0
+def work(settings: Settings, keep_flags: KeepFlags) -> str:
+  """Converts or lists; returns what was written, or the list."""
+  del keep_flags
+  if settings.list is not None:
+    return '\n'.join(list_saes(settings.list))
+  return f'{convert(settings)}: written in the format of {settings.to}.'
 
 
 if __name__ == '__main__':
-  outputs.start(define_flags, run)
+  start(Settings, work)

@@ -10,10 +10,8 @@ of it. A run that is broken or did not finish is named with the reason. Links
 are relative: move the folder as a whole.
 """
 
-from collections.abc import Sequence
+import dataclasses
 import pathlib
-
-from absl import flags
 
 from experiments.charts.index import (
   INDEX_FILE,
@@ -21,47 +19,40 @@ from experiments.charts.index import (
   read_run,
   write_index,
 )
-from experiments.runs import outputs
+from experiments.runs import KeepFlags, start
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Defines this program's flags; returns their names."""
-  before = set(values)
-  flags.DEFINE_list(
-    'runs',
-    None,
-    'Folders of runs, or with runs below them.',
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    'out',
-    None,
-    'Folder for index.html. Default: that of --runs, if it is one.',
-    flag_values=values,
-  )
-  return sorted(set(values) - before)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """Which runs are listed, and where.
 
+  Attributes:
+    runs: Folders of runs, or with runs below them.
+    out: Folder for index.html. Default: that of --runs, if it is one.
+  """
 
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
-  """Does what parsed flags say; returns the exit code."""
-  del names  # a page over runs is no run, and has no flags.txt
-  try:
-    if not values.runs:
-      raise ValueError('Say which runs: --runs=DIR, or several with commas.')
-    if values.out is None and len(values.runs) > 1:
+  runs: tuple[str, ...]
+  out: str | None = None
+
+  def __post_init__(self):
+    if not self.runs:
+      raise ValueError('--runs is empty; give folders, with commas between.')
+    if self.out is None and len(self.runs) > 1:
       raise ValueError('Say where the page of several folders goes: --out=DIR.')
-    runs = [read_run(folder) for folder in find_runs(values.runs)]
-    page = pathlib.Path(values.out or values.runs[0]) / INDEX_FILE
-    write_index(page, runs)
-  except (OSError, ValueError) as error:
-    return outputs.failed(error)
+
+
+def work(settings: Settings, keep_flags: KeepFlags) -> str:
+  """Writes the page; returns what it lists."""
+  del keep_flags  # a page over runs is no run, and has no flags.txt
+  runs = [read_run(folder) for folder in find_runs(settings.runs)]
+  page = pathlib.Path(settings.out or settings.runs[0]) / INDEX_FILE
+  write_index(page, runs)
+  lines = []
   for each in runs:
     title = each.contents.get('title', each.results.get('experiment'))
-    said = ' '.join(each.problems) or title
-    print(f'{each.folder}: {said}')
-  print(f'Written: {page}')
-  return 0
+    lines.append(f'{each.folder}: {" ".join(each.problems) or title}')
+  return '\n'.join([*lines, f'Written: {page}'])
 
 
 if __name__ == '__main__':
-  outputs.start(define_flags, run, lock=False)  # it changes no run
+  start(Settings, work, run_folder=False)  # it changes no run

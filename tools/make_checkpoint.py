@@ -9,18 +9,18 @@ and norm weights are far from 0. A second run with the same flags finds the
 checkpoint there and leaves it.
 """
 
+import dataclasses
 import json
 import math
 import pathlib
 import shutil
-import sys
+from typing import Literal
 
-from absl import app, flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.runs import FEW, SEED, define_number, whole
+from experiments.runs import Count, Few, KeepFlags, Seed, check_numbers, start
 from gemma_jax import json_files
 from gemma_jax.checkpoint import hf_format
 from gemma_jax.checkpoint.hf import (
@@ -35,42 +35,55 @@ from gemma_jax.weights import Decoder, is_norm, weight_letters, weight_shape
 # The flags that made a checkpoint; only a folder that has it is replaced.
 RECORD = 'make_checkpoint.json'
 
-_SIZES = {
-  'num_layers': (4, 'Layers; the even ones (0-based) are local.'),
-  'd_model': (72, 'Width of the residual stream.'),
-  'd_ff': (160, 'Width of the feed-forward layer.'),
-  'num_heads': (4, 'Query heads.'),
-  'num_kv_heads': (2, 'Key/value heads.'),
-  'head_dim': (16, 'Width of a head.'),
-  'vocab_size': (512, 'Tokens.'),
-  'query_pre_attn_scalar': (24, 'Scores are scaled by this ** -0.5.'),
-  'window': (5, 'Keys that a local layer sees, the own one included.'),
-}
+# What the files are like, and not the model.
+_OPTIONS = ('dtype', 'shards', 'seed')
 
 
-def define_flags():
-  """Defines this program's flags."""
-  flags.FLAGS.verbosity = -1  # libraries log warnings only, unless told to
-  flags.DEFINE_string('out', None, 'Folder to write.', required=True)
-  for name, (default, meaning) in _SIZES.items():
-    define_number(name, default, meaning, whole())
-  flags.DEFINE_enum(
-    'dtype', 'float32', ['bfloat16', 'float16', 'float32'], 'Of the weights.'
-  )
-  define_number('shards', 2, 'Files, at most.', FEW)
-  define_number('seed', 0, 'Seed of the random weights.', SEED)
-  flags.DEFINE_boolean(
-    'overwrite',
-    False,
-    'Replace what this program made with other flags. A folder that it did '
-    'not make is never replaced.',
-  )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """The shape of a random checkpoint.
+
+  Attributes:
+    out: Folder to write.
+    num_layers: Number of layers; the even ones, counted from 0, are local.
+    d_model: Width of the residual stream.
+    d_ff: Width of the feed-forward layer.
+    num_heads: Number of query heads.
+    num_kv_heads: Number of key/value heads.
+    head_dim: Width of a head.
+    vocab_size: Number of tokens.
+    query_pre_attn_scalar: Scores are scaled by this to the power -0.5.
+    window: Number of keys that a local layer sees, the query's own included.
+    dtype: Data type of the weights.
+    shards: Most files of weights.
+    seed: Random seed of the weights.
+    overwrite: Replace what this program made with other flags. A folder that it
+      did not make is never replaced.
+  """
+
+  out: str
+  num_layers: Count = 4
+  d_model: Count = 72
+  d_ff: Count = 160
+  num_heads: Count = 4
+  num_kv_heads: Count = 2
+  head_dim: Count = 16
+  vocab_size: Count = 512
+  query_pre_attn_scalar: Count = 24
+  window: Count = 5
+  dtype: Literal['bfloat16', 'float16', 'float32'] = 'float32'
+  shards: Few = 2
+  seed: Seed = 0
+  overwrite: bool = False
+
+  def __post_init__(self):
+    check_numbers(self)
 
 
 def random_model(
   config: ModelConfig, seed: int = 0, dtype='float32'
 ) -> Decoder:
-  """A model whose mistakes in use would show; the same on every platform.
+  """Returns a model on which mistakes in its use show, the same everywhere.
 
   Matrices are scaled as in `init_model`. Norm weights are in [-0.5, 1]: at 0,
   where training starts them, nothing would show that 1 + w was taken for w, or
@@ -113,14 +126,14 @@ def make(out: str | pathlib.Path, made: dict, overwrite: bool = False) -> str:
   Args:
     out: The folder.
     made: Values of the flags that say what to make.
-    overwrite: As the flag.
+    overwrite: If true, what was made with other flags is replaced.
 
   Raises:
     FileExistsError: the folder holds something else that may not be replaced.
     ValueError: a size makes no sense.
   """
   out = pathlib.Path(out)
-  sizes = {name: made[name] for name in _SIZES}
+  sizes = {name: made[name] for name in made if name not in _OPTIONS}
   local = tuple(i % 2 == 0 for i in range(made['num_layers']))
   config = FAMILIES['gemma2'].config(**sizes, local_layers=local)
   if (out / RECORD).is_file():
@@ -139,7 +152,7 @@ def make(out: str | pathlib.Path, made: dict, overwrite: bool = False) -> str:
       )
     shutil.rmtree(out)
   with new_folder(out) as folder:
-    options = {name: made[name] for name in ('dtype', 'shards', 'seed')}
+    options = {name: made[name] for name in _OPTIONS}
     write_checkpoint(config, folder, **options)
     record = json.dumps(made, indent=2) + '\n'
     (folder / RECORD).write_text(record, encoding='utf-8')
@@ -150,20 +163,13 @@ def make(out: str | pathlib.Path, made: dict, overwrite: bool = False) -> str:
   )
 
 
-def main(argv: list[str]) -> int:
-  """Returns the exit code: 0, or 1 if nothing could be written."""
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
-  names = (*_SIZES, 'dtype', 'shards', 'seed')
-  made = {name: flags.FLAGS[name].value for name in names}
-  try:
-    print(make(flags.FLAGS.out, made, flags.FLAGS.overwrite))
-  except (OSError, ValueError) as error:
-    print(f'Error: {error}', file=sys.stderr)
-    return 1
-  return 0
+def work(settings: Settings, keep_flags: KeepFlags) -> str:
+  """Makes the checkpoint, unless it is there; returns what was done."""
+  del keep_flags
+  made = dataclasses.asdict(settings)
+  del made['out'], made['overwrite']
+  return make(settings.out, made, settings.overwrite)
 
 
 if __name__ == '__main__':
-  define_flags()
-  app.run(main)
+  start(Settings, work, run_folder=False)  # the folder is to be new or empty

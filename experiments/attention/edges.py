@@ -1,16 +1,16 @@
-"""Attention edges by name: 'last:entity' is all from the last to the entity's.
+"""Attention edges by name: 'last:entity' is the last token's view of the name.
 
 Sets of a prompt's tokens:
 
   bos           the first
   entity        those of the name
-  entity_last   its last one
+  entity_last   the last token of the name
   relation      those that say what is asked
   rest          those that are none of bos, entity and relation
   before        between bos and the entity
   after         from the entity's end on, the last one included
   last          the last
-  -2            the second but last; any negative number
+  -2            the last but one; any negative number
 
 Sets are joined by '+': 'bos+relation'. An edge goes from a query to a key,
 which is no later; a token always sees itself.
@@ -40,7 +40,8 @@ class Edges:
   """A set of attention edges.
 
   Attributes:
-    queries, keys: Sets of tokens.
+    queries: The set of tokens that look.
+    keys: The set of tokens that they look at.
   """
 
   queries: str
@@ -67,12 +68,12 @@ class Edges:
     return cls(queries, keys)
 
   def first(self, case: Case) -> int:
-    """The first token whose view changes."""
+    """Returns the first token whose view changes."""
     return int(np.flatnonzero(places(self.queries, case))[0])
 
 
 def places(text: str, case: Case) -> np.ndarray:
-  """bool [length of the prompt]: which of its tokens a set has.
+  """Returns which tokens of a prompt a set has, bool [length].
 
   Raises:
     ValueError: it has none of them.
@@ -88,13 +89,13 @@ def places(text: str, case: Case) -> np.ndarray:
 
 
 def without_entity(case) -> tuple:
-  """All that tokens after the entity have to go on if none of them sees it.
+  """Returns all that tokens after the entity go on if none of them sees it.
 
   Prompts that have this in common are one computation from there on, and no
   more than one observation.
 
   Args:
-    case: Anything with `ids` and `span`.
+    case: A case or a question, with `ids` and `span`.
   """
   start, stop = case.span
   return tuple(case.ids[:start]), stop - start, tuple(case.ids[stop:])
@@ -103,7 +104,7 @@ def without_entity(case) -> tuple:
 def edge_masks(
   edges: Sequence[Edges], cases: Sequence[Case], size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Queries and keys, bool [P, E, size] each, by position."""
+  """Returns queries and keys by position, bool [P, E, size] each."""
   masks = np.zeros((2, len(cases), len(edges), size), bool)
   for p, case in enumerate(cases):
     for e, edge in enumerate(edges):

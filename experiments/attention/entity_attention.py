@@ -15,7 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.attention.reruns import PROMPT_AXES, Kept, rerun
+from experiments.attention.resuming import (
+  PROMPT_AXES,
+  earlier_positions,
+  resume,
+)
 import gemma_jax as gj
 from gemma_jax import layers
 
@@ -26,7 +30,8 @@ KEYS = ('entity_last', 'entity')
 @functools.partial(jax.jit, static_argnames='site')
 def attention_to_entity(
   model: gj.Decoder,
-  kept: Kept,
+  recording: gj.Recording,
+  again: jax.Array,
   keys: jax.Array,
   steered: jax.Array,
   start: jax.Array,
@@ -35,20 +40,21 @@ def attention_to_entity(
   *,
   site: str = 'resid_post',
 ) -> jax.Array:
-  """Attention of the last token with directions added, from a layer on.
+  """Measures the last token's attention with directions added from a layer on.
 
   Directions are rows of one program; their layer, and the tokens where they are
   added, are data. A coefficient of 0 leaves the model as it is.
 
   Args:
-    model: Stacked.
-    kept: Of P prompts, from the first steered token on.
+    model: The model, stacked.
+    recording: Recording of P prompts.
+    again: int32 [P, T], positions from the first steered token on, -1 for none.
     keys: bool [A, P, S], sets of keys whose sums are taken, by position.
-    steered: bool [P, S], where directions are added.
+    steered: bool [P, S], positions where directions are added.
     start: int32 scalar, the layer where they are added.
-    directions: float32 [R, W].
-    coefficients: float32 [R].
-    site: Where they are added.
+    directions: float32 [R, W], what is added.
+    coefficients: float32 [R], times this.
+    site: The site where they are added.
 
   Returns:
     float32 [P, R, L, M, A, N], M being MEASURES; 0 in layers before `start`.
@@ -57,7 +63,7 @@ def attention_to_entity(
   L, N, R = config.num_layers, config.num_heads, len(directions)
   A = len(keys)
 
-  def one(kept, keys, steered):
+  def one(recording, again, keys, steered):
     edit = gj.steer(
       site,
       directions,
@@ -65,12 +71,12 @@ def attention_to_entity(
       coefficient=coefficients,
       positions=steered,
     )
-    slots = jnp.concatenate([kept.slots, kept.positions])
+    slots = jnp.concatenate([earlier_positions(recording, again), again])
     masks = keys[:, jnp.clip(slots, 0)] & (slots >= 0)  # [A, slots]
 
     def read(weights, layer, seen, found):
       row = seen['pattern'][:, :, -1]  # [R, N, slots]
-      lengths = _lengths(config, weights, kept.v[layer], seen['resid_pre'])
+      lengths = _lengths(config, weights, recording.v[layer], seen['resid_pre'])
       weighted = jnp.stack([row, *(row * each for each in lengths)], axis=1)
       sums = jnp.einsum(
         'RMNs,As->RMAN',
@@ -81,9 +87,10 @@ def attention_to_entity(
       return found.at[:, layer].set(sums)
 
     nothing = jnp.zeros((R, L, len(MEASURES), A, N))
-    return rerun(
+    return resume(
       model,
-      kept,
+      recording,
+      again,
       start,
       rows=R,
       interventions=[edit],
@@ -92,16 +99,21 @@ def attention_to_entity(
       found=nothing,
     )[1]
 
-  return jax.vmap(one, in_axes=(PROMPT_AXES, 1, 0))(kept, keys, steered)
+  return jax.vmap(one, in_axes=(PROMPT_AXES, 0, 1, 0))(
+    recording, again, keys, steered
+  )
 
 
-def unsteered_attention(model, kept, keys) -> jax.Array:
-  """float32 [P, L, M, A, N]: the same of all layers, nothing being added."""
+def unsteered_attention(
+  model: gj.Decoder, recording: gj.Recording, again: jax.Array, keys: jax.Array
+) -> jax.Array:
+  """Returns the same of all layers, nothing being added: [P, L, M, A, N]."""
   nothing = jnp.zeros((1, model.config.d_model))
   P, S = keys.shape[1:]
   everywhere = attention_to_entity(
     model,
-    kept,
+    recording,
+    again,
     keys,
     np.zeros((P, S), bool),
     jnp.int32(0),
@@ -112,7 +124,7 @@ def unsteered_attention(model, kept, keys) -> jax.Array:
 
 
 def key_masks(spans: Sequence[tuple[int, int]], size: int) -> np.ndarray:
-  """bool [A, P, S] of KEYS, for entities at tokens [start, stop)."""
+  """Returns KEYS of entities at tokens [start, stop), bool [A, P, S]."""
   masks = np.zeros((len(KEYS), len(spans), size), bool)
   for row, (start, stop) in enumerate(spans):
     masks[0, row, stop - 1] = True
@@ -120,14 +132,14 @@ def key_masks(spans: Sequence[tuple[int, int]], size: int) -> np.ndarray:
   return masks
 
 
-def _lengths(config, weights, kept_values, stream):
-  """|v| and |v W_O| of each key, by query head: 2 of [R or 1, N, slots].
+def _lengths(config, weights, recorded, stream):
+  """Returns |v| and |v W_O| of each key by query head, 2 of [R, N, S + T].
 
   Args:
-    config: Of the model.
-    weights: Of the layer.
-    kept_values: [K, S, H], of the tokens that are not run again.
-    stream: [R, T, D], where the others enter the layer.
+    config: The model's config.
+    weights: The layer's weights.
+    recorded: [K, S, H], values of all tokens in the recording.
+    stream: [R, T, D], where the tokens that are run again enter the layer.
   """
   group = config.num_heads // config.num_kv_heads
   y = layers.norm(
@@ -153,5 +165,5 @@ def _lengths(config, weights, kept_values, stream):
 
   return [
     joined(*pair)
-    for pair in zip(lengths(kept_values[None]), lengths(new), strict=True)
+    for pair in zip(lengths(recorded[None]), lengths(new), strict=True)
   ]

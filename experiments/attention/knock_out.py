@@ -35,13 +35,17 @@ from which the same command goes on.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Annotated, Literal
 
-from absl import flags
 import numpy as np
 
 from experiments import inputs
 from experiments.attention import (
+  Case,
   Edges,
+  HeadSet,
+  Window,
   commonest_answer,
   knockout_figures,
   make_cases,
@@ -52,8 +56,11 @@ from experiments.attention import (
   summarise,
   time_both_ways,
 )
-from experiments.inputs import corpus, study_inputs
-from experiments.runs import define_number, define_numbers, outputs, whole
+from experiments.inputs import corpus
+from experiments.inputs.settings import BaseStudy, ChatModel, ChosenLatents
+from experiments.inputs.study_inputs import StudyInputs, open_inputs
+from experiments.runs import Count, KeepFlags, outputs, start, whole
+import gemma_jax as gj
 from gemma_jax.whole_files import save_tensors
 from sae.jumprelu import Latents
 
@@ -71,101 +78,104 @@ EDGES = (
 _TIMED = 32
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Defines this program's flags; returns their names."""
-  before = set(values)
-  study_inputs.define_flags(values, model='base', num_random=None)
-  inputs.define_chat_model(values)
-  common = {'flag_values': values}
-  flags.DEFINE_list(
-    'studies', list(STUDIES), 'Of answers and refusals.', **common
-  )
-  flags.DEFINE_list(
-    'edges', list(EDGES), 'What is cut, as QUERIES:KEYS.', **common
-  )
-  define_numbers(
-    'window',
-    [1, 3, 'from'],
-    "Widths of windows in layers; 'from' is all layers from one on.",
-    whole(1, 10_000, words=('from',)),
-    **common,
-  )
-  flags.DEFINE_list(
-    'heads',
-    ['all'],
-    "Sets of heads: 'all', 'each', or heads joined by '+', such as H2 or "
-    'L18H5+L20H3.',
-    **common,
-  )
-  define_number(
-    'questions', 50, 'Prompts per entity type and class.', whole(2), **common
-  )
-  define_number(
-    'max_new_tokens',
-    30,
-    'Most tokens of the answers that show how refusals begin.',
-    whole(),
-    **common,
-  )
-  define_number(
-    'rows_per_batch',
-    1024,
-    'Prompts times sets of edges and heads that run at once.',
-    whole(),
-    **common,
-  )
-  return study_inputs.finish_flags(values, before)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(BaseStudy, ChatModel, ChosenLatents):
+  """What is cut where, in which prompts.
 
+  Attributes:
+    studies: Studies to run: 'answers' of the base model, 'refusals' of the chat
+      model.
+    edges: Sets of attention edges that are cut, as QUERIES:KEYS.
+    window: Widths of the windows, in layers; 'from' is all layers from each one
+      on.
+    heads: Sets of heads that are cut: 'all'; 'each', every head by itself; or
+      heads joined by '+', such as H2 or L18H5+L20H3.
+    questions: Prompts per entity type and class.
+    max_new_tokens: Most tokens of the answers that show how refusals begin.
+    rows_per_batch: Prompts times sets of edges and heads that are run at once.
+  """
 
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
-  """Does what parsed flags say; returns the exit code."""
-  try:
-    about = study_inputs.open_subject(values, names)
-    wrong = sorted(set(values.studies) - set(STUDIES))
-    if wrong or not values.studies:
-      raise ValueError(
-        f'--studies={",".join(values.studies)}; expected some of '
-        f'{", ".join(STUDIES)}.'
-      )
-    if not values.edges:
+  studies: tuple[Literal['answers', 'refusals'], ...] = STUDIES
+  edges: tuple[str, ...] = EDGES
+  window: tuple[Annotated[int, whole(1, 10_000, words=('from',))], ...] = (
+    1,
+    3,
+    'from',
+  )
+  heads: tuple[str, ...] = ('all',)
+  questions: Annotated[int, whole(2)] = 50
+  max_new_tokens: Count = 30
+  rows_per_batch: Count = 1024
+
+  def __post_init__(self):
+    super().__post_init__()
+    if not self.studies:
+      raise ValueError(f'Give --studies, some of {", ".join(STUDIES)}.')
+    if not self.edges:
       raise ValueError(f'Give --edges, such as {EDGES[0]}.')
-    config = about.reader.config
-    plan = {
-      'edges': list(dict.fromkeys(map(Edges.parse, values.edges))),
-      'windows': parse_windows(values.window, config),
-      'heads': parse_heads(values.heads, config),
-    }
-    prepared = [
-      _prepare(about, name) for name in STUDIES if name in values.studies
-    ]
-    for _, _, cases in prepared:
-      for edge in plan['edges']:
-        for case in cases:
-          edge.first(case)  # has them all, or says which prompt does not
-    about.begin()
-    studies = {}
-    for name, reader, cases in prepared:
-      studies[name] = _run_study(about, name, reader, cases, plan)
-    results = {
-      'edges': list(map(str, plan['edges'])),
-      'window': list(map(str, values.window)),
-      'heads': [each.name for each in plan['heads']],
-      'studies': studies,
-    }
-    about.write(
-      'attention.knock_out',
-      results,
-      'What must the last token see to recall a fact, or to decline?',
-      summary(results),
-      knockout_figures.knockout_sections(results),
-    )
-  except (OSError, ValueError, ImportError) as error:
-    return outputs.failed(error)
-  return 0
+    self.parsed_edges()
+
+  def parsed_edges(self) -> list[Edges]:
+    """Returns each set of edges once.
+
+    Raises:
+      ValueError: one of them is no set of edges.
+    """
+    return list(dict.fromkeys(map(Edges.parse, self.edges)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+  """What is cut: every set of edges, in every window, in every set of heads.
+
+  Attributes:
+    edges: Sets of edges.
+    windows: Windows of layers.
+    heads: Sets of heads.
+  """
+
+  edges: Sequence[Edges]
+  windows: Sequence[Window]
+  heads: Sequence[HeadSet]
+
+
+def work(settings: Settings, keep_flags: KeepFlags) -> str:
+  """Cuts attention, writes the results; returns the summary."""
+  given = open_inputs(settings, keep_flags)
+  config = given.reader.config
+  plan = Plan(
+    edges=settings.parsed_edges(),
+    windows=parse_windows(settings.window, config),
+    heads=parse_heads(settings.heads, config),
+  )
+  prepared = {
+    name: _prepare(given, name) for name in STUDIES if name in settings.studies
+  }
+  for _, cases in prepared.values():
+    for edge in plan.edges:
+      for case in cases:
+        edge.first(case)  # has them all, or says which prompt does not
+  given.begin()
+  results = {
+    'edges': list(map(str, plan.edges)),
+    'window': list(map(str, settings.window)),
+    'heads': [each.name for each in plan.heads],
+    'studies': {
+      name: _run_study(given, name, reader, cases, plan)
+      for name, (reader, cases) in prepared.items()
+    },
+  }
+  return given.write(
+    'attention.knock_out',
+    results,
+    'What must the last token see to recall a fact, or to decline?',
+    summary(results),
+    knockout_figures.sections(results),
+  )
 
 
 def summary(results: Mapping) -> list[str]:
-  """Uncut, what cutting everywhere does, up to where edges are read, cost."""
+  """Says what models do uncut and cut, where edges are read, and the cost."""
   lines = []
   for name, study in results['studies'].items():
     what = f'P({study["measure"]})'
@@ -206,31 +216,39 @@ def summary(results: Mapping) -> list[str]:
   return lines
 
 
-def _prepare(about, name):
-  """A study's name, the reader of its model, and its prompts."""
-  values = about.values
-  reader, tokenizer = about.reader, about.tokenizer
+def _prepare(
+  given: StudyInputs, name: str
+) -> tuple[gj.CheckpointReader, list[Case]]:
+  """Returns the reader of a study's model, and its prompts."""
+  settings = given.settings
+  reader, tokenizer = given.reader, given.tokenizer
   if name == REFUSALS:
     reader = inputs.open_chat_model(
-      inputs.resolve_path(values.chat_model, inputs.CHAT),
-      about.reader,
-      values.dtype,
+      inputs.resolve_path(settings.chat_model, inputs.CHAT),
+      given.reader,
+      settings.dtype,
     )
     tokenizer = inputs.read_tokenizer(reader)
   cases = make_cases(
     tokenizer,
-    about.people.of('test', 'known'),
-    about.people.of('test', 'unknown'),
+    given.people.of('test', 'known'),
+    given.people.of('test', 'unknown'),
     chat=name == REFUSALS,
-    per_class=values.questions,
-    seed=values.seed,
+    per_class=settings.questions,
+    seed=settings.seed,
   )
-  return name, reader, cases
+  return reader, cases
 
 
-def _run_study(about, name, reader, cases, plan) -> dict:
+def _run_study(
+  given: StudyInputs,
+  name: str,
+  reader: gj.CheckpointReader,
+  cases: Sequence[Case],
+  plan: Plan,
+) -> dict:
   """Runs one study, writes its effects, returns its numbers."""
-  values, folder = about.values, about.out / 'work' / name
+  settings, folder = given.settings, given.out / 'work' / name
   model = reader.load()
   identity = corpus.model_identity(reader)
   result, examples = {}, [case.to_dict() for case in cases]
@@ -239,8 +257,8 @@ def _run_study(about, name, reader, cases, plan) -> dict:
       model,
       inputs.read_tokenizer(reader),
       cases,
-      mode=values.mode,
-      max_new_tokens=values.max_new_tokens,
+      mode=settings.mode,
+      max_new_tokens=settings.max_new_tokens,
       folder=folder / 'answers',
       identity=identity,
     )
@@ -251,59 +269,54 @@ def _run_study(about, name, reader, cases, plan) -> dict:
   else:
     wanted = [case.answer_tokens for case in cases]
     result = {'measure': 'answer begins'}
-  watched = _watched(about, model)
-  arguments = (plan['windows'], plan['heads'], wanted, watched)
+  watched = _watched(given, model)
   study = run_study(
     model,
     cases,
-    plan['edges'],
-    *arguments,
-    rows_per_batch=values.rows_per_batch,
+    plan.edges,
+    plan.windows,
+    plan.heads,
+    wanted,
+    watched,
+    rows_per_batch=settings.rows_per_batch,
     folder=folder / 'sweeps',
     identity=identity,
     description=f'Cutting attention: {name}',
   )
   if name == ANSWERS:
     result['commonest_answer'] = commonest_answer(study)
-  first = [e for e in plan['edges'] if e.queries == plan['edges'][0].queries]
-  fit = values.rows_per_batch // (len(first) * len(plan['heads']))
+  alike = [e for e in plan.edges if e.queries == plan.edges[0].queries]
+  fit = settings.rows_per_batch // (len(alike) * len(plan.heads))
   few = min(_TIMED, max(1, fit))
   timed = time_both_ways(
     model,
     cases[:few],
-    first,
-    plan['windows'],
-    plan['heads'],
+    alike,
+    plan.windows,
+    plan.heads,
     wanted[:few],
     watched,
   )
-  result |= summarise(study, list(about.targets), seed=values.seed)
+  result |= summarise(study, list(given.targets), seed=settings.seed)
   result['cost'] = {**study.cost, 'timed': timed}
-  _write_effects(about.out / name, study)
-  outputs.write_lines(about.out / name / 'examples.jsonl', examples)
+  _write_effects(given.out / name, study)
+  outputs.write_lines(given.out / name / 'examples.jsonl', examples)
   return result
 
 
-def _watched(about, model) -> tuple[Latents, ...]:
-  """The chosen latents, as a sweep measures them."""
-  values, ids = about.values, [t.id for t in about.targets.values()]
-  saes = inputs.choose_saes(
-    inputs.resolve_path(values.sae, inputs.SAES),
-    about.reader.config,
-    layers=sorted({id.layer for id in ids}),
-    width=values.width,
-    l0=values.l0,
-  )
-  saes = {one.layer: one.load(about.reader) for one in saes}
-  about.check_fit(model, list(saes.values()))
+def _watched(given: StudyInputs, model: gj.Decoder) -> tuple[Latents, ...]:
+  """Returns the chosen latents, as a sweep measures them."""
+  ids = [target.id for target in given.targets.values()]
+  saes = {layer: given.sae(layer) for layer in sorted({i.layer for i in ids})}
+  given.check_fit(model, list(saes.values()))
   return tuple(saes[id.layer].select([id.latent]) for id in ids)
 
 
 def _write_effects(folder, study):
-  """Arrays per prompt, in the order of examples.jsonl.
+  """Writes arrays per prompt, in the order of examples.jsonl.
 
-  Axes: uncut then windows, prompt, row (edges x heads); for latents also place
-  and latent.
+  The axes are uncut then windows, prompt, row (edges x heads); for latents also
+  place and latent.
   """
   folder.mkdir(parents=True, exist_ok=True)
   sweep = study.sweep
@@ -330,4 +343,4 @@ def _number(found: Mapping) -> str:
 
 
 if __name__ == '__main__':
-  outputs.start(define_flags, run)
+  start(Settings, work)

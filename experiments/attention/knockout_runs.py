@@ -1,4 +1,4 @@
-"""All sweeps of a study, in batches that are kept as files."""
+"""Sweeps of a study, in batches that are kept as files."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -39,12 +39,12 @@ class Study:
   """Sweeps over C prompts, all edges together.
 
   Attributes:
-    cases: C of them.
-    wanted: Of each, the tokens that are asked for next.
+    cases: The prompts.
+    wanted: Of each prompt, the tokens that are asked for next.
     rows: R pairs of edges and heads.
-    windows: W of them.
-    sweep: Of all rows.
-    cost: Operations and seconds, of the sweeps and of running rows whole.
+    windows: W windows of layers.
+    sweep: What cutting all rows does.
+    cost: Operations and seconds of the sweeps and of running rows whole.
   """
 
   cases: Sequence[Case]
@@ -72,14 +72,14 @@ def run_study(
   """Runs every sweep, one program per set of queries.
 
   Args:
-    model: Stacked.
+    model: The model, stacked.
     cases: C prompts.
-    edges: All of them; those with the same queries run together.
-    windows, heads, wanted, watched: As for `knock_out`; wanted of each prompt.
-    rows_per_batch: Prompts times rows that run at once.
-    folder: Keeps batches.
+    edges: All sets of edges; those with the same queries run together.
+    windows, heads, wanted, watched: See `knock_out`.
+    rows_per_batch: Prompts times rows that are run at once.
+    folder: The folder that keeps batches.
     identity: What results depend on besides the other arguments.
-    description: Of the progress bar.
+    description: What the progress bar says.
   """
   by_queries = sorted(edges, key=lambda edge: edge.queries)
   groups = [
@@ -101,7 +101,7 @@ def run_study(
   }
 
   def run(group, count, some, theirs, size) -> dict[str, np.ndarray]:
-    """A batch, filled up to `size` prompts."""
+    """Returns the arrays of a batch, which is filled up to `size` prompts."""
     missing = size - len(some)
     began = time.perf_counter()
     sweep = knock_out(
@@ -190,15 +190,18 @@ def time_both_ways(
   wanted: Sequence[Sequence[int]],
   watched: Sequence[Latents],
 ) -> dict:
-  """Seconds of a sweep, and of its rows run whole, compilation left out.
+  """Times a sweep, and its rows run whole, compilation left out.
 
   Whole runs of one row are timed, a few of them, and multiplied.
 
   Args:
-    model: Stacked.
-    cases: Few prompts.
-    edges: With the same queries.
-    windows, heads, wanted, watched: As for `knock_out`.
+    model: The model, stacked.
+    cases: A few prompts.
+    edges: Sets of edges with the same queries.
+    windows, heads, wanted, watched: See `knock_out`.
+
+  Returns:
+    Seconds of both, with what was run.
   """
   sweep = lambda: knock_out(
     model, cases, edges, windows, heads, wanted, watched
@@ -231,7 +234,7 @@ def time_both_ways(
 
 
 def _best(run) -> float:
-  """Seconds of the fastest of three runs, after one that compiles."""
+  """Returns seconds of the fastest of three runs, after one that compiles."""
   run()
   times = []
   for _ in range(3):

@@ -37,12 +37,12 @@ SHARE = 0.1
 
 
 def summarise(study: Study, latents: Sequence[str], *, seed: int = 0) -> dict:
-  """All numbers of a study.
+  """Returns all numbers of a study.
 
   Args:
     study: What was run.
     latents: Names of the k latents.
-    seed: Of resamples and permutations.
+    seed: Random seed of resamples and permutations.
 
   Returns:
     'uncut', per class; 'effects', one entry per edges, heads, window and class;
@@ -65,7 +65,7 @@ def summarise(study: Study, latents: Sequence[str], *, seed: int = 0) -> dict:
 
 
 def read_out(effects: Sequence[dict]) -> list[dict]:
-  """Up to which layer edges are read, from windows 'from' a layer on.
+  """Finds up to which layer edges are read, from windows 'from' a layer on.
 
   Per edges and class the last layer such that cutting all heads from it on
   still changes the probability by SHARE of what cutting all layers does; None
@@ -94,10 +94,10 @@ def read_out(effects: Sequence[dict]) -> list[dict]:
 
 
 def commonest_answer(study: Study) -> float:
-  """How often the commonest first token of its type's answers would be right.
+  """Returns how often the commonest first token of a type's answers is right.
 
-  What a model that has lost the entity can reach at best; too high where there
-  are few prompts of a type.
+  A model that has lost the entity reaches that at best. It is too high where
+  there are few prompts of a type.
   """
   counts = {}
   for case in study.cases:
@@ -132,7 +132,7 @@ def _uncut(study, at, units, latents, seed) -> dict:
 
 
 def _effects(study, at, units, latents, seed):
-  """Effects of all windows and rows on one class, and the test of them."""
+  """Returns effects of all windows and rows on one class, and their test."""
   sweep = study.sweep
   cells = [
     (w, r)
@@ -201,7 +201,7 @@ def _effects(study, at, units, latents, seed):
 
 
 def _is_blind(study, at, w, r) -> bool:
-  """Whether no token after the entity sees it, in any layer and head."""
+  """Returns True if no token after the entity sees it, in any layer or head."""
   edges, heads = study.rows[r]
   if not (study.windows[w].layers[:, None] & heads.heads).all():
     return False
@@ -215,7 +215,7 @@ def _is_blind(study, at, w, r) -> bool:
 
 
 def _shares(yes: np.ndarray, units: Sequence, seed: int) -> list[dict]:
-  """How many do, by the columns of bool [n, m]."""
+  """Returns the share of True in each column of bool [n, m]."""
   once, found = first_of_units(units), _means(yes, units, seed)
   for i in _alike(yes, once):
     found[i] = wilson(int(yes[once, i].sum()), len(once)).to_dict()
@@ -223,7 +223,7 @@ def _shares(yes: np.ndarray, units: Sequence, seed: int) -> list[dict]:
 
 
 def _gains(before, after, units: Sequence, seed: int) -> list[dict]:
-  """How many more do after than before, likewise."""
+  """Returns how much larger that share is after than before."""
   change = after.astype(int) - before
   once, found = first_of_units(units), _means(change, units, seed)
   for i in _alike(change, once):
@@ -232,13 +232,13 @@ def _gains(before, after, units: Sequence, seed: int) -> list[dict]:
 
 
 def _alike(values: np.ndarray, once: np.ndarray) -> np.ndarray:
-  """Columns where all rows are the same; all, if every row is a unit."""
+  """Returns columns with one value; all of them, if every row is a unit."""
   whole = len(once) == len(values)
   return np.flatnonzero((values == values[:1]).all(axis=0) | whole)
 
 
 def _means(values: np.ndarray, units: Sequence, seed: int) -> list:
-  """Estimates of the columns, as dicts; None where a value is missing."""
+  """Returns the columns' means, as dicts; None where a value is missing."""
   whole = np.isfinite(values).all(axis=0)
   found = iter(cluster_bootstrap_means(values[:, whole], units, seed))
   return [next(found).to_dict() if ok else None for ok in whole]

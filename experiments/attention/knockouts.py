@@ -17,13 +17,11 @@ import numpy as np
 
 from experiments.attention.cases import Case, pad_cases
 from experiments.attention.edges import Edges, edge_masks
-from experiments.attention.reruns import (
+from experiments.attention.resuming import (
   PROMPT_AXES,
-  Kept,
-  keep,
-  layer_flops,
-  rerun,
-  unembed_flops,
+  last_positions,
+  record,
+  resume,
 )
 from experiments.attention.windows import HeadSet, Window
 import gemma_jax as gj
@@ -37,10 +35,12 @@ class Sweep:
   Row 0 of the first axis is the model as it is; W windows follow.
 
   Attributes:
-    log_prob: float32 [1 + W, P, R], of one of the wanted tokens coming next.
+    log_prob: float32 [1 + W, P, R], log-probability that one of the wanted
+      tokens comes next.
     says: bool [1 + W, P, R], whether the likeliest token is one of them.
-    latents: float32 [1 + W, P, R, 2, k], at the entity's last token and at the
-      prompt's; NaN at the former if it is not run again: nothing changes there.
+    latents: float32 [1 + W, P, R, 2, k], activations at the entity's last token
+      and at the prompt's; NaN at the former if it is not run again: nothing
+      changes there.
   """
 
   log_prob: np.ndarray
@@ -68,7 +68,7 @@ class CutHeads(gj.Knockout):
     return cls(**vars(whole), cells=cells)
 
   def cuts(self, layer, query_positions, key_positions, config) -> jax.Array:
-    """bool [B, N, T, S], as a Knockout's."""
+    """Returns the edges that are cut, bool [B, N, T, S]."""
     whole = super().cuts(layer, query_positions, key_positions, config)
     return whole & self.cells[:, layer, :, None, None]
 
@@ -76,7 +76,7 @@ class CutHeads(gj.Knockout):
 def rows_of(
   edges: Sequence[Edges], heads: Sequence[HeadSet]
 ) -> list[tuple[Edges, HeadSet]]:
-  """The rows of a sweep, in order."""
+  """Returns the rows of a sweep, in order."""
   return [(edge, some) for edge in edges for some in heads]
 
 
@@ -95,22 +95,21 @@ def knock_out(
   """Runs a sweep.
 
   Args:
-    model: Stacked.
+    model: The model, stacked.
     cases: P prompts.
     edges: E sets of edges.
     windows: W windows of layers.
     heads: Sets of heads; R is E times as many.
     wanted: Of each prompt, the tokens that are asked for next.
     watched: k latents whose activations are measured, each by itself.
-    length: Prompts are padded to it; by default to the longest.
-    count: How many tokens are run again; by default as many as needed. Both
-      are for calls that are to share a program.
+    length: Tokens that prompts are padded to. Default: those of the longest.
+    count: Tokens of each prompt that are run again. Default: as many as needed.
+      Calls with the same length and count share a program.
   """
   length = length or max(case.length for case in cases)
   count = count or tokens_again(cases, edges)
   first = [min(edge.first(case) for edge in edges) for case in cases]
   batch = pad_cases(cases, model.config.fill_id, length)
-  kept = keep(model, *batch, np.array(first, np.int32), count=count)
   queries, keys = edge_masks(edges, cases, length)
   cuts = cut_heads(windows, heads)  # [W, heads, L, N]
   E, h = len(edges), len(heads)
@@ -119,7 +118,8 @@ def knock_out(
   tokens = [[*each, *[-1] * (most - len(each))] for each in wanted]
   out = _sweep(
     model,
-    kept,
+    record(model, *batch),
+    last_positions(batch.positions, np.array(first, np.int32), count),
     np.repeat(queries, h, axis=1),
     np.repeat(keys, h, axis=1),
     np.tile(cuts, (1, E, 1, 1)),
@@ -141,21 +141,21 @@ def knock_out(
 
 
 def tokens_again(cases: Sequence[Case], edges: Sequence[Edges]) -> int:
-  """T: the most tokens from the first query to a prompt's end."""
+  """Returns T, the most tokens from the first query to a prompt's end."""
   return max(case.length - edge.first(case) for case in cases for edge in edges)
 
 
 def cut_heads(
   windows: Sequence[Window], heads: Sequence[HeadSet]
 ) -> np.ndarray:
-  """bool [W, sets of heads, L, N]: which heads are cut where."""
+  """Returns which heads are cut, bool [W, sets of heads, L, N]."""
   layers = np.stack([window.layers for window in windows])
   sets = np.stack([each.heads for each in heads])
   return layers[:, None, :, None] & sets[None]
 
 
 def starts(cuts: np.ndarray) -> np.ndarray:
-  """int32 [W], the first layer where anything is cut, the last if nothing."""
+  """Returns the first layer where heads are cut, int32 [W]; else the last."""
   any_head = cuts.any(axis=(1, 3))  # [W, L]
   first = np.where(any_head.any(1), any_head.argmax(1), cuts.shape[2] - 1)
   return first.astype(np.int32)
@@ -168,11 +168,11 @@ def sweep_flops(
   windows: Sequence[Window],
   heads: Sequence[HeadSet],
 ) -> dict[str, int]:
-  """Operations of `knock_out`, and of running every row as a whole."""
+  """Returns operations of `knock_out`, and of running every row whole."""
   L, layer, logits = (
     config.num_layers,
-    layer_flops(config),
-    unembed_flops(config),
+    _layer_flops(config),
+    _logit_flops(config),
   )
   rows, P = len(edges) * len(heads), len(cases)
   tokens = sum(case.length for case in cases)
@@ -186,10 +186,25 @@ def sweep_flops(
   return {'flops': shared + swept, 'naive_flops': naive}
 
 
+def _layer_flops(config: gj.ModelConfig) -> int:
+  """Returns operations of a layer per token, in matrix products.
+
+  Attention's scores are left out: below 1 % at the length of a prompt.
+  """
+  heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+  return 2 * config.d_model * (heads + (2 + config.gated) * config.d_ff)
+
+
+def _logit_flops(config: gj.ModelConfig) -> int:
+  """Returns operations of one position's logits."""
+  return 2 * config.d_model * config.vocab_size
+
+
 @jax.jit
 def _sweep(
   model,
-  kept: Kept,
+  recording: gj.Recording,
+  again,
   queries,
   keys,
   cuts,
@@ -198,25 +213,28 @@ def _sweep(
   places,
   watched: tuple[Latents, ...],
 ):
-  """Arrays of a Sweep.
+  """Returns the arrays of a Sweep.
 
   Args:
-    model: Stacked.
-    kept: Of P prompts.
-    queries, keys: bool [P, R, S].
-    cuts: bool [W, R, L, N].
-    starts: int32 [W].
-    wanted: int32 [P, A], -1 for none.
-    places: int32 [P, 2], where latents are measured.
-    watched: k of them.
+    model: The model, stacked.
+    recording: Recording of P prompts.
+    again: int32 [P, T], positions that are run again, -1 for none.
+    queries, keys: bool [P, R, S], by position.
+    cuts: bool [W, R, L, N], heads that are cut.
+    starts: int32 [W], the first layer where any is.
+    wanted: int32 [P, A], tokens that are asked for next, -1 for none.
+    places: int32 [P, 2], positions where latents are measured.
+    watched: The latents.
   """
   config = model.config
   L, N, k = config.num_layers, config.num_heads, len(watched)
   R = queries.shape[1]
 
-  def one(kept, queries, keys, wanted, places, found, *, start, cuts):
-    """One prompt; [R], [R], and [R, 2, k] beginning with what was found."""
-    at = kept.positions == places[:, None]  # [2, T]
+  def one(
+    recording, again, queries, keys, wanted, places, found, *, start, cuts
+  ):
+    """Runs a prompt; returns [R], [R], and [R, 2, k] made of what was found."""
+    at = again == places[:, None]  # [2, T]
 
     def read(weights, layer, seen, found):
       for i, each in enumerate(watched):
@@ -233,9 +251,10 @@ def _sweep(
       return found
 
     rows = len(cuts)
-    x, found = rerun(
+    x, found = resume(
       model,
-      kept,
+      recording,
+      again,
       start,
       rows=rows,
       interventions=[CutHeads.of(queries[:rows], keys[:rows], cuts)],
@@ -252,9 +271,9 @@ def _sweep(
   def prompts(found, start, cuts):
     mapped = jax.vmap(
       functools.partial(one, start=start, cuts=cuts),
-      in_axes=(PROMPT_AXES, 0, 0, 0, 0, 0),
+      in_axes=(PROMPT_AXES, 0, 0, 0, 0, 0, 0),
     )
-    return mapped(kept, queries, keys, wanted, places, found)
+    return mapped(recording, again, queries, keys, wanted, places, found)
 
   P = queries.shape[0]
   nothing = jnp.zeros((1, L, N), bool)

@@ -1,4 +1,4 @@
-"""With which tokens a chat model's refusals begin.
+"""First tokens of a chat model's refusals.
 
 The refusal rate takes whole answers. Thousands of windows need something
 cheaper: the probability that the answer begins as refusals of this model do.
@@ -26,11 +26,11 @@ class Openings:
 
   Attributes:
     tokens: Their ids, the commonest first.
-    counts: Of each as text: how many answers begin with it, and how many of
-      these decline.
+    counts: First token of answers as text -> how many answers begin with it,
+      and how many of these decline.
     agreement: Share of answers where the first token tells what the detector
       of refusals says.
-    answers: The texts.
+    answers: The answers' texts.
   """
 
   tokens: tuple[int, ...]
@@ -39,7 +39,7 @@ class Openings:
   answers: Sequence[str]
 
   def to_dict(self) -> dict:
-    """For JSON, without the answers."""
+    """Returns what JSON has of it: all but the answers."""
     return {
       'tokens': list(self.tokens),
       'openings': [
@@ -61,15 +61,15 @@ def refusal_openings(
   folder: pathlib.Path,
   identity: Mapping,
 ) -> Openings:
-  """Has the model answer, and reads how refusals begin.
+  """Has the model answer, and finds how its refusals begin.
 
   Args:
     model: The chat model.
-    tokenizer: Its.
-    cases: Questions.
-    mode: Of `entities.is_refusal`.
-    max_new_tokens: Of an answer.
-    rows_per_batch: Answers generated at once.
+    tokenizer: The model's tokenizer.
+    cases: The questions.
+    mode: How refusals are told, see `entities.is_refusal`.
+    max_new_tokens: Most tokens of an answer.
+    rows_per_batch: Number of answers that are generated at once.
     folder: Keeps answers; those to other questions are thrown away.
     identity: What they depend on besides the questions: the model.
 

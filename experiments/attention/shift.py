@@ -10,8 +10,8 @@ r"""Do latents that know an entity move attention to it?
 The experiment of arXiv 2411.14257, section 6, with the base model and the
 beginnings of statements, "The city X is located in". How much does the last
 token attend to the entity, in every head, if the model knows the entity and if
-not? And what does that become when the latent that fires on known entities is
-added to the last token of an unknown one, and the other way round?
+not? How does that change when the latent that fires on known entities is added
+to the last token of an unknown one, and the other way round?
 
 Attention is measured as such, weighted by the length of the value that it
 moves, and by the length of what that value adds to the layer's output; to the
@@ -32,14 +32,17 @@ goes on.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import os
+from typing import Annotated
 
-from absl import flags
 import numpy as np
 
 from experiments.attention import (
   KEYS,
   MEASURES,
+  Case,
+  Shift,
   compare_classes,
   first_changed,
   make_cases,
@@ -48,96 +51,85 @@ from experiments.attention import (
   summarise_shift,
 )
 from experiments.charts import style
-from experiments.inputs import study_inputs
-from experiments.latents import CLASSES
-from experiments.runs import POSITIVE, SIGNED, define_number, outputs, whole
-from experiments.steering import OPPOSITE, POSITIONS, stream_norms
+from experiments.inputs.settings import BaseStudy, ControlledLatents
+from experiments.inputs.study_inputs import StudyInputs, open_inputs
+from experiments.latents import CLASSES, Target
+from experiments.runs import (
+  SIGNED,
+  Count,
+  KeepFlags,
+  Positive,
+  outputs,
+  start,
+  whole,
+)
+from experiments.steering import OPPOSITE, Positions, stream_norms
 from gemma_jax.whole_files import save_tensors
 
 # Base model -> coefficient, of either latent: arXiv 2411.14257, section 6.
 PUBLISHED = {'gemma-2-2b': 100.0, 'gemma-2-9b': 100.0}
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Defines this program's flags; returns their names."""
-  before = set(values)
-  study_inputs.define_flags(values, model='base', num_random=100)
-  common = {'flag_values': values}
-  define_number(
-    'questions', 100, 'Prompts per entity type and class.', whole(2), **common
-  )
-  define_number(
-    'alpha',
-    None,
-    "Coefficient of either latent's decoder row. Default: by --dose; in "
-    'reference mode the published one, if there is one for the model.',
-    SIGNED,
-    **common,
-  )
-  define_number(
-    'dose',
-    0.5,
-    "Norm of what is added, in units of the stream's mean norm there.",
-    POSITIVE,
-    **common,
-  )
-  flags.DEFINE_enum(
-    'positions',
-    'entity_last',
-    list(POSITIONS),
-    'Which tokens of a prompt are steered.',
-    **common,
-  )
-  define_number(
-    'rows_per_batch',
-    2048,
-    'Prompts times directions that run at once.',
-    whole(),
-    **common,
-  )
-  return study_inputs.finish_flags(values, before)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(BaseStudy, ControlledLatents):
+  """What is added to which prompts, and what it is compared with.
+
+  Attributes:
+    questions: Prompts per entity type and class.
+    num_random: Number of random latents that each latent is compared with.
+      They are matched to it if there is a run.
+    alpha: Coefficient of either latent's decoder row. Default: as --dose says;
+      in reference mode the published one, if there is one for the model.
+    dose: Norm of what is added, in units of the mean norm of the residual
+      stream there.
+    positions: Tokens of a prompt that are steered.
+    rows_per_batch: Prompts times directions that are run at once.
+  """
+
+  questions: Annotated[int, whole(2)] = 100
+  num_random: Annotated[int, whole(0, 10_000)] = 100
+  alpha: Annotated[float, SIGNED] | None = None
+  dose: Positive = 0.5
+  positions: Positions = 'entity_last'
+  rows_per_batch: Count = 2048
 
 
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
-  """Does what parsed flags say; returns the exit code."""
-  try:
-    about = study_inputs.open_subject(values, names)
-    for target in about.targets.values():
-      if first_changed(target) >= about.reader.config.num_layers:
-        raise ValueError(
-          f'{target.id} is written by the last layer; no attention comes after '
-          'it. Name another latent.'
-        )
-    cases = make_cases(
-      about.tokenizer,
-      about.people.of('test', 'known'),
-      about.people.of('test', 'unknown'),
-      lead=False,
-      per_class=values.questions,
-      swapped=values.mode == 'reference',
-      seed=values.seed,
-    )
-    about.begin()
-    results, shifts = _measure(about, cases)
-    _write_effects(about.out, shifts)
-    outputs.write_lines(
-      about.out / 'examples.jsonl',
-      (case.to_dict() for shift in shifts.values() for case in shift.cases),
-    )
-    about.write(
-      'attention.shift',
-      results,
-      'Do latents that know an entity move attention to it?',
-      summary(results),
-      shift_figures.shift_sections(results, shifts),
-    )
-  except (OSError, ValueError, ImportError) as error:
-    return outputs.failed(error)
-  return 0
+def work(settings: Settings, keep_flags: KeepFlags) -> str:
+  """Measures attention, writes the results; returns the summary."""
+  given = open_inputs(settings, keep_flags)
+  for target in given.targets.values():
+    if first_changed(target) >= given.reader.config.num_layers:
+      raise ValueError(
+        f'{target.id} is written by the last layer; no attention comes after '
+        'it. Name another latent.'
+      )
+  cases = make_cases(
+    given.tokenizer,
+    given.people.of('test', 'known'),
+    given.people.of('test', 'unknown'),
+    lead=False,
+    per_class=settings.questions,
+    swapped=settings.mode == 'reference',
+    seed=settings.seed,
+  )
+  given.begin()
+  results, shifts = _measure(given, cases)
+  _write_effects(given.out, shifts)
+  outputs.write_lines(
+    given.out / 'examples.jsonl',
+    (case.to_dict() for shift in shifts.values() for case in shift.cases),
+  )
+  return given.write(
+    'attention.shift',
+    results,
+    'Do latents that know an entity move attention to it?',
+    summary(results),
+    shift_figures.sections(results, shifts),
+  )
 
 
 def summary(results: Mapping) -> list[str]:
-  """What was added, how many heads differ, and how many a latent moves."""
+  """Says what was added, how many heads differ, and how many latents move."""
   lines = []
   for label, added in results['added'].items():
     lines.append(
@@ -189,18 +181,20 @@ def summary(results: Mapping) -> list[str]:
   return lines
 
 
-def _measure(about, cases):
-  """All numbers, and what they were computed from, by class."""
-  values, model = about.values, about.load()
+def _measure(
+  given: StudyInputs, cases: Sequence[Case]
+) -> tuple[dict, dict[str, Shift]]:
+  """Returns all numbers, and what they were computed from, by class."""
+  settings, model = given.settings, given.load()
   shifts, added = {}, {}
   for entity_class in CLASSES:
     mine = [case for case in cases if case.entity_class == entity_class]
-    target = about.targets.get(OPPOSITE[entity_class])
+    target = given.targets.get(OPPOSITE[entity_class])
     alpha = 0.0
     if target is not None:
       site, layer = target.id.site, target.id.layer
-      norm = stream_norms(model, mine, site, [layer], values.positions)[layer]
-      alpha, source = _alpha(values, target, norm.value)
+      norm = stream_norms(model, mine, site, [layer], settings.positions)[layer]
+      alpha, source = _alpha(settings, target, norm.value)
       added[target.label] = {
         'id': str(target.id),
         'alpha': alpha,
@@ -208,19 +202,19 @@ def _measure(about, cases):
         'direction_norm': target.norm,
         'stream_norm': norm.to_dict(),
         'dose': alpha * target.norm / norm.value,
-        'positions': values.positions,
+        'positions': settings.positions,
         'num_controls': len(target.controls),
-        'asked_controls': values.num_random,
+        'asked_controls': settings.num_random,
       }
     shifts[entity_class] = measure_shift(
       model,
       mine,
       target,
       alpha=alpha,
-      positions=values.positions,
-      rows_per_batch=values.rows_per_batch,
-      folder=about.out / 'attention' / entity_class,
-      identity=dict(about.about),
+      positions=settings.positions,
+      rows_per_batch=settings.rows_per_batch,
+      folder=given.out / 'attention' / entity_class,
+      identity=dict(given.about),
       description=f'Attention to {entity_class} entities',
     )
   results = {
@@ -233,32 +227,34 @@ def _measure(about, cases):
     },
     'added': added,
     'classes': compare_classes(
-      shifts['known'], shifts['unknown'], seed=values.seed
+      shifts['known'], shifts['unknown'], seed=settings.seed
     ),
     'changes': [
       entry
       for shift in shifts.values()
       if shift.target is not None
       for entry in summarise_shift(
-        shift, seed=values.seed, reference=values.mode == 'reference'
+        shift, seed=settings.seed, reference=settings.mode == 'reference'
       )
     ],
   }
   return results, shifts
 
 
-def _alpha(values, target, stream_norm: float) -> tuple[float, str]:
-  """The coefficient, and where it comes from."""
-  if values.alpha is not None:
-    return values.alpha, 'given'
-  name = os.path.basename(os.path.normpath(values.model))
-  if values.mode == 'reference' and name in PUBLISHED:
+def _alpha(
+  settings: Settings, target: Target, stream_norm: float
+) -> tuple[float, str]:
+  """Returns the coefficient, and where it comes from."""
+  if settings.alpha is not None:
+    return settings.alpha, 'given'
+  name = os.path.basename(os.path.normpath(settings.model))
+  if settings.mode == 'reference' and name in PUBLISHED:
     return PUBLISHED[name], 'published'
-  return values.dose * stream_norm / target.norm, f'dose {values.dose:g}'
+  return settings.dose * stream_norm / target.norm, f'dose {settings.dose:g}'
 
 
 def _primary(entries) -> Mapping:
-  """Of the entries of all measures, that of attention to the last token."""
+  """Returns the entry of attention to the last token."""
   return next(
     e for e in entries if (e['measure'], e['keys']) == (MEASURES[0], KEYS[0])
   )
@@ -273,7 +269,7 @@ def _named(head: Mapping, what: str) -> str:
 
 
 def _write_effects(out, shifts):
-  """Arrays per prompt, in the order of examples.jsonl."""
+  """Writes arrays per prompt, in the order of examples.jsonl."""
   arrays = {}
   for name, shift in shifts.items():
     arrays[f'{name}.before'] = np.asarray(shift.before, np.float32)
@@ -284,4 +280,4 @@ def _write_effects(out, shifts):
 
 
 if __name__ == '__main__':
-  outputs.start(define_flags, run)
+  start(Settings, work)

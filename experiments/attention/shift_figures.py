@@ -1,256 +1,29 @@
-"""Attention to entities, and how latents move it, from `attention.shift`."""
+"""Figures of attention to entities, and of what latents change in it."""
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
+from experiments import charts
 from experiments.attention import KEYS, MEASURES, Shift
-from experiments.attention.maps import (
-  change_heatmap,
-  change_text,
-  class_heatmap,
-  interval,
-)
-from experiments.charts import Section, Table, style
-from experiments.charts.style import error_bars, headed
+from experiments.charts.style import number
+from experiments.charts.table import spelled
 from experiments.latents import CLASSES
 from experiments.latents.class_look import LABEL_COLOURS, TITLES
+from experiments.stats.multiplicity import ALPHA
 
-_BOXED = 10  # heads with a box each
-_SCATTERED = 4  # heads with a scatter each
-_LINE = '#888'
-
-
-def shift_sections(
-  results: Mapping, shifts: Mapping[str, Shift]
-) -> list[Section]:
-  """The report of `attention.shift`.
-
-  Args:
-    results: Its numbers.
-    shifts: Class -> what they were computed from.
-  """
-  changes = [
-    c for c in results['changes'] if c['keys'] == KEYS[0] and c['heads']
-  ]
-  first = [c for c in changes if c['measure'] == MEASURES[0]]
-  classes = results['classes']
-  return [
-    Section(
-      title='Attention to known and to unknown entities',
-      text=[_CLASS_WORDS],
-      figures=[
-        *(class_heatmap(classes, measure) for measure in MEASURES),
-        class_boxes(classes, shifts),
-      ],
-    ),
-    *(
-      [
-        Section(
-          title='What adding a latent changes',
-          text=[_CHANGE_WORDS],
-          figures=[
-            *(
-              change_heatmap([c for c in changes if c['measure'] == m])
-              for m in MEASURES
-            ),
-            change_points(first),
-          ],
-          tables=[change_table(first)],
-        ),
-        Section(
-          title='Prompt by prompt',
-          text=['Below the diagonal attention falls, above it it grows.'],
-          figures=[before_after(c, shifts[c['prompts']]) for c in first],
-        ),
-      ]
-      if changes
-      else []
-    ),
-  ]
-
-
-def class_boxes(
-  entries: Sequence[Mapping], shifts: Mapping[str, Shift]
-) -> go.Figure:
-  """Prompts' attention in the heads where classes differ most."""
-  heads = sorted(
-    entries[0]['heads'], key=lambda h: -abs(h['difference']['value'])
-  )[:_BOXED]
-  figure = go.Figure()
-  for name in CLASSES:
-    before = shifts[name].before[:, :, 0, 0]  # [C, L, N]
-    values = [before[:, h['layer'], h['head']] for h in heads]
-    figure.add_trace(
-      go.Box(
-        name=f'{TITLES[name]} (n = {len(before)})',
-        x=[h['name'] for h, v in zip(heads, values, strict=True) for _ in v],
-        y=[round(float(each), 4) for v in values for each in v],
-        marker={'color': LABEL_COLOURS[name], 'size': 3},
-        line={'width': 1.5},
-      )
-    )
-  figure.update_layout(boxmode='group')
-  return style.styled(
-    figure, x='head', y="attention to the entity's last token"
-  )
-
-
-def change_points(entries: Sequence[Mapping]) -> go.Figure:
-  """Every head's change with its interval, and what random latents do."""
-  figure = make_subplots(
-    rows=len(entries),
-    cols=1,
-    vertical_spacing=0.16,
-    subplot_titles=[
-      f'{e["target"]} latent on {e["prompts"]} entities' for e in entries
-    ],
-  )
-  for row, e in enumerate(entries, start=1):
-    heads = e['heads']
-    names = [h['name'] for h in heads]
-    if heads[0]['random']:
-      figure.add_trace(
-        go.Bar(
-          name=f'95 % of {e["num_controls"]} random latents',
-          x=names,
-          base=[h['random']['low'] for h in heads],
-          y=[h['random']['high'] - h['random']['low'] for h in heads],
-          marker={'color': '#dddddd'},
-          showlegend=row == 1,
-          hovertext=[
-            f'{h["name"]}: random latents {h["random"]["low"]:+.4f} to '
-            f'{h["random"]["high"]:+.4f}'
-            for h in heads
-          ],
-          hoverinfo='text',
-        ),
-        row=row,
-        col=1,
-      )
-    for marked in (False, True):
-      some = [
-        h
-        for h in heads
-        if (h['p_random_max'] is not None and h['p_random_max'] <= 0.05)
-        == marked
-      ]
-      if not some:
-        continue
-      figure.add_trace(
-        go.Scatter(
-          name='beyond random latents' if marked else 'within',
-          x=[h['name'] for h in some],
-          y=[h['change']['value'] for h in some],
-          error_y=error_bars([h['change'] for h in some]),
-          mode='markers',
-          marker={
-            'color': LABEL_COLOURS[e['target']] if marked else '#4D4D4D',
-            'size': 7,
-          },
-          showlegend=row == 1 or marked,
-          hovertext=[
-            f'{h["name"]}<br>' + change_text(h).replace('\n', '<br>')
-            for h in some
-          ],
-          hoverinfo='text',
-        ),
-        row=row,
-        col=1,
-      )
-    figure.update_xaxes(
-      categoryorder='array', categoryarray=names, row=row, col=1
-    )
-  figure = style.styled(
-    figure, x='head', y='change of attention', height=330 * len(entries) + 60
-  )
-  return headed(figure)
-
-
-def before_after(entry: Mapping, shift: Shift) -> go.Figure:
-  """Each prompt's attention before and after, in the heads that move most."""
-  heads = sorted(entry['heads'], key=lambda h: -abs(h['change']['value']))
-  heads = heads[:_SCATTERED]
-  figure = make_subplots(
-    rows=1,
-    cols=len(heads),
-    shared_yaxes=True,
-    subplot_titles=[h['name'] for h in heads],
-  )
-  for column, head in enumerate(heads, start=1):
-    layer, n = head['layer'], head['head']
-    before = shift.before[:, layer, 0, 0, n]
-    after = shift.after[:, 0, layer - shift.first, 0, 0, n]
-    figure.add_trace(
-      go.Scatter(
-        name=f'{entry["target"]} latent, {entry["prompts"]} entities',
-        x=[round(float(v), 4) for v in before],
-        y=[round(float(v), 4) for v in after],
-        mode='markers',
-        marker={'size': 5, 'color': LABEL_COLOURS[entry['target']]},
-        showlegend=column == 1,
-        hovertext=[style.text(case.text) for case in shift.cases],
-        hoverinfo='text+x+y',
-      ),
-      row=1,
-      col=column,
-    )
-    top = float(max(before.max(), after.max()))
-    figure.add_shape(
-      type='line',
-      x0=0,
-      y0=0,
-      x1=top,
-      y1=top,
-      line={'color': _LINE, 'dash': 'dot'},
-      row=1,
-      col=column,
-    )
-  figure = style.styled(figure, x='attention before', y='')
-  figure.update_yaxes(title_text='after', col=1)
-  return headed(figure)
-
-
-def change_table(entries: Sequence[Mapping]) -> Table:
-  """The heads that move most, with all that they are compared with."""
-  rows = []
-  for e in entries:
-    heads = sorted(e['heads'], key=lambda h: -abs(h['change']['value']))
-    for h in heads[:_BOXED]:
-      random = h['random']
-      spread = (
-        f'{random["low"]:+.4f} to {random["high"]:+.4f}' if random else 'none'
-      )
-      rows.append(
-        [
-          f'{e["target"]} on {e["prompts"]}',
-          h['name'],
-          interval(h['change']),
-          str(h['change']['n']),
-          spread,
-          *(
-            style.number(h[p])
-            for p in ('p_random', 'p_random_max', 'p_max_t', 'q')
-          ),
-        ]
-      )
-  return Table(
-    columns=[
-      'latent',
-      'head',
-      'change [95 %]',
-      'n',
-      '95 % of random latents',
-      'p among them',
-      'p, all heads',
-      'max-T p over prompts',
-      'FDR q',
-    ],
-    rows=rows,
-  )
-
-
+_SAID = {
+  'attention': 'attention a',
+  'value_weighted': '|a v|',
+  'output_weighted': '|a v W_O|',
+  'entity_last': "to the entity's last token",
+  'entity': 'to all of its tokens',
+}
+_RANDOM = '95 % of random latents'
+_WITHIN, _BEYOND = 'the latent', 'the latent, beyond any random one'
+_LISTED = 10  # heads that are shown by name
+_SCATTERED = 4  # heads that are shown prompt by prompt
 _CLASS_WORDS = (
   "Attention of a statement's last token to the entity, nothing being changed. "
   'A dot: known and unknown entities differ, by a max-T permutation test over '
@@ -263,3 +36,209 @@ _CHANGE_WORDS = (
   'say that the change, less the mean change under random latents, is not 0, '
   'which is so for any direction, given prompts enough.'
 )
+
+
+def sections(
+  results: Mapping, shifts: Mapping[str, Shift]
+) -> list[charts.Section]:
+  """Returns the report of `attention.shift`.
+
+  Args:
+    results: The numbers.
+    shifts: Class -> what they were computed from.
+  """
+  changes = [c for c in results['changes'] if c['keys'] == KEYS[0]]
+  first = [c for c in changes if c['measure'] == MEASURES[0]]
+  classes = results['classes']
+  made = [
+    charts.Section(
+      title='Attention to known and to unknown entities',
+      text=[_CLASS_WORDS],
+      figures=[
+        *(class_map(classes, measure) for measure in MEASURES),
+        class_spreads(classes, shifts),
+      ],
+    )
+  ]
+  if not changes:
+    return made
+  return [
+    *made,
+    charts.Section(
+      title='What adding a latent changes',
+      text=[_CHANGE_WORDS],
+      figures=[
+        *(
+          change_map([c for c in changes if c['measure'] == measure])
+          for measure in MEASURES
+        ),
+        change_dots(first),
+      ],
+      tables=[_change_table(first)],
+    ),
+    charts.Section(
+      title='Prompt by prompt',
+      text=['Below the diagonal attention falls, above it it grows.'],
+      figures=[before_and_after(c, shifts[c['prompts']]) for c in first],
+    ),
+  ]
+
+
+def class_map(entries: Sequence[Mapping], measure: str) -> go.Figure:
+  """Shows how the classes differ in every head, a panel per set of keys."""
+  return _head_map(
+    {_SAID[e['keys']]: e['heads'] for e in entries if e['measure'] == measure},
+    value=lambda h: h['difference']['value'],
+    p='p_max_t',
+    said=lambda h: (
+      f'known {spelled(h["known"])}\nunknown {spelled(h["unknown"])}\n'
+      f'max-T p {number(h["p_max_t"])}, q {number(h["q"])}'
+    ),
+    colour_title=f'{_SAID[measure]}, known less unknown',
+  )
+
+
+def class_spreads(
+  entries: Sequence[Mapping], shifts: Mapping[str, Shift]
+) -> go.Figure:
+  """Shows how prompts spread in the heads where the classes differ most."""
+  rows = []
+  for head in _largest(entries[0]['heads'], 'difference')[:_LISTED]:
+    for name in CLASSES:
+      values = shifts[name].before[:, head['layer'], 0, 0, head['head']]
+      least, low, middle, high, most = np.quantile(values, np.arange(5) / 4)
+      said = f'n = {len(values)} prompts, {number(least)} to {number(most)}'
+      rows.append(
+        charts.Dot(head['name'], middle, low, high, TITLES[name], said)
+      )
+  return charts.dots(
+    rows,
+    x_title="attention to the entity's last token, median and middle half",
+    groups={TITLES[name]: LABEL_COLOURS[name] for name in CLASSES},
+  )
+
+
+def change_map(entries: Sequence[Mapping]) -> go.Figure:
+  """Shows what the latents change in every head, a panel per latent."""
+  return _head_map(
+    {_title(e): e['heads'] for e in entries},
+    value=lambda h: h['change']['value'],
+    p='p_random_max',
+    said=lambda h: (
+      f'{spelled(h["change"])}, n = {h["change"]["n"]}\n{_compared(h)}'
+    ),
+    colour_title=f'change of {_SAID[entries[0]["measure"]]}',
+  )
+
+
+def change_dots(entries: Sequence[Mapping]) -> go.Figure:
+  """Shows every head's change, and what random latents do there."""
+  panels = {}
+  for e in entries:
+    panels[_title(e)] = rows = []
+    for h in e['heads']:
+      if h['random']:
+        spread = [h['random'][key] for key in ('mean', 'low', 'high')]
+        said = f'n = {h["random"]["n"]}'
+        rows.append(charts.Dot(h['name'], *spread, _RANDOM, said))
+      p = h['p_random_max']
+      group = _WITHIN if p is None or p > ALPHA else _BEYOND
+      rows.append(
+        charts.Dot.of(h['name'], h['change'], group=group, hover=_compared(h))
+      )
+  return charts.dots(
+    panels,
+    x_title="change of attention to the entity's last token",
+    groups={_RANDOM: '#b0b0b0', _WITHIN: '#4D4D4D', _BEYOND: '#D55E00'},
+    reference=0,
+  )
+
+
+def before_and_after(entry: Mapping, shift: Shift) -> go.Figure:
+  """Shows each prompt's attention in the heads that move most."""
+  panels, title = {}, _title(entry)
+  for head in _largest(entry['heads'], 'change')[:_SCATTERED]:
+    layer, n = head['layer'], head['head']
+    before = shift.before[:, layer, 0, 0, n].astype(float)
+    after = shift.after[:, 0, layer - shift.first, 0, 0, n].astype(float)
+    panels[head['name']] = [
+      charts.Point(x, y, title, case.text, size=5)
+      for x, y, case in zip(before, after, shift.cases, strict=True)
+    ]
+  top = max(max(p.x, p.y) for part in panels.values() for p in part)
+  return charts.scatter(
+    panels,
+    x_title='attention before',
+    y_title='after',
+    groups={title: LABEL_COLOURS[entry['target']]},
+    range=(0, 1.05 * top),
+    diagonal=True,
+    columns=_SCATTERED,
+  )
+
+
+def _head_map(panels: Mapping[str, Sequence[Mapping]], **given) -> go.Figure:
+  """Shows heads by layer; see `charts.entry_map`."""
+  places = {(h['layer'], h['head']) for part in panels.values() for h in part}
+  layers, heads = (sorted(set(each)) for each in zip(*places, strict=True))
+  return charts.entry_map(
+    panels,
+    row='layer',
+    column='head',
+    y={layer: f'pattern.{layer}' for layer in layers},
+    x={head: f'H{head}' for head in heads},
+    x_title='head',
+    y_title='site and layer',
+    **given,
+  )
+
+
+def _largest(heads: Sequence[Mapping], what: str) -> list[Mapping]:
+  return sorted(heads, key=lambda head: -abs(head[what]['value']))
+
+
+def _title(entry: Mapping) -> str:
+  return f'{entry["target"]} latent on {entry["prompts"]} entities'
+
+
+def _compared(head: Mapping) -> str:
+  """Returns what a head's change is compared with, for a hover text."""
+  said = (
+    f'max-T p over prompts {number(head["p_max_t"])}, q {number(head["q"])}'
+  )
+  if random := head['random']:
+    said = (
+      f'random latents {_spread(random)} (n = {random["n"]})\n'
+      f'p among them {number(head["p_random"])}, over all heads '
+      f'{number(head["p_random_max"])}\n{said}'
+    )
+  return said
+
+
+def _spread(random: Mapping) -> str:
+  return f'{number(random["low"])} to {number(random["high"])}'
+
+
+def _change_table(entries: Sequence[Mapping]) -> charts.Table:
+  """Returns the heads that move most, with all that they are compared with."""
+  ps = {
+    'p among them': 'p_random',
+    'p, all heads': 'p_random_max',
+    'max-T p over prompts': 'p_max_t',
+    'FDR q': 'q',
+  }
+  return charts.table(
+    ['latent', 'head', 'change [95 %]', 'n', _RANDOM, *ps],
+    [
+      [
+        f'{e["target"]} on {e["prompts"]}',
+        h['name'],
+        h['change'],
+        h['change']['n'],
+        _spread(h['random']) if h['random'] else 'none',
+        *(h[p] for p in ps.values()),
+      ]
+      for e in entries
+      for h in _largest(e['heads'], 'change')[:_LISTED]
+    ],
+  )

@@ -44,11 +44,11 @@ EXPECTED = {'known': 1, 'unknown': -1}
 def compare_classes(
   known: Shift, unknown: Shift, *, seed: int = 0
 ) -> list[dict]:
-  """Attention to known and to unknown entities, for all measures.
+  """Compares attention to known and to unknown entities, for all measures.
 
   Args:
-    known, unknown: What was measured, nothing being added.
-    seed: Of resamples and permutations.
+    known, unknown: What was measured; nothing that was added is looked at.
+    seed: Random seed of resamples and permutations.
 
   Returns:
     Per measure and keys the test as a whole and its heads, each with both
@@ -92,11 +92,11 @@ def compare_classes(
 def summarise_shift(
   shift: Shift, *, seed: int = 0, reference: bool = False
 ) -> list[dict]:
-  """What adding a latent changes, for all measures.
+  """Returns what adding a latent changes, for all measures.
 
   Args:
-    shift: With a target.
-    seed: Of resamples and permutations.
+    shift: What was measured, with a target.
+    seed: Random seed of resamples and permutations.
     reference: Whether to add the published test.
 
   Returns:
@@ -133,14 +133,14 @@ def summarise_shift(
 def among_random(
   latent: np.ndarray, random: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """How often a random latent changes a cell as far as the latent does.
+  """Returns how often random latents change a cell as far as the latent does.
 
   Changes are standardised per cell over the latent and its controls together,
   so that all of them are exchangeable if the latent is not special.
 
   Args:
-    latent: float [m], its mean changes.
-    random: float [R, m], those of its controls.
+    latent: float [m], mean changes of cells by the latent.
+    random: float [R, m], mean changes by its controls.
 
   Returns:
     p-values [m], cell by cell; and adjusted, against each control's cell that
@@ -161,15 +161,15 @@ def among_random(
 
 
 def welch_flattened(changes: np.ndarray, expected: int) -> dict:
-  """The published test, with prompts times heads as independent samples.
+  """Runs the published test: prompts times heads are independent samples.
 
   One-tailed Welch tests of the latent against each random latent (paper.md,
   10.1 no. 13). Heads of one prompt are anything but independent, so that its
   p-values are far too small.
 
   Args:
-    changes: [C, 1 + R, m], the latent first.
-    expected: 1 or -1, the tail.
+    changes: [C, 1 + R, m], changes by the latent, then by its controls.
+    expected: 1 or -1, the sign of the expected change.
   """
   side = 'greater' if expected > 0 else 'less'
   latent = changes[:, 0].ravel()
@@ -190,7 +190,7 @@ def welch_flattened(changes: np.ndarray, expected: int) -> dict:
 
 
 def _cells(x: np.ndarray, units: Sequence, seed: int):
-  """Numbers of each cell of x [C, 1 + R, m], and the tests as a whole."""
+  """Returns numbers of each cell of x [C, 1 + R, m], and the whole tests."""
   means = mean_by_unit(x, units)[0]  # [U, 1 + R, m]
   latent, random = means[:, 0], means[:, 1:]
   change = _means(latent, seed)
@@ -230,7 +230,7 @@ def _cells(x: np.ndarray, units: Sequence, seed: int):
 
 
 def _means(x: np.ndarray, seed: int) -> list[Estimate]:
-  """Of the columns of x [U, m], whose rows are independent."""
+  """Returns means of the columns of x [U, m], whose rows are independent."""
   return cluster_bootstrap_means(x, range(len(x)), seed)
 
 
@@ -266,7 +266,7 @@ def _one_sample_p(x) -> np.ndarray:
 
 
 def _none(value) -> float | None:
-  """A number, or None where there is none."""
+  """Returns a number, or None for what is not finite."""
   if value is None or not math.isfinite(value):
     return None
   return float(value)

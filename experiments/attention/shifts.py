@@ -20,7 +20,7 @@ from experiments.attention.entity_attention import (
   key_masks,
   unsteered_attention,
 )
-from experiments.attention.reruns import keep
+from experiments.attention.resuming import last_positions, record
 from experiments.latents import Target
 from experiments.runs.stages import stage
 from experiments.steering import steered_positions
@@ -35,11 +35,13 @@ class Shift:
   """Attention of C prompts of one class, as they are and steered.
 
   Attributes:
-    cases: C of them.
-    before: float32 [C, L, M, A, N] (entity_attention.MEASURES, KEYS).
-    target: What was added; None: nothing was.
-    after: float32 [C, 1 + R, L', M, A, N], of the latent and of its controls,
-      in the layers whose attention it can change; None without a target.
+    cases: The prompts.
+    before: float32 [C, L, M, A, N], attention as it is; M and A are MEASURES
+      and KEYS of entity_attention.
+    target: The latent that was added; None for none.
+    after: float32 [C, 1 + R, L', M, A, N], attention with the latent and with
+      each of its controls, in the layers that it can change; None without a
+      target.
   """
 
   cases: Sequence[Case]
@@ -49,17 +51,17 @@ class Shift:
 
   @property
   def first(self) -> int:
-    """The first of those layers."""
+    """Returns the first layer whose attention can change."""
     return first_changed(self.target)
 
   @property
   def changes(self) -> np.ndarray:
-    """[C, 1 + R, L', M, A, N]: after less before."""
+    """Returns `after` less `before`, [C, 1 + R, L', M, A, N]."""
     return self.after - self.before[:, None, self.first :]
 
 
 def first_changed(target: Target) -> int:
-  """The first layer whose attention adding the target can change."""
+  """Returns the first layer whose attention adding the target can change."""
   return target.id.layer + (target.id.site != 'resid_pre')
 
 
@@ -78,15 +80,16 @@ def measure_shift(
   """Runs prompts, and runs them steered.
 
   Args:
-    model: Stacked.
+    model: The model, stacked.
     cases: Prompts of one class.
     target: The latent to add, with its controls; None adds nothing.
-    alpha: Coefficient of its direction. Controls are added at the same norm.
-    positions: Of `steering.POSITIONS`.
-    rows_per_batch: Prompts times directions that run at once.
-    folder: Keeps batches.
+    alpha: Coefficient of the latent's direction. Controls are added at the same
+      norm.
+    positions: The tokens that are steered, as `steering.POSITIONS` names them.
+    rows_per_batch: Prompts times directions that are run at once.
+    folder: The folder that keeps batches.
     identity: What results depend on besides the other arguments.
-    description: Of the progress bar.
+    description: What the progress bar says.
   """
   length = max(case.length for case in cases)
   firsts = [steered_positions(positions, case)[0] for case in cases]
@@ -115,16 +118,18 @@ def measure_shift(
     filled = [*some, *[some[-1]] * (P - len(some))]
     batch = pad_cases(filled, model.config.fill_id, length)
     first = np.array([steered_positions(positions, c)[0] for c in filled])
-    kept = keep(model, *batch, first.astype(np.int32), count=count)
+    again = last_positions(batch.positions, first.astype(np.int32), count)
+    recording = record(model, *batch)
     keys = key_masks([case.span for case in filled], length)
-    found = {'before': unsteered_attention(model, kept, keys)}
+    found = {'before': unsteered_attention(model, recording, again, keys)}
     if target is not None:
       steered = np.zeros((P, length), bool)
       for row, case in enumerate(filled):
         steered[row, slice(*steered_positions(positions, case))] = True
       after = attention_to_entity(
         model,
-        kept,
+        recording,
+        again,
         keys,
         steered,
         np.int32(target.id.layer),

@@ -17,10 +17,10 @@ class Window:
   """Some layers.
 
   Attributes:
-    width: How many layers are around the centre, at most, cut at the model's
-      ends; 'from': all from the centre on.
-    centre: A layer.
-    layers: bool [L].
+    width: Number of layers around the centre, fewer at the model's ends; or
+      'from', all layers from the centre on.
+    centre: The layer that the window is named after.
+    layers: bool [L], the layers of the window.
   """
 
   width: int | str
@@ -29,7 +29,7 @@ class Window:
 
   @property
   def first(self) -> int:
-    """The first of the layers."""
+    """Returns the first of the layers."""
     return int(np.flatnonzero(self.layers)[0])
 
 
@@ -38,8 +38,8 @@ class HeadSet:
   """Some heads.
 
   Attributes:
-    name: As the flag has it.
-    heads: bool [L, N].
+    name: The heads as --heads spells them.
+    heads: bool [L, N], the heads of the set.
   """
 
   name: str
@@ -49,14 +49,14 @@ class HeadSet:
 def parse_windows(
   widths: Sequence[int | str], config: gj.ModelConfig
 ) -> list[Window]:
-  """Windows of each width around every layer.
+  """Returns windows of each width around every layer.
 
   Args:
     widths: Numbers of layers; 'from' is all layers from each one on.
-    config: Of the model.
+    config: The model's config.
 
   Raises:
-    ValueError: a width is neither.
+    ValueError: a width is neither, or there is none.
   """
   L = config.num_layers
   windows = []
@@ -78,16 +78,17 @@ def parse_windows(
 
 
 def parse_heads(texts: Sequence[str], config: gj.ModelConfig) -> list[HeadSet]:
-  """Sets of heads.
+  """Returns sets of heads.
 
   Args:
     texts: 'all'; 'each', which is a set for every number of a head; or heads
       joined by '+': H2 is head 2 of every layer of a window, L5H2 that of layer
       5, where a window has it.
-    config: Of the model.
+    config: The model's config.
 
   Raises:
-    ValueError: a text is none of these, or the model has no such head.
+    ValueError: a text is none of these, the model has no such head, or there is
+      no text.
   """
   L, N = config.num_layers, config.num_heads
   sets = []

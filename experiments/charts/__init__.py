@@ -3,9 +3,11 @@
 A figure is rows and one call: no study makes a trace of plotly.
 
 heatmap     effects in colour, centred at 0, in panels
+entry_map   a heat map of entries of results
 dots        a forest plot: values with intervals, one row per label
 lines       curves with bands, in panels
 bars        grouped bars with intervals
+scatter     points of two values each, in panels
 histogram   distributions over the same bins, with observed values
 table       rows of text, numbers and estimates
 page        sections as one HTML file that asks for nothing
@@ -22,10 +24,12 @@ details     what a point says under the mouse, and after a click
 from experiments.charts import style
 from experiments.charts.bars import Bar, bars
 from experiments.charts.dots import Dot, dots
+from experiments.charts.entry_map import entry_map
 from experiments.charts.footer import footer
 from experiments.charts.heatmap import heatmap
 from experiments.charts.histogram import histogram
 from experiments.charts.lines import Line, lines
 from experiments.charts.page import Section, read_contents, write_report
+from experiments.charts.scatter import Point, scatter
 from experiments.charts.style import colours, styled
 from experiments.charts.table import Table, table

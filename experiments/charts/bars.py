@@ -26,11 +26,12 @@ def bars(
   groups: rows_lib.Groups | None = None,
   reference: Reference | None = None,
   horizontal: bool = False,
+  stacked: bool = False,
   percent: bool = False,
   range: tuple[float, float] | None = None,
   title: str = '',
 ) -> go.Figure:
-  """Draws a bar per row, those of one label side by side.
+  """Draws a bar per row, those of one label side by side or stacked.
 
   Args:
     rows: Bars, or panel's title -> bars. Panels share both axes.
@@ -41,6 +42,8 @@ def bars(
     reference: Where to draw a line across, such as at chance, or name ->
       value, or (low, high) of a band.
     horizontal: Whether bars lie, the first label on top.
+    stacked: Whether bars of one label are stacked on each other, as shares of a
+      whole are, and not side by side. Their intervals are not drawn.
     percent: Whether values are shares, to be shown in percent.
     range: Ends of the values' axis. Default: as far as bars and intervals.
     title: Title of the figure.
@@ -51,7 +54,8 @@ def bars(
   """
   panels, labels, colours = rows_lib.laid_out(rows, 'bars', groups)
   _check(panels)
-  height = max(_LABEL_HEIGHT, _GROUP_HEIGHT * len(colours)) * len(labels)
+  abreast = 1 if stacked else len(colours)
+  height = max(_LABEL_HEIGHT, _GROUP_HEIGHT * abreast) * len(labels)
   figure, places = panels_lib.grid(
     list(panels), height=max(60, height) if horizontal else _HEIGHT
   )
@@ -59,6 +63,8 @@ def bars(
   for panel, group, mine, first in rows_lib.by_group(panels, colours):
     at = [labels.index(row.label) for row in mine]
     trace = _trace(mine, at, colours[group], value_title, percent, horizontal)
+    if stacked:
+      trace.error_x = trace.error_y = None
     figure.add_trace(trace.update(showlegend=first), **places[panel])
   figure = panels_lib.finished(
     figure,
@@ -72,7 +78,10 @@ def bars(
     for count in Counter(row.label for row in part).values()
   )
   # Bars without neighbours stand in the middle of their label.
-  figure.update_layout(barmode='overlay' if alone else 'group', bargap=0.25)
+  side_by_side = 'overlay' if alone else 'group'
+  figure.update_layout(
+    barmode='stack' if stacked else side_by_side, bargap=0.25
+  )
   scale = style.scale(range, percent=percent)
   names = style.places(labels, downwards=horizontal)
   if horizontal:

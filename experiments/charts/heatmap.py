@@ -29,11 +29,13 @@ def heatmap(
   hover: Sequence | Mapping[str, Sequence] | None = None,
   significant: np.ndarray | Mapping[str, np.ndarray] | None = None,
   details: Sequence | Mapping[str, Sequence] | None = None,
+  text: Sequence | Mapping[str, Sequence] | None = None,
+  columns: int = panels_lib.COLUMNS,
   range: float | None = None,
 ) -> go.Figure:
   """Draws values in colour; hover for numbers, click for details.
 
-  With several panels, `values`, and what else is given of the three below it,
+  With several panels, `values`, and what else is given [y][x] or [y, x],
   are by the panels' titles.
 
   Args:
@@ -47,6 +49,8 @@ def heatmap(
       its interval and n.
     significant: bool [y, x], cells that get a dot.
     details: [y][x] what a click shows below the figure, such as prompts.
+    text: [y][x] what is written in a cell, such as a token.
+    columns: Most panels side by side.
     range: The colours reach from -range to range. Default: as far as values.
 
   Raises:
@@ -60,6 +64,7 @@ def heatmap(
       ('hover', hover),
       ('significant', significant),
       ('details', details),
+      ('text', text),
     )
   }
   panels = {
@@ -75,7 +80,10 @@ def heatmap(
   reach = _reach(panels) if range is None else float(range)
   if not reach > 0:
     raise ValueError(f'range must be positive, not {range}.')
-  figure, places = panels_lib.grid(list(panels), height=max(220, 19 * len(y)))
+  row = 19 if text is None else 26
+  figure, places = panels_lib.grid(
+    list(panels), height=max(220, row * len(y)), columns=columns
+  )
   for i, (title, part) in enumerate(panels.items()):
     mine = {k: None if v is None else v[title] for k, v in given.items()}
     place = places[i]
@@ -144,6 +152,12 @@ def _cells(values, names, mine) -> go.Heatmap:
         for row in zip(names, details, strict=True)
       ]
     )
+  written = {}
+  if mine['text'] is not None:
+    written = {
+      'text': [[style.text(each) for each in row] for row in mine['text']],
+      'texttemplate': '%{text}',
+    }
   return go.Heatmap(
     z=[[v if math.isfinite(v) else None for v in row] for row in values],
     coloraxis='coloraxis',
@@ -163,6 +177,7 @@ def _cells(values, names, mine) -> go.Heatmap:
     hoverinfo='text',
     hoverongaps=False,
     **clicked,
+    **written,
   )
 
 

@@ -35,6 +35,7 @@ class Line:
     dash: Whether it is dashed, as a control.
     details: Texts [n] that clicks show below the figure.
     hidden: Whether it shows only after a click on its name in the legend.
+    labels: Texts [n] beside the points.
   """
 
   name: str
@@ -47,6 +48,7 @@ class Line:
   dash: bool = False
   details: Sequence[str] | None = None
   hidden: bool = False
+  labels: Sequence[str] | None = None
 
   def __post_init__(self):
     if (self.low is None) != (self.high is None):
@@ -54,7 +56,7 @@ class Line:
     n = len(self.x)
     if not n:
       raise ValueError(f'Line {self.name!r} has no points.')
-    for what in ('y', 'low', 'high', 'hover', 'details'):
+    for what in ('y', 'low', 'high', 'hover', 'details', 'labels'):
       found = getattr(self, what)
       if found is not None and len(found) != n:
         raise ValueError(
@@ -125,6 +127,7 @@ def lines(
   x_log: bool = False,
   y_log: bool = False,
   share_y: bool = True,
+  columns: int = panels_lib.COLUMNS,
   title: str = '',
 ) -> go.Figure:
   """Draws a line per entry, with a band where it has an interval.
@@ -147,6 +150,7 @@ def lines(
     x_log: Whether the x axis is logarithmic; a gap where x is not positive.
     y_log: Whether the y axis is logarithmic; a gap where y is not positive.
     share_y: Whether panels share the y axis.
+    columns: Most panels side by side.
     title: Title of the figure.
 
   Raises:
@@ -162,7 +166,7 @@ def lines(
   colours = group_colours((line.colour_name for line in every), groups)
   dashes = style.dashes(colours)
   figure, places = panels_lib.grid(
-    list(panels), height=_HEIGHT, share_y=share_y
+    list(panels), height=_HEIGHT, share_y=share_y, columns=columns
   )
   count = len(panels)
   add_references(figure, reference, 'y', count)
@@ -270,18 +274,28 @@ def _traces(line, points, look, said) -> Iterator[go.Scatter]:
   n = len(points.x)
   if line.details is not None and any(line.details):
     clicks = on_click([said.click(line, i) for i in range(n)])
+  beside = {}
+  if line.labels is not None:
+    beside = {
+      'text': list(map(style.text, line.labels)),
+      # The last text would run out of the figure.
+      'textposition': ['top right'] * (n - 1) + ['top left'],
+      'textfont': {'size': 10},
+    }
   marked = n <= _MARKED or points.isolated()
+  mode = 'lines+markers' if marked else 'lines'
   yield go.Scatter(
     name=style.text(line.name),
     legendgroup=line.name,
     x=points.x,
     y=points.y,
-    mode='lines+markers' if marked else 'lines',
+    mode=f'{mode}+text' if beside else mode,
     line={'color': look['colour'], 'dash': look['dash'], 'width': 1.8},
     marker={'color': look['colour'], 'size': 6},
     hovertext=[said.hover(line, i) for i in range(n)],
     hoverinfo='text',
     visible=visible,
+    **beside,
     **bars,
     **clicks,
   )

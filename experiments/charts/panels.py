@@ -11,7 +11,7 @@ from experiments.charts import style
 
 Item = TypeVar('Item')
 
-_COLUMNS = 3  # panels side by side
+COLUMNS = 3  # panels side by side
 _BETWEEN = 110  # pixels between rows of panels, for titles and labels
 # Pixels of a legend's line, its characters, and what is around an entry.
 _LEGEND_WIDTH, _LEGEND_HEIGHT = 1000, 24
@@ -46,7 +46,7 @@ def grid(
   *,
   height: int,
   share_y: bool = True,
-  columns: int = _COLUMNS,
+  columns: int = COLUMNS,
 ) -> tuple[go.Figure, list[dict[str, int]]]:
   """Makes a figure of empty panels.
 

@@ -59,6 +59,13 @@ def faint(colour: str, opacity: float) -> str:
   return f'rgba({red},{green},{blue},{opacity:g})'
 
 
+def mixed(colour: str, other: str, share: float) -> str:
+  """Returns '#rrggbb' between two such colours; a share of 1 is the other."""
+  mine, its = (bytes.fromhex(each[1:]) for each in (colour, other))
+  found = (round(a + share * (b - a)) for a, b in zip(mine, its, strict=True))
+  return f'#{bytes(found).hex()}'
+
+
 def short(label: str, longest: int) -> str:
   """Returns a label of so many characters at most, cut off with '…'."""
   return label if len(label) <= longest else f'{label[: longest - 1]}…'

@@ -34,152 +34,119 @@ own answers), report.html; causes/ and answers/, from which the same command
 goes on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
+from typing import Annotated, Literal
 
-from absl import flags
-
-from experiments import circuits
 from experiments.circuits import figures, refusal_default
-from experiments.circuits.latent_edits import CircuitStudy
-from experiments.inputs import study_inputs as subject_lib
-from experiments.latents import CLASSES
-from experiments.runs import SHARE, SIGNED, define_number, outputs, real, whole
-from experiments.steering import POSITIONS, make_questions
+from experiments.circuits.latent_edits import CircuitStudy, tracing_options
+from experiments.inputs.settings import ChatStudy, ControlledLatents
+from experiments.inputs.study_inputs import open_inputs
+from experiments.runs import (
+  SIGNED,
+  Count,
+  KeepFlags,
+  Share,
+  outputs,
+  real,
+  start,
+  whole,
+)
+from experiments.steering import Positions, make_questions
 
-_KINDS = ('steer', 'ablate')
-_TITLE = 'How does a latent make the model decline?'
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(ChatStudy, ControlledLatents):
+  """Which edits of latents are traced, and how.
+
+  Attributes:
+    alpha_known: Coefficient of the known latent's decoder row. Default: as
+      --dose says.
+    alpha_unknown: Coefficient of the unknown latent's decoder row. Default: as
+      --dose says.
+    dose: Norm of what is added, in units of the mean norm of the residual
+      stream there.
+    causes: What is done to each latent: 'steer' adds it, in questions about
+      entities of the other class; 'ablate' sets it to 0, in questions about
+      entities of its own class.
+    num_random: Number of random latents that each latent is compared with, and
+      of random sets of components that a circuit is compared with. Latents are
+      matched if there is a run.
+    positions: Tokens of a question that are edited.
+    questions: Questions per entity type, class and split.
+    goal: Share of the effect that a circuit keeps, and takes with it.
+    smallest_effect: Smallest effect on validation questions, in logits, that is
+      traced.
+    graph_nodes: Most components of a circuit that edges are measured among.
+    max_new_tokens: Most tokens of an answer.
+    rows_per_batch: Rows that are run at once.
+  """
+
+  alpha_known: Annotated[float, SIGNED] | None = None
+  alpha_unknown: Annotated[float, SIGNED] | None = None
+  dose: Annotated[float, real(0, 1e6)] = 0.5
+  causes: tuple[Literal['steer', 'ablate'], ...] = ('steer', 'ablate')
+  num_random: Annotated[int, whole(0, 10_000)] = 20
+  positions: Positions = 'entity_last'
+  questions: Count = 6
+  goal: Share = 0.8
+  smallest_effect: Annotated[float, real(0, 1e6)] = 0.5
+  graph_nodes: Count = 10
+  max_new_tokens: Count = 30
+  rows_per_batch: Count = 128
+
+  def __post_init__(self):
+    super().__post_init__()
+    if not self.causes:
+      raise ValueError('Give --causes, some of steer, ablate.')
+    tracing_options(self)  # which refuses some goals
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Defines this program's flags; returns their names."""
-  before = set(values)
-  subject_lib.define_flags(values, model='chat')
-  common = {'flag_values': values}
-  for label in CLASSES:
-    define_number(
-      f'alpha_{label}',
-      None,
-      f"Coefficient of the {label} latent's decoder row. Default: --dose.",
-      SIGNED,
-      **common,
+def work(settings: Settings, keep_flags: KeepFlags) -> str:
+  """Traces the edits, writes the results; returns the summary."""
+  given = open_inputs(settings, keep_flags)
+  splits = {
+    part: make_questions(
+      given.tokenizer,
+      given.people.of(part, 'known'),
+      given.people.of(part, 'unknown'),
+      per_class=settings.questions,
+      # Published ones are drawn with 42.
+      seed=42 if settings.mode == 'reference' else settings.seed,
     )
-  define_number(
-    'dose',
-    0.5,
-    "Norm of what is added, in units of the stream's mean norm there.",
-    real(0, 1e6),
-    **common,
+    for part in ('validation', 'test')
+  }
+  saes = {
+    label: given.sae(target.id.layer) for label, target in given.targets.items()
+  }
+  given.begin()
+  study = CircuitStudy(given, given.load(), splits, saes)
+  traced = [study.trace(*each) for each in study.edits()]
+  results = {
+    'settings': dataclasses.asdict(tracing_options(settings)),
+    'metric': study.metric,
+    'causes': traced,
+    'polarity': study.polarity(traced),
+  }
+  study.write_arrays()
+  outputs.write_lines(given.out / 'answers.jsonl', study.examples)
+  return given.write(
+    'circuits',
+    results,
+    'How does a latent make the model decline?',
+    summary(results),
+    figures.sections(results),
   )
-  flags.DEFINE_list(
-    'causes',
-    list(_KINDS),
-    'What is done to each latent: steer (added, about entities of the other '
-    'class), ablate (set to 0, about entities of its own).',
-    **common,
-  )
-  flags.DEFINE_enum(
-    'positions',
-    'entity_last',
-    list(POSITIONS),
-    'Which tokens of a question are changed.',
-    **common,
-  )
-  define_number(
-    'questions', 6, 'Per entity type, class and split.', whole(), **common
-  )
-  define_number(
-    'goal',
-    0.8,
-    'Share of the effect that a circuit keeps, and takes with it.',
-    SHARE,
-    **common,
-  )
-  define_number(
-    'smallest_effect',
-    0.5,
-    'In logits: causes that do less on validation questions are not traced.',
-    real(0, 1e6),
-    **common,
-  )
-  define_number(
-    'graph_nodes',
-    10,
-    'Edges are measured among so many components of a circuit at most.',
-    whole(),
-    **common,
-  )
-  define_number(
-    'max_new_tokens', 30, 'Most tokens of an answer.', whole(), **common
-  )
-  define_number('rows_per_batch', 128, 'Rows run at once.', whole(), **common)
-  return subject_lib.finish_flags(values, before)
-
-
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
-  """Does what parsed flags say; returns the exit code."""
-  try:
-    settings = circuits.Settings(
-      goal=values.goal,
-      smallest_effect=values.smallest_effect,
-      graph_nodes=values.graph_nodes,
-      num_random=values.num_random,
-      mode=values.mode,
-      rows_per_batch=values.rows_per_batch,
-      seed=values.seed,
-    )
-    if not values.causes or not set(values.causes) <= set(_KINDS):
-      raise ValueError(
-        f'--causes={",".join(values.causes)} must be some of '
-        f'{", ".join(_KINDS)}.'
-      )
-    subject = subject_lib.open_subject(values, names, model='chat')
-    splits = {
-      part: make_questions(
-        subject.tokenizer,
-        subject.people.of(part, 'known'),
-        subject.people.of(part, 'unknown'),
-        per_class=values.questions,
-        # Published ones are drawn with 42.
-        seed=42 if values.mode == 'reference' else values.seed,
-      )
-      for part in ('validation', 'test')
-    }
-    saes = {
-      label: subject.sae(target.id.layer)
-      for label, target in subject.targets.items()
-    }
-    subject.begin()
-    study = CircuitStudy(subject, subject.load(), splits, saes, settings)
-    causes = [study.trace(*each) for each in study.causes()]
-    results = {
-      'settings': dataclasses.asdict(settings),
-      'metric': study.metric,
-      'causes': causes,
-      'polarity': study.polarity(causes),
-    }
-    study.write_arrays()
-    outputs.write_lines(subject.out / 'answers.jsonl', study.examples)
-    subject.write(
-      'circuits',
-      results,
-      _TITLE,
-      summary(results),
-      figures.sections(results),
-    )
-  except (OSError, ValueError, ImportError) as error:
-    return outputs.failed(error)
-  return 0
 
 
 def summary(results: Mapping) -> list[str]:
-  """The effects, the circuits, and the default, in sentences."""
+  """Says the effects, the circuits, and the default, in sentences."""
   lines = []
-  for cause in results['causes']:
-    total, random = cause['total'], cause['random_latents']
+  for edit in results['causes']:
+    total, random = edit['total'], edit['random_latents']
     line = (
-      f'{cause["name"]} ({cause["latent"]}, at {cause["positions"]}), '
-      f'{cause["entity_class"]} entities: the refusal gains '
+      f'{edit["name"]} ({edit["latent"]}, at {edit["positions"]}), '
+      f'{edit["entity_class"]} entities: the refusal gains '
       f'{_interval(total, "{:+.2f}")} logits on the answer'
     )
     if random['n']:
@@ -188,22 +155,22 @@ def summary(results: Mapping) -> list[str]:
         f'{max(random["means"]):+.2f}, p = {random["p"]:.2g}'
       )
     lines.append(line + '.')
-    if not cause['traced']:
+    if not edit['traced']:
       lines.append(
-        f'{cause["name"]}: too small an effect on validation questions to '
-        f'trace, {_interval(cause["validation_total"], "{:+.2f}")}.'
+        f'{edit["name"]}: too small an effect on validation questions to '
+        f'trace, {_interval(edit["validation_total"], "{:+.2f}")}.'
       )
       continue
-    check = cause['verification']
+    check = edit['verification']
     lines.append(
-      f'{cause["name"]}: {check["size"]} of {check["candidates"]} components '
+      f'{edit["name"]}: {check["size"]} of {check["candidates"]} components '
       f'that it changes keep {_interval(check["share_kept"], "{:.0%}")} of it '
       f'with all others held; with them held '
       f'{_interval(check["share_left"], "{:.0%}")} is left.'
     )
-    first = [c for c in cause['components'] if c['in_circuit']][:4]
+    first = [c for c in edit['components'] if c['in_circuit']][:4]
     said = ', '.join(f'{c["name"]} ({c["part"]["value"]:+.2f})' for c in first)
-    lines.append(f'{cause["name"]}: most goes through {said}.')
+    lines.append(f'{edit["name"]}: most goes through {said}.')
   default = results['polarity']['default']
   lines.append(
     {
@@ -234,7 +201,7 @@ def summary(results: Mapping) -> list[str]:
 
 
 def _interval(estimate: Mapping, form: str) -> str:
-  """'+1.20 [+0.80, +1.60]'."""
+  """Returns an estimate such as '+1.20 [+0.80, +1.60]'."""
   value, low, high = (estimate[key] for key in ('value', 'low', 'high'))
   said = form.format(value)
   if low is None:
@@ -243,4 +210,4 @@ def _interval(estimate: Mapping, form: str) -> str:
 
 
 if __name__ == '__main__':
-  outputs.start(define_flags, run)
+  start(Settings, work)

@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 
 from experiments.circuits.metric import Pairs, readout
-from experiments.circuits.tracing import LatentEdit, edit_at, reaches_last
+from experiments.circuits.tracing import LatentEdit, at_gates, reaches_last
 from experiments.steering import Question, steered_positions
 import gemma_jax as gj
 
@@ -34,10 +34,10 @@ class LastToken:
   """Parts of the stream at the last token of questions, float64.
 
   Attributes:
-    embedding: [Q, D].
+    embedding: [Q, D], the stream that enters the first layer.
     heads: [Q, L, N, D], what each head adds to the stream.
-    raw_heads: [Q, L, N, D], its output before the post-norm.
-    mlps: [Q, L, D].
+    raw_heads: [Q, L, N, D], each head's output before the post-norm.
+    mlps: [Q, L, D], what each MLP adds to the stream.
     edit: [Q, D], what the edit adds here; 0 if it is elsewhere.
     stream: [Q, D], the last resid_post.
   """
@@ -55,11 +55,11 @@ class Attribution:
   """Parts of the metric, float64.
 
   Attributes:
-    embedding: [Q].
-    heads: [Q, L, N].
-    mlps: [Q, L].
-    edit: [Q].
-    metric: [Q], of the stream itself.
+    embedding: [Q], the embedding's part.
+    heads: [Q, L, N], each head's part.
+    mlps: [Q, L], each MLP's part.
+    edit: [Q], the edit's part.
+    metric: [Q], the metric of the stream itself.
   """
 
   embedding: np.ndarray
@@ -70,7 +70,7 @@ class Attribution:
 
   @property
   def sum(self) -> np.ndarray:
-    """[Q], of all parts: `metric`, to the rounding of the activations."""
+    """Returns the sum of all parts, [Q]: `metric`, but for rounding."""
     return (
       self.embedding
       + self.heads.sum(axis=(1, 2))
@@ -82,7 +82,7 @@ class Attribution:
 def last_token(
   model: gj.Decoder,
   questions: Sequence[Question],
-  cause: LatentEdit,
+  edit: LatentEdit,
   *,
   edited: bool,
   rows_per_batch: int = 64,
@@ -91,10 +91,10 @@ def last_token(
 
   Args:
     model: The weights, stacked.
-    questions: Q of them.
-    cause: The edit.
-    edited: Whether it is made.
-    rows_per_batch: Bounds memory.
+    questions: Q questions.
+    edit: The edit.
+    edited: Whether to run them with the edit.
+    rows_per_batch: Number of rows that are run at once.
   """
   config = model.config
   T = max(question.length for question in questions)
@@ -111,12 +111,12 @@ def last_token(
     )
     gates = np.zeros((len(some), T), np.float32)
     for gate, question in zip(gates, some, strict=True):
-      gate[slice(*steered_positions(cause.positions, question))] = edited
+      gate[slice(*steered_positions(edit.positions, question))] = edited
     out = gj.run(
       model,
       tokens,
       positions,
-      interventions=[edit_at(cause.edit, gates)],
+      interventions=[at_gates(edit.change, gates)],
       capture=gj.capture(*_SITES, positions='last'),
     )
     parts.append(
@@ -129,25 +129,25 @@ def last_token(
     site: np.concatenate([part[site] for part in parts], axis=1).swapaxes(0, 1)
     for site in _SITES
   }
-  here = [reaches_last(cause.positions, question) for question in questions]
-  return _taken_apart(model, found, cause, np.array(here) & edited)
+  here = [reaches_last(edit.positions, question) for question in questions]
+  return _taken_apart(model, found, edit, np.array(here) & edited)
 
 
-def _taken_apart(model, x, cause, edited) -> LastToken:
-  """Parts of the stream, of activations [Q, L, W] of all sites.
+def _taken_apart(model, x, edit, edited) -> LastToken:
+  """Returns the parts of the stream.
 
   Args:
     model: The weights.
-    x: Site -> activations.
-    cause: The edit.
-    edited: bool [Q], whether it adds to the last token.
+    x: Site -> activations [Q, L, W].
+    edit: The edit.
+    edited: bool [Q], whether the edit adds to the last token.
   """
   raw, heads = [], []
   for layer in range(model.config.num_layers):
     z, out = x['z'][:, layer], x['attn_out_raw'][:, layer]
     raw.append(gj.head_outputs(model, layer, z, out, post_norm=False))
     heads.append(gj.after_post_norm(model, layer, raw[-1], out))
-  layer = cause.id.layer
+  layer = edit.id.layer
   before = {
     'resid_pre': x['resid_post'][:, layer - 1]
     if layer
@@ -155,7 +155,7 @@ def _taken_apart(model, x, cause, edited) -> LastToken:
     'resid_mid': x['resid_pre'][:, layer] + x['attn_out'][:, layer],
     'resid_post': x['resid_mid'][:, layer] + x['mlp_out'][:, layer],
   }
-  added = x[cause.id.site][:, layer] - before[cause.id.site]
+  added = x[edit.id.site][:, layer] - before[edit.id.site]
   return LastToken(
     embedding=x['resid_pre'][:, 0],
     heads=np.stack(heads, axis=1),
@@ -167,7 +167,7 @@ def _taken_apart(model, x, cause, edited) -> LastToken:
 
 
 def attribute(model: gj.Decoder, parts: LastToken, pairs: Pairs) -> Attribution:
-  """Each part's share of the metric."""
+  """Returns each part's share of the metric."""
   directions = readout(model, pairs)  # [Q, D]
   scaled = directions / gj.norm_scale(model.config, parts.stream)[:, None]
   return Attribution(
@@ -182,12 +182,12 @@ def attribute(model: gj.Decoder, parts: LastToken, pairs: Pairs) -> Attribution:
 def project(
   model: gj.Decoder, parts: LastToken, layer: int, head: int, mode: str
 ) -> np.ndarray:
-  """A head's output as logits float32 [Q, V] (paper.md, 6.4; Table 7).
+  """Returns a head's output as logits, float32 [Q, V] (paper.md, 6.4; Table 7).
 
   Args:
     model: The weights.
-    parts: Of a run.
-    layer, head: Which.
+    parts: Parts of a run.
+    layer, head: The head.
     mode: 'default' is what the head adds to the logits before the soft cap:
       behind its post-norm, divided by the final norm's root mean square.
       'reference', as published, is its output before the post-norm, times the
@@ -203,7 +203,7 @@ def project(
 def top_tokens(
   tokenizer: gj.Tokenizer, logits: np.ndarray, k: int
 ) -> list[tuple[str, float]]:
-  """The k tokens with the largest of logits [V], as text."""
+  """Returns the k tokens with the largest of logits [V], as text."""
   best = np.argsort(-logits, kind='stable')[:k]
   names = tokenizer.token_strings(best)
   return [(name, float(logits[t])) for name, t in zip(names, best, strict=True)]

@@ -35,8 +35,8 @@ class Component(NamedTuple):
   """A head or an MLP, at some tokens.
 
   Attributes:
-    layer: From 0.
-    head: From 0; None is the layer's MLP.
+    layer: Number of the layer, from 0.
+    head: Number of the head, from 0; None is the layer's MLP.
     group: One of GROUPS.
   """
 
@@ -46,7 +46,7 @@ class Component(NamedTuple):
 
   @property
   def site(self) -> str:
-    """Where its value is."""
+    """Returns the site of the component's value."""
     return 'mlp_out' if self.head is None else 'z'
 
   def __str__(self):
@@ -54,13 +54,13 @@ class Component(NamedTuple):
     return f'{self.site}.{self.layer}{place} {self.group}'
 
   def index(self, config: gj.ModelConfig) -> tuple[int, int, int]:
-    """Its place in an array of states."""
+    """Returns the component's place in an array of states."""
     unit = config.num_heads if self.head is None else self.head
     return self.layer, unit, GROUPS.index(self.group)
 
 
 def components_where(mask: np.ndarray) -> list[Component]:
-  """The components at the True entries of bool [L, N + 1, G]."""
+  """Returns the components at the True entries of bool [L, N + 1, G]."""
   mlp = mask.shape[1] - 1
   return [
     Component(int(layer), None if unit == mlp else int(unit), GROUPS[group])
@@ -74,7 +74,7 @@ def states_of(
   state: int,
   others: int = FREE,
 ) -> np.ndarray:
-  """int8 [L, N + 1, G]: components in one state, all others in another."""
+  """Returns states of components and of all others, int8 [L, N + 1, G]."""
   shape = (config.num_layers, config.num_heads + 1, len(GROUPS))
   states = np.full(shape, others, np.int8)
   for component in components:
@@ -83,7 +83,7 @@ def states_of(
 
 
 def token_groups(questions: Sequence[Question], length: int) -> np.ndarray:
-  """float32 [Q, S, G], 1 where a position is of a group."""
+  """Returns 1 where a position is of a group, float32 [Q, S, G]."""
   groups = np.zeros((len(questions), length, len(GROUPS)), np.float32)
   for group, question in zip(groups, questions, strict=True):
     start, stop = question.span
@@ -116,7 +116,7 @@ class Held(gj.Change):
   groups: jax.Array
 
   def apply(self, x, layer, positions, config):
-    """x [B, T, W] with the chosen parts replaced by those of the source."""
+    """Returns x [B, T, W] with the chosen parts replaced by the source's."""
     gate = jnp.einsum('BTG,BnG->BTn', self.groups, self.cells[:, layer])
     gate = jnp.repeat(gate, x.shape[2] // gate.shape[2], axis=2)
     source = self.source[:, layer].astype(jnp.float32)
@@ -132,14 +132,14 @@ def hold(
   clean: dict[str, jax.Array],
   given: dict[str, jax.Array],
 ) -> list[gj.Change]:
-  """Changes that put components in their states.
+  """Returns changes that put components in their states.
 
   Args:
-    config: Of the model.
+    config: The model's config.
     states: int8 [R, L, N + 1, G].
     groups: float32 [R, S, G], of `token_groups`.
-    clean: Site -> [R, L, S, W], what CLEAN components are.
-    given: Site -> [R, L, S, W], what GIVEN ones are.
+    clean: Site -> [R, L, S, W], values of CLEAN components.
+    given: Site -> [R, L, S, W], values of GIVEN components.
   """
   N = config.num_heads
   parts = {'z': states[:, :, :N], 'mlp_out': states[:, :, N:]}

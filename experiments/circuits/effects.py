@@ -1,6 +1,6 @@
-"""What each component has to do with an effect, by exact path patching.
+"""Effects of components and edges on the metric, by exact path patching.
 
-Of a component, at the metric of each question:
+Three effects of a component are measured on each question:
 
   carried   its value of the edited run, in a run without the edit: what goes on
             from there, by all ways
@@ -10,7 +10,7 @@ Of a component, at the metric of each question:
             are without the edit: what it writes to the logits itself. Only at
             the last token
 
-Of an edge from a sender to a receiver: the receiver is run with the sender's
+For an edge from a sender to a receiver, the receiver is run with the sender's
 value of the edited run and all others held; what comes out of it is put into a
 run without the edit. An edge to the logits is the direct effect.
 """
@@ -53,9 +53,9 @@ class Edge(NamedTuple):
 def component_effects(
   tracer: Tracer, components: Sequence[Component], description: str = 'Paths'
 ) -> dict[str, np.ndarray]:
-  """'carried', 'lost' and 'direct': float64 [C, Q] each.
+  """Returns 'carried', 'lost' and 'direct', float64 [C, Q] each.
 
-  Of components that are not at the last token 'direct' is 0.
+  'direct' is 0 for components that are not at the last token.
   """
   carried = _each(
     tracer, [([c], GIVEN) for c in components], FREE, False, description
@@ -77,14 +77,14 @@ def set_effects(
   others: int,
   description: str = 'Sets',
 ) -> np.ndarray:
-  """Effects float64 [n, Q] of the edit with sets of components held.
+  """Returns effects of the edit with sets of components held, float64 [n, Q].
 
   Args:
-    tracer: Of the cause.
-    sets: n of them.
+    tracer: The edit's tracer.
+    sets: n sets.
     others: FREE holds each set as it is without the edit; CLEAN holds all
       components but the set.
-    description: Of the progress bar.
+    description: What the progress bar says.
   """
   state = CLEAN if others == FREE else FREE
   return _each(
@@ -95,10 +95,10 @@ def set_effects(
 def possible_edges(
   tracer: Tracer, components: Sequence[Component]
 ) -> list[Edge]:
-  """Edges among components that information can go along, in order."""
+  """Returns edges among components that information can go along."""
   edges = [Edge(LATENT, c) for c in components]
   if any(
-    reaches_last(tracer.cause.positions, question)
+    reaches_last(tracer.edit.positions, question)
     for question in tracer.questions
   ):
     edges.append(Edge(LATENT, LOGITS))
@@ -116,7 +116,7 @@ def possible_edges(
 def edge_effects(
   tracer: Tracer, edges: Sequence[Edge], description: str = 'Edges'
 ) -> np.ndarray:
-  """Effects float64 [E, Q] of edges on the metric."""
+  """Returns effects of edges on the metric, float64 [E, Q]."""
   Q = len(tracer.questions)
   effects = np.zeros((len(edges), Q))
   several = max(1, tracer.rows_per_batch // Q)
@@ -138,7 +138,7 @@ def edge_effects(
 
 
 def _first_runs(tracer: Tracer, edges: Sequence[Edge]) -> Rows:
-  """All but the receiver held; the sender as in the edited run."""
+  """Returns rows with all but the receiver held, the sender as edited."""
   states = []
   for sender, receiver in edges:
     senders = [] if sender == LATENT else [sender]
@@ -154,7 +154,7 @@ def _first_runs(tracer: Tracer, edges: Sequence[Edge]) -> Rows:
 
 
 def _reads(receiver: Component, sender: Component) -> bool:
-  """Whether the receiver's input has the sender's output in it.
+  """Returns True if the receiver's input has the sender's output in it.
 
   A head reads tokens up to its own, an MLP its own only; what is in one block
   is in the order of computation.
@@ -174,7 +174,7 @@ def _each(
   edited: bool,
   description: str,
 ) -> np.ndarray:
-  """Effects [n, Q] of every choice, a few at a time."""
+  """Returns effects of every choice, a few at a time, [n, Q]."""
   Q = len(tracer.questions)
   effects = np.zeros((len(chosen), Q))
   several = max(1, 8 * tracer.rows_per_batch // Q)

@@ -1,36 +1,37 @@
-"""Circuits from latents to refusals, from the results of `circuits`."""
+"""The study's figures and tables: results in, charts out."""
 
 from collections.abc import Mapping
 
-import numpy as np
 import plotly.graph_objects as go
 
-from experiments.charts import Section, heatmap, style
-from experiments.charts.style import error_bars, headed
-from experiments.circuits import tables
+from experiments import charts
+from experiments.charts.table import spelled
 from experiments.circuits.components import GROUPS
-from experiments.circuits.graph import NEGATIVE, POSITIVE, TOKENS, graph, signed
+from experiments.circuits.graph import NEGATIVE, POSITIVE, TOKENS, graph
 from experiments.latents import CLASSES
 from experiments.latents.class_look import LABEL_COLOURS, TITLES
 
+_MOST_ROWS = 25
+_SIGNS = {'towards refusal': POSITIVE, 'against refusal': NEGATIVE}
 
-def sections(results: Mapping) -> list[Section]:
-  """The report's sections: the default, then each cause."""
+
+def sections(results: Mapping) -> list[charts.Section]:
+  """Returns the report's sections: the default, then each edit."""
   return [
     _default(results['polarity'], results['metric']),
-    *(_cause(cause) for cause in results['causes']),
+    *map(_edit, results['causes']),
   ]
 
 
-def _default(polarity: Mapping, metric: Mapping) -> Section:
+def _default(polarity: Mapping, metric: Mapping) -> charts.Section:
   share = metric['first_token_tells']
-  spelled = lambda counts: ', '.join(f"'{token}'" for token in counts)
-  return Section(
+  quoted = lambda counts: ', '.join(f"'{token}'" for token in counts)
+  return charts.Section(
     title='Does it decline, or answer, by default?',
     text=[
       f'Measured: the {metric["what"]}. Its refusals begin with '
-      f'{spelled(metric["refusals"])}; its answers with '
-      f'{spelled(metric["answers"])}. By its first token alone '
+      f'{quoted(metric["refusals"])}; its answers with '
+      f'{quoted(metric["answers"])}. By its first token alone '
       f'{share["value"]:.1%} of {share["n"]} of its own answers are told '
       'rightly.',
       'Entity cut: no later token sees the entity, in any layer; questions '
@@ -41,212 +42,264 @@ def _default(polarity: Mapping, metric: Mapping) -> Section:
       'all but those. A latent ablated is 0 '
       "from the entity to the end, the SAE's error kept.",
     ],
-    figures=[conditions(polarity)],
-    tables=[tables.conditions(polarity)],
+    figures=[refusals(polarity)],
+    tables=[_conditions_table(polarity)],
   )
 
 
-def _cause(cause: Mapping) -> Section:
-  title = f'{cause["name"]}, {TITLES[cause["entity_class"]]}'
-  if not cause['traced']:
-    return Section(
+def _edit(edit: Mapping) -> charts.Section:
+  title = f'{edit["name"]}, {TITLES[edit["entity_class"]]}'
+  if not edit['traced']:
+    return charts.Section(
       title=title,
       text=['It moves the metric too little on validation questions to trace.'],
-      tables=[tables.totals(cause)],
+      tables=[_totals_table(edit)],
     )
-  choice, gap = cause['choice'], cause['attribution']['largest_gap']
-  return Section(
+  choice, gap = edit['choice'], edit['attribution']['largest_gap']
+  return charts.Section(
     title=title,
     text=[
-      f'The latent is {cause["latent"]}, changed at {cause["positions"]}. '
-      f'Of {cause["verification"]["candidates"]} components that this changes, '
-      f'{cause["verification"]["size"]} were chosen on '
-      f'{cause["validation_questions"]} validation questions: the fewest that '
+      f'The latent is {edit["latent"]}, changed at {edit["positions"]}. '
+      f'Of {edit["verification"]["candidates"]} components that this changes, '
+      f'{edit["verification"]["size"]} were chosen on '
+      f'{edit["validation_questions"]} validation questions: the fewest that '
       f'keep, and take away, {choice["goal"]:.0%} of the effect'
       + ('' if choice['reached'] else ', which none but all do')
-      + f'. All else is of {cause["questions"]} test questions.',
+      + f'. All else is of {edit["questions"]} test questions.',
       'The graph: solid edges were verified by patching them alone on test '
       'questions (max-T permutation, all edges together, p <= 0.05, and the '
       'sign of the validation questions); dotted ones were not.',
       'Direct attribution is of logits before the soft cap. Its parts add up '
       f'to the metric to {gap:.1g} logits.',
     ],
-    figures=[graph(cause), components(cause), sizes(cause), attributed(cause)],
+    figures=[graph(edit), component_map(edit), sizes(edit), attributed(edit)],
     tables=[
-      tables.totals(cause),
-      tables.verification(cause),
-      tables.components(cause),
-      tables.edges(cause),
-      *tables.projections(cause),
+      _totals_table(edit),
+      _verification_table(edit['verification']),
+      _components_table(edit['components']),
+      *_edges_tables(edit['edges']),
+      *map(_projection_table, edit['projections']),
     ],
   )
 
 
-def conditions(polarity: Mapping) -> go.Figure:
-  """Refusals by condition and class of entities."""
-  names = [entry['name'] for entry in polarity['conditions']]
-  figure = go.Figure()
-  for label in CLASSES:
-    cells = [
-      entry['classes'][label]
+def refusals(polarity: Mapping) -> go.Figure:
+  """Shows how often first tokens decline, by condition and class."""
+  return charts.bars(
+    [
+      charts.Bar.of(
+        entry['name'],
+        cell['refused'],
+        group=TITLES[label],
+        hover=f'metric {spelled(cell["metric"])}',
+      )
       for entry in polarity['conditions']
-      if label in entry['classes']
-    ]
-    if not cells:
-      continue
-    refused = [cell['refused'] for cell in cells]
-    figure.add_trace(
-      go.Bar(
-        x=list(map(style.text, names)),
-        y=[e['value'] for e in refused],
-        error_y=error_bars(refused),
-        name=TITLES[label],
-        marker={'color': LABEL_COLOURS[label]},
-        hovertext=[
-          f'{style.text(name)}, {TITLES[label]}<br>'
-          f'{e["value"]:.1%} [{e["low"]:.1%}, {e["high"]:.1%}] decline, '
-          f'n = {e["n"]}<br>metric {signed(cell["metric"])}'
-          for name, e, cell in zip(names, refused, cells, strict=True)
-        ],
-        hoverinfo='text',
-      )
-    )
-  figure = style.styled(figure, x='', y='first tokens that decline')
-  figure.update_yaxes(range=[-0.02, 1.05], tickformat='.0%')
-  figure.update_layout(barmode='group', title={'text': 'Refusals'})
-  return headed(figure)
-
-
-def components(cause: Mapping) -> go.Figure:
-  """Each component's part, by layer and tokens."""
-  found = cause['components']
-  units = sorted(
-    {_unit(c) for c in found}, key=lambda unit: (unit == 'MLP', len(unit), unit)
+      for label, cell in entry['classes'].items()
+    ],
+    value_title='first tokens that decline',
+    groups={TITLES[label]: LABEL_COLOURS[label] for label in CLASSES},
+    percent=True,
+    range=(0, 1.05),
+    title='Refusals',
   )
-  layers = list(range(max(c['layer'] for c in found) + 1))
-  layers = layers[min(c['layer'] for c in found) :]
-  shape = (len(layers), len(units))
-  panels = {}
-  for group in GROUPS:
-    mine = [c for c in found if c['tokens'] == group]
-    if not mine:
-      continue
-    values, dots = np.full(shape, np.nan), np.zeros(shape, bool)
-    hover = np.full(shape, '', object)
-    for c in mine:
-      at = layers.index(c['layer']), units.index(_unit(c))
-      values[at], dots[at] = c['part']['value'], c['p'] <= 0.05
-      hover[at] = (
-        f'{c["name"]}{", in the circuit" if c["in_circuit"] else ""}\n'
-        f'95 % [{c["part"]["low"]:+.3f}, {c["part"]["high"]:+.3f}], '
-        f'n = {c["part"]["n"]}, p = {c["p"]:.2g}\n'
-        f'carried {signed(c["carried"])}\nlost {signed(c["lost"])}'
-      )
-    panels[TOKENS[group]] = values, hover.tolist(), dots
-  pick = lambda i: {title: part[i] for title, part in panels.items()}
-  return heatmap(
-    pick(0),
-    x=units,
-    y=[f'layer {layer}' for layer in layers],
+
+
+def component_map(edit: Mapping) -> go.Figure:
+  """Shows each component's part, by layer and tokens."""
+  found = edit['components']
+  layers, heads = ({c[key] for c in found} for key in ('layer', 'head'))
+  units = {head: f'head {head}' for head in sorted(heads - {None})}
+  by_group = {g: [c for c in found if c['tokens'] == g] for g in GROUPS}
+  return charts.entry_map(
+    {TOKENS[group]: mine for group, mine in by_group.items() if mine},
+    row='layer',
+    column='head',
+    y={i: f'layer {i}' for i in range(min(layers), max(layers) + 1)},
+    x=units | ({None: 'MLP'} if None in heads else {}),
+    value=lambda c: c['part']['value'],
+    p='p',
+    said=lambda c: (
+      f'{c["name"]}{", in the circuit" if c["in_circuit"] else ""}\n'
+      f'{spelled(c["part"])}, n = {c["part"]["n"]}, p = {c["p"]:.2g}\n'
+      f'carried {spelled(c["carried"])}\nlost {spelled(c["lost"])}'
+    ),
     x_title='heads (z) and MLP (mlp_out)',
     y_title='',
     colour_title='part of the effect, logits',
-    hover=pick(1),
-    significant=pick(2),
   )
 
 
-def sizes(cause: Mapping) -> go.Figure:
-  """What sets keep and leave, by size."""
-  curve, check = cause['choice']['curve'], cause['verification']
-  figure = go.Figure()
-  for key, name, colour in (
-    ('kept', 'kept, all others held', POSITIVE),
-    ('left', 'left, the set held', NEGATIVE),
+def sizes(edit: Mapping) -> go.Figure:
+  """Shows what sets keep and leave of the effect, by size."""
+  curve, check = edit['choice']['curve'], edit['verification']
+  size, series = [check['size']], []
+  for key, name in (
+    ('kept', 'kept, all others held'),
+    ('left', 'left, the set held'),
   ):
-    figure.add_trace(
-      go.Scatter(
-        x=[point['size'] for point in curve],
-        y=[point[key] for point in curve],
-        mode='lines+markers',
-        line={'color': colour, 'width': 1.5},
-        marker={'size': 5},
-        name=f'{name} (validation)',
-        hovertemplate=f'%{{x}} components: %{{y:.1%}} {name}<extra></extra>',
-      )
-    )
-    e = check[f'share_{key}']
-    figure.add_trace(
-      go.Scatter(
-        x=[check['size']],
-        y=[e['value']],
-        error_y=error_bars([e]),
-        mode='markers',
-        marker={'color': colour, 'size': 11, 'symbol': 'diamond'},
-        name=f'{name} (test)',
-        hovertext=f'test: {e["value"]:.1%} [{e["low"]:.1%}, {e["high"]:.1%}], '
-        f'n = {e["n"]}',
-        hoverinfo='text',
-      )
-    )
-    random = check['random'][key]
+    random, tested = check['random'][key], check[f'share_{key}']
+    series += [
+      charts.Line(
+        f'{name} (validation)',
+        [point['size'] for point in curve],
+        [point[key] for point in curve],
+        group=key,
+      ),
+      charts.Line.of(
+        f'{name} (test)', size, [tested], group=key, labels=['test']
+      ),
+    ]
     if random['n']:
-      figure.add_trace(
-        go.Scatter(
-          x=[check['size']],
-          y=[random['mean']],
-          error_y=error_bars([random | {'value': random['mean']}]),
-          mode='markers',
-          marker={'color': '#888', 'size': 8, 'symbol': 'x'},
-          name=f'{random["n"]} random sets, {key}',
-          hovertext=f'{random["n"]} random sets: mean {random["mean"]:.1%}, '
-          f'{random["low"]:.1%} to {random["high"]:.1%}',
-          hoverinfo='text',
-        )
+      name = f'{random["n"]} random sets, {key}'
+      spread = [[random[each]] for each in ('mean', 'low', 'high')]
+      series.append(charts.Line(name, size, *spread, group='random'))
+  return charts.lines(
+    series,
+    x_title='components in the set',
+    y_title='share of the effect',
+    groups={'kept': POSITIVE, 'left': NEGATIVE, 'random': '#888888'},
+    percent=True,
+    title='How many components it takes',
+  )
+
+
+def attributed(edit: Mapping) -> go.Figure:
+  """Shows how each part of the logits changes."""
+  towards, against = _SIGNS
+  return charts.bars(
+    [
+      charts.Bar.of(
+        part['name'],
+        part['change'],
+        group=towards if part['change']['value'] > 0 else against,
+        hover=f'last token\nunedited {spelled(part["clean"])}',
       )
-  figure = style.styled(
-    figure, x='components in the set', y='share of the effect'
+      for part in edit['attribution']['parts']
+      if part['change']['value'] or part['clean']['value']
+    ],
+    value_title='change of the part, logits',
+    groups=_SIGNS,
+    title='Direct logit attribution',
   )
-  figure.update_yaxes(tickformat='.0%')
-  figure.update_layout(title={'text': 'How many components it takes'})
-  return headed(figure)
 
 
-def attributed(cause: Mapping) -> go.Figure:
-  """How each part of the logits changes."""
-  parts = [
-    part
-    for part in cause['attribution']['parts']
-    if part['change']['value'] or part['clean']['value']
+def _conditions_table(polarity: Mapping) -> charts.Table:
+  rows = [
+    [
+      entry['name'],
+      label,
+      cell['refused']['n'],
+      cell['refused'],
+      cell['change_refused'],
+      f'+{cell["flips"]["gained"]} / -{cell["flips"]["lost"]}',
+      cell['flips']['p'],
+      cell['change_metric'],
+    ]
+    for entry in polarity['conditions']
+    for label, cell in entry['classes'].items()
   ]
-  changes = [part['change'] for part in parts]
-  figure = go.Figure(
-    go.Bar(
-      x=[part['name'] for part in parts],
-      y=[e['value'] for e in changes],
-      error_y=error_bars(changes),
-      marker={
-        'color': [POSITIVE if e['value'] > 0 else NEGATIVE for e in changes]
-      },
-      name='change',
-      hovertext=[
-        f'{style.text(part["name"])}, last token<br>change '
-        f'{signed(part["change"])}<br>unedited {signed(part["clean"])}<br>'
-        f'n = {part["change"]["n"]}'
-        for part in parts
-      ],
-      hoverinfo='text',
+  rows += [
+    [
+      f'{random["n"]} {random["kind"]}',
+      label,
+      '',
+      f'mean {cell["refused"]:.1%}',
+      *[''] * 3,
+      f'{cell["low"]:+.3f} to {cell["high"]:+.3f}',
+    ]
+    for random in polarity['random']
+    for label, cell in random['classes'].items()
+  ]
+  columns = 'condition|entities|n|decline|change|flips|p|metric changes by'
+  return charts.table(columns.split('|'), rows, percent=('decline', 'change'))
+
+
+def _totals_table(edit: Mapping) -> charts.Table:
+  """Returns what the edit does to the metric, and what random ones do."""
+  random, amount = edit['random_latents'], edit['amount']
+  rows = [
+    ['metric without it', edit['clean']],
+    ['its effect, test questions', edit['total']],
+    ['its effect, validation questions', edit['validation_total']],
+  ]
+  if random['n']:
+    means = random['means']
+    said = f'{min(means):+.3f} to {max(means):+.3f}, p = {random["p"]:.2g}'
+    rows.append([f'{random["n"]} random latents', said])
+  if amount:
+    said = (
+      f'{amount["alpha"]:.4g} x norm {amount["direction_norm"]:.3g} = '
+      f"{amount['dose']:.2f} times the stream's mean norm, "
+      f'{amount["stream_norm"]["value"]:.4g}'
     )
-  )
-  figure = style.styled(
-    figure, x='', y='change of the part, logits before the soft cap'
-  )
-  figure.update_layout(
-    showlegend=False, title={'text': 'Direct logit attribution'}
-  )
-  return headed(figure)
+    rows.append(['added', said])
+  return charts.table(['', 'logits'], rows)
 
 
-def _unit(component: Mapping) -> str:
-  head = component['head']
-  return 'MLP' if head is None else f'head {head}'
+def _verification_table(check: Mapping) -> charts.Table:
+  """Returns what the circuit does, its complement, and random sets."""
+  rows = []
+  for key, name in (
+    ('left', 'the circuit held as unedited'),
+    ('kept', 'all other components held'),
+  ):
+    random, compared = check['random'][key], ['', '']
+    if random['n']:
+      spread = f'{random["low"]:.1%} to {random["high"]:.1%}'
+      compared = [f'{random["mean"]:.1%} ({spread})', random['p']]
+    rows.append([name, check[key], check[f'share_{key}'], *compared])
+  columns = ['', 'effect', 'share of it', 'random sets as large', 'p']
+  return charts.table(columns, rows, percent=['share of it'])
+
+
+def _components_table(components: list[Mapping]) -> charts.Table:
+  """Returns the circuit, and the first components that are not in it."""
+  return charts.table(
+    'component|in the circuit|carried|lost|direct|p, max-T'.split('|'),
+    [
+      [
+        c['name'],
+        'yes' if c['in_circuit'] else '',
+        c['carried'],
+        c['lost'],
+        c['direct'] or '',
+        c['p'],
+      ]
+      for i, c in enumerate(components)
+      if c['in_circuit'] or i < _MOST_ROWS
+    ],
+  )
+
+
+def _edges_tables(edges: list[Mapping]) -> list[charts.Table]:
+  """Returns a table of the largest edges, if there are any."""
+  largest = sorted(edges, key=lambda e: -abs(e['effect']['value']))
+  rows = [
+    [
+      e['sender'],
+      e['receiver'],
+      e['effect'],
+      e['validation_effect'],
+      e['p'],
+      e['verified'],
+    ]
+    for e in largest[:_MOST_ROWS]
+  ]
+  columns = 'from|to|effect|on validation|p, max-T|verified'
+  return [charts.table(columns.split('|'), rows)] if rows else []
+
+
+def _projection_table(head: Mapping) -> charts.Table:
+  """Returns the tokens that a head's output speaks for."""
+  listed = lambda tokens: ', '.join(
+    f"'{token}' {value:+.2f}" for token, value in tokens
+  )
+  rows = [
+    ['mean change: up', '', listed(head['promoted'])],
+    ['mean change: down', '', listed(head['suppressed'])],
+  ]
+  for asked in head['questions']:
+    said = f'{asked["question"]} ({asked["answer"]})'
+    rows.append([said, 'unedited', listed(asked['clean'])])
+    rows.append(['', 'edited', listed(asked['edited'])])
+  return charts.table([head['name'], 'run', 'top tokens'], rows)

@@ -1,4 +1,4 @@
-"""All causes of a subject: what is done to its latents, and to whom.
+"""All edits of a study: what is done to its latents, in which questions.
 
 The model's own answers say how its refusals begin. Each latent is added where
 it is silent and ablated where it fires; each of these is traced, and kept in
@@ -19,7 +19,7 @@ from experiments.circuits import refusal_default
 from experiments.circuits.components import Component
 from experiments.circuits.metric import Pairs, choose_pairs, find_beginnings
 from experiments.circuits.results import Asked
-from experiments.circuits.study import Settings, trace
+from experiments.circuits.study import TracingOptions, trace
 from experiments.circuits.tracing import LatentEdit, ablated, steered
 from experiments.inputs.study_inputs import StudyInputs
 from experiments.latents import CLASSES
@@ -41,59 +41,74 @@ from gemma_jax.whole_files import save_tensors
 from sae.jumprelu import JumpReLUSAE
 
 
+def tracing_options(settings) -> TracingOptions:
+  """Returns what `trace` takes of the study's settings.
+
+  Raises:
+    ValueError: no circuit could reach the goal.
+  """
+  return TracingOptions(
+    goal=settings.goal,
+    smallest_effect=settings.smallest_effect,
+    graph_nodes=settings.graph_nodes,
+    num_random=settings.num_random,
+    mode=settings.mode,
+    rows_per_batch=settings.rows_per_batch,
+    seed=settings.seed,
+  )
+
+
 class CircuitStudy:
   """One model, its questions, and all that is traced.
 
   Attributes:
-    metric: What is measured, in words and tokens.
+    metric: What is measured, in words and tokens; see results.json.
     examples: The model's own answers.
   """
 
   def __init__(
     self,
-    subject: StudyInputs,
+    given: StudyInputs,
     model: gj.Decoder,
     splits: Mapping[str, Sequence[Question]],
     saes: Mapping[str, JumpReLUSAE],
-    settings: Settings,
   ):
     """Asks the questions, to see how the model's answers begin.
 
     Args:
-      subject: Of the run, whose folder keeps what is done.
+      given: What the study works on; its folder keeps what is done.
       model: The chat model.
       splits: 'validation' and 'test' -> questions.
       saes: Label -> the SAE of its latent.
-      settings: Settings.
 
     Raises:
       ValueError: refusals and answers do not begin differently.
     """
-    self._subject, self._model, self._saes = subject, model, saes
-    self._settings, self._arrays = settings, {}
-    values = subject.values
+    self._given, self._model, self._saes = given, model, saes
+    self._settings, self._arrays = given.settings, {}
+    settings = given.settings
     everything = [*splits['validation'], *splits['test']]
     answers = generate_answers(
       model,
       everything,
       [Arm(name=ORIGINAL, kind=ORIGINAL)],
-      stop_ids=subject.tokenizer.stop_ids,
-      max_new_tokens=values.max_new_tokens,
-      rows_per_batch=values.rows_per_batch,
-      folder=subject.out / 'answers',
-      identity=subject.about,
+      stop_ids=given.tokenizer.stop_ids,
+      max_new_tokens=settings.max_new_tokens,
+      rows_per_batch=settings.rows_per_batch,
+      folder=given.out / 'answers',
+      identity=given.about,
       redo=True,
     )
     self.examples = make_examples(
-      subject.tokenizer,
+      given.tokenizer,
       everything,
       [Arm(name=ORIGINAL, kind=ORIGINAL)],
       answers,
-      Rules.of_mode(values.mode),
+      Rules.of_mode(settings.mode),
     )
     refused = [each['outcome'] == REFUSAL for each in self.examples]
     self._beginnings = find_beginnings(answers[0], refused)
-    logits = _first_logits(model, everything, values.rows_per_batch)
+    logits = _first_logits(model, everything, settings.rows_per_batch)
     pairs = choose_pairs(logits, self._beginnings)
     cut = len(splits['validation'])
     self._asked = {}
@@ -117,18 +132,23 @@ class CircuitStudy:
 
   def _spelled(self, counts: Mapping[int, int]) -> dict[str, int]:
     tokens = sorted(counts, key=lambda token: -counts[token])
-    spelled = self._subject.tokenizer.token_strings(tokens)
+    spelled = self._given.tokenizer.token_strings(tokens)
     return dict(zip(spelled, (counts[t] for t in tokens), strict=True))
 
-  def causes(self) -> list[tuple]:
-    """(Cause, class of entities asked about, controls, how much) of each."""
-    subject, made = self._subject, []
-    positions = subject.values.positions
-    for label, target in subject.targets.items():
-      if 'steer' in subject.values.causes:
+  def edits(self) -> list[tuple]:
+    """Returns what `trace` takes of each edit.
+
+    Returns:
+      Tuples of the edit, the class of entities that is asked about, edits of
+      random latents, and how much is added, None for an ablation.
+    """
+    settings, made = self._settings, []
+    positions = settings.positions
+    for label, target in self._given.targets.items():
+      if 'steer' in settings.causes:
         other = OPPOSITE[label]
         amount = self._amount(target, other)
-        # Of one norm, whatever the rows' own.
+        # All have the norm of the latent's edit, whatever that of their rows.
         controls = [
           steered(
             dataclasses.replace(target, direction=row),
@@ -137,9 +157,9 @@ class CircuitStudy:
           )
           for row in target.controls.values()
         ]
-        cause = steered(target, amount['alpha'], positions)
-        made.append((cause, other, controls, amount))
-      if 'ablate' in subject.values.causes:
+        edit = steered(target, amount['alpha'], positions)
+        made.append((edit, other, controls, amount))
+      if 'ablate' in settings.causes:
         ablate = lambda id, label=label: ablated(
           label, id, self._saes[label], positions
         )
@@ -148,18 +168,18 @@ class CircuitStudy:
     return made
 
   def _amount(self, target, entity_class: str) -> dict:
-    values, id = self._subject.values, target.id
+    settings, id = self._settings, target.id
     norm = stream_norms(
       self._model,
       self._asked['validation', entity_class].questions,
       id.site,
       [id.layer],
-      values.positions,
-      rows_per_batch=values.rows_per_batch,
+      settings.positions,
+      rows_per_batch=settings.rows_per_batch,
     )[id.layer]
-    alpha = getattr(values, f'alpha_{target.label}')
+    alpha = getattr(settings, f'alpha_{target.label}')
     if alpha is None:
-      alpha = values.dose * norm.value / target.norm
+      alpha = settings.dose * norm.value / target.norm
     return {
       'alpha': alpha,
       'direction_norm': target.norm,
@@ -168,62 +188,61 @@ class CircuitStudy:
       'dose': alpha * target.norm / norm.value,
     }
 
-  def trace(self, cause, entity_class, controls, amount) -> dict:
-    """Results of one cause, from its folder if they are there."""
-    subject = self._subject
+  def trace(self, edit, entity_class, controls, amount) -> dict:
+    """Returns results of one edit, from its folder if they are there."""
+    given, options = self._given, tracing_options(self._settings)
     choosing = self._asked['validation', entity_class]
     reporting = self._asked['test', entity_class]
-    folder = subject.out / 'causes' / re.sub(r'\W+', '_', cause.name).strip('_')
+    folder = given.out / 'causes' / re.sub(r'\W+', '_', edit.name).strip('_')
 
     def make(partial: pathlib.Path):
       results, arrays = trace(
         self._model,
-        subject.tokenizer,
-        cause,
+        given.tokenizer,
+        edit,
         choosing,
         reporting,
-        self._settings,
+        options,
         controls=controls,
       )
       outputs.write_results(partial, results | {'amount': amount})
       save_tensors(partial / 'effects.safetensors', arrays)
 
     identity = {
-      'model': subject.about,
-      'settings': dataclasses.asdict(self._settings),
-      'cause': _digest([cause, *controls]),
+      'model': given.about,
+      'settings': dataclasses.asdict(options),
+      'cause': _digest([edit, *controls]),
       'asked': _digest_of_questions(choosing, reporting),
     }
     stage(folder, identity, make)
     for name, x in load_file(folder / 'effects.safetensors').items():
-      self._arrays[f'{cause.name}/{name}'] = x
+      self._arrays[f'{edit.name}/{name}'] = x
     return outputs.read_json(folder / outputs.RESULTS_FILE)
 
-  def polarity(self, causes: Sequence[Mapping]) -> dict:
-    """What the model does without evidence, and without its latents.
+  def polarity(self, traced: Sequence[Mapping]) -> dict:
+    """Measures what the model does without evidence, and without its latents.
 
     Args:
-      causes: What was traced, whose circuits' heads are cut too.
+      traced: What `trace` returned; heads of the circuits are cut too.
     """
-    subject = self._subject
+    given = self._given
     ablate = lambda label, id: ablated(
       label, id, self._saes[label], 'entity_to_end'
     )
     ablations = {
-      label: ablate(label, target.id)
-      for label, target in subject.targets.items()
+      label: ablate(label, target.id) for label, target in given.targets.items()
     }
     conditions = refusal_default.conditions(
       self._model.config,
       ablations,
       {
-        label: [ablate(label, id).edit for id in target.controls]
-        for label, target in subject.targets.items()
+        label: [ablate(label, id).change for id in target.controls]
+        for label, target in given.targets.items()
       },
       {
         Component(c['layer'], c['head'], c['tokens'])
-        for cause in causes
-        for c in cause.get('components', ())
+        for edit in traced
+        for c in edit.get('components', ())
         if c['in_circuit']
       },
     )
@@ -234,18 +253,18 @@ class CircuitStudy:
       self._test.pairs,
       ablations,
       conditions,
-      rows_per_batch=subject.values.rows_per_batch,
+      rows_per_batch=self._settings.rows_per_batch,
     )
     for name, reading in readings.items():
       self._arrays[f'polarity/{name}/metric'] = reading.metric
       self._arrays[f'polarity/{name}/refused'] = reading.refused
     return refusal_default.summarise(
-      self._test.questions, conditions, readings, subject.values.seed
+      self._test.questions, conditions, readings, self._settings.seed
     )
 
   def write_arrays(self):
     """Writes effects.safetensors."""
-    save_tensors(self._subject.out / 'effects.safetensors', self._arrays)
+    save_tensors(self._given.out / 'effects.safetensors', self._arrays)
 
 
 def _take(questions, pairs, at) -> Asked:
@@ -256,7 +275,7 @@ def _take(questions, pairs, at) -> Asked:
 
 
 def _first_logits(model, questions, rows_per_batch) -> np.ndarray:
-  """float32 [Q, V], what the model would say first."""
+  """Returns the logits of each answer's first token, float32 [Q, V]."""
   found = []
   length = max(question.length for question in questions)
   B = min(rows_per_batch, len(questions))
@@ -270,12 +289,12 @@ def _first_logits(model, questions, rows_per_batch) -> np.ndarray:
   return np.concatenate(found)
 
 
-def _digest(causes: Sequence[LatentEdit]) -> str:
-  """What tells edits from others."""
+def _digest(edits: Sequence[LatentEdit]) -> str:
+  """Returns what tells edits from others."""
   said = hashlib.sha256()
-  for cause in causes:
-    said.update(f'{cause.name} {cause.id} {cause.positions}'.encode())
-    for array in jax.tree.leaves(cause.edit):
+  for edit in edits:
+    said.update(f'{edit.name} {edit.id} {edit.positions}'.encode())
+    for array in jax.tree.leaves(edit.change):
       said.update(np.asarray(array).tobytes())
   return said.hexdigest()
 

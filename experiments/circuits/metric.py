@@ -1,4 +1,4 @@
-"""What effects are measured by: a refusal's logit against an answer's.
+"""The metric of effects: a refusal's logit less an answer's.
 
 For each question two tokens are fixed before anything is changed: of those that
 the model's own refusals begin with, and of those that its own other answers
@@ -35,8 +35,8 @@ class Pairs:
   """The two tokens of each question.
 
   Attributes:
-    refusal: int [Q].
-    answer: int [Q].
+    refusal: int [Q], tokens that refusals begin with.
+    answer: int [Q], tokens that other answers begin with.
   """
 
   refusal: np.ndarray
@@ -50,7 +50,7 @@ def find_beginnings(
 
   Args:
     answers: Token ids of each answer.
-    refused: Which of them are refusals.
+    refused: Whether each of them is a refusal.
 
   Raises:
     ValueError: there is no refusal, or nothing else.
@@ -74,7 +74,7 @@ def find_beginnings(
 
 
 def choose_pairs(logits: np.ndarray, beginnings: Beginnings) -> Pairs:
-  """The likeliest token of either kind, of unedited logits [Q, V]."""
+  """Returns the likeliest token of either kind, of unedited logits [Q, V]."""
   best = lambda tokens: np.array(sorted(tokens))[
     logits[:, sorted(tokens)].argmax(axis=1)
   ]
@@ -84,7 +84,7 @@ def choose_pairs(logits: np.ndarray, beginnings: Beginnings) -> Pairs:
 
 
 def readout(model: gj.Decoder, pairs: Pairs) -> np.ndarray:
-  """float64 [Q, D]: what a normed stream is multiplied with for the metric.
+  """Returns what normed streams are multiplied with, float64 [Q, D].
 
   Raises:
     ValueError: the model has LayerNorm, or a bias on what heads add.

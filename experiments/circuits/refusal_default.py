@@ -35,7 +35,7 @@ import tqdm
 from experiments.attention import without_entity
 from experiments.circuits.components import GROUPS, Component, token_groups
 from experiments.circuits.metric import Beginnings, Pairs, readout
-from experiments.circuits.tracing import LatentEdit, edit_at
+from experiments.circuits.tracing import LatentEdit, at_gates
 from experiments.latents import CLASSES
 from experiments.stats.intervals import (
   Estimate,
@@ -57,28 +57,28 @@ class Condition:
   """What is done in one pass over all questions.
 
   Attributes:
-    name: Of its own.
-    kind: Name of conditions that are counted together.
-    cut: '' for nothing, 'entity' or 'other': which tokens later ones lose.
+    name: Name of the condition alone.
+    kind: Name of the conditions that it is counted with.
+    cut: The tokens that later ones lose: 'entity', 'other' or '' for none.
     heads: bool [L, N, G], heads that lose them, by the group of the token that
       looks; None is all.
-    edits: Label -> the edit that ablates a latent; those not given are off.
+    changes: Label -> the change that ablates a latent; others are off.
   """
 
   name: str
   kind: str
   cut: str = ''
   heads: np.ndarray | None = None
-  edits: Mapping[str, gj.Edit] = dataclasses.field(default_factory=dict)
+  changes: Mapping[str, gj.Edit] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Reading:
-  """What first tokens are under a condition.
+  """First tokens under a condition.
 
   Attributes:
-    refused: bool [Q], the likeliest token begins refusals.
-    metric: float64 [Q].
+    refused: bool [Q], whether the likeliest token begins refusals.
+    metric: float64 [Q], the metric.
   """
 
   refused: np.ndarray
@@ -88,20 +88,20 @@ class Reading:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Cut(gj.Knockout):
-  """A Knockout of any heads at any groups of tokens that look.
+  """A knockout of any heads at any groups of tokens that look.
 
-  Of rows that are padded on the right, so that a column is a position.
+  Its rows are padded on the right, so that a column is a position.
 
   Attributes:
-    cells: float32 [R, L, N, G].
-    groups: float32 [R, S, G], of `token_groups`.
+    cells: float32 [R, L, N, G], 1 for heads that lose their view.
+    groups: float32 [R, S, G], see `token_groups`.
   """
 
   cells: jax.Array
   groups: jax.Array
 
   def cuts(self, layer, query_positions, key_positions, config) -> jax.Array:
-    """bool [B, N, T, S], as a Knockout's."""
+    """Returns the edges that are cut, bool [B, N, T, S]."""
     looks = jnp.einsum('BTG,BNG->BNT', self.groups, self.cells[:, layer]) > 0
     whole = super().cuts(layer, query_positions, key_positions, config)
     return whole & looks[..., None]
@@ -113,16 +113,16 @@ def conditions(
   controls: Mapping[str, Sequence[gj.Edit]],
   circuit: Collection[Component] = (),
 ) -> list[Condition]:
-  """All of the top of this file, the original first.
+  """Returns the conditions at the top of this file, the original first.
 
   Args:
-    config: Of the model.
-    ablations: Label -> the cause that ablates its latent.
-    controls: Label -> edits that ablate its random controls.
+    config: The model's config.
+    ablations: Label -> the edit that ablates its latent.
+    controls: Label -> changes that ablate its random controls.
     circuit: Components that were found; their heads are cut apart from all
       others. Without heads these two conditions are left out.
   """
-  edits = {label: cause.edit for label, cause in ablations.items()}
+  changes = {label: edit.change for label, edit in ablations.items()}
   made = [
     Condition(name=ORIGINAL, kind=ORIGINAL),
     Condition(name=CUT, kind=CUT, cut='entity'),
@@ -137,19 +137,19 @@ def conditions(
       Condition(name=CIRCUIT_CUT, kind=CIRCUIT_CUT, cut='entity', heads=heads),
       Condition(name=REST_CUT, kind=REST_CUT, cut='entity', heads=~heads),
     ]
-  for label, edit in edits.items():
+  for label, change in changes.items():
     name = f'{label} ablated'
-    made.append(Condition(name=name, kind=name, edits={label: edit}))
+    made.append(Condition(name=name, kind=name, changes={label: change}))
     made += [
       Condition(
         name=f'random {i} for {label}',
         kind=f'random for {label}',
-        edits={label: control},
+        changes={label: control},
       )
       for i, control in enumerate(controls.get(label, ()))
     ]
-  if len(edits) > 1:
-    made.append(Condition(name=BOTH, kind=BOTH, edits=edits))
+  if len(changes) > 1:
+    made.append(Condition(name=BOTH, kind=BOTH, changes=changes))
   return made
 
 
@@ -161,20 +161,18 @@ def read_conditions(
   ablations: Mapping[str, LatentEdit],
   conditions: Sequence[Condition],
   *,
-  positions: str = 'entity_to_end',
   rows_per_batch: int = 128,
 ) -> dict[str, Reading]:
-  """Condition -> what the model would begin to say.
+  """Returns condition -> what the model would begin to say.
 
   Args:
     model: The chat model.
-    questions: Q of them.
-    beginnings: Of its own answers.
+    questions: Q questions.
+    beginnings: First tokens of the model's own answers.
     pairs: Tokens of the metric.
-    ablations: Label -> cause; says at which site its latent is.
-    conditions: What to do.
-    positions: Where latents are ablated.
-    rows_per_batch: Bounds memory.
+    ablations: Label -> the edit that ablates its latent.
+    conditions: The conditions.
+    rows_per_batch: Number of rows that are run at once.
   """
   T = max(question.length for question in questions)
   directions = readout(model, pairs)
@@ -197,9 +195,7 @@ def read_conditions(
         out = gj.run(
           model,
           *padded,
-          interventions=_changes(
-            model.config, condition, ablations, some, T, positions
-          ),
+          interventions=_changes(model.config, condition, ablations, some, T),
           capture=gj.capture(
             'resid_post', layers=model.config.num_layers - 1, positions='last'
           ),
@@ -220,11 +216,10 @@ def read_conditions(
   }
 
 
-def _changes(config, condition, ablations, questions, length, positions):
-  """One knock-out and one edit per latent; those that are off have gates 0."""
+def _changes(config, condition, ablations, questions, length):
+  """Returns a knockout and a change per latent, whose gates are 0 if off."""
   shape = (len(questions), length)
   queries, keys = np.zeros(shape, bool), np.zeros(shape, bool)
-  gates = np.zeros(shape, np.float32)
   for row, question in enumerate(questions):
     start, stop = question.span
     if condition.cut:
@@ -232,7 +227,6 @@ def _changes(config, condition, ablations, questions, length, positions):
       before = max(1, start - (stop - start))  # BOS is kept
       seen = (start, stop) if condition.cut == 'entity' else (before, start)
       keys[row, slice(*seen)] = True
-    gates[row, slice(*steered_positions(positions, question))] = 1
   whole = gj.knock_out_attention(
     queries=gj.per_row(queries), keys=gj.per_row(keys)
   )
@@ -244,9 +238,13 @@ def _changes(config, condition, ablations, questions, length, positions):
     groups=jnp.asarray(token_groups(questions, length)),
   )
   changes = [cut]
-  for label, cause in ablations.items():
-    on = label in condition.edits
-    changes.append(edit_at(condition.edits.get(label, cause.edit), gates * on))
+  for label, edit in ablations.items():
+    gates = np.zeros(shape, np.float32)
+    if label in condition.changes:
+      for gate, question in zip(gates, questions, strict=True):
+        gate[slice(*steered_positions(edit.positions, question))] = 1
+    change = condition.changes.get(label, edit.change)
+    changes.append(at_gates(change, gates))
   return changes
 
 
@@ -256,7 +254,7 @@ def summarise(
   readings: Mapping[str, Reading],
   seed: int = 0,
 ) -> dict:
-  """Refusals and the metric of every condition, and what follows from them.
+  """Returns refusals and the metric of every condition, and the default.
 
   Returns:
     'conditions', each with its numbers by class of entities; 'random', of each
@@ -317,7 +315,7 @@ def _random_changes(kind: str, entries: Sequence[Mapping]) -> dict:
 
 
 def _default(cut: Reading, blind: np.ndarray) -> dict:
-  """What the model does when nothing of the entity is seen."""
+  """Says what the model does when nothing of the entity is seen."""
   refused = _share(cut.refused[first_of_units(blind)])
   if refused.low > 0.5:
     verdict = 'decline'

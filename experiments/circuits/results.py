@@ -1,4 +1,4 @@
-"""What tracing a cause found, as results.json has it."""
+"""Numbers of a traced edit, as results.json has them."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -21,7 +21,7 @@ from experiments.stats.resampling import mean_by_unit
 from experiments.steering import Question
 import gemma_jax as gj
 
-# An estimate of the mean of a value per question.
+# Estimates the mean of a value per question.
 Estimator = Callable[[np.ndarray], Estimate]
 
 
@@ -30,8 +30,8 @@ class Asked:
   """Questions and the tokens of their metric.
 
   Attributes:
-    questions: Q of them.
-    pairs: Pairs.
+    questions: Q questions.
+    pairs: The two tokens of each.
   """
 
   questions: Sequence[Question]
@@ -39,12 +39,12 @@ class Asked:
 
   @property
   def entities(self) -> list[str]:
-    """[Q], what questions that stand or fall together have in common."""
+    """Returns the entity of each question, [Q]."""
     return [f'{q.type}/{q.entity}' for q in self.questions]
 
 
 def among(total: np.ndarray, random: Sequence[np.ndarray]) -> dict:
-  """The total among those of random latents."""
+  """Returns where the total stands among those of random latents."""
   means = [float(each.mean()) for each in random]
   as_far = sum(abs(mean) >= abs(total.mean()) for mean in means)
   return {
@@ -62,15 +62,15 @@ def describe_components(
   estimate: Estimator,
   seed: int = 0,
 ) -> list[dict]:
-  """Every candidate, in the order of the validation questions.
+  """Describes every candidate, in the order of the validation questions.
 
   Args:
-    effects: Of `component_effects`, on the questions that are reported.
+    effects: What `component_effects` returned for the reported questions.
     order: The candidates.
     found: The circuit.
     asked: The questions; p-values are of means over each entity's.
-    estimate: Of a mean.
-    seed: Of the permutations.
+    estimate: Estimates a mean.
+    seed: Random seed of the permutations.
   """
   part = (effects['carried'] + effects['lost']) / 2  # [C, Q]
   by_entity, _ = mean_by_unit(part.T, asked.entities)
@@ -100,15 +100,15 @@ def describe_edges(
   estimate: Estimator,
   seed: int = 0,
 ) -> list[dict]:
-  """Every edge; verified are those that hold on the test questions too.
+  """Describes every edge; those that hold on the test questions are verified.
 
   Args:
-    edges: E of them.
+    edges: E edges.
     chosen: float64 [E, Q'], effects on the validation questions.
-    measured: float64 [E, Q], on those that are reported.
-    asked: The latter.
-    estimate: Of a mean.
-    seed: Of the permutations.
+    measured: float64 [E, Q], effects on the questions that are reported.
+    asked: The questions that are reported.
+    estimate: Estimates a mean.
+    seed: Random seed of the permutations.
   """
   by_entity, _ = mean_by_unit(measured.T, asked.entities)
   test = max_t_permutation(by_entity, seed=seed)
@@ -134,13 +134,13 @@ def describe_attribution(
   order: Sequence[Component],
   estimate: Estimator,
 ) -> dict:
-  """Parts of the metric at the last token: before, and how they change.
+  """Describes parts of the metric at the last token, and how they change.
 
   Args:
-    before, after: Without and with the edit.
-    effects: Of `component_effects`, whose direct ones are compared.
-    order: The components of those.
-    estimate: Of a mean.
+    before, after: The parts without and with the edit.
+    effects: What `component_effects` returned; direct effects are compared.
+    order: The components that it was of.
+    estimate: Estimates a mean.
   """
 
   def entry(name, old, new):
@@ -200,16 +200,16 @@ def describe_projection(
   mode: str,
   examples: int,
 ) -> dict:
-  """What a head says in tokens: for a few questions, and where it changes.
+  """Describes a head's output in tokens, for a few questions and on average.
 
   Args:
     model: The weights.
-    tokenizer: Its.
-    parts: Of the edited run, and of the one that is not.
+    tokenizer: The model's tokenizer.
+    parts: Whether a run was edited -> its parts.
     asked: The questions.
     component: The head.
-    mode: Of `project`.
-    examples: How many questions.
+    mode: See `project`.
+    examples: Number of questions.
   """
   logits = {
     edited: project(model, one, component.layer, component.head, mode)

@@ -1,4 +1,4 @@
-"""Tracing one cause: its effect, what carries it, the circuit, its check.
+"""Tracing one edit of a latent: its effect, the circuit, its verification.
 
 Components are ranked and the circuit is chosen on validation questions; every
 number that is reported is of test questions.
@@ -31,19 +31,19 @@ import gemma_jax as gj
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-  """How a cause is traced.
+class TracingOptions:
+  """How an edit is traced.
 
   Attributes:
     goal: Share of the effect that a circuit keeps, and takes with it.
-    smallest_effect: In logits; a cause that does less is not traced.
+    smallest_effect: Smallest effect that is traced, in logits.
     graph_nodes: Most components of the circuit that edges are measured among.
-    num_random: Random sets that the circuit is compared with.
-    projected_heads: Heads whose output is shown as tokens.
-    examples: Questions of each that it is shown for.
-    mode: Of the projections, 'default' or 'reference'.
-    rows_per_batch: Bounds memory.
-    seed: Of all draws.
+    num_random: Number of random sets that the circuit is compared with.
+    projected_heads: Number of heads whose output is shown as tokens.
+    examples: Number of questions that each of them is shown for.
+    mode: 'default' or 'reference', see `attribution.project`.
+    rows_per_batch: Number of rows that are run at once.
+    seed: Random seed of all draws.
   """
 
   goal: float = 0.8
@@ -67,50 +67,50 @@ class Settings:
 def trace(
   model: gj.Decoder,
   tokenizer: gj.Tokenizer,
-  cause: LatentEdit,
+  edit: LatentEdit,
   choosing: Asked,
   reporting: Asked,
-  settings: Settings,
+  options: TracingOptions,
   *,
   controls: Sequence[LatentEdit] = (),
 ) -> tuple[dict, dict[str, np.ndarray]]:
-  """What carries the effect of a cause.
+  """Finds what carries the effect of an edit.
 
   Args:
     model: The chat model, stacked.
-    tokenizer: Its.
-    cause: What is changed.
+    tokenizer: The model's tokenizer.
+    edit: The edit.
     choosing: Validation questions.
     reporting: Test questions.
-    settings: Settings.
-    controls: The same with random latents; of them only the total is measured.
+    options: How it is traced.
+    controls: Edits of random latents, whose total effect alone is measured.
 
   Returns:
     Numbers for results.json; and effects of every question by name.
   """
   length = max(q.length for a in (choosing, reporting) for q in a.questions)
 
-  def tracer(asked, cause):
+  def tracer(asked, edit):
     return Tracer(
       model,
       asked.questions,
       asked.pairs,
-      cause,
-      rows_per_batch=settings.rows_per_batch,
+      edit,
+      rows_per_batch=options.rows_per_batch,
       length=length,
     )
 
-  first, test = tracer(choosing, cause), tracer(reporting, cause)
+  first, test = tracer(choosing, edit), tracer(reporting, edit)
   estimate = lambda x, asked=reporting: cluster_bootstrap_mean(
-    x, asked.entities, settings.seed
+    x, asked.entities, options.seed
   )
   before = estimate(first.total, choosing)
   random = [tracer(reporting, each).total for each in controls]
   results = {
-    'name': cause.name,
-    'label': cause.label,
-    'latent': str(cause.id),
-    'positions': cause.positions,
+    'name': edit.name,
+    'label': edit.label,
+    'latent': str(edit.id),
+    'positions': edit.positions,
     'entity_class': reporting.questions[0].entity_class,
     'questions': len(reporting.questions),
     'validation_questions': len(choosing.questions),
@@ -118,7 +118,7 @@ def trace(
     'total': estimate(test.total).to_dict(),
     'validation_total': before.to_dict(),
     'random_latents': among(test.total, random),
-    'traced': _is_effect(before, settings.smallest_effect),
+    'traced': _is_effect(before, options.smallest_effect),
   }
   arrays = {'clean': test.clean_metric, 'total': test.total}
   if random:
@@ -130,9 +130,9 @@ def trace(
   order, part = ranked(
     candidates, component_effects(first, candidates, 'Ranking components')
   )
-  found = find_set(first, order, settings.goal)
+  found = find_set(first, order, options.goal)
   results['choice'] = {
-    'goal': settings.goal,
+    'goal': options.goal,
     'reached': found.reached,
     'curve': found.curve,
     'validation_part': {
@@ -141,7 +141,7 @@ def trace(
   }
   effects = component_effects(test, order, 'Components')
   results['components'] = describe_components(
-    effects, order, found, reporting, estimate, settings.seed
+    effects, order, found, reporting, estimate, options.seed
   )
   arrays |= effects
   verified, more = verify(
@@ -149,26 +149,26 @@ def trace(
     found.components,
     candidates,
     reporting.entities,
-    num_random=settings.num_random,
-    seed=settings.seed,
+    num_random=options.num_random,
+    seed=options.seed,
   )
   results['verification'] = verified
   arrays |= more
-  nodes = found.components[: settings.graph_nodes]
+  nodes = found.components[: options.graph_nodes]
   edges = possible_edges(first, nodes)
   chosen = edge_effects(first, edges, 'Edges, validation')
   measured = edge_effects(test, edges, 'Edges')
   results['edges'] = describe_edges(
-    edges, chosen, measured, reporting, estimate, settings.seed
+    edges, chosen, measured, reporting, estimate, options.seed
   )
   arrays['edges'] = measured
   parts = {
     edited: last_token(
       model,
       reporting.questions,
-      cause,
+      edit,
       edited=edited,
-      rows_per_batch=settings.rows_per_batch,
+      rows_per_batch=options.rows_per_batch,
     )
     for edited in (False, True)
   }
@@ -188,16 +188,16 @@ def trace(
       parts,
       reporting,
       head,
-      mode=settings.mode,
-      examples=settings.examples,
+      mode=options.mode,
+      examples=options.examples,
     )
-    for head in heads[: settings.projected_heads]
+    for head in heads[: options.projected_heads]
   ]
   return results, arrays
 
 
 def _is_effect(total: Estimate, smallest: float) -> bool:
-  """Whether there is something to trace: of a size, and not by chance."""
+  """Returns True if the effect is large enough, and its sign certain."""
   bounds = np.array([total.low, total.high])
   one_sided = bool((bounds > 0).all() or (bounds < 0).all())
   return one_sided and abs(total.value) >= smallest

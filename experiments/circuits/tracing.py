@@ -1,10 +1,10 @@
 """Runs of a model with an edit, components held in their states: rows.
 
-  tracer = Tracer(model, questions, pairs, cause)
+  tracer = Tracer(model, questions, pairs, edit)
   effect = tracer.metric(rows) - tracer.clean_metric[rows.question]
 
 A row is a question, with or without the edit, and a state of every component.
-All rows of a tracer, and those of other causes at the same site, run in one
+All rows of a tracer, and those of other edits at the same site, run in one
 compiled program.
 """
 
@@ -34,16 +34,16 @@ class LatentEdit:
 
   Attributes:
     name: Such as '+ unknown'.
-    label: Of the latent.
+    label: 'known' or 'unknown', the latent's.
     id: The latent.
-    edit: What is done to its site, at all tokens; the tracer says where.
-    positions: One of `steering.POSITIONS`.
+    change: What is done to its site, at all tokens; the tracer says where.
+    positions: The tokens that are edited, as `steering.POSITIONS` names them.
   """
 
   name: str
   label: str
   id: LatentId
-  edit: gj.Edit
+  change: gj.Edit
   positions: str
 
   def __post_init__(self):
@@ -55,40 +55,43 @@ class LatentEdit:
 
 
 def steered(target: Target, coefficient: float, positions: str) -> LatentEdit:
-  """Adds coefficient * decoder row."""
-  edit = gj.steer(
+  """Returns the edit that adds coefficient * decoder row."""
+  change = gj.steer(
     target.id.site,
     jnp.asarray(target.direction),
     layers=target.id.layer,
     coefficient=coefficient,
   )
-  name = f'+ {target.label}'
   return LatentEdit(
-    name=name, label=target.label, id=target.id, edit=edit, positions=positions
+    name=f'+ {target.label}',
+    label=target.label,
+    id=target.id,
+    change=change,
+    positions=positions,
   )
 
 
 def ablated(
   label: str, id: LatentId, sae: JumpReLUSAE, positions: str
 ) -> LatentEdit:
-  """Sets the latent to 0, keeping the SAE's error term."""
+  """Returns the edit that sets the latent to 0, keeping the SAE's error."""
   return LatentEdit(
     name=f'{label} ablated',
     label=label,
     id=id,
-    edit=gj.clamp_latents(sae.select([id.latent]), 0.0),
+    change=gj.clamp_latents(sae.select([id.latent]), 0.0),
     positions=positions,
   )
 
 
-def edit_at(edit: gj.Edit, gates: np.ndarray) -> gj.Edit:
-  """The edit with a gate float32 [R, S] for every position of every row."""
+def at_gates(change: gj.Edit, gates: np.ndarray) -> gj.Edit:
+  """Returns the change with a gate of every position, float32 [R, S]."""
   where = select(gj.per_row(gates), 'position')
-  return dataclasses.replace(edit, positions=where)
+  return dataclasses.replace(change, positions=where)
 
 
 def reaches_last(positions: str, question: Question) -> bool:
-  """Whether a mode of positions has the question's last token in it."""
+  """Returns True if the question's last token is among those edited."""
   return steered_positions(positions, question)[1] == question.length
 
 
@@ -96,9 +99,9 @@ class Rows(NamedTuple):
   """What is run.
 
   Attributes:
-    question: int [R], which question.
-    edited: bool [R], whether the cause is there.
-    states: int8 [R, L, N + 1, G].
+    question: int [R], the number of the question.
+    edited: bool [R], whether it is run with the edit.
+    states: int8 [R, L, N + 1, G], the state of every component.
   """
 
   question: np.ndarray
@@ -107,16 +110,16 @@ class Rows(NamedTuple):
 
 
 class Tracer:
-  """One cause and its questions.
+  """Traces one edit through a model, on Q questions.
 
   Attributes:
-    config: Of the model.
-    questions: Q of them.
-    cause: Cause.
-    rows_per_batch: B.
+    config: The model's config.
+    questions: The questions.
+    edit: The edit.
+    rows_per_batch: B, the number of rows that are run at once.
     clean: Site -> [Q, L, S, W], components' values without the edit.
-    edited: Likewise, with it.
-    clean_metric: float64 [Q].
+    edited: Site -> [Q, L, S, W], their values with the edit.
+    clean_metric: float64 [Q], the metric without the edit.
     total: float64 [Q], what the edit does to the metric.
   """
 
@@ -125,7 +128,7 @@ class Tracer:
     model: gj.Decoder,
     questions: Sequence[Question],
     pairs: Pairs,
-    cause: LatentEdit,
+    edit: LatentEdit,
     *,
     rows_per_batch: int = 128,
     length: int | None = None,
@@ -134,15 +137,15 @@ class Tracer:
 
     Args:
       model: The weights.
-      questions: What is asked.
-      pairs: Tokens of the metric.
-      cause: What is done.
-      rows_per_batch: B; bounds memory.
-      length: T, at least that of the longest question; tracers of the same T
-        share programs.
+      questions: The questions.
+      pairs: The tokens of the metric.
+      edit: The edit.
+      rows_per_batch: B, the number of rows that are run at once.
+      length: Tokens that questions are padded to, if they are shorter; tracers
+        of one length share programs.
     """
     self._model, self.config = model, model.config
-    self.questions, self.cause = list(questions), cause
+    self.questions, self.edit = list(questions), edit
     self.rows_per_batch = rows_per_batch
     longest = max(question.length for question in questions)
     self._tokens, self._positions = gj.pad_rows(
@@ -155,7 +158,7 @@ class Tracer:
     self._groups = components_lib.token_groups(questions, S)
     self._gates = np.zeros((len(questions), S), np.float32)
     for gate, question in zip(self._gates, questions, strict=True):
-      gate[slice(*steered_positions(cause.positions, question))] = 1
+      gate[slice(*steered_positions(edit.positions, question))] = 1
     self._last = self._positions.max(axis=1)
     self._readout = readout(model, pairs)
     sizes = {site: gj.site_width(self.config, site) for site in SITES}
@@ -176,9 +179,14 @@ class Tracer:
     others: int = FREE,
     edited: bool = False,
   ) -> Rows:
-    """Every question under every choice of (components, their state).
+    """Returns every question under every choice of components.
 
     All questions of the first choice come first, then those of the next.
+
+    Args:
+      chosen: Pairs of components and the state that they are in.
+      others: The state that all other components are in.
+      edited: Whether rows are run with the edit.
     """
     Q = len(self.questions)
     states = np.stack(
@@ -194,11 +202,12 @@ class Tracer:
     )
 
   def metric(self, rows: Rows, given=None) -> np.ndarray:
-    """The metric float64 [R]; GIVEN components are as in the edited run.
+    """Returns the metric, float64 [R].
 
     Args:
       rows: What to run.
-      given: Site -> [R, L, S, W], other values of GIVEN components.
+      given: Site -> [R, L, S, W], the values of GIVEN components. Default:
+        those of the edited run.
     """
     last = gj.capture(
       'resid_post', layers=self.config.num_layers - 1, positions='last'
@@ -210,11 +219,11 @@ class Tracer:
     return np.concatenate(found)
 
   def effect(self, rows: Rows, given=None) -> np.ndarray:
-    """`metric` less what it is without the edit."""
+    """Returns `metric` less what it is without the edit, float64 [R]."""
     return self.metric(rows, given) - self.clean_metric[rows.question]
 
   def capture(self, rows: Rows) -> tuple[dict[str, jax.Array], np.ndarray]:
-    """Site -> [R, L, S, W], values of all components; and the metric [R]."""
+    """Returns site -> [R, L, S, W], components' values; and the metric [R]."""
     everything = gj.capture(*SITES, 'resid_post')
     values, metrics = {site: [] for site in SITES}, []
     for some, out in self._run(rows, None, everything):
@@ -231,9 +240,10 @@ class Tracer:
     return joined, np.concatenate(metrics)
 
   def changed(self) -> np.ndarray:
-    """bool [L, N + 1, G]: components that the edit changes in any question.
+    """Returns the components that the edit changes, bool [L, N + 1, G].
 
-    Those before it, in layers or tokens, are the same to the last bit.
+    One that it changes in any question counts. Those before it, in layers or
+    tokens, are the same to the last bit.
     """
     N = self.config.num_heads
     groups = self._groups > 0  # [Q, S, G]
@@ -270,7 +280,7 @@ class Tracer:
         model,
         self._tokens[question],
         self._positions[question],
-        interventions=[edit_at(self.cause.edit, gates), *held],
+        interventions=[at_gates(self.edit.change, gates), *held],
         capture=capture,
       )
       some = Rows(*(field[at[:count]] for field in rows))

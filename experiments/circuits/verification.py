@@ -26,8 +26,8 @@ class Found:
   Attributes:
     components: The set, best first.
     reached: Whether it reaches the goal; if not, it is all candidates.
-    curve: For sizes tried: 'size', and the shares of the effect that are
-      'kept' with all others held and 'left' with the set held.
+    curve: A dict per size that was tried: 'size', and the shares of the effect
+      that are 'kept' with all others held and 'left' with the set held.
   """
 
   components: list[Component]
@@ -38,7 +38,7 @@ class Found:
 def ranked(
   components: Sequence[Component], effects: dict[str, np.ndarray]
 ) -> tuple[list[Component], np.ndarray]:
-  """Components by size of their part in the effect; and that part [C].
+  """Returns components by size of their part in the effect; and that part [C].
 
   It is the mean of 'carried' and 'lost': what is redundant loses nothing when
   held, what needs others carries nothing alone.
@@ -49,7 +49,7 @@ def ranked(
 
 
 def sizes(count: int) -> list[int]:
-  """Sizes of sets to try: all small ones, then fewer and fewer."""
+  """Returns sizes of sets to try: all small ones, then fewer and fewer."""
   tried = [0]
   while tried[-1] < count:
     tried.append(min(count, tried[-1] + max(1, tried[-1] // 4)))
@@ -57,10 +57,10 @@ def sizes(count: int) -> list[int]:
 
 
 def find_set(tracer: Tracer, order: Sequence[Component], goal: float) -> Found:
-  """The fewest of the first that keep, and take away, a share of the effect.
+  """Finds the smallest set that keeps, and takes away, a share of the effect.
 
   Args:
-    tracer: Of the cause, with the questions to choose on.
+    tracer: The edit's tracer, with the questions to choose on.
     order: Candidates, best first.
     goal: The share, in (0, 1).
   """
@@ -79,7 +79,7 @@ def find_set(tracer: Tracer, order: Sequence[Component], goal: float) -> Found:
 
 
 def share(effects: np.ndarray, total: np.ndarray) -> list[float]:
-  """Mean effects [n, Q] over the mean total [Q]."""
+  """Returns mean effects [n, Q] over the mean total [Q]."""
   return (effects.mean(axis=1) / total.mean()).tolist()
 
 
@@ -89,7 +89,7 @@ def random_sets(
   count: int,
   seed: int,
 ) -> list[list[Component]]:
-  """Sets of as many heads and as many MLPs as `found`, among all candidates."""
+  """Draws sets of as many heads and MLPs as `found` from all candidates."""
   rng = np.random.default_rng(seed)
   made = []
   for _ in range(count):
@@ -111,15 +111,15 @@ def verify(
   num_random: int = 20,
   seed: int = 0,
 ) -> tuple[dict, dict[str, np.ndarray]]:
-  """The set, its complement and random sets, on questions of a tracer.
+  """Measures the set, its complement and random sets, on a tracer's questions.
 
   Args:
-    tracer: Of the cause, with questions the set was not chosen on.
+    tracer: The edit's tracer, with questions the set was not chosen on.
     found: The set.
     candidates: All components that the edit changes.
-    clusters: [Q], names the entity of each question.
-    num_random: Random sets.
-    seed: Of the draws.
+    clusters: [Q], the entity of each question.
+    num_random: Number of random sets.
+    seed: Random seed of the draws.
 
   Returns:
     'total', 'left' (the set held) and 'kept' (all others held) in logits,

@@ -38,85 +38,32 @@ so that the frequency of whole names cannot be told from knowledge there; its
 familiar names, which are as frequent as unknown, can.
 """
 
-from collections.abc import Mapping, Sequence
-
-from absl import flags
-
 from experiments.confounds import page
-from experiments.confounds import plan as plan_lib
 from experiments.confounds.measuring import measure
-from experiments.confounds.tables import estimate, percent
-from experiments.inputs.study_inputs import define_flags as define_subject
-from experiments.inputs.study_inputs import finish_flags, open_subject
+from experiments.confounds.plan import prepare
+from experiments.confounds.settings import Settings
+from experiments.confounds.summary import summary
+from experiments.inputs.study_inputs import open_inputs
 from experiments.latents import write_arrays
-from experiments.runs import outputs
-
-_TITLE = 'Does a latent know who is known, or does it count tokens?'
+from experiments.runs import KeepFlags, outputs, start
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Defines this program's flags; returns their names."""
-  before = set(values)
-  define_subject(values, model='base', num_random=None)
-  plan_lib.define_flags(values)
-  return finish_flags(values, before)
-
-
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
-  """Does what parsed flags say; returns the exit code."""
-  try:
-    subject = open_subject(values, names, model='base')
-    plan = plan_lib.prepare(values, subject)
-    subject.begin()
-    measured = measure(subject, plan)
-    write_arrays(subject.out / 'effects.safetensors', measured.arrays)
-    outputs.write_lines(subject.out / 'examples.jsonl', measured.records)
-    subject.write(
-      'confounds',
-      measured.results,
-      _TITLE,
-      summary(measured.results),
-      page.sections(measured.results, measured.records),
-    )
-  except (OSError, ValueError, ImportError) as error:
-    return outputs.failed(error)
-  return 0
-
-
-def summary(results: Mapping) -> list[str]:
-  """What was measured, in some sentences of numbers."""
-  said = []
-  for i, reader in enumerate(results['readers']):
-    alike, adjusted = results['alike'][i], results['adjusted'][i]['fires']
-    raw, matched = (alike[way]['difference'] for way in ('raw', 'matched'))
-    said.append(
-      f'{reader["name"]}: AUROC {estimate(reader["auroc"])}. It fires on '
-      f'{percent(raw)} more of its class than of the other (n = {raw["n"]}); '
-      f'among names that are alike {percent(matched)} (n = {matched["n"]}), '
-      f'by regression {percent(adjusted["adjusted"])}, a change of '
-      f'{percent(adjusted["change"])}.'
-    )
-  balance = results['names_alone']['balance']
-  said.append(
-    f'Tokens of names, fitted and read on {balance["n"]} names: AUROC '
-    f'{balance["auroc"]:.3f}; with shuffled labels '
-    f'{estimate(balance["shuffled"])}. Fitted on train and read on test: '
-    f'{estimate(results["names_alone"]["tokens"]["mean"])}.'
+def work(settings: Settings, keep_flags: KeepFlags) -> str:
+  """Checks, writes the results; returns the summary."""
+  given = open_inputs(settings, keep_flags)
+  plan = prepare(settings, given)
+  given.begin()
+  measured = measure(settings, given, plan)
+  write_arrays(given.out / 'effects.safetensors', measured.arrays)
+  outputs.write_lines(given.out / 'examples.jsonl', measured.records)
+  return given.write(
+    'confounds',
+    measured.results,
+    'Does a latent know who is known, or does it count tokens?',
+    summary(measured.results),
+    page.sections(measured.results, measured.records),
   )
-  for label, one in results['shuffled'].items():
-    said.append(
-      f'The best {label} latent of train, {one["latent"]}, separates test by '
-      f'{estimate(one["observed"])}; in {one["mean"]["n"]} runs with shuffled '
-      f'labels the best does by {estimate(one["mean"])}.'
-    )
-  for one in results['likelihood'] or ():
-    if one['latent']:
-      said.append(
-        f'{one["name"]} on {one["r"]["n"]} tokens of text: r with the '
-        f"token's probability {estimate(one['r'])}."
-      )
-  return said
 
 
 if __name__ == '__main__':
-  outputs.start(define_flags, run)
+  start(Settings, work)

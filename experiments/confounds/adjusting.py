@@ -39,14 +39,14 @@ def adjust(
   label: str,
   seed: int = 0,
 ) -> dict:
-  """How far an outcome depends on known-ness, covariates held.
+  """Returns how far an outcome depends on known-ness, covariates held.
 
   Args:
     entities: n of them.
-    covariates: Of their names; those that do not vary are left out.
+    covariates: Covariates of their names; those that do not vary are left out.
     outcome: float or bool [n]: an activation, or whether a reader fires.
     label: Effects are of this class against the other.
-    seed: Of the bootstrap of 'change'.
+    seed: Random seed of the bootstrap of 'change'.
 
   Returns:
     'raw', 'adjusted', 'change', each with value, low, high, n; 'covariates',
@@ -100,9 +100,10 @@ def adjust(
 
 
 def least_squares(x: np.ndarray, y: np.ndarray) -> list[Estimate]:
-  """Coefficients of y on x [n, P], with HC3 intervals (MacKinnon, White 1985).
+  """Returns coefficients of y on x [n, P], with HC3 intervals.
 
-  Columns that follow from others share their effect (least norm).
+  The intervals are those of MacKinnon and White (1985). Columns that follow
+  from others share their effect (least norm).
   """
   n, P = x.shape
   inverse = np.linalg.pinv(x)  # [P, n]
@@ -118,10 +119,10 @@ def least_squares(x: np.ndarray, y: np.ndarray) -> list[Estimate]:
 
 
 def risk_difference(x: np.ndarray, y: np.ndarray) -> Estimate | None:
-  """Mean of p(y | x0 = 1) - p(y | x0 = 0) over rows, by logistic regression.
+  """Returns the mean over rows of p(y | x0 = 1) - p(y | x0 = 0).
 
-  The interval is by the delta method with a robust covariance; it takes the
-  rows' other columns as given.
+  The model is logistic regression. The interval is by the delta method with a
+  robust covariance; it takes the rows' other columns as given.
 
   Args:
     x: float [n, P], the first column 0 or 1; the columns sum up an intercept.
@@ -160,7 +161,7 @@ def risk_difference(x: np.ndarray, y: np.ndarray) -> Estimate | None:
 
 
 def _change(entities, raw, adjusted, y, seed) -> Estimate:
-  """Adjusted less raw, with a bootstrap over entities."""
+  """Returns adjusted less raw, with a bootstrap over entities."""
 
   def change(weights):
     root = np.sqrt(weights)
@@ -174,7 +175,7 @@ def _change(entities, raw, adjusted, y, seed) -> Estimate:
 
 
 def _explained(known, types, z) -> float:
-  """R2 of known-ness on covariates, both beyond types."""
+  """Returns R2 of known-ness on covariates, both beyond types."""
   if not z.shape[1]:
     return 0.0
   without = lambda a: a - types @ np.linalg.lstsq(types, a, rcond=None)[0]

@@ -22,13 +22,13 @@ from sklearn.metrics import roc_auc_score
 from experiments.confounds.covariates import Covariates
 from experiments.latents import LabelledEntities, detection, token_probe
 
-NUM_SHUFFLES = 40
+_NUM_SHUFFLES = 40
 
 
 def covariate_detectors(
   entities: LabelledEntities, covariates: Covariates
 ) -> dict[str, dict]:
-  """Covariate -> its AUROC for known entities: see `evaluation.detection`."""
+  """Returns each covariate's AUROC for known entities, see `detection`."""
   return {
     name: detection(entities, column)
     for name, column in zip(covariates.names, covariates.values.T, strict=True)
@@ -38,7 +38,7 @@ def covariate_detectors(
 def held_out_tokens(
   parts: dict[str, tuple[LabelledEntities, Sequence[Sequence[int]]]],
 ) -> dict:
-  """AUROC on test of a classifier of tokens that was fitted on train.
+  """Returns AUROC on test of a classifier of tokens that was fitted on train.
 
   Args:
     parts: 'train', 'validation' and 'test' -> entities, ids of their names.
@@ -49,15 +49,11 @@ def held_out_tokens(
 
 
 def balance_of_tokens(
-  entities: LabelledEntities,
-  names: Sequence[Sequence[int]],
-  *,
-  num_shuffles: int = NUM_SHUFFLES,
-  seed: int = 0,
+  entities: LabelledEntities, names: Sequence[Sequence[int]], seed: int = 0
 ) -> dict:
-  """Whether first and last tokens are spread evenly over classes.
+  """Returns how evenly first and last tokens are spread over classes.
 
-  A logistic regression on which token comes first and which last, fitted and
+  A logistic regression on which token comes first and which last is fitted and
   read on the same names.
 
   Returns:
@@ -85,7 +81,7 @@ def balance_of_tokens(
     return float(roc_auc_score(known, model.decision_function(x).round(4)))
 
   shuffled = []
-  for _ in range(num_shuffles):
+  for _ in range(_NUM_SHUFFLES):
     known = entities.known.copy()
     for e in range(len(entities.types)):
       mine = entities.type_of == e
@@ -98,7 +94,7 @@ def balance_of_tokens(
       'value': float(np.mean(shuffled)),
       'low': float(low),
       'high': float(high),
-      'n': num_shuffles,
+      'n': _NUM_SHUFFLES,
     },
     'n': len(entities),
   }

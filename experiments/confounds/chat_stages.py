@@ -33,17 +33,23 @@ _ANSWERS = 'answers.json'
 
 
 class ChatStages:
-  """The same for the chat model."""
+  """Runs the chat model where a stage is not there yet.
+
+  Attributes:
+    given: The study's inputs.
+    reader: The chat model's checkpoint.
+    tokenizer: The chat model's tokenizer.
+  """
 
   def __init__(
-    self, subject: StudyInputs, reader: gj.CheckpointReader, tokenizer
+    self, given: StudyInputs, reader: gj.CheckpointReader, tokenizer
   ):
-    """Nothing has run."""
-    self.subject, self.reader, self.tokenizer = subject, reader, tokenizer
+    """Keeps what it is given; the model is loaded when a stage needs it."""
+    self.given, self.reader, self.tokenizer = given, reader, tokenizer
 
   @functools.cached_property
   def model(self) -> gj.Decoder:
-    """The chat model."""
+    """Returns the chat model."""
     return self.reader.load()
 
   def values(
@@ -52,12 +58,12 @@ class ChatStages:
     contexts: Mapping[str, tuple[Sequence[Prompt], bool]],
     identity: Mapping,
   ) -> dict[str, np.ndarray]:
-    """Context -> readers [R, n]; a context's prompts are said by a user or not.
+    """Returns context -> readers [R, n].
 
     Args:
-      readers: Of the base model.
+      readers: Readers of the base model.
       contexts: Name -> prompts, and whether they go into the chat template.
-      identity: Of the chat model.
+      identity: What tells the chat model apart.
     """
     rows = {
       name: all_read(make_rows(self.tokenizer, prompts, chat=chat))
@@ -71,7 +77,7 @@ class ChatStages:
         arrays[name] = values[:, one.prompt_rows]
       write_arrays(folder / ARRAYS, arrays)
 
-    folder = self.subject.out / 'work' / 'chat'
+    folder = self.given.out / 'work' / 'chat'
     stage(
       folder,
       {
@@ -92,9 +98,9 @@ class ChatStages:
     mode: str,
     identity: Mapping,
   ) -> list[dict]:
-    """One question about each entity: the answer, and whether it declines."""
+    """Asks about each entity; returns answers, and whether they decline."""
     questions = [self._question(one) for one in shown]
-    work = self.subject.out / 'work'
+    work = self.given.out / 'work'
 
     def make(folder):
       (answers,) = generate_answers(
@@ -147,17 +153,17 @@ class ChatStages:
 
 
 def question_prompts(shown: Sequence[PromptVariant]) -> list[Prompt]:
-  """What a user asks about each entity."""
+  """Returns what a user asks about each entity."""
   return [
     refusal_question(_asked(one.entity.type), one.entity) for one in shown
   ]
 
 
 def _asked(kind: str) -> PromptType:
-  """The first thing that is asked about a type, so that it is always the same.
+  """Returns the first thing that is asked about a type: always the same.
 
   Raises:
-    ValueError: nothing is.
+    ValueError: nothing is asked about this type.
   """
   for one in PROMPT_TYPES.values():
     if one.entity_type == kind and one.relation and one.counts:

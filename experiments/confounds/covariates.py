@@ -34,7 +34,7 @@ _WORD = re.compile(r'\w+|[^\w\s]')
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Covariates:
-  """C numbers about each of n names.
+  """Holds C numbers about each of n names.
 
   Attributes:
     names: C of them; see the top of this file.
@@ -46,14 +46,8 @@ class Covariates:
   values: np.ndarray
   sources: Mapping[str, str]
 
-  def column(self, name: str) -> np.ndarray:
-    """float64 [n]. Raises KeyError if there is none."""
-    if name not in self.names:
-      raise KeyError(f'There is no {name!r} among {self.names}.')
-    return self.values[:, self.names.index(name)]
-
   def without(self, *names: str) -> 'Covariates':
-    """The others."""
+    """Returns the other covariates."""
     kept = [i for i, name in enumerate(self.names) if name not in names]
     return Covariates(
       names=tuple(self.names[i] for i in kept),
@@ -70,11 +64,11 @@ def describe_names(
   texts: Sequence[str] = (),
   frequencies: Mapping[str, float] | None = None,
 ) -> Covariates:
-  """Covariates of the names in prompts.
+  """Returns covariates of the names in prompts.
 
   Args:
-    model: Whose perplexity is meant.
-    tokenizer: Its.
+    model: The model that finds names likely or not.
+    tokenizer: The model's tokenizer.
     prompts: n of them.
     texts: Plain text to count in; none leaves out what it would give.
     frequencies: Name -> count, instead of those in `texts`.
@@ -135,9 +129,9 @@ def describe_names(
 
 
 def count_names(names: Iterable[str], texts: Iterable[str]) -> Counter:
-  """How often names stand in texts as words of their own.
+  """Counts how often names stand in texts as words of their own.
 
-  As `(?<!\\w)name(?!\\w)` finds each, but all of them in one pass.
+  The counts are those of `(?<!\\w)name(?!\\w)`, but in one pass for all.
   """
   beginning = {}
   for name in names:
@@ -163,7 +157,7 @@ def _in_word(text: str, at: int) -> bool:
 
 
 def read_frequencies(path: str) -> dict[str, float]:
-  """Name -> count, of a .json object, or of a .tsv with two columns.
+  """Reads name -> count of a .json object, or of a .tsv with two columns.
 
   Raises:
     ValueError, OSError: the file is malformed; the error names the line.

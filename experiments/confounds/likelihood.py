@@ -28,13 +28,13 @@ def token_likelihood(
   values: Sequence[np.ndarray],
   seed: int = 0,
 ) -> list[dict]:
-  """What readers do at tokens of plain text.
+  """Returns what readers do at tokens of plain text.
 
   Args:
     readers: R of them.
     logp: Per document float [T - 1], ln p of its tokens.
     values: Per document float [R, T - 1].
-    seed: Of the bootstrap over documents.
+    seed: Random seed of the bootstrap over documents.
 
   Returns:
     Per reader: 'frequency' of firing; 'r' of its value with p, 'r_log' with
@@ -83,7 +83,7 @@ def correlation(
   x: Sequence[np.ndarray],
   y: Sequence[np.ndarray],
 ) -> dict:
-  """Pearson's r over all tokens, resampling documents.
+  """Returns Pearson's r over all tokens, resampling documents.
 
   Args:
     weights: float [1 + K, documents], the first row ones.
@@ -104,7 +104,7 @@ def correlation(
 
 
 def _share(weights, part, whole) -> dict:
-  """sum(part) / sum(whole) over documents."""
+  """Returns sum(part) / sum(whole) over documents."""
   sums = np.array([(a.sum(), b.sum()) for a, b in _both(part, whole)])
   total, size = (weights @ sums).T
   with np.errstate(divide='ignore', invalid='ignore'):

@@ -31,13 +31,13 @@ NORM_SITE = 'resid_post'
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class LinearReadout:
-  """A latent or a direction.
+  """Reads a latent or a direction off a vector of the model.
 
   Attributes:
-    name: For tables.
+    name: Name in tables.
     label: 'known' or 'unknown', the class it is high on.
     site, layer: What it reads.
-    id: Of the latent; None for a direction.
+    id: The latent; None for a direction.
     weight: float32 [D].
     bias: What is added to the product.
     threshold: A latent's; products up to it are 0. None for a direction.
@@ -52,24 +52,19 @@ class LinearReadout:
   bias: float
   threshold: float | None
 
-  @property
-  def where(self) -> tuple[str, int]:
-    """Site and layer."""
-    return self.site, self.layer
-
   def values(self, x):
-    """Numbers [...] of vectors [..., D]; arrays of numpy or of jax."""
+    """Returns numbers [...] of vectors [..., D]; arrays of numpy or of jax."""
     z = x @ self.weight + np.float32(self.bias)
     if self.threshold is None:
       return z
     return z * (z > max(self.threshold, 0.0))
 
   def fires(self, values: np.ndarray) -> np.ndarray:
-    """bool, as the values."""
+    """Returns bool, shaped as the values."""
     return np.asarray(values) > (0.0 if self.threshold is None else ACTIVE)
 
   def about(self) -> dict:
-    """For JSON."""
+    """Returns what it is, for JSON."""
     return {
       'name': self.name,
       'label': self.label,
@@ -80,7 +75,7 @@ class LinearReadout:
 
 
 def latent_reader(label: str, id: LatentId, sae: JumpReLUSAE) -> LinearReadout:
-  """A latent of an SAE."""
+  """Returns the reader of a latent of an SAE."""
   one = sae.select([id.latent])
   return LinearReadout(
     name=f'{label} latent {id}',
@@ -100,7 +95,7 @@ def mean_difference_reader(
   train: LabelledEntities,
   x: np.ndarray,
 ) -> LinearReadout:
-  """The difference of class means, as a detector.
+  """Returns the difference of class means, as a detector.
 
   Every type counts the same. It fires beyond the middle between the means.
 
@@ -142,7 +137,7 @@ def mean_readers(
   train: LabelledEntities,
   rows: HarvestRows,
 ) -> list[LinearReadout]:
-  """For each latent the difference of means where it reads.
+  """Returns for each latent the difference of means where it reads.
 
   Args:
     model: The base model.
@@ -163,7 +158,7 @@ def read_rows(
   rows: HarvestRows,
   description: str = 'Reading prompts',
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Readers at the rows' positions, and how long the stream is there.
+  """Reads what readers say at the rows' positions, and the stream's norms.
 
   Returns:
     float32 [R, n]; float32 [L, n], L2 norms of resid_post in every layer.
@@ -193,7 +188,7 @@ def read_tokens(
   batch_size: int = BATCH_SIZE,
   description: str = 'Reading text',
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-  """How likely each token is, and what readers say of it.
+  """Reads how likely each token is, and what readers say of it.
 
   BOS is left out: nothing predicts it.
 
@@ -242,7 +237,7 @@ def read_tokens(
 
 @functools.partial(jax.jit, static_argnames=('sites',))
 def _everywhere(model, tokens, positions, layers, *, sites):
-  """log p of tokens 1 to T [B, T - 1]; site -> float32 [L, B, T, D].
+  """Returns log p of tokens 1 to T [B, T - 1]; site -> float32 [L, B, T, D].
 
   The last of the layers is the model's.
   """

@@ -23,11 +23,11 @@ def match_latent(
   entities: LabelledEntities,
   test: np.ndarray,
 ) -> dict:
-  """The counterparts of a latent in another SAE of the same place.
+  """Returns the counterparts of a latent in another SAE of the same place.
 
   Args:
     id: The latent.
-    label: Of it.
+    label: The latent's label.
     mine, other: SAEs, and where their latents fire on n entities.
     entities: These.
     test: bool [n], those whose separation is reported.
@@ -67,9 +67,9 @@ def match_latent(
 
 
 def firing_correlation(mine: Firing, latent: int, other: Firing) -> np.ndarray:
-  """float64 [F], phi of one latent's firing with that of each other one.
+  """Returns float64 [F], phi of one latent's firing with that of each other.
 
-  0 where either never varies.
+  It is 0 where either never varies.
   """
   n = mine.matrix.shape[0]
   x = np.asarray(mine.matrix[:, [latent]].todense(), np.float64).reshape(-1)
@@ -94,7 +94,7 @@ def compare_saes(
   *,
   k: int = 10,
 ) -> dict:
-  """One other set of SAEs against those that latents were chosen from.
+  """Compares other SAEs with those that latents were chosen from.
 
   Args:
     chosen: Label -> latent.

@@ -25,6 +25,7 @@ from experiments.confounds.prompt_variants import (
   make_prompts,
 )
 from experiments.confounds.reselection import shuffled_selection, stability
+from experiments.confounds.settings import Settings
 from experiments.confounds.stages import Stages
 from experiments.entities import activation_prompt
 from experiments.inputs.study_inputs import StudyInputs
@@ -40,12 +41,12 @@ from experiments.latents import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Measured:
-  """What a check found.
+  """Holds what a check found.
 
   Attributes:
-    results: For results.json.
-    records: A dict per prompt.
-    arrays: For effects.safetensors.
+    results: Numbers for results.json.
+    records: A dict per prompt, for examples.jsonl.
+    arrays: Arrays for effects.safetensors.
   """
 
   results: dict
@@ -53,47 +54,52 @@ class Measured:
   arrays: dict[str, np.ndarray]
 
 
-def measure(subject: StudyInputs, plan: ConfoundPlan) -> Measured:
+def measure(
+  settings: Settings, given: StudyInputs, plan: ConfoundPlan
+) -> Measured:
   """Runs everything; what work/ has is not run again.
 
   Raises:
     ValueError: entities or SAEs do not fit the model.
   """
-  values = subject.values
-  parts = {part: labelled(subject.people, part) for part in SPLITS}
+  parts = {part: labelled(given.people, part) for part in SPLITS}
   prompts = {
     part: [activation_prompt(entity) for entity in found]
     for part, (found, _) in parts.items()
   }
   entities = parts[TEST][1]
   shown, unmade = make_prompts(
-    subject.people,
-    subject.tokenizer,
+    given.people,
+    given.tokenizer,
     taken=plan.taken,
     familiar=plan.familiar,
-    seed=values.seed,
+    seed=settings.seed,
   )
   skipped = plan.skipped + [f'{kind}: {why}.' for kind, why in unmade.items()]
-  stages = Stages(subject)
+  stages = Stages(given)
   readers = stages.readers(parts['train'][1], prompts['train'])
   read, norms, covariates = stages.names(
     readers, shown, len(entities), plan.texts, plan.frequencies
   )
   on_test = read[:, : len(entities)]
-  common = {'seed': values.seed}
   results = {
     'readers': study.detected(readers, entities, on_test),
     'names': study.describe_balance(entities, covariates),
-    'names_alone': _names_alone(subject, parts, prompts, covariates),
+    'names_alone': _names_alone(settings, given, parts, prompts, covariates),
     'alike': study.compared_alike(
-      readers, entities, on_test, covariates, bins=values.bins, **common
+      readers,
+      entities,
+      on_test,
+      covariates,
+      bins=settings.bins,
+      seed=settings.seed,
     ),
     'adjusted': study.adjusted(
-      readers, entities, on_test, covariates, **common
+      readers, entities, on_test, covariates, seed=settings.seed
     ),
     'changed': study.altered_names(readers, shown, read),
     'norms': study.residual_norms(
-      entities, norms[:, : len(entities)], **common
+      entities, norms[:, : len(entities)], seed=settings.seed
     ),
     'likelihood': None,
     'paper_likelihood': PAPER,
@@ -105,23 +111,23 @@ def measure(subject: StudyInputs, plan: ConfoundPlan) -> Measured:
   }
   if plan.read:
     logp, said = stages.text(
-      readers, plan.read, values.text_window, values.text_batch
+      readers, plan.read, settings.text_window, settings.text_batch
     )
     results['likelihood'] = token_likelihood(
-      readers, logp, said, seed=values.seed
+      readers, logp, said, seed=settings.seed
     )
     arrays |= {
       'text_logp': np.concatenate(logp),
       'text_values': np.concatenate(said, axis=1),
       'text_lengths': np.array([len(one) for one in logp]),
     }
-  results |= _searches(subject, plan, stages, parts, prompts)
+  results |= _searches(settings, given, plan, stages, parts, prompts)
   stages.release()
   records = _records(readers, shown, read, covariates)
   results['chat'] = results['refusals'] = None
   if plan.chat is not None:
     results |= _chat(
-      subject, plan, readers, shown, on_test, entities, records, arrays
+      settings, given, plan, readers, shown, on_test, entities, records, arrays
     )
   results |= {
     'covariates': list(covariates.names),
@@ -141,11 +147,12 @@ def measure(subject: StudyInputs, plan: ConfoundPlan) -> Measured:
   return Measured(results=results, records=records, arrays=arrays)
 
 
-def _names_alone(subject, parts, prompts, covariates: Covariates) -> dict:
-  """What names tell without the model's latents."""
+def _names_alone(
+  settings, given, parts, prompts, covariates: Covariates
+) -> dict:
+  """Returns what names tell without the model's latents."""
   tokens = {
-    part: name_tokens(subject.tokenizer, found)
-    for part, found in prompts.items()
+    part: name_tokens(given.tokenizer, found) for part, found in prompts.items()
   }
   every = LabelledEntities.joined([parts[part][1] for part in SPLITS])
   return {
@@ -156,22 +163,26 @@ def _names_alone(subject, parts, prompts, covariates: Covariates) -> dict:
     'balance': balance_of_tokens(
       every,
       list(itertools.chain(*(tokens[part] for part in SPLITS))),
-      seed=subject.values.seed,
+      seed=settings.seed,
     ),
   }
 
 
 def _searches(
-  subject, plan: ConfoundPlan, stages: Stages, parts, prompts
+  settings: Settings,
+  given: StudyInputs,
+  plan: ConfoundPlan,
+  stages: Stages,
+  parts,
+  prompts,
 ) -> dict:
-  """Shuffled labels, other splits, other SAEs."""
-  values = subject.values
+  """Searches with shuffled labels, on other splits, in other SAEs."""
   everyone = list(itertools.chain(*(prompts[part] for part in SPLITS)))
   entities = LabelledEntities.joined([parts[part][1] for part in SPLITS])
   sizes = [len(prompts[part]) for part in SPLITS]
   part_of = np.repeat(np.arange(len(SPLITS)), sizes)
   train, test = (part_of == SPLITS.index(part) for part in ('train', TEST))
-  saes = [subject.sae(layer) for layer in plan.layers]
+  saes = [given.sae(layer) for layer in plan.layers]
   firings = stages.firing('firing', saes, everyone)
   if plan.text_sums:
     keep = text_filter(plan.text_sums)[1]
@@ -184,17 +195,17 @@ def _searches(
     ],
     entities.take(train),
     keep=keep,
-    num_permutations=values.num_permutations,
-    seed=values.seed,
+    num_permutations=settings.num_permutations,
+    seed=settings.seed,
   )
-  chosen = {label: target.id for label, target in subject.targets.items()}
+  chosen = {label: target.id for label, target in given.targets.items()}
   mine = {
     firing.where: (sae, firing)
     for sae, firing in zip(saes, firings, strict=True)
   }
   others = {}
   for number, (name, named) in enumerate(plan.others.items()):
-    loaded = [one.load(subject.reader) for one in named]
+    loaded = [one.load(given.reader) for one in named]
     theirs = stages.firing(f'firing_{number}', loaded, everyone)
     others[name] = compare_saes(
       chosen,
@@ -215,27 +226,27 @@ def _searches(
       train,
       test,
       keep,
-      num_shuffles=values.num_shuffles,
-      seed=values.seed,
+      num_shuffles=settings.num_shuffles,
+      seed=settings.seed,
     ),
     'stability': stability(
       firings,
       entities,
       chosen,
       keep,
-      num_splits=values.num_splits,
-      seed=values.seed,
+      num_splits=settings.num_splits,
+      seed=settings.seed,
     ),
     'other_saes': others,
   }
 
 
 def _chat(
-  subject, plan, readers, shown, on_test, entities, records, arrays
+  settings, given, plan, readers, shown, on_test, entities, records, arrays
 ) -> dict:
-  """The chat model's stream, and what it answers; adds to records, arrays."""
-  values, chat = subject.values, plan.chat
-  stages = ChatStages(subject, chat.reader, chat.tokenizer)
+  """Reads and asks the chat model; adds to records and arrays."""
+  chat = plan.chat
+  stages = ChatStages(given, chat.reader, chat.tokenizer)
   test = shown[: len(entities)]
   plain = [one.prompt for one in test]
   contexts = stages.values(
@@ -249,13 +260,13 @@ def _chat(
   )
   arrays |= {f'{name}, values': found for name, found in contexts.items()}
   found = {'chat': study.on_chat(readers, entities, on_test, contexts)}
-  if values.refusals:
-    asked = _asked(shown, values.refusals)
+  if settings.refusals:
+    asked = _asked(shown, settings.refusals)
     answers = stages.refusals(
       [shown[i] for i in asked],
-      max_new_tokens=values.max_new_tokens,
-      rows_per_batch=values.rows_per_batch,
-      mode=values.mode,
+      max_new_tokens=settings.max_new_tokens,
+      rows_per_batch=settings.rows_per_batch,
+      mode=settings.mode,
       identity=chat.about,
     )
     for i, answer in zip(asked, answers, strict=True):
@@ -265,7 +276,7 @@ def _chat(
 
 
 def _asked(shown: Sequence[PromptVariant], per_type: int) -> list[int]:
-  """Which prompts become questions: the first few of each kind and type.
+  """Returns which prompts become questions: a few of each kind and type.
 
   Changed names are those of the entities that are asked about unchanged, where
   there are such. A question names the type, so that 'no type' is none.
@@ -292,7 +303,7 @@ def _records(
   read: np.ndarray,
   covariates: Covariates,
 ) -> list[dict]:
-  """A dict per prompt."""
+  """Returns a dict per prompt."""
   found: list[dict] = []
   for i, one in enumerate(shown):
     record: dict[str, object] = {

@@ -2,23 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 
-from experiments.charts import Section, Table
+from experiments.charts import Section
+from experiments.charts.table import spelled
 from experiments.confounds import figures, tables
-from experiments.latents import CLASSES
-
-_NOTHING = {'value': None, 'low': None, 'high': None, 'n': 0}
 
 
 def sections(results: Mapping, records: Sequence[Mapping]) -> list[Section]:
-  """The sections of the report.
+  """Returns the sections of the report.
 
   Args:
-    results: As results.json has them.
-    records: As examples.jsonl has them.
+    results: The contents of results.json.
+    records: The records of examples.jsonl.
   """
-  names = [one['name'] for one in results['readers']]
   parts = [
-    _alike_section(results, records, names),
+    _alike_section(results, records),
     _names_section(results),
     _changed_section(results),
   ]
@@ -26,7 +23,6 @@ def sections(results: Mapping, records: Sequence[Mapping]) -> list[Section]:
     parts.append(_likelihood_section(results))
   parts += [_norms_section(results), *_search_sections(results)]
   if results['chat'] is not None:
-    contexts = list(results['chat'][0]['contexts'])
     parts.append(
       Section(
         title='From the base model to the chat model',
@@ -37,20 +33,8 @@ def sections(results: Mapping, records: Sequence[Mapping]) -> list[Section]:
           'types. Below, how often they fire, and the correlation with what '
           'they say in the base model.'
         ],
-        figures=[
-          figures.dots(
-            {
-              context: [
-                one['contexts'][context]['auroc'] for one in results['chat']
-              ]
-              for context in contexts
-            },
-            names,
-            x='AUROC for its class, test',
-            line=0.5,
-          )
-        ],
-        tables=[tables.chat_table(results)],
+        figures=[figures.chat(results)],
+        tables=[tables.chat(results)],
       )
     )
   if results['skipped']:
@@ -58,19 +42,7 @@ def sections(results: Mapping, records: Sequence[Mapping]) -> list[Section]:
   return parts
 
 
-def _alike_section(results, records, names) -> Section:
-  series = {
-    title: [one[way]['difference'] for one in results['alike']]
-    for way, title in tables.WAYS.items()
-    if way in results['alike'][0]
-  }
-  series['adjusted, least squares'] = [
-    one['fires']['adjusted'] for one in results['adjusted']
-  ]
-  series['adjusted, logistic regression'] = [
-    one['fires'].get('logistic', {}).get('adjusted') or _NOTHING
-    for one in results['adjusted']
-  ]
+def _alike_section(results, records) -> Section:
   text = [
     'On how many more entities of its own class than of the other does it '
     'fire? Raw; among names in one stratum (the same type and number of '
@@ -100,34 +72,20 @@ def _alike_section(results, records, names) -> Section:
     title='Among names that are alike',
     text=text,
     figures=[
-      figures.dots(
-        series,
-        names,
-        x='difference in firing, own class less the other',
-        line=0.0,
-      ),
-      figures.by_covariate(results, records),
+      figures.alike(results),
+      *figures.by_covariate(results, records),
     ],
-    tables=[tables.alike_table(results), tables.balance_table(results)],
+    tables=[tables.alike(results), tables.balance(results)],
   )
 
 
 def _names_section(results) -> Section:
-  alone = results['names_alone']
-  balance = alone['balance']
-  rows = {
-    f'{name} of the name': one['mean']
-    for name, one in alone['covariates'].items()
-  } | {'tokens of the name, train to test': alone['tokens']['mean']}
-  rows |= {
-    f'{one["name"]} (for {one["label"]})': one['auroc']
-    for one in results['readers']
-  }
+  balance = results['names_alone']['balance']
   text = [
     'AUROC on test of names alone, beside latents. A classifier of tokens, '
     f'fitted and read on the same {balance["n"]} names, has an AUROC of '
     f'{balance["auroc"]:.3f}; with labels shuffled within types '
-    f'{tables.estimate(balance["shuffled"])} (the middle 95 % of '
+    f'{spelled(balance["shuffled"])} (the middle 95 % of '
     f'{balance["shuffled"]["n"]} shuffles): on few names it fits whatever it '
     'is given.',
     'Where tokens are balanced over all names, what is rare among the known '
@@ -143,11 +101,7 @@ def _names_section(results) -> Section:
   return Section(
     title='Names alone',
     text=text,
-    figures=[
-      figures.dots(
-        {'AUROC': list(rows.values())}, list(rows), x='AUROC', line=0.5
-      )
-    ],
+    figures=[figures.names_alone(results)],
   )
 
 
@@ -159,13 +113,13 @@ def _changed_section(results) -> Section:
     'them. The table compares each changed name with itself unchanged '
     "(McNemar's exact test, Holm over the kinds of a reader).",
   ]
-  shown = [tables.changed_table(results)]
+  shown = [tables.changed(results)]
   if results.get('refusals'):
     text.append(
       'The chat model is asked one question about each; how often it '
       'declines is in the second table.'
     )
-    shown.append(tables.refusal_table(results))
+    shown.append(tables.refusals(results))
   return Section(
     title='Changed and familiar names',
     text=text,
@@ -175,25 +129,6 @@ def _changed_section(results) -> Section:
 
 
 def _likelihood_section(results) -> Section:
-  found = results['likelihood']
-  rows = [
-    [
-      one['name'],
-      f'{one["r"]["n"]:,}',
-      tables.share(one['frequency']),
-      tables.estimate(one['r']),
-      tables.estimate(one['r_log']),
-      tables.estimate(one['r_fires']),
-      tables.estimate(one['p_fires']),
-      tables.estimate(one['p_silent']),
-    ]
-    for one in found
-  ]
-  paper = [
-    [model, label, f'{frequency:.3f}', f'{r:.3f}']
-    for model, labels in results['paper_likelihood'].items()
-    for label, (frequency, r) in labels.items()
-  ]
   text = [
     'On plain text, token by token: what a reader says at a token, and the '
     'probability that the model gave to this token before it came. Pearson '
@@ -207,29 +142,11 @@ def _likelihood_section(results) -> Section:
       'here. Known and unknown names are equally unlikely (surprisal, in the '
       'first section), so that it cannot explain what they tell apart.'
     )
-  columns = (
-    'reader|tokens|fires|r with p|r with ln p|r of firing with p|'
-    'p where it fires|p where not'
-  )
   return Section(
     title='How likely the token was',
     text=text,
-    figures=[
-      figures.dots(
-        {
-          'with p': [one['r'] for one in found],
-          'with ln p': [one['r_log'] for one in found],
-          'firing with p': [one['r_fires'] for one in found],
-        },
-        [one['name'] for one in found],
-        x='correlation',
-        line=0.0,
-      )
-    ],
-    tables=[
-      Table(columns=columns.split('|'), rows=rows),
-      Table(columns=['model', 'latent', 'fires', 'r with p'], rows=paper),
-    ],
+    figures=[figures.likelihood(results)],
+    tables=[tables.likelihood(results), tables.paper_likelihood(results)],
   )
 
 
@@ -238,7 +155,7 @@ def _norms_section(results) -> Section:
   return Section(
     title='How long the stream is',
     text=[
-      "L2 norm of resid_post at the entity's last token. Large markers: the "
+      "L2 norm of resid_post at the entity's last token. A star: the "
       'classes differ at 5 %, over all layers together (max-T permutation of '
       f'labels, {test["num_permutations"]:,} arrangements, '
       f'{test["n"]} entities). Hover for the AUROC of the norm.'
@@ -252,34 +169,18 @@ def _search_sections(results) -> list[Section]:
   searched = ', '.join(results['searched'])
   if results['text_filter']:
     searched += ' that plain text seldom fires'
-  rows = [
-    [
-      label,
-      results['shuffled'][label]['latent'],
-      f'{results["null"][label]["observed"]:.3f}',
-      f'{results["null"][label]["null_95"]:.3f}',
-      tables.p_value(results['null'][label]['p_value']['value']),
-      tables.estimate(results['shuffled'][label]['observed']),
-      tables.estimate(results['shuffled'][label]['mean']),
-      tables.p_value(results['shuffled'][label]['p_value']),
-    ]
-    for label in CLASSES
-  ]
-  columns = (
-    'label|best latent|score on train|95 % of shuffles below|p|separation on '
-    'test|shuffled: mean and middle 95 %|p'
-  )
   found = [
     Section(
       title='By chance',
       text=[
         f'The whole search, over all latents of {searched}, again with labels '
-        'shuffled within types. Left, the best score on train, which is '
-        'inflated by the search; right, how well the latent that was found '
-        'separates test. A search in noise finds nothing there.'
+        'shuffled within types; lines are the real labels. First, the best '
+        'score on train, which is inflated by the search; then, how well the '
+        'latent that was found separates test. A search in noise finds nothing '
+        'there.'
       ],
-      figures=[figures.chance(results)],
-      tables=[Table(columns=columns.split('|'), rows=rows)],
+      figures=figures.chance(results),
+      tables=[tables.chance(results)],
     ),
     Section(
       title='On other splits',
@@ -290,7 +191,7 @@ def _search_sections(results) -> list[Section]:
         'the first one does on the other half.',
       ],
       figures=[figures.first_latents(results)],
-      tables=[tables.stability_table(results)],
+      tables=[tables.stability(results)],
     ),
   ]
   if results['other_saes']:
@@ -304,7 +205,7 @@ def _search_sections(results) -> list[Section]:
           'own best one. How often they fire on plain text is not known, so '
           'that all of them are candidates.'
         ],
-        tables=[tables.other_table(results)],
+        tables=[tables.other_saes(results)],
       )
     )
   return found

@@ -37,14 +37,14 @@ _BYTE = re.compile(r'<0x[0-9A-Fa-f]{2}>')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptVariant:
-  """One prompt.
+  """Holds one prompt.
 
   Attributes:
     kind: TEST, FAMILIAR or one of ALTERED.
-    entity: As it is asked about: name and type are those of the prompt.
+    entity: The entity with the name and type of the prompt.
     label: 'known' or 'unknown', of the entity of test it was made from.
     of: Number of that entity among those of test; -1 for FAMILIAR.
-    prompt: Prompt.
+    prompt: The prompt.
   """
 
   kind: str
@@ -57,7 +57,7 @@ class PromptVariant:
 def labelled(
   people: EntitySplits, part: str
 ) -> tuple[list[Entity], LabelledEntities]:
-  """The entities of a part, known ones first; and the same with labels."""
+  """Returns the entities of a part, known ones first, and their labels."""
   found = [
     (entity, label == 'known')
     for label in CLASSES
@@ -81,14 +81,14 @@ def make_prompts(
   familiar: Sequence[Entity] = (),
   seed: int = 0,
 ) -> tuple[list[PromptVariant], dict[str, str]]:
-  """All prompts: those of test first, in the order of `labelled`.
+  """Makes all prompts: those of test first, in the order of `labelled`.
 
   Args:
-    people: Entities.
-    tokenizer: Of the model.
+    people: The entities.
+    tokenizer: The model's tokenizer.
     taken: Names that no changed name may be, because they are somebody's.
     familiar: Entities whose names text has; see the top of this file.
-    seed: Of the draws.
+    seed: Random seed of the draws.
 
   Returns:
     The prompts; and kind -> how many could not be made, and why, in words.
@@ -151,7 +151,7 @@ def _names(people: EntitySplits) -> set[str]:
 
 
 def _change(kind, entity, known, taken, tokenizer, rng):
-  """The entity as `kind` has it, or None; and why not, or ''."""
+  """Returns the entity as `kind` has it, or None; and why not, or ''."""
   if kind == 'no type':
     return entity, ''
   if kind == 'wrong type':
@@ -183,7 +183,7 @@ def _change(kind, entity, known, taken, tokenizer, rng):
 
 
 def _typo(entity, tokenizer, taken, rng):
-  """One inner letter of the last word doubled; Jordan, Joordan."""
+  """Doubles one inner letter of the last word: Jordan, Joordan."""
   name = entity.name
   start = name.rfind(' ') + 1
   places = [i for i in range(start, len(name)) if name[i].isalpha()]
@@ -196,14 +196,14 @@ def _typo(entity, tokenizer, taken, rng):
 
 
 def in_bytes(tokenizer: gj.Tokenizer, entity: Entity) -> bool:
-  """Whether the tokenizer spells any of the name in single bytes."""
+  """Returns True if any of the name is spelled in single bytes."""
   found = tokenize_prompt(tokenizer, activation_prompt(entity))
   spelled = tokenizer.token_strings(found.ids[slice(*found.entity)])
   return any(_BYTE.fullmatch(piece) for piece in spelled)
 
 
 def by_kind(shown: Sequence[PromptVariant]) -> Mapping[str, np.ndarray]:
-  """Kind -> int, which prompts are of it."""
+  """Returns kind -> the numbers of its prompts."""
   found = {}
   for i, one in enumerate(shown):
     found.setdefault(one.kind, []).append(i)

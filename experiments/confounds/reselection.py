@@ -36,10 +36,12 @@ def lowest_scores(
   known: np.ndarray,
   use: np.ndarray,
 ) -> np.ndarray:
-  """float64 [2, F], the lowest separation over types, of known and of unknown.
+  """Returns float64 [2, F], the lowest separation over types.
+
+  The first row is of known, the second of unknown entities.
 
   Args:
-    firing: Of one SAE; rows are the entities.
+    firing: Where latents of one SAE fire; rows are the entities.
     entities: n of them, whose own labels do not matter.
     known: bool [n], the labels.
     use: bool [n], which entities count.
@@ -72,7 +74,7 @@ def best_latents(
   keep: Sequence[np.ndarray],
   k: int,
 ) -> dict[str, list[LatentId]]:
-  """Label -> the k best of all SAEs, as `latents.select` finds them."""
+  """Returns label -> the k best of all SAEs, as `latents.select` finds them."""
   scores = [lowest_scores(one, entities, known, use) for one in firings]
   where = [one.where for one in firings]
   return {
@@ -89,7 +91,7 @@ def separation_of(
   known: np.ndarray,
   use: np.ndarray,
 ) -> Estimate:
-  """Mean over types of the separation of one latent.
+  """Returns the mean over types of the separation of one latent.
 
   Its interval is put together from Newcombe's of each type by the method of
   variance estimates recovery (`curves.mean_auroc`).
@@ -125,15 +127,15 @@ def shuffled_selection(
   num_shuffles: int = 50,
   seed: int = 0,
 ) -> dict:
-  """What a run finds whose labels are shuffled, on entities of its own test.
+  """Returns what runs with shuffled labels find on their own test entities.
 
   Args:
-    firings: Of each SAE, on all entities.
+    firings: Where latents of each SAE fire, on all entities.
     entities: n of them.
     train, test: bool [n].
     keep: bool [F] of each SAE, candidates by plain text.
     num_shuffles: How many runs.
-    seed: Of the shuffles.
+    seed: Random seed of the shuffles.
 
   Returns:
     Label -> 'observed', with the real labels; 'shuffled', the separations on
@@ -174,14 +176,14 @@ def stability(
   k: int = 10,
   seed: int = 0,
 ) -> dict:
-  """What other train splits would have selected.
+  """Returns what other train splits would have selected.
 
   Args:
-    firings, entities, keep: As `shuffled_selection`.
+    firings, entities, keep: See `shuffled_selection`.
     chosen: Label -> the latent in question.
     num_splits: How many random halves.
     k: How many best latents are compared.
-    seed: Of the halves.
+    seed: Random seed of the halves.
 
   Returns:
     Label -> 'splits', a list of 'best' (latents), 'held_out' (the separation
@@ -228,7 +230,7 @@ def stability(
 
 
 def _selected(firings, entities, known, train, test, keep):
-  """Label -> its best latent on train, and the separation of it on test."""
+  """Returns label -> its best latent on train, and its separation on test."""
   best = best_latents(firings, entities, known, train, keep, 1)
   return {
     label: (
@@ -240,7 +242,7 @@ def _selected(firings, entities, known, train, test, keep):
 
 
 def _half(entities: LabelledEntities, rng) -> np.ndarray:
-  """bool [n], half of every class of every type."""
+  """Draws bool [n], half of every class of every type."""
   use = np.zeros(len(entities), bool)
   cells = entities.type_of * 2 + entities.known
   for cell in np.unique(cells):
@@ -250,7 +252,7 @@ def _half(entities: LabelledEntities, rng) -> np.ndarray:
 
 
 def _overlap(sets: Sequence[set], k: int) -> dict:
-  """Mean overlap of pairs; pairs share splits, so splits are left out."""
+  """Returns the mean overlap of pairs, with a jackknife over splits."""
   n = len(sets)
   if n < 2:
     return Estimate(value=math.nan, low=math.nan, high=math.nan, n=0).to_dict()
@@ -272,7 +274,7 @@ def _overlap(sets: Sequence[set], k: int) -> dict:
 
 
 def _mean(values: Sequence[float]) -> dict:
-  """With the middle 95 % of the values, which is not of the mean."""
+  """Returns the mean, with the middle 95 % of the values themselves."""
   low, high = np.quantile(values, [0.025, 0.975])
   return Estimate(
     value=float(np.mean(values)),

@@ -4,8 +4,6 @@ means     differences of means, from the entities of train
 names     readers, norms and covariates at all prompts
 text      readers and likelihoods at the tokens of plain text
 firing    where all latents of all SAEs fire, on the entities of all splits
-chat      readers on the chat model's stream
-answers   what the chat model answers about changed names
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,17 +48,17 @@ class Stages:
   """Runs the base model where a stage is not there yet.
 
   Attributes:
-    subject: What is checked.
+    given: The study's inputs.
   """
 
-  def __init__(self, subject: StudyInputs):
-    """Nothing has run; the model is loaded when a stage first needs it."""
-    self.subject = subject
+  def __init__(self, given: StudyInputs):
+    """Keeps what it is given; the model is loaded when a stage needs it."""
+    self.given = given
 
   @functools.cached_property
   def base(self) -> gj.Decoder:
-    """The base model."""
-    return self.subject.load()
+    """Returns the base model."""
+    return self.given.load()
 
   def release(self):
     """Lets go of the base model."""
@@ -69,10 +67,10 @@ class Stages:
   def readers(
     self, train: LabelledEntities, prompts: Sequence[Prompt]
   ) -> list[LinearReadout]:
-    """The latents in question, and beside each the difference of means."""
-    subject = self.subject
-    latents = {label: t.id for label, t in subject.targets.items()}
-    rows = _unique(subject.tokenizer, prompts)
+    """Returns the latents' readers, and beside each the difference of means."""
+    given = self.given
+    latents = {label: t.id for label, t in given.targets.items()}
+    rows = _unique(given.tokenizer, prompts)
 
     def make(folder):
       found = mean_readers(self.base, latents, train, rows)
@@ -94,7 +92,7 @@ class Stages:
       id = latents[label]
       # Those of the latents need no model; they are of the SAEs given now.
       found += [
-        latent_reader(label, id, subject.sae(id.layer)),
+        latent_reader(label, id, given.sae(id.layer)),
         LinearReadout(**one | {'weight': weights[label]}),
       ]
     return found
@@ -107,16 +105,16 @@ class Stages:
     texts: Sequence[str],
     frequencies: Mapping[str, float] | None,
   ) -> tuple[np.ndarray, np.ndarray, Covariates]:
-    """Readers [R, n] and norms [L, n] at prompts; covariates of the first."""
-    subject = self.subject
+    """Returns readers [R, n], norms [L, n]; covariates of the first prompts."""
+    given = self.given
     prompts = [one.prompt for one in shown]
-    rows = all_read(make_rows(subject.tokenizer, prompts))
+    rows = all_read(make_rows(given.tokenizer, prompts))
 
     def make(folder):
       values, norms = read_rows(self.base, readers, rows)
       covariates = describe_names(
         self.base,
-        subject.tokenizer,
+        given.tokenizer,
         prompts[:num_test],
         texts=texts,
         frequencies=frequencies,
@@ -160,10 +158,10 @@ class Stages:
     window: int,
     batch_size: int,
   ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Per document ln p of its tokens [T - 1], and readers [R, T - 1]."""
+    """Returns per document ln p of its tokens [T - 1], readers [R, T - 1]."""
     # Whole documents are read; which word is drawn does not matter.
     rows = make_rows(
-      self.subject.tokenizer, texts, tokens='random', window=window
+      self.given.tokenizer, texts, tokens='random', window=window
     )
 
     def make(folder):
@@ -192,20 +190,20 @@ class Stages:
   def firing(
     self, name: str, saes: Sequence[JumpReLUSAE], prompts: Sequence[Prompt]
   ) -> list[Firing]:
-    """Where latents fire on entities, [n, F] of each SAE.
+    """Returns where latents fire on entities, [n, F] of each SAE.
 
     Args:
-      name: Of the SAEs, for the folder.
-      saes: Of any layers.
+      name: Name of the folder.
+      saes: SAEs of any layers.
       prompts: n of them.
     """
-    rows = _unique(self.subject.tokenizer, prompts)
+    rows = _unique(self.given.tokenizer, prompts)
 
     def make(folder):
       arrays = {}
-      subject = self.subject
+      given = self.given
       check_fit(
-        self.base, subject.tokenizer, saes, rows.texts, subject.reader.folder
+        self.base, given.tokenizer, saes, rows.texts, given.reader.folder
       )
       for one in stream_firing(self.base, saes, rows):
         place = f'{one.site}.{one.layer}'
@@ -237,13 +235,13 @@ class Stages:
     return found
 
   def _stage(self, name: str, make, **identity) -> pathlib.Path:
-    folder = self.subject.out / 'work' / name
-    stage(folder, {'model': dict(self.subject.about), **identity}, make)
+    folder = self.given.out / 'work' / name
+    stage(folder, {'model': dict(self.given.about), **identity}, make)
     return folder
 
 
 def all_read(rows: HarvestRows) -> HarvestRows:
-  """The rows; raises ValueError if a prompt could not be read."""
+  """Returns the rows; raises ValueError unless every prompt was read."""
   if rows.dropped:
     first = rows.dropped[0]
     raise ValueError(
@@ -254,7 +252,7 @@ def all_read(rows: HarvestRows) -> HarvestRows:
 
 
 def _unique(tokenizer, prompts) -> HarvestRows:
-  """Rows in the order of the prompts.
+  """Returns rows in the order of the prompts.
 
   Raises:
     ValueError: two prompts read alike, or one cannot be read.
@@ -269,6 +267,7 @@ def _unique(tokenizer, prompts) -> HarvestRows:
 
 
 def identity_of(readers: Sequence[LinearReadout]) -> str:
+  """Returns a hash of what readers compute."""
   return digest(
     *(np.asarray(one.weight) for one in readers),
     np.array([[one.bias, one.threshold or 0.0] for one in readers]),

@@ -2,11 +2,10 @@
 
 Entities are put into strata: the same type, as many tokens, the frequency of
 the whole name within a factor of two, and every other covariate in the same
-quantile bin. What a reader does on known and on unknown
-ones is compared inside strata only, and the differences are put together with
-the weights of Mantel and Haenszel, n1 n0 / (n1 + n0). Strata with one class say
-nothing and are left out; how many entities are left says how far the question
-can be answered at all.
+quantile bin. What a reader does on known and on unknown ones is compared inside
+strata only, and the differences are put together with the weights of Mantel and
+Haenszel, n1 n0 / (n1 + n0). Strata with one class say nothing and are left out;
+how many entities are left says how far the question can be answered at all.
 
 'Raw' is the same with types as the only strata. Intervals are percentiles of a
 bootstrap over entities, drawn within type and class. Letters: n entities, S
@@ -23,22 +22,21 @@ from experiments.latents import LabelledEntities
 from experiments.stats.intervals import Estimate
 from experiments.stats.resampling import draw, estimate
 
-BINS = 4
 RESAMPLES = 500
 
 
 def make_strata(
   entities: LabelledEntities,
   covariates: Covariates | None = None,
-  bins: int = BINS,
+  bins: int = 4,
 ) -> np.ndarray:
-  """int [n], the stratum of each entity.
+  """Returns int [n], the stratum of each entity.
 
   Args:
     entities: n of them.
-    covariates: Theirs. None is types only.
-    bins: Of covariates that are matched by quantiles; with no more different
-      values than that they are matched exactly.
+    covariates: Covariates of their names; None for strata of types only.
+    bins: Number of quantile bins of a covariate; one with no more different
+      values than that is matched exactly.
 
   Raises:
     ValueError: bins is below 1, or covariates are of other entities.
@@ -70,7 +68,7 @@ def compare(
   label: str,
   seed: int = 0,
 ) -> dict:
-  """What one reader does inside strata.
+  """Returns what one reader does inside strata.
 
   Args:
     entities: n of them.
@@ -78,7 +76,7 @@ def compare(
     values: float [n], higher for the label.
     fires: bool [n].
     label: 'known' or 'unknown'.
-    seed: Of the bootstrap.
+    seed: Random seed of the bootstrap.
 
   Returns:
     'difference', of the shares of entities on which it fires, its class less
@@ -109,7 +107,7 @@ def compare(
 def resamples(
   entities: LabelledEntities, count: int, seed: int = 0
 ) -> np.ndarray:
-  """float64 [K, n], how often each entity is drawn, within type and class."""
+  """Returns float64 [K, n], how often draws within type and class have each."""
   rng = np.random.default_rng([seed, 11])
   weights = np.zeros((count, len(entities)))
   cells = entities.type_of * 2 + entities.known
@@ -120,10 +118,10 @@ def resamples(
 
 
 def balance(entities: LabelledEntities, covariates: Covariates) -> dict:
-  """Covariate -> means of the classes and their standardised difference.
+  """Returns covariate -> means of the classes and their difference.
 
-  The difference, known less unknown, is in units of the square root of the
-  mean of both variances (Cohen's d); None where nothing varies.
+  The standardised difference, known less unknown, is in units of the square
+  root of the mean of both variances (Cohen's d); None where nothing varies.
   """
   found: dict[str, Mapping] = {}
   n1, n0 = int(entities.known.sum()), int((~entities.known).sum())
@@ -153,7 +151,7 @@ def _binned(name: str, column: np.ndarray, bins: int) -> np.ndarray:
 
 
 def _mantel_haenszel(weights, positive, member, fires) -> np.ndarray:
-  """float64 [K], NaN where no stratum has both classes."""
+  """Returns float64 [K], NaN where no stratum has both classes."""
   n1 = weights[:, positive] @ member[positive]  # [K, S]
   n0 = weights[:, ~positive] @ member[~positive]
   f1 = weights[:, positive] @ (member * fires[:, None])[positive]
@@ -166,7 +164,7 @@ def _mantel_haenszel(weights, positive, member, fires) -> np.ndarray:
 
 
 def _area(weights, positive, strata, values) -> np.ndarray:
-  """float64 [K], the share of pairs in one stratum that are in order."""
+  """Returns float64 [K], the share of pairs in a stratum that are in order."""
   together = strata[positive][:, None] == strata[~positive]
   apart = values[positive][:, None] - values[~positive]
   right = together * ((apart > 0) + 0.5 * (apart == 0))
@@ -179,7 +177,7 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _mean(values: np.ndarray) -> dict:
-  """With an interval by the normal approximation."""
+  """Returns the mean, its interval by the normal approximation."""
   error = 1.959964 * values.std(ddof=1) / math.sqrt(len(values))
   mean = float(values.mean())
   return Estimate(

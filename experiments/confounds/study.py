@@ -28,7 +28,7 @@ def detected(
   entities: LabelledEntities,
   values: np.ndarray,
 ) -> list[dict]:
-  """AUROC and firing rates of readers [R, n] on entities as they are."""
+  """Returns AUROC and firing rates of readers [R, n] on unchanged entities."""
   found = []
   for reader, row in zip(readers, values, strict=True):
     fires = reader.fires(row)
@@ -36,13 +36,7 @@ def detected(
       reader.about()
       | {
         'auroc': detection(entities, row, reader.label)['mean'],
-        'fires': {
-          label: wilson(
-            int(fires[entities.known == (label == 'known')].sum()),
-            int((entities.known == (label == 'known')).sum()),
-          ).to_dict()
-          for label in CLASSES
-        },
+        'fires': _rates(fires, entities),
       }
     )
   return found
@@ -57,7 +51,7 @@ def compared_alike(
   bins: int,
   seed: int,
 ) -> list[dict]:
-  """Readers inside strata, raw and matched; see `strata.py`.
+  """Compares readers inside strata, raw and matched; see `strata.py`.
 
   'matched' is on all covariates but the frequency of whole names, 'matched on
   name frequency' on that alone, if there is one.
@@ -93,7 +87,7 @@ def adjusted(
   *,
   seed: int,
 ) -> list[dict]:
-  """Regressions of whether readers fire, and of how much; see `adjusting.py`.
+  """Regresses whether readers fire, and how much; see `adjusting.py`.
 
   'fires' and 'value' hold all covariates but the frequency of whole names;
   'fires, name frequency too' holds that as well. Values are in standard
@@ -121,7 +115,7 @@ def altered_names(
   shown: Sequence[PromptVariant],
   values: np.ndarray,
 ) -> list[dict]:
-  """How often readers fire on changed names, beside the names as they were.
+  """Returns how often readers fire on changed names, and on the names before.
 
   Returns:
     Per reader 'kinds': kind -> 'fires'; and for kinds made from entities of
@@ -162,8 +156,9 @@ def altered_names(
 
 
 def refused(shown: Sequence[PromptVariant], answers: Sequence[Mapping]) -> dict:
-  """Refusals by kind of name; the entities of test as 'known' and 'unknown'.
+  """Returns refusals by kind of name.
 
+  The entities of test are under 'known' and 'unknown'.
   Changed names are compared with the same entity unchanged, where both were
   asked about.
   """
@@ -192,12 +187,12 @@ def refused(shown: Sequence[PromptVariant], answers: Sequence[Mapping]) -> dict:
 def residual_norms(
   entities: LabelledEntities, norms: np.ndarray, *, seed: int
 ) -> dict:
-  """How long the stream is at the entity's last token, by layer.
+  """Returns how long the stream is at the entity's last token, by layer.
 
   Args:
     entities: n of them.
     norms: float [L, n].
-    seed: Of the permutations, of labels of all layers together.
+    seed: Random seed of the permutations, of all layers together.
 
   Returns:
     'layers': per layer 'site', 'layer', mean norms of 'known' and 'unknown',
@@ -227,12 +222,12 @@ def on_chat(
   base: np.ndarray,
   contexts: Mapping[str, np.ndarray],
 ) -> list[dict]:
-  """The same readers on the chat model's stream, by what surrounds the name.
+  """Reads the chat model's stream, by what surrounds the name.
 
   Args:
-    readers: R of them.
+    readers: R readers of the base model.
     entities: n of them.
-    base: float [R, n], of the base model.
+    base: float [R, n], what they say in the base model.
     contexts: Name -> float [R, n].
 
   Returns:
@@ -247,10 +242,7 @@ def on_chat(
       fires = reader.fires(values[r])
       each[name] = {
         'auroc': detection(entities, values[r], reader.label)['mean'],
-        'fires': {
-          label: _rate(fires[entities.known == (label == 'known')])
-          for label in CLASSES
-        },
+        'fires': _rates(fires, entities),
         'correlation': _correlation(values[r], base[r]),
       }
     found.append(reader.about() | {'contexts': each})
@@ -260,7 +252,7 @@ def on_chat(
 def describe_balance(
   entities: LabelledEntities, covariates: Covariates
 ) -> dict:
-  """Means of covariates by class, and where they come from."""
+  """Returns means of covariates by class, and where they come from."""
   return {
     name: one | {'source': covariates.sources[name]}
     for name, one in balance(entities, covariates).items()
@@ -275,6 +267,14 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> dict:
   return Estimate(
     value=float(value), low=float(low), high=float(high), n=len(x)
   ).to_dict()
+
+
+def _rates(fires: np.ndarray, entities: LabelledEntities) -> dict:
+  """Returns class -> how often a reader fires on it."""
+  return {
+    label: _rate(fires[entities.known == (label == 'known')])
+    for label in CLASSES
+  }
 
 
 def _rate(yes: Sequence[bool]) -> dict:

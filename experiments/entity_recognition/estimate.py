@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from experiments.entities import prompt_types_of
 from experiments.entity_recognition.plan import RecognitionPlan
 from experiments.entity_recognition.settings import Settings
-from experiments.runs import memory
+from experiments.runs.host_memory import available_bytes
 from experiments.steering import SWEEP_SIZE
 import gemma_jax as gj
 from sae.formats.releases import parse_width_label
@@ -45,7 +45,7 @@ def estimate(plan: RecognitionPlan, settings: Settings) -> str:
   flops = 2 * _matmul_weights(config) * tokens
   seconds = flops / (_EFFICIENCY * _rate(plan.base.dtype))
   needed = _bytes(plan, settings)
-  free = memory.available_bytes()
+  free = available_bytes()
   return '\n'.join(
     [
       f'{entities:,} entities of {len(plan.entities)} types, '
@@ -53,10 +53,15 @@ def estimate(plan: RecognitionPlan, settings: Settings) -> str:
       f'Answers to generate: {answers:,} to label entities, at most '
       f'{steered:,} under {arms} arms of steering.',
       f'Estimate: {flops / 1e12:,.1f} TFLOP, about {_words(seconds)} here; '
-      f'{needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free.',
+      f'{needed / 2**30:.1f} GiB of memory, '
+      + (
+        'this device does not say how much is free.'
+        if free is None
+        else f'{free / 2**30:.1f} GiB are free.'
+      ),
       *(
         ['Too much? Try --layers, a smaller --rows_per_batch, bfloat16.']
-        if needed > free
+        if free is not None and needed > free
         else []
       ),
     ]

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments import steering
 from experiments.charts import Section, footer, write_report
-from experiments.entity_recognition import figures as latent_figures
+from experiments.entity_recognition import figures
 from experiments.entity_recognition.summary import answer
 from experiments.runs import outputs
 
@@ -23,17 +23,17 @@ def write_page(
 
   Args:
     out: Folder of the run.
-    results: As results.json has them.
-    arrays: Of the latents.
+    results: The results, as results.json has them.
+    arrays: Arrays of the latents.
     answers: A record per question and arm.
-    formats: Of files in figures/: 'png', 'pdf', 'svg'.
+    formats: Formats of files in figures/: 'png', 'pdf', 'svg'.
 
   Raises:
     ImportError: kaleido is not installed, or finds no Chrome.
   """
   first, *more = answer(results)
   sections = [
-    *latent_figures.sections(results['latents'], arrays),
+    *figures.sections(results['latents'], arrays),
     *steering.sections(results['steering'], answers),
     footer(results, _given(results)),
   ]
@@ -62,8 +62,8 @@ def export(
   import plotly.io
 
   folder.mkdir(parents=True, exist_ok=True)
-  figures = [figure for section in sections for figure in section.figures]
-  for number, figure in enumerate(figures, 1):
+  shown = [figure for section in sections for figure in section.figures]
+  for number, figure in enumerate(shown, 1):
     for suffix in formats:
       try:
         plotly.io.write_image(figure, folder / f'figure_{number}.{suffix}')

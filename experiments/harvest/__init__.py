@@ -11,5 +11,5 @@ from experiments.harvest.store import (
   Store,
   open_store,
   rows_done,
-  write_store,
 )
+from experiments.harvest.store_writing import write_store

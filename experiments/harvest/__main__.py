@@ -33,145 +33,37 @@ killed, the same command goes on where it was.
   flags.txt            a flagfile that repeats the run
 """
 
-from collections.abc import Sequence
 import time
 
-from absl import flags
-import jax
-
 from experiments import inputs
-from experiments.activations import DENOMINATORS, stream_scores, write_sums
-from experiments.entities import MODES
-from experiments.harvest import DTYPES, rows_done, write_store
+from experiments.activations import stream_scores, write_sums
+from experiments.harvest import rows_done, write_store
 from experiments.harvest.plan import STORE, HarvestPlan, prepare
-from experiments.inputs import corpus, documents, sae_fingerprint
+from experiments.harvest.settings import Settings
+from experiments.inputs import corpus, sae_fingerprint
 from experiments.inputs.sae_fit import check_fit
-from experiments.runs import MANY, SEED, define_number, memory, outputs, whole
+from experiments.runs import KeepFlags, outputs, start
+from experiments.runs.out_of_memory import explain_out_of_memory
 from experiments.sae_training import load
 
 SUMS = 'sums.safetensors'
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Defines this program's flags; returns their names."""
-  before = set(values)
-  inputs.define_model(values)
-  inputs.define_saes(values)
-  inputs.define_entities(values)
-  common = {'flag_values': values}
-  flags.DEFINE_string(
-    'out', None, 'Folder for everything that is written.', **common
-  )
-  flags.DEFINE_enum(
-    'mode',
-    'default',
-    MODES,
-    "'reference' does as the published code did, its defects included; here it "
-    'sets --pile_denominator and --drop_qid_labels, which can be set apart.',
-    **common,
-  )
-  flags.DEFINE_string(
-    'text',
-    None,
-    'Read the prompts of this .txt or .jsonl file instead of --entities.',
-    **common,
-  )
-  flags.DEFINE_string(
-    'text_field', 'text', 'Of .jsonl objects: the prompt.', **common
-  )
-  flags.DEFINE_string(
-    'entity_field',
-    'entity',
-    'Of .jsonl objects: the name of the entity, or its characters.',
-    **common,
-  )
-  flags.DEFINE_enum(
-    'separator', 'line', list(documents.SEPARATORS), 'Of a .txt file.', **common
-  )
-  flags.DEFINE_enum(
-    'prompt',
-    'activation',
-    ['activation', 'question'],
-    'What is said about an entity: "The city \'Paris\'", or every question '
-    'about its attributes (for a base model with the beginning of an answer).',
-    **common,
-  )
-  flags.DEFINE_bool(
-    'chat',
-    False,
-    "Prompts are what the user says: put the chat model's template around "
-    'them, with its turn opened.',
-    **common,
-  )
-  flags.DEFINE_bool(
-    'parse_special',
-    False,
-    "Whether '<start_of_turn>' and the like written out in --text are those "
-    'tokens, or ordinary text.',
-    **common,
-  )
-  flags.DEFINE_string(
-    'tokens',
-    None,
-    'Which token is read: entity (the last of its name), random (the last of a '
-    "random word), model (that opens the model's turn), last, or any text, "
-    'such as ? (the last of its first occurrence; substring:last for a text '
-    'that is a choice itself). Default: entity, and random for --text.',
-    **common,
-  )
-  define_number(
-    'window',
-    128,
-    'Most tokens of a prompt, BOS included; longer ones are cut.',
-    whole(2),
-    **common,
-  )
-  flags.DEFINE_enum(
-    'pile_denominator',
-    None,
-    list(DENOMINATORS),
-    'Where random words are drawn: inside the window, so that every document '
-    'has one; or in the whole document, where those outside the window count '
-    'as inactive, as published. Default: by --mode.',
-    **common,
-  )
-  flags.DEFINE_bool(
-    'drop_qid_labels',
-    None,
-    'Leave out raw entities whose label is a bare Q-id. Default: by --mode.',
-    **common,
-  )
-  define_number('seed', 0, 'Of random words.', SEED, **common)
-  define_number('limit', None, 'Only so many prompts.', MANY, **common)
-  flags.DEFINE_bool('scores', True, 'Sum the latents of SAEs.', **common)
-  flags.DEFINE_bool('store', False, 'Write activations to disk.', **common)
-  flags.DEFINE_list(
-    'site',
-    ['resid_post'],
-    'With --store, what is written: sites of the model, in the spelling of '
-    'this project, TransformerLens or HF, at --layers or else at all layers.',
-    **common,
-  )
-  flags.DEFINE_enum(
-    'store_dtype',
-    None,
-    list(DTYPES),
-    "Of stored activations. Default: the model's.",
-    **common,
-  )
-  define_number(
-    'batch_size',
-    64,
-    'Prompts per run of the model. Only speed and memory depend on it.',
-    whole(),
-    **common,
-  )
-  return sorted(set(values) - before)
+def work(settings: Settings, keep_flags: KeepFlags) -> str:
+  """Harvests, writes the results; returns the summary."""
+  plan = prepare(settings, keep_flags)
+  with explain_out_of_memory(
+    'The device ran out of memory. Lower --batch_size, or take fewer --layers, '
+    'narrower SAEs (--width) or --dtype=bfloat16.'
+  ):
+    results = harvest(plan)
+  outputs.write_results(plan.out, results)
+  return '\n'.join(_summary(results))
 
 
-def harvest(plan: HarvestPlan, values: flags.FlagValues) -> dict:
+def harvest(plan: HarvestPlan) -> dict:
   """Does what a plan says; returns what results.json says."""
-  clock = _Clock()
+  settings, clock = plan.settings, _Clock()
   model = load(plan.reader, plan.num_layers)
   clock.lap('loading')
   if plan.saes:
@@ -180,17 +72,17 @@ def harvest(plan: HarvestPlan, values: flags.FlagValues) -> dict:
       inputs.read_tokenizer(plan.reader),
       plan.saes,
       plan.texts,
-      values.model,
+      settings.model,
     )
   rows = plan.rows
   about = {
     'model': {
-      'path': values.model,
+      'path': settings.model,
       **corpus.model_identity(plan.reader),
     },
     'saes': [
       {
-        'release': sae.origin.release or values.sae,
+        'release': sae.origin.release or settings.sae,
         'sae_id': sae.origin.sae_id,
         'site': sae.origin.site,
         'layer': sae.origin.layer,
@@ -201,7 +93,7 @@ def harvest(plan: HarvestPlan, values: flags.FlagValues) -> dict:
     ],
   }
   tokens = {}  # that are run
-  if values.store:
+  if settings.store:
     done = rows_done(plan.out / STORE)
     tokens['store'] = rows.num_tokens(done)
     write_store(
@@ -210,13 +102,13 @@ def harvest(plan: HarvestPlan, values: flags.FlagValues) -> dict:
       rows,
       sites=plan.sites,
       layers=plan.layers,
-      provenance=about | {'seed': values.seed, 'chat': values.chat},
+      provenance=about | {'seed': settings.seed, 'chat': settings.chat},
       labels=[plan.groups[group] for group in plan.group_of],
-      dtype=values.store_dtype,
-      batch_size=values.batch_size,
+      dtype=settings.store_dtype,
+      batch_size=settings.batch_size,
     )
     clock.lap('store')
-  if values.scores:
+  if settings.scores:
     tokens['scores'] = rows.num_tokens()
     sums = stream_scores(
       model,
@@ -224,16 +116,16 @@ def harvest(plan: HarvestPlan, values: flags.FlagValues) -> dict:
       rows,
       plan.group_of,
       len(plan.groups),
-      batch_size=values.batch_size,
+      batch_size=settings.batch_size,
     )
     write_sums(plan.out / SUMS, sums)
     clock.lap('scores')
   return {
     'experiment': 'harvest',
     **about,
-    'mode': values.mode,
-    'pile_denominator': values.pile_denominator,
-    'seed': values.seed,
+    'mode': settings.mode,
+    'pile_denominator': settings.pile_denominator,
+    'seed': settings.seed,
     'rows': rows.about(),
     'groups': {
       name: int((plan.group_of == number).sum())
@@ -248,7 +140,7 @@ def harvest(plan: HarvestPlan, values: flags.FlagValues) -> dict:
 
 
 class _Clock:
-  """Seconds that parts of a run take."""
+  """Counts the seconds that parts of a run take."""
 
   def __init__(self):
     self.seconds, self._last = {}, time.perf_counter()
@@ -259,32 +151,8 @@ class _Clock:
     self.seconds[name], self._last = now - self._last, now
 
 
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
-  """Harvests; returns the exit code."""
-  try:
-    plan = prepare(values, names)
-    results = harvest(plan, values)
-    outputs.write_results(plan.out, results)
-  except (OSError, ValueError, ImportError) as error:
-    return outputs.failed(error)
-  except (jax.errors.JaxRuntimeError, MemoryError) as error:
-    if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
-      return outputs.failed(
-        memory.OutOfMemory(
-          'The device ran out of memory. Lower --batch_size, or take fewer '
-          '--layers, narrower SAEs (--width) or --dtype=bfloat16. What JAX '
-          f'said: {(str(error).splitlines() or [""])[0]}'
-        )
-      )
-    raise
-  for line in _summary(results):
-    print(line)
-  print(f'Written: {plan.out / outputs.RESULTS_FILE}')
-  return 0
-
-
 def _summary(results) -> list[str]:
-  """A few lines for the terminal."""
+  """Returns a few lines for the terminal."""
   rows = results['rows']
   lines = [
     f'{rows["prompts"]:,} prompts, {rows["unique"]:,} of them different and '
@@ -303,4 +171,4 @@ def _summary(results) -> list[str]:
 
 
 if __name__ == '__main__':
-  outputs.start(define_flags, run)
+  start(Settings, work)

@@ -18,10 +18,10 @@ class FilePrompt:
   """A prompt of a file.
 
   Attributes:
-    text: Of the prompt.
+    text: Text of the prompt.
     entity: Characters [start, stop) of the entity; None if none is named.
-    id: As the file has it, or else the number of its line.
-    group: As the file has it, or else 'text'.
+    id: Name of the prompt in the file, or else the number of its line.
+    group: Name of its group in the file, or else 'text'.
   """
 
   text: str
@@ -38,7 +38,7 @@ def read_prompt_file(
   separator: str = 'line',
   limit: int | None = None,
 ) -> list[FilePrompt]:
-  """The prompts of a file, or the first so many.
+  """Reads the prompts of a file, or the first so many.
 
   An entity that is given by its name is where the name first stands; give its
   characters where that is not what is meant.
@@ -102,7 +102,7 @@ def _prompt(text, record, where, line, entity_field) -> FilePrompt:
 
 
 def _name(record, field, default, where) -> str:
-  """A field that is a text or a whole number."""
+  """Returns a field that is a text or a whole number."""
   value = record.get(field, default)
   if type(value) not in (str, int) or value == '':
     raise ValueError(

@@ -1,7 +1,8 @@
 """What an experiment works on: models, SAEs, entities, text.
 
-`models.py` and `saes.py` say what flags name, `corpus.py` what text a model
-reads, and `study_inputs.py` what studies of chosen latents share.
+`settings.py` has the flags that studies share, `models.py` and `saes.py` say
+what they name, `corpus.py` what text a model reads, and `study_inputs.py` what
+studies of chosen latents share.
 """
 
 from experiments.inputs.models import (
@@ -11,9 +12,6 @@ from experiments.inputs.models import (
   CHAT,
   ENTITIES,
   SAES,
-  define_chat_model,
-  define_entities,
-  define_model,
   open_chat_model,
   open_model,
   open_named,
@@ -24,7 +22,6 @@ from experiments.inputs.models import (
 from experiments.inputs.saes import (
   SAESpec,
   choose_saes,
-  define_saes,
   sae_fingerprint,
   sae_fingerprints,
   saes_by_layer,

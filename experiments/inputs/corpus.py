@@ -1,7 +1,6 @@
-"""Flags that say which model reads which text, and what they stand for.
+"""A model that reads text: what both are, and what tells them apart.
 
-Text is a local file (`--text`), tokenised once into the run's folder, or, where
-none is given, the bundled generator, which needs no tokenizer.
+Text is a local file, tokenised once into the run's folder.
 """
 
 from collections.abc import Sequence
@@ -11,153 +10,94 @@ import hashlib
 import math
 import os
 import pathlib
-
-from absl import flags
+from typing import Annotated, Literal
 
 from experiments import inputs
-from experiments.inputs.documents import SEPARATORS, DocumentFile
-from experiments.inputs.synthetic_text import SyntheticRows
+from experiments.inputs.documents import DocumentFile, Scan
+from experiments.inputs.settings import BaseModel
 from experiments.inputs.token_rows import Rows, TokenRows, write_rows
-from experiments.runs import SEED, checksums, define_number, whole
+from experiments.runs import checksums, whole
 import gemma_jax as gj
 from gemma_jax.text.tokenizer import FILES as TOKENIZER_FILES
 
-# Streams of the generator.
-_TRAINING, _EVALUATION = 0, 1
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadingModel(BaseModel):
+  """A model, the text that it reads, and how.
 
-def define_flags(values: flags.FlagValues) -> list[str]:
-  """Defines them; returns their names."""
-  before = set(values)
-  common = {'flag_values': values}
-  flags.DEFINE_string(
-    'model',
-    None,
-    'Folder of a checkpoint (config.json, *.safetensors), or a hub id '
-    'such as google/gemma-2-2b. Default: that of the bundled world, with its '
-    'text, repeated.',
-    **common,
-  )
-  flags.DEFINE_string(
-    'model_name',
-    None,
-    'What exports call the model. Default: the hub id, or the name of the '
-    'folder.',
-    **common,
-  )
-  flags.DEFINE_enum(
-    'dtype',
-    None,
-    ['float32', 'bfloat16'],
-    'Of the model and of the activations. Default: that of the checkpoint.',
-    **common,
-  )
-  flags.DEFINE_string(
-    'text',
-    None,
-    'UTF-8 file of documents: .txt, or .jsonl with one object per line. '
-    'Default: tokens from a bundled generator (Zipf frequencies, a sparse '
-    'Markov chain), to try things without text; SAEs of it mean nothing.',
-    **common,
-  )
-  flags.DEFINE_string(
-    'text_field',
-    'text',
-    'Field of a .jsonl object that has the text.',
-    **common,
-  )
-  flags.DEFINE_enum(
-    'separator',
-    'line',
-    list(SEPARATORS),
-    'What ends a document of a .txt file: every line, or a blank one.',
-    **common,
-  )
-  flags.DEFINE_bool(
-    'parse_special',
-    True,
-    "Whether '<eos>', '<start_of_turn>' written out in a text are those "
-    'tokens, as in HF, or ordinary text.',
-    **common,
-  )
-  define_number(
-    'context',
-    256,
-    'Most tokens the model sees at once, BOS included; longer documents are '
-    'continued in another row. Gemma Scope has 1024.',
-    whole(2),
-    **common,
-  )
-  flags.DEFINE_bool(
-    'pack',
-    False,
-    'Fill rows with several documents, each after a BOS. Faster where '
-    'documents are short; later ones then see earlier ones.',
-    **common,
-  )
-  define_number('text_seed', 0, "Of the generator's language.", SEED, **common)
-  define_number(
-    'harvest_batch',
-    16,
-    'Rows of tokens per run of the model. Only speed and memory depend on it.',
-    whole(),
-    **common,
-  )
-  define_number(
-    'uniformity_tokens',
-    256,
-    'Measure the uniformity of active latent importance on so many tokens, '
-    'each of another row; 0 leaves it out. Costs a backward pass per row.',
-    whole(0),
-    **common,
-  )
-  flags.DEFINE_bool(
-    'check_memory',
-    True,
-    'Refuse to start where much more memory is needed than there is.',
-    **common,
-  )
-  return sorted(set(values) - before)
-
-
-def open_model(values: flags.FlagValues) -> gj.CheckpointReader:
-  """The checkpoint; no weight is read yet. Settles --model.
-
-  Raises:
-    ValueError, OSError, ImportError: none is named, or see `CheckpointReader`.
+  Attributes:
+    model: The model: the folder of a checkpoint (config.json, *.safetensors,
+      tokenizer.json), or a hub id such as google/gemma-2-2b. 'miniworld' is the
+      small one that comes with the project.
+    model_name: Name of the model in exports. Default: the hub id, or the name
+      of the folder.
+    text: UTF-8 file of documents: .txt, or .jsonl with one object per line.
+      Default: the text of the bundled model; any other model needs one.
+    text_field: Field of a .jsonl object that has the text.
+    separator: What ends a document of a .txt file: every line, or a blank one.
+    parse_special: Read '<eos>' or '<start_of_turn>' written out in a text as
+      those tokens, as HF does, and not as ordinary text.
+    context: Most tokens that the model sees at once, BOS included. Longer
+      documents are continued in another row. Gemma Scope has 1024.
+    pack: Fill rows with several documents, each after a BOS. This is faster
+      where documents are short, but later ones then see earlier ones.
   """
-  if values.model is None:
-    values.model = inputs.resolve_path(inputs.BUNDLED, inputs.BASE)
-    if values.text is None:
-      values.text = str(inputs.BUNDLE / 'text.txt')
-      if 'repeat' in values and not values['repeat'].present:
-        values.repeat = True
-  reader = gj.CheckpointReader(values.model, dtype=values.dtype)
-  whole = reader.config
-  if whole.truncated_from is not None:
-    raise ValueError(
-      f'{reader.folder} holds the first {whole.num_layers} of '
-      f'{whole.truncated_from} layers, and delta loss needs all.'
-    )
-  if values.context > whole.max_positions:
-    raise ValueError(
-      f'--context={values.context} is more than the {whole.max_positions} '
-      'tokens the model was made for.'
-    )
-  return reader
 
+  model_name: str | None = None
+  text: str | None = None
+  text_field: str = 'text'
+  separator: Literal['line', 'blank_line'] = 'line'
+  parse_special: bool = True
+  context: Annotated[int, whole(2)] = 256
+  pack: bool = False
 
-def model_name(values: flags.FlagValues) -> str:
-  """What to call the model in exports."""
-  name = values.model_name or values.model
-  folder = pathlib.Path(name).expanduser()
-  if values.model_name is None and folder.is_dir():
-    return folder.resolve().name
-  return name
+  def __post_init__(self):
+    if self.text is None and self.model != inputs.BUNDLED:
+      raise ValueError(
+        f'--text is needed with --model={self.model}: a file of documents for '
+        'the model to read.'
+      )
+
+  @property
+  def model_path(self) -> str:
+    """Returns the folder or the hub id of the model.
+
+    Raises:
+      FileNotFoundError: the bundled model is meant, and is not there.
+    """
+    return inputs.resolve_path(self.model, inputs.BASE)
+
+  @property
+  def text_path(self) -> str:
+    """Returns the path of the text."""
+    return str(inputs.BUNDLE / 'text.txt') if self.text is None else self.text
+
+  @property
+  def exported_name(self) -> str:
+    """Returns what exports call the model."""
+    if self.model_name is not None:
+      return self.model_name
+    folder = pathlib.Path(self.model_path).expanduser()
+    return folder.resolve().name if folder.is_dir() else self.model_path
+
+  def open_model(self) -> gj.CheckpointReader:
+    """Opens the checkpoint; no weight is read yet.
+
+    Raises:
+      ValueError, OSError, ImportError: the model has too few positions; or see
+        `inputs.open_model`.
+    """
+    reader = inputs.open_model(self.model_path, self.dtype)
+    if self.context > reader.config.max_positions:
+      raise ValueError(
+        f'--context={self.context} is more than the '
+        f'{reader.config.max_positions} tokens the model was made for.'
+      )
+    return reader
 
 
 def model_identity(reader: gj.CheckpointReader) -> dict:
-  """What tells a model and its tokenizer apart, by their contents.
+  """Returns what tells a model and its tokenizer apart, by their contents.
 
   For identities of work, and for results.json.
 
@@ -178,7 +118,7 @@ def model_identity(reader: gj.CheckpointReader) -> dict:
 
 
 def fingerprint(reader: gj.CheckpointReader) -> str:
-  """Tells models apart by all of their weights: a hash in hex.
+  """Returns a hash in hex that tells models apart by all of their weights.
 
   It covers the configuration, the dtype, and which tensor comes from a file of
   which SHA-256. Where the files are, and what they are called, does not matter.
@@ -192,7 +132,7 @@ def fingerprint(reader: gj.CheckpointReader) -> str:
 
 
 def tokenizer_sha256(reader: gj.CheckpointReader) -> str | None:
-  """Tells tokenizers apart by their files: a hash in hex; None for none."""
+  """Returns a hash in hex of the tokenizer's files; None if there are none."""
   files = reader.companions()
   mine = {name: files[name] for name in TOKENIZER_FILES if name in files}
   if not mine:
@@ -204,15 +144,15 @@ def tokenizer_sha256(reader: gj.CheckpointReader) -> str | None:
 
 
 def _weight_files(reader: gj.CheckpointReader) -> dict[pathlib.Path, str]:
-  """The SHA-256 of each file that weights are read from."""
+  """Returns the SHA-256 of each file that weights are read from."""
   return checksums.sha256_of(sorted(set(reader.files.values())))
 
 
-def about_model(values: flags.FlagValues, reader: gj.CheckpointReader) -> dict:
-  """What results.json says of the model."""
+def about_model(settings: ReadingModel, reader: gj.CheckpointReader) -> dict:
+  """Returns what results.json says of the model."""
   return {
-    'name': model_name(values),
-    'path': values.model,
+    'name': settings.exported_name,
+    'path': settings.model_path,
     **model_identity(reader),
   }
 
@@ -226,7 +166,7 @@ class Text:
 
 
 def training_text(
-  values: flags.FlagValues,
+  settings: ReadingModel,
   reader: gj.CheckpointReader,
   folder: str | os.PathLike,
   *,
@@ -235,44 +175,34 @@ def training_text(
   eval_fraction: float,
   repeat: bool,
 ) -> tuple[Text, Text]:
-  """What to train on, and what to evaluate on.
+  """Returns what to train on, and what to evaluate on.
 
   Args:
-    values: Parsed flags.
-    reader: Of the model.
-    folder: For tokenised text.
-    num_tokens: Kept tokens that training needs.
-    eval_tokens: Those that evaluation wants.
+    settings: What names the text.
+    reader: The model's checkpoint.
+    folder: Folder for tokenised text.
+    num_tokens: Number of kept tokens that training needs.
+    eval_tokens: Number of kept tokens that evaluation wants.
     eval_fraction: Share of a file's documents, at its end, that are held out.
-    repeat: Whether training may begin the file anew.
+    repeat: If true, training may begin the file anew.
 
   Raises:
     ValueError, OSError: the text is malformed, too short, or has no tokenizer.
   """
-  if values.text is None:
-    about = {'source': 'generator', 'seed': values.text_seed}
-    return tuple(
-      Text(
-        rows=_generated(values, reader.config, stream),
-        about=about | {'stream': name, 'held_out': stream != _TRAINING},
-      )
-      for name, stream in (('train', _TRAINING), ('eval', _EVALUATION))
-    )
-  tokenizer = _tokenizer(reader)
-  file, scan = _scan(values)
-  held_out = math.ceil(eval_fraction * scan.num_documents)
-  last = scan.num_documents - held_out
+  tokenise = _Tokeniser(settings, reader, folder)
+  file, count = tokenise.file, tokenise.scan.num_documents
+  held_out = math.ceil(eval_fraction * count)
+  last = count - held_out
   if last < 1:
     raise ValueError(
-      f'{file.path} has {scan.num_documents} document(s); with '
+      f'{file.path} has {count} document(s); with '
       f'--eval_fraction={eval_fraction} none is left to train on. Give more '
       'documents (see --separator), or --eval_fraction=0 to evaluate on the '
       'training text.'
     )
-  make = _Tokeniser(values, reader, tokenizer, file, scan, folder)
-  evaluated = (last, scan.num_documents) if held_out else (0, last)
-  evaluation = make('eval', *evaluated, eval_tokens)
-  training = make('train', 0, last, num_tokens)
+  evaluated = (last, count) if held_out else (0, last)
+  evaluation = tokenise('eval', *evaluated, eval_tokens)
+  training = tokenise('train', 0, last, num_tokens)
   if training.rows.num_kept < num_tokens:
     if not repeat:
       raise ValueError(
@@ -289,103 +219,95 @@ def training_text(
 
 
 def evaluation_text(
-  values: flags.FlagValues,
+  settings: ReadingModel,
   reader: gj.CheckpointReader,
   folder: str | os.PathLike,
   num_tokens: int,
 ) -> Text:
-  """What to evaluate on: a file from its first document on.
+  """Returns what to evaluate on: a file from its first document on.
 
   Raises:
     ValueError, OSError: the text is malformed, or has no tokenizer.
   """
-  if values.text is None:
-    return Text(
-      rows=_generated(values, reader.config, _EVALUATION),
-      about={'source': 'generator', 'seed': values.text_seed, 'stream': 'eval'},
-    )
-  tokenizer = _tokenizer(reader)
-  file, scan = _scan(values)
-  make = _Tokeniser(values, reader, tokenizer, file, scan, folder)
-  return make('eval', 0, scan.num_documents, num_tokens)
+  tokenise = _Tokeniser(settings, reader, folder)
+  return tokenise('eval', 0, tokenise.scan.num_documents, num_tokens)
 
 
-def text_identity(values, reader: gj.CheckpointReader) -> dict:
-  """Flags that say which text is read, and hashes of file and tokenizer.
+def text_identity(settings: ReadingModel, reader: gj.CheckpointReader) -> dict:
+  """Returns how text is read, and hashes of its file and of the tokenizer.
 
   Raises:
     ValueError, OSError: the file is malformed, or not there.
   """
-  if values.text is None:
-    return {'text': None, 'text_seed': values.text_seed}
-  file, scan = _scan(values)
+  file, scan = _scan(settings)
   return {
     'text': file.path.name,
     'text_sha256': scan.sha256,
     'tokenizer': tokenizer_sha256(reader),
-    'text_field': values.text_field,
-    'separator': values.separator,
-    'repeat': values.repeat,
+    'text_field': settings.text_field,
+    'separator': settings.separator,
   }
 
 
 class _Tokeniser:
-  """Makes rows of ranges of a file's documents."""
+  """Makes rows of ranges of a file's documents.
 
-  def __init__(self, values, reader, tokenizer, file, scan, folder):
-    self._values, self._reader, self._tokenizer = values, reader, tokenizer
-    self._file, self._scan = file, scan
+  Attributes:
+    file: The text.
+    scan: What the file holds.
+  """
+
+  def __init__(self, settings, reader, folder):
+    self._settings, self._reader = settings, reader
     self._folder = pathlib.Path(folder)
+    self._tokenizer = _tokenizer(reader)
+    self.file, self.scan = _scan(settings)
 
   def __call__(self, name: str, start: int, stop: int, enough: int) -> Text:
-    values, config = self._values, self._reader.config
+    settings, config = self._settings, self._reader.config
     source = {
-      'file': self._file.path.name,
-      'sha256': self._scan.sha256,
-      'field': values.text_field,
-      'separator': values.separator,
+      'file': self.file.path.name,
+      'sha256': self.scan.sha256,
+      'field': settings.text_field,
+      'separator': settings.separator,
       'tokenizer_sha256': tokenizer_sha256(self._reader),
       'documents': [start, stop],
     }
     rows = write_rows(
       self._folder / name,
-      lambda: (text for _, text in self._file.read(start, stop)),
+      lambda: (text for _, text in self.file.read(start, stop)),
       self._tokenizer,
       identity=source,
-      context=values.context,
+      context=settings.context,
       vocab_size=config.vocab_size,
       special=_special(config, self._tokenizer),
-      pack=values.pack,
-      parse_special=values.parse_special,
+      pack=settings.pack,
+      parse_special=settings.parse_special,
       enough=enough,
       description=f'Tokenising ({name})',
     )
-    about = {'source': 'file'} | source
-    about |= {
-      'bytes': self._scan.num_bytes,
-      'documents_in_file': self._scan.num_documents,
-      'empty_documents_skipped': self._scan.num_empty,
+    about = {
+      'source': 'file',
+      **source,
+      'bytes': self.scan.num_bytes,
+      'documents_in_file': self.scan.num_documents,
+      'empty_documents_skipped': self.scan.num_empty,
       'used': dataclasses.asdict(rows.counts),
     }
     return Text(rows=rows, about=about)
 
 
-def _scan(values):
-  file = DocumentFile(
-    values.text, field=values.text_field, separator=values.separator
-  )
-  stat = file.path.stat()
-  return _scanned(
-    file.path,
-    values.text_field,
-    values.separator,
-    (stat.st_size, stat.st_mtime_ns),
-  )
+def _scan(settings) -> tuple[DocumentFile, Scan]:
+  how = {'field': settings.text_field, 'separator': settings.separator}
+  path = DocumentFile(settings.text_path, **how).path
+  stat = path.stat()
+  version = stat.st_size, stat.st_mtime_ns
+  return _scanned(path, **how, version=version)
 
 
 @functools.lru_cache(maxsize=1)
 def _scanned(path, field, separator, version):
-  """Once per version of a file: a large one takes minutes."""
+  """Scans a file once per version of it: a large one takes minutes."""
   del version
   file = DocumentFile(path, field=field, separator=separator)
   return file, file.scan()
@@ -396,27 +318,12 @@ def _tokenizer(reader: gj.CheckpointReader) -> gj.Tokenizer:
     return gj.Tokenizer.from_pretrained(reader.folder)
   except FileNotFoundError as error:
     raise FileNotFoundError(
-      f'--text needs the tokenizer of the model: {error} Without --text, the '
-      'bundled generator is used, which needs none.'
+      f'--text needs the tokenizer of the model: {error}'
     ) from error
 
 
-def _special(
-  config: gj.ModelConfig, tokenizer: gj.Tokenizer | None = None
-) -> Sequence[int]:
-  """BOS, EOS and padding, as the model and its tokenizer have them."""
+def _special(config: gj.ModelConfig, tokenizer: gj.Tokenizer) -> Sequence[int]:
+  """Returns BOS, EOS and padding, as the model and its tokenizer have them."""
   ids = {config.bos_id, config.pad_id, *config.eos_ids}
-  if tokenizer is not None:
-    ids |= {tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id}
+  ids |= {tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id}
   return sorted(i for i in ids - {None} if 0 <= i < config.vocab_size)
-
-
-def _generated(values, config, stream) -> SyntheticRows:
-  return SyntheticRows(
-    vocab_size=config.vocab_size,
-    special=_special(config),
-    bos=config.fill_id if config.bos_id is None else config.bos_id,
-    context=values.context,
-    seed=values.text_seed,
-    stream=stream,
-  )

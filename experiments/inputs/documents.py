@@ -27,13 +27,13 @@ _MARK_EVERY = 4096
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scan:
-  """What a whole file holds.
+  """Says what a whole file holds.
 
   Attributes:
-    num_documents: Those that are not empty.
-    num_empty: Those that are.
-    num_bytes: Of the file.
-    sha256: Of the file.
+    num_documents: Number of documents that are not empty.
+    num_empty: Number of empty documents.
+    num_bytes: Size of the file in bytes.
+    sha256: SHA-256 of the file in hex.
   """
 
   num_documents: int
@@ -60,7 +60,7 @@ class DocumentFile:
 
     Args:
       path: A file that ends in .txt or .jsonl, in UTF-8.
-      field: Of the objects of a .jsonl file.
+      field: Field of the objects of a .jsonl file that has the text.
       separator: One of SEPARATORS; for .txt files.
 
     Raises:
@@ -142,7 +142,7 @@ class DocumentFile:
         number += 1
 
   def _documents(self, byte, lines, on_line=lambda line: None):
-    """((byte, lines before), line from 1, text or None if empty), in order."""
+    """Yields (byte, lines before), line from 1, text or None if empty."""
     split = self._paragraphs
     if self.path.suffix == '.jsonl':
       split = self._objects
@@ -153,7 +153,7 @@ class DocumentFile:
       yield from split(self._numbered(file, byte, lines, on_line))
 
   def _numbered(self, file, byte, number, on_line):
-    """((byte, lines before), text without its end) of every line."""
+    """Yields (byte, lines before) and text without its end of every line."""
     for line in file:
       on_line(line)
       try:

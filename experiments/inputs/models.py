@@ -1,4 +1,4 @@
-"""Flags that say what an experiment works on: models, SAEs, entities.
+"""What an experiment works on: models, and where the bundled world is.
 
 Where nothing is said it is the bundled world (experiments/miniworld), whose
 files are read by the very code that reads public ones.
@@ -7,8 +7,6 @@ files are read by the very code that reads public ones.
 import os
 import pathlib
 import re
-
-from absl import flags
 
 import gemma_jax as gj
 
@@ -19,59 +17,15 @@ SAES, ENTITIES = BUNDLE / 'saes', BUNDLE / 'entities'
 BUNDLED = 'miniworld'
 
 
-def define_model(values: flags.FlagValues) -> list[str]:
-  """Defines --model and --dtype; returns their names."""
-  flags.DEFINE_string(
-    'model',
-    BUNDLED,
-    'The base model: a folder of a checkpoint (config.json, '
-    '*.safetensors, tokenizer.json), or a hub id such as google/gemma-2-2b. '
-    f"'{BUNDLED}' is the small one that comes along.",
-    flag_values=values,
-  )
-  flags.DEFINE_enum(
-    'dtype',
-    None,
-    ['float32', 'bfloat16'],
-    'Of models and activations. Default: that of the checkpoint.',
-    flag_values=values,
-  )
-  return ['model', 'dtype']
-
-
-def define_chat_model(values: flags.FlagValues) -> list[str]:
-  """Defines --chat_model; returns its name."""
-  flags.DEFINE_string(
-    'chat_model',
-    BUNDLED,
-    'The chat model made from the base model, such as google/gemma-2-2b-it: '
-    'its latents are those of the base model.',
-    flag_values=values,
-  )
-  return ['chat_model']
-
-
-def define_entities(values: flags.FlagValues) -> list[str]:
-  """Defines --entities; returns its name."""
-  flags.DEFINE_string(
-    'entities',
-    BUNDLED,
-    'Folder of entity files, one <type>.json per type (player, movie, city, '
-    'song), in the processed or raw format of arXiv 2411.14257.',
-    flag_values=values,
-  )
-  return ['entities']
-
-
 def short_name(model: str) -> str:
-  """What a model is called in tables: the end of its path or hub id."""
+  """Returns a model's name in tables: the end of its path or hub id."""
   path = pathlib.Path(model)
   name = path.stem if path.suffix == '.gguf' else path.name
   return re.sub(r'[^\w.-]+', '-', name)
 
 
 def resolve_path(value: str, bundled: pathlib.Path) -> str:
-  """The path or name that a flag stands for.
+  """Returns the path or name that a flag stands for.
 
   Raises:
     FileNotFoundError: the bundled world is meant, and is not there.
@@ -87,7 +41,7 @@ def resolve_path(value: str, bundled: pathlib.Path) -> str:
 
 
 def open_model(path: str, dtype: str | None = None) -> gj.CheckpointReader:
-  """A whole checkpoint; no weight is read yet.
+  """Opens a whole checkpoint; no weight is read yet.
 
   Raises:
     ValueError, OSError, ImportError: see `CheckpointReader`; or the checkpoint
@@ -127,7 +81,7 @@ def open_named(
 def open_chat_model(
   path: str, base: gj.CheckpointReader, dtype: str | None = None
 ) -> gj.CheckpointReader:
-  """The chat model, checked to be of the base model's shape.
+  """Opens the chat model, checked to be of the base model's shape.
 
   Raises:
     ValueError: its layers or widths are others; or see `open_model`.
@@ -144,5 +98,5 @@ def open_chat_model(
 
 
 def read_tokenizer(reader: gj.CheckpointReader) -> gj.Tokenizer:
-  """The tokenizer in the folder of a checkpoint."""
+  """Reads the tokenizer in the folder of a checkpoint."""
   return gj.Tokenizer.from_pretrained(os.fspath(reader.folder))

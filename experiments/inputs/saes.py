@@ -5,11 +5,9 @@ import dataclasses
 import pathlib
 import re
 
-from absl import flags
 import numpy as np
 
 from experiments.inputs.models import BUNDLED, SAES
-from experiments.runs import LAYER, define_number, define_numbers, real
 from experiments.runs.stages import digest
 import gemma_jax as gj
 from sae.formats.loading import load_sae
@@ -19,58 +17,14 @@ from sae.jumprelu import JumpReLUSAE, Origin
 _SAE_ID = re.compile(r'layer_(\d+)/width_(\w+)/(?:average_l0_(\d+)|canonical)')
 
 
-def define_saes(values: flags.FlagValues, layers: bool = True) -> list[str]:
-  """Defines the flags that choose SAEs; returns their names.
-
-  Args:
-    values: Where they are defined.
-    layers: If true, --layers is defined too; latents name their layers.
-  """
-  before = set(values)
-  common = {'flag_values': values}
-  flags.DEFINE_string(
-    'sae',
-    BUNDLED,
-    'SAEs of the base model: a release such as gemma-scope-2b-pt-res, or a '
-    'folder laid out like one (layer_12/width_16k/average_l0_82/params.npz).',
-    **common,
-  )
-  if layers:
-    define_numbers(
-      'layers',
-      None,
-      'Layers of the SAEs, from 0. Default: all that have one, but the last of '
-      'the model, whose output no layer reads. The paper counts resid_pre: its '
-      'layer 13 is 12 here.',
-      LAYER,
-      **common,
-    )
-  flags.DEFINE_string(
-    'width',
-    None,
-    'Latents of the SAEs as their folders write it (16k, 65k, 1m). Default: '
-    'the only one there, else 16k.',
-    **common,
-  )
-  define_number(
-    'l0',
-    None,
-    'Of several SAEs of a layer and width, take that of the nearest L0. '
-    'Default: the only one, else the canonical one of its release.',
-    real(0, 1e6),
-    **common,
-  )
-  return sorted(set(values) - before)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SAESpec:
   """An SAE that was chosen and not yet read.
 
   Attributes:
     source: A folder or a release.
-    sae_id: Its name there.
-    layer: Of the site.
+    sae_id: Name of the SAE there.
+    layer: Layer that it reads.
   """
 
   source: str
@@ -78,7 +32,7 @@ class SAESpec:
   layer: int
 
   def load(self, reader: gj.CheckpointReader) -> JumpReLUSAE:
-    """Reads it.
+    """Reads the SAE.
 
     Raises:
       ValueError: it is of another width than the model, or of a site that has
@@ -99,7 +53,7 @@ class SAESpec:
 
 
 def sae_fingerprint(sae: JumpReLUSAE) -> str:
-  """Tells SAEs apart by where they read and all weights: a hash in hex."""
+  """Returns a hash in hex of where an SAE reads and of all its weights."""
   at = f'{sae.origin.site}.{sae.origin.layer}'.encode()
   return digest(np.frombuffer(at, np.uint8), list(sae.weights()))
 
@@ -131,12 +85,14 @@ def choose_saes(
   width: str | None = None,
   l0: float | None = None,
 ) -> list[SAESpec]:
-  """One SAE per layer, by names alone.
+  """Returns one SAE per layer, by names alone.
 
   Args:
     source: As --sae, after `resolve_path`.
-    config: Of the model.
-    layers, width, l0: As the flags.
+    config: Configuration of the model.
+    layers: As the flag.
+    width: As the flag.
+    l0: As the flag.
 
   Raises:
     FileNotFoundError: there is no such folder.
@@ -182,8 +138,8 @@ def saes_by_layer(
     source: A release or a folder. None is none, but the bundled model's own for
       that.
     model: What --model names.
-    config: Of the model.
-    layers: Those to take; None is all.
+    config: Configuration of the model.
+    layers: Layers to take; None for all.
 
   Raises:
     FileNotFoundError, ValueError: see `choose_saes`.
@@ -221,7 +177,7 @@ def _layers(given: Sequence[int], config: gj.ModelConfig) -> list[int]:
 
 
 def _one(source, layer, widths, width, l0) -> str:
-  """The id of the SAE that is meant, of those of a layer."""
+  """Returns the id of the SAE that is meant, of those of a layer."""
   label = width or (next(iter(widths)) if len(widths) == 1 else '16k')
   if re.fullmatch(r'\d{1,9}', label):
     label = width_label(int(label))

@@ -36,9 +36,9 @@ class Rows(Protocol):
   """Numbered rows of tokens.
 
   Attributes:
-    length: No row is longer.
-    num_rows: How many; None is endless.
-    num_kept: Tokens that are kept, in all rows; None is endless.
+    length: Most tokens of a row.
+    num_rows: Number of rows; None for endless ones.
+    num_kept: Number of tokens that are kept, in all rows; None if endless.
     special: Tokens that are not kept.
   """
 
@@ -48,10 +48,10 @@ class Rows(Protocol):
   special: frozenset[int]
 
   def read(self, first: int, count: int) -> list[np.ndarray]:
-    """Rows from `first` on, int32 [t] each; fewer where they end."""
+    """Returns rows from `first` on, int32 [t] each; fewer where they end."""
 
   def find(self, kept: int) -> tuple[int, int]:
-    """Where a kept token is, by its number: (row, kept ones before it there).
+    """Returns a kept token's row, and how many kept ones are before it there.
 
     The number after the last one is at the beginning of the row after the
     last.
@@ -60,7 +60,7 @@ class Rows(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counts:
-  """What became of documents.
+  """Counts what became of documents.
 
   Attributes:
     documents: How many were used.
@@ -140,15 +140,15 @@ def write_rows(
     folder: Where; what it holds is used if its `identity` is this one, else
       replaced.
     texts: Gives the documents.
-    tokenizer: Of the model.
+    tokenizer: Tokenizer of the model.
     identity: Whatever else tells these rows from others, for JSON.
     context: Most tokens of a row, BOS included.
-    vocab_size: Of the model.
+    vocab_size: Number of tokens of the model.
     special: Tokens that are not kept.
     pack: See the top of this file.
-    parse_special: Whether '<eos>' written out in a text is that token.
+    parse_special: If true, '<eos>' written out in a text is that token.
     enough: Stop after so many kept tokens; None is all documents.
-    description: Begins the progress bar.
+    description: Text before the progress bar.
 
   Raises:
     ValueError: the context is too short, no token is to be kept, or the
@@ -219,7 +219,7 @@ def write_rows(
 
 
 def _is_whole(folder: pathlib.Path, identity: dict) -> bool:
-  """Whether a folder holds these rows, as they were written."""
+  """Returns True if a folder holds these rows, as they were written."""
   try:
     about = read_json(folder / _ABOUT)
     if about.get('identity') != identity:
@@ -234,7 +234,7 @@ def _is_whole(folder: pathlib.Path, identity: dict) -> bool:
 
 
 def _checksums(folder: pathlib.Path) -> dict[str, str]:
-  """The SHA-256 of the files of rows, by their names."""
+  """Returns the SHA-256 of the files of rows, by their names."""
   return checksums.by_name(folder, map(folder.joinpath, _FILES))
 
 
@@ -274,13 +274,13 @@ class Documents:
 def cut_rows(
   documents: Iterable[list[int]], context: int, bos: int | None, pack: bool
 ) -> Iterator[list[int]]:
-  """Rows of at most `context` tokens; see the top of this file.
+  """Yields rows of at most `context` tokens; see the top of this file.
 
   Args:
     documents: Token ids of each.
-    context: T.
+    context: T, the most tokens of a row.
     bos: Begins every document; None where the model has none.
-    pack: Whether documents share rows.
+    pack: If true, documents share rows.
   """
   begin = [] if bos is None else [bos]
   row = [*begin]

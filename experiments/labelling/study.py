@@ -42,18 +42,18 @@ _CHUNKS, _IDENTITY, _SHA256 = 'chunks', 'run.json', 'checksums.json'
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelConfig:
-  """How to ask, and how to judge. Defaults are the paper's.
+  """Says how to ask, and how to judge. Defaults are the paper's.
 
   Attributes:
     family: One of FAMILIES; known and unknown are the base model's.
     num_samples: Sampled completions, besides the greedy one.
-    temperature: Of the samples.
+    temperature: Temperature of the samples.
     max_new_tokens: Most tokens per completion.
-    stop_at_line_break: Whether a line break ends a completion, as the ends of
+    stop_at_line_break: If true, a line break ends a completion, as the ends of
       a document and of a turn do. What comes after is not scored.
-    seed: Of the samples.
-    mode: 'default' or 'reference', for answers.
-    refusal_mode: Likewise, for refusals; None is `mode`.
+    seed: Random seed of the samples.
+    mode: How answers are judged, 'default' or 'reference'.
+    refusal_mode: How refusals are told, likewise; None for `mode`.
     min_correct: Right samples that make an attribute known.
     min_known: Known attributes that make an entity known.
   """
@@ -90,7 +90,7 @@ class LabelConfig:
 
 
 class Labelled(NamedTuple):
-  """What came of it.
+  """Holds what was found.
 
   Attributes:
     records: Prompt type -> records, both sorted by name.
@@ -136,12 +136,12 @@ def label_entities(
   Args:
     model: The model, stacked; or what loads it, called only where there is
       something left to generate.
-    tokenizer: The model's.
+    tokenizer: The model's tokenizer.
     entities: Type -> entities, with unique names per type.
     out: Folder; gets the records, and run.json, which says whose they are.
     identity: What tells the model and its tokenizer from others.
     config: How to ask and to judge.
-    name: Of the folder of records in `out`.
+    name: Name of the folder of records in `out`.
     rows_per_batch: Completions that are generated at once: bounds memory.
 
   Raises:
@@ -203,7 +203,7 @@ def summarize(
   classes: Mapping[str, Classes],
   config: LabelConfig,
 ) -> dict:
-  """Counts and shares, for results.json."""
+  """Returns counts and shares, for results.json."""
   prompt_types = {}
   for name, group in records.items():
     greedy = [record.string_matching_greedy_label for record in group]
@@ -230,7 +230,7 @@ def summarize(
 
 
 def _queries(tokenizer, entities, config) -> list[_Query]:
-  """All that is asked, sorted by prompt type and name."""
+  """Returns all that is asked, sorted by prompt type and name."""
   queries = []
   for entity_type, group in entities.items():
     asked = [prompt_types_of(entity) for entity in group]
@@ -262,7 +262,7 @@ def _query(tokenizer, prompt_type, entity, family) -> _Query:
 def _generate(
   model, tokenizer, queries, config, rows_per_batch
 ) -> Iterator[list[Record]]:
-  """Labelled records, batch by batch."""
+  """Yields labelled records, batch by batch."""
   for query in queries:
     positions = len(query.prompt.ids) + config.max_new_tokens
     if positions > model.config.max_positions:
@@ -307,19 +307,19 @@ def _record(query, texts, config) -> Record:
 
 
 def _of_row(row: Mapping) -> Record:
-  """A record of a chunk; JSON knows no tuples."""
+  """Returns a record of a chunk; JSON knows no tuples."""
   return Record(
     **{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
   )
 
 
 def _checksums(folder: pathlib.Path) -> dict[str, str]:
-  """The SHA-256 of each file of records."""
+  """Returns the SHA-256 of each file of records."""
   return checksums.by_name(folder, sorted(folder.iterdir()))
 
 
 def _changed(out: pathlib.Path, name: str) -> list[str]:
-  """Names of the files of records that are not as they were written."""
+  """Returns names of files of records that are not as they were written."""
   now, before = _checksums(out / name), {}
   if (out / _SHA256).is_file():
     before = outputs.read_json(out / _SHA256)
@@ -327,7 +327,7 @@ def _changed(out: pathlib.Path, name: str) -> list[str]:
 
 
 def _identity(identity, queries, config) -> dict:
-  """What records depend on."""
+  """Returns what records depend on."""
   asked = [
     (*q.key, list(q.prompt.ids), q.entity.attributes[q.prompt_type.attribute])
     for q in queries

@@ -27,14 +27,14 @@ it is of the same flags, else it is `missing`.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 import json
 import pathlib
 import subprocess
 import sys
 import time
-
-from absl import flags
+from typing import Literal
 
 from experiments.charts import Section, Table, write_report
 from experiments.charts.index import (
@@ -44,7 +44,7 @@ from experiments.charts.index import (
   write_index,
 )
 from experiments.charts.style import number
-from experiments.entities import MODES
+from experiments.inputs.settings import Mode
 from experiments.paper import (
   FAMILIES,
   INSIDE,
@@ -57,91 +57,84 @@ from experiments.paper import (
   read_claims,
 )
 from experiments.paper.programs import PROGRAMS, Program
-from experiments.runs import SEED, checksums, define_number, outputs, whole
+from experiments.runs import (
+  Count,
+  KeepFlags,
+  Seed,
+  check_numbers,
+  checksums,
+  outputs,
+  start,
+)
 
 _DONE = '.finished.json'
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Defines this program's flags; returns their names."""
-  before = set(values)
-  common = {'flag_values': values}
-  flags.DEFINE_string(
-    'out', None, 'Folder for everything that is written.', **common
-  )
-  flags.DEFINE_enum(
-    'family', 'miniworld', FAMILIES, 'Which models, and whose claims.', **common
-  )
-  flags.DEFINE_string(
-    'entities', None, 'Folder of entity files; not for MiniWorld.', **common
-  )
-  flags.DEFINE_string(
-    'text',
-    None,
-    'Plain text (.txt or .jsonl), for the frequency filter and the likelihood '
-    'of tokens; the paper has pile-10k. Not for MiniWorld.',
-    **common,
-  )
-  flags.DEFINE_enum(
-    'mode',
-    None,
-    MODES,
-    "Default: 'reference' for published models, 'default' for MiniWorld.",
-    **common,
-  )
-  define_number('seed', 0, 'Of all draws.', SEED, **common)
-  define_number(
-    'questions',
-    None,
-    'Steered by entity_recognition, per entity type and class. Default: 100.',
-    whole(),
-    **common,
-  )
-  flags.DEFINE_list(
-    'only', list(PROGRAMS), 'Programs to run; all stay in the table.', **common
-  )
-  return sorted(set(values) - before)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """Which programs run, on what.
+
+  Attributes:
+    out: Folder for everything that is written.
+    family: Which models run, and whose claims are compared.
+    entities: Folder of entity files; not for MiniWorld.
+    text: Plain text (.txt or .jsonl), for the frequency filter and the
+      likelihood of tokens; the paper has pile-10k. Not for MiniWorld.
+    mode: 'reference' does what the published code did, its defects included.
+      Default: 'reference' for published models, 'default' for MiniWorld.
+    seed: Random seed of all draws.
+    questions: Number of questions per entity type and class that
+      entity_recognition steers. Default: 100.
+    only: Programs to run; all of them stay in the table.
+  """
+
+  out: str
+  family: Literal[*FAMILIES] = 'miniworld'
+  entities: str | None = None
+  text: str | None = None
+  mode: Mode | None = None
+  seed: Seed = 0
+  questions: Count | None = None
+  only: tuple[Literal[*PROGRAMS], ...] = PROGRAMS
+
+  def __post_init__(self):
+    check_numbers(self)
 
 
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
-  """Does what parsed flags say; returns the exit code."""
-  try:
-    if values.out is None:
-      raise ValueError('Say where results go: --out=DIR.')
-    out = pathlib.Path(values.out)
-    claims = read_claims(values.family)
-    make = functools.partial(
-      programs,
-      values.family,
-      values.out,
-      entities=values.entities,
-      text=values.text,
-      mode=values.mode,
-      seed=values.seed,
-      questions=values.questions,
-    )
-    left, todo = _Left(make(), out), make(only=values.only)
-    outputs.write_flags(out, values, names)
-    failed = _run_all(todo, left)
-    why = {name: left.why_not(name) for name in PROGRAMS}
-    results = {name: left.results(name) for name in why if not why[name]}
-    rows = [compare(claim, results, why) for claim in claims]
-    outputs.write_results(
-      out,
-      {
-        'experiment': 'paper',
-        'family': values.family,
-        'mode': left.programs[PROGRAMS[0]].flags['mode'],
-        'seed': values.seed,
-        'failed': failed,
-        'claims': [row.to_dict() for row in rows],
-        'versions': outputs.versions(),
-      },
-    )
-    _write_page(out, values.family, rows, failed)
-    write_index(out / INDEX_FILE, [read_run(each) for each in find_runs([out])])
-  except (OSError, ValueError, ImportError) as error:
-    return outputs.failed(error)
+def work(settings: Settings, keep_flags: KeepFlags) -> int:
+  """Runs programs, compares and writes the table; returns the exit code."""
+  out = pathlib.Path(settings.out)
+  claims = read_claims(settings.family)
+  make = functools.partial(
+    programs,
+    settings.family,
+    settings.out,
+    entities=settings.entities,
+    text=settings.text,
+    mode=settings.mode,
+    seed=settings.seed,
+    questions=settings.questions,
+  )
+  left, todo = _Left(make(), out), make(only=settings.only)
+  keep_flags()
+  failed = _run_all(todo, left)
+  why = {name: left.why_not(name) for name in PROGRAMS}
+  results = {name: left.results(name) for name in why if not why[name]}
+  rows = [compare(claim, results, why) for claim in claims]
+  outputs.write_results(
+    out,
+    {
+      'experiment': 'paper',
+      'family': settings.family,
+      'mode': next(iter(left.programs.values())).flags['mode'],
+      'seed': settings.seed,
+      'failed': failed,
+      'claims': [row.to_dict() for row in rows],
+      'versions': outputs.versions(),
+    },
+  )
+  _write_page(out, settings.family, rows, failed)
+  write_index(out / INDEX_FILE, [read_run(each) for each in find_runs([out])])
   print('\n'.join(_lines(rows)))
   for name, code in failed.items():
     print(f'{name} failed with exit code {code}: its output is above.')
@@ -161,11 +154,11 @@ class _Left:
     self._out = out
 
   def folder(self, name: str) -> pathlib.Path:
-    """Of a program."""
+    """Returns the folder of a program."""
     return self._out / name
 
   def why_not(self, name: str) -> str:
-    """Why a program's results do not count, in words; '' if they do."""
+    """Returns why a program's results do not count; '' if they do."""
     if name not in self.programs:
       return 'has not run'
     for need in self.programs[name].needs:
@@ -189,7 +182,7 @@ class _Left:
     return ''
 
   def results(self, name: str) -> dict:
-    """Its results.json."""
+    """Returns the results.json of a program."""
     return outputs.read_json(self._file(name))
 
   def begin(self, name: str):
@@ -202,7 +195,7 @@ class _Left:
     outputs.write_text(self._mark(name), text)
 
   def _now(self, name) -> dict:
-    """The mark of a program that finishes now."""
+    """Returns the mark of a program that finishes now."""
     program = self.programs[name]
     return {
       'flags': dict(program.flags),
@@ -270,7 +263,7 @@ _COLUMNS = ['', 'claimed', 'ours', '95 % interval', 'n', 'verdict']
 
 
 def _lines(rows: Sequence[Compared]) -> list[str]:
-  """The table as text, and how many rows are what."""
+  """Returns the table as text, and how many rows are what."""
   cells = [_COLUMNS, *map(_cells, rows)]
   widths = [max(len(row[i]) for row in cells) for i in range(len(_COLUMNS))]
   lines, section = [], None
@@ -331,4 +324,4 @@ def _shown(value: float | str) -> str:
 
 
 if __name__ == '__main__':
-  outputs.start(define_flags, run)
+  start(Settings, work)

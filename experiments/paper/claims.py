@@ -18,16 +18,17 @@ class Claim:
 
   Attributes:
     section: Heading it is shown under.
-    what: In words, with site and layer.
+    what: What it is of, in words, with site and layer.
     published: A number; a text such as a latent's name; or None if it is only
       bounded.
-    low, high: Ours must be within; None is no bound. Of a published number
-      they allow for what cannot be equal, such as other samples.
+    low: Lower bound of ours; None for no bound. For a published number it
+      allows for what cannot be equal, such as other samples.
+    high: Upper bound of ours, likewise.
     source: Where the number is from.
     experiment: Name of the binary whose results have ours; '' if nothing here
       can make it, and `note` says why.
-    at: Its path there, see `find`.
-    scale: Ours times this is in the unit of the published number.
+    at: Path of our number there, see `find`.
+    scale: Factor by which ours is in the unit of the published number.
     note: What to know when reading the comparison.
   """
 
@@ -54,7 +55,7 @@ class Claim:
 
 
 def read_claims(family: str) -> list[Claim]:
-  """The claims about a model family.
+  """Reads the claims about a model family.
 
   Raises:
     ValueError: there is no such family, or its file is malformed.

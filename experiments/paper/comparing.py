@@ -19,10 +19,11 @@ class Compared:
     claim: What was published.
     verdict: INSIDE; OUTSIDE; UNJUDGED, if neither side has an interval;
       MISSING.
-    value: Ours, in the published unit; None if it is missing.
-    low, high: Its interval, if it has one.
-    n: What it was computed from, if said.
-    why: If missing.
+    value: Our number, in the published unit; None if it is missing.
+    low: Lower bound of its interval, if it has one.
+    high: Upper bound of its interval.
+    n: Size of the sample it was computed from, if known.
+    why: Why it is missing, if it is.
   """
 
   claim: Claim
@@ -34,7 +35,7 @@ class Compared:
   why: str = ''
 
   def to_dict(self) -> dict:
-    """For JSON."""
+    """Returns what results.json has."""
     fields = dataclasses.asdict(self)
     return {**fields.pop('claim'), 'ours': fields}
 
@@ -53,7 +54,7 @@ def compare(
   Args:
     claim: What was published.
     results: Binary -> its results.json; those that did not run are absent.
-    why: Binary -> why it is.
+    why: Binary -> why its results are absent.
   """
   if not claim.experiment:
     return Compared(claim=claim, verdict=MISSING, why=claim.note)
@@ -79,7 +80,7 @@ def compare(
 
 
 def _numbers(found, scale: float) -> dict | None:
-  """value, low, high and n of a number or an estimate; None for neither."""
+  """Returns value, low, high and n of an estimate; None if it is none."""
   if not isinstance(found, Mapping):
     found = {'value': found}
   value = found.get('value')

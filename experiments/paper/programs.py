@@ -9,8 +9,8 @@ class Program:
   """One binary of `experiments`.
 
   Attributes:
-    name: Of the module; its results are in a folder of this name.
-    flags: Name -> value, besides --out.
+    name: Name of the module; its results are in a folder of this name.
+    flags: Flag -> value, besides --out.
     needs: Names of programs whose results it reads.
   """
 
@@ -19,7 +19,7 @@ class Program:
   needs: Sequence[str] = ()
 
   def command(self, out: str) -> list[str]:
-    """Arguments for Python."""
+    """Returns arguments for Python."""
     given = {'out': out, **self.flags}
     return [
       '-m',
@@ -87,18 +87,19 @@ def programs(
   questions: int | None = None,
   only: Sequence[str] = PROGRAMS,
 ) -> list[Program]:
-  """What to run for a family.
+  """Returns what to run for a family.
 
   Args:
     family: One of `claims.FAMILIES`.
     out: The folder that has a folder per program.
-    entities: Folder of entity files; needed but for MiniWorld.
-    text: Plain text; likewise. For the frequency filter of entity_recognition
-      and for what `confounds` counts and reads.
+    entities: Folder of entity files; needed except for MiniWorld.
+    text: Plain text for the frequency filter of entity_recognition and for what
+      `confounds` counts and reads; needed except for MiniWorld.
     mode: 'default' or 'reference'. By default that in which published numbers
       were made, where they are to be compared with.
-    seed: Of all draws.
-    questions: That entity_recognition steers, per entity type and class.
+    seed: Random seed of all draws.
+    questions: Number of questions per entity type and class that
+      entity_recognition steers.
     only: Names of the programs to run.
 
   Raises:

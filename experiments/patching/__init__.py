@@ -15,17 +15,7 @@ does all of it for one type of entities.
 """
 
 from experiments.patching.attribution import attribute
-from experiments.patching.cells import (
-  DIRECTIONS,
-  HEAD_MAPS,
-  MAPS,
-  TOKEN_MAPS,
-  map_shape,
-)
-from experiments.patching.comparison import compare
+from experiments.patching.cells import MAPS
 from experiments.patching.naive import naive_sweep
-from experiments.patching.pairs import Pair, Statement, make_pairs
-from experiments.patching.runs import PairRun, record_pairs
-from experiments.patching.study import Settings, study_pairs
-from experiments.patching.summary import summarise
+from experiments.patching.pairs import make_pairs
 from experiments.patching.sweeps import sweep

@@ -37,93 +37,78 @@ both runs' differences), effects.safetensors (each pair's share of the way in
 every cell), and sweeps/, from which the same command goes on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Annotated
 
-from absl import flags
 import tqdm
 
-from experiments.inputs import study_inputs as subject_lib
-from experiments.inputs.study_inputs import StudyInputs
+from experiments.inputs.settings import BaseStudy
+from experiments.inputs.study_inputs import StudyInputs, open_inputs
 from experiments.latents import read_arrays, write_arrays
-from experiments.patching import (
-  DIRECTIONS,
-  MAPS,
-  Settings,
-  compare,
-  figures,
-  make_pairs,
-  study_pairs,
-  summarise,
-)
-from experiments.patching.pairs import token_labels
-from experiments.patching.summary import pair_shares
-from experiments.runs import define_number, outputs, whole
+from experiments.patching import figures
+from experiments.patching.cells import DIRECTIONS, MAPS, Map, map_shape
+from experiments.patching.comparison import compare
+from experiments.patching.pairs import make_pairs, token_labels
+from experiments.patching.study import study_pairs
+from experiments.patching.summary import pair_shares, summarise
+from experiments.runs import Count, KeepFlags, outputs, start, whole
 from experiments.runs.stages import stage
 from experiments.stats.multiplicity import ALPHA
 import gemma_jax as gj
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Defines this program's flags; returns their names."""
-  before = set(values)
-  subject_lib.define_flags(values, model='base', saes=False, latents=False)
-  common = {'flag_values': values}
-  flags.DEFINE_list('types', None, 'Types of entities. Default: all.', **common)
-  define_number('pairs', 32, 'Most pairs per type.', whole(2), **common)
-  define_number(
-    'name_tokens',
-    None,
-    "Tokens of names. Default: the commonest number of each type's.",
-    whole(),
-    **common,
-  )
-  define_number(
-    'relation_tokens', 3, 'Tokens of what follows the name.', whole(), **common
-  )
-  define_number(
-    'verify',
-    None,
-    'Cells of each map to run exactly, the first by attribution over half of '
-    'the pairs; the other half tests them. Default: all.',
-    whole(),
-    **common,
-  )
-  define_number('pairs_per_batch', 32, 'Pairs run at once.', whole(), **common)
-  flags.DEFINE_list(
-    'compare',
-    list(MAPS),
-    'Maps to sweep without sharing work too, for the first type.',
-    **common,
-  )
-  return subject_lib.finish_flags(values, before)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(BaseStudy):
+  """Which pairs of entities are taken, and how they are patched.
+
+  Attributes:
+    types: Entity types to use. Default: all there are.
+    pairs: Most pairs of each type.
+    name_tokens: Number of tokens that a name has. Default: the commonest number
+      of each type.
+    relation_tokens: Number of tokens that follow the name.
+    verify: Number of cells of each map that are run exactly, the first by
+      attribution over half of the pairs; the other half tests them. Default:
+      all cells.
+    pairs_per_batch: Pairs that are run at once.
+    compare: Maps that are also swept without sharing work, for the first type.
+  """
+
+  types: tuple[str, ...] | None = None
+  pairs: Annotated[int, whole(2)] = 32
+  name_tokens: Count | None = None
+  relation_tokens: Count = 3
+  verify: Count | None = None
+  pairs_per_batch: Count = 32
+  compare: tuple[Map, ...] = tuple(MAPS)
 
 
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
-  """Does what parsed flags say; returns the exit code."""
-  try:
-    subject = subject_lib.open_subject(values, names, model='base')
-    kinds = _kinds(values, subject)
-    model = subject.load()
-    pairs, dropped = _all_pairs(values, subject, model, kinds)
-    subject.begin()
-    settings = Settings(
-      verify=values.verify, pairs_per_batch=values.pairs_per_batch
-    )
-    results, shares = _results(subject, model, pairs, dropped, settings)
-    subject.write(
-      'patching',
-      results,
-      'Where does the model keep what it knows of an entity?',
-      summary(results),
-      figures.sections(results, shares, _texts(pairs)),
-    )
-  except (OSError, ValueError, ImportError) as error:
-    return outputs.failed(error)
-  return 0
+def work(settings: Settings, keep_flags: KeepFlags) -> str:
+  """Patches, writes the results; returns the summary."""
+  given = open_inputs(settings, keep_flags)
+  kinds = settings.types or given.people.types
+  for kind in kinds:
+    if kind not in given.people.types:
+      raise ValueError(
+        f'--types has {kind!r}; there are {", ".join(given.people.types)}.'
+      )
+  model = given.load()
+  pairs, dropped = _all_pairs(settings, given, model, kinds)
+  given.begin()
+  results, shares = _results(settings, given, model, pairs, dropped)
+  return given.write(
+    'patching',
+    results,
+    'Where does the model keep what it knows of an entity?',
+    summary(results),
+    figures.sections(results, shares, _texts(pairs)),
+  )
 
 
 def summary(results: Mapping) -> list[str]:
-  """Pairs, where the answer is by layer, top heads, what one map cost."""
+  """Says where the answer is by layer, the top heads, what one map cost."""
   lines = []
   for kind, found in results['types'].items():
     one = found['denoising']
@@ -166,7 +151,7 @@ def summary(results: Mapping) -> list[str]:
 
 
 def _path(flow, tokens) -> str:
-  """Where most of the answer is: runs of layers with the same token.
+  """Returns where most of the answer is: runs of layers with the same token.
 
   Layers of which no cell was run are left out.
   """
@@ -190,53 +175,36 @@ def _path(flow, tokens) -> str:
   return ', '.join(said)
 
 
-def _kinds(values, subject: StudyInputs) -> list[str]:
-  """The types that are asked for."""
-  kinds = list(values.types or subject.people.types)
-  for kind in kinds:
-    if kind not in subject.people.types:
-      raise ValueError(
-        f'--types has {kind!r}; there are {", ".join(subject.people.types)}.'
-      )
-  unknown = [name for name in values.compare if name not in MAPS]
-  if unknown:
-    raise ValueError(
-      f'--compare has {unknown[0]!r}; maps are {", ".join(MAPS)}.'
-    )
-  return kinds
-
-
-def _all_pairs(values, subject: StudyInputs, model, kinds):
-  """Type -> pairs, and type -> what was dropped."""
-  people = {
-    label: subject.people.of('test', label) for label in ('known', 'unknown')
-  }
+def _all_pairs(settings: Settings, given: StudyInputs, model, kinds):
+  """Returns type -> pairs, and type -> what was dropped."""
+  known, unknown = (
+    given.people.of('test', label) for label in ('known', 'unknown')
+  )
   pairs, dropped = {}, {}
   for kind in kinds:
     pairs[kind], dropped[kind] = make_pairs(
       model,
-      subject.tokenizer,
-      people['known'][kind],
-      people['unknown'][kind],
-      count=values.pairs,
-      name_tokens=values.name_tokens,
-      relation_tokens=values.relation_tokens,
-      reference=values.mode == 'reference',
-      seed=values.seed,
+      given.tokenizer,
+      known[kind],
+      unknown[kind],
+      count=settings.pairs,
+      name_tokens=settings.name_tokens,
+      relation_tokens=settings.relation_tokens,
+      reference=settings.mode == 'reference',
+      seed=settings.seed,
     )
   return pairs, dropped
 
 
-def _results(subject: StudyInputs, model, pairs, dropped, settings):
-  """Numbers for results.json, and each pair's share in every cell."""
-  out, seed = subject.out, subject.values.seed
+def _results(settings: Settings, given: StudyInputs, model, pairs, dropped):
+  """Returns numbers for results.json, and each pair's share in every cell."""
   found, shares, examples = {}, {}, []
   for kind, each in pairs.items():
-    arrays = _swept(subject, model, kind, each, settings)
-    labels = token_labels(subject.tokenizer, each)
+    arrays = _swept(settings, given, model, kind, each)
+    labels = token_labels(given.tokenizer, each)
     found[kind] = {
       'dropped': dropped[kind],
-      **summarise(arrays, labels, seed),
+      **summarise(arrays, labels, settings.seed),
     }
     shares |= {f'{kind}/{k}': v for k, v in pair_shares(arrays).items()}
     for i, pair in enumerate(each):
@@ -248,66 +216,71 @@ def _results(subject: StudyInputs, model, pairs, dropped, settings):
           'unknown_difference': arrays['denoising/base'][i],
         }
       )
-  write_arrays(out / 'effects.safetensors', shares)
-  outputs.write_lines(out / 'pairs.jsonl', examples)
-  results = {
+  write_arrays(given.out / 'effects.safetensors', shares)
+  outputs.write_lines(given.out / 'pairs.jsonl', examples)
+  costs = _compared(settings, given, model, pairs) if settings.compare else None
+  return {
     'directions': list(DIRECTIONS),
     'types': found,
-    'costs': _compared(subject, model, pairs, settings),
-  }
-  return results, shares
+    'costs': costs,
+  }, shares
 
 
-def _swept(subject: StudyInputs, model, kind, pairs, settings):
-  """The arrays of a type, computed or found."""
-  identity = _identity(subject, pairs) | {
+def _swept(settings: Settings, given: StudyInputs, model, kind, pairs):
+  """Returns the arrays of a type, computed or found."""
+  identity = _identity(given, pairs) | {
     'verify': settings.verify,
     'chosen_on': 'all' if settings.verify is None else 'the first half',
     'pairs_per_batch': settings.pairs_per_batch,
   }
-  folder = subject.out / 'sweeps' / kind
+  folder = given.out / 'sweeps' / kind
   file = 'arrays.safetensors'
 
   def make(path):
-    total = _cells(model.config, pairs, settings)
+    total = _cells(settings, model.config, pairs)
     with tqdm.tqdm(total=total, desc=f'Patching {kind}', unit='cell') as bar:
-      arrays = study_pairs(model, pairs, settings, progress=bar.update)
+      arrays = study_pairs(
+        model,
+        pairs,
+        verify=settings.verify,
+        pairs_per_batch=settings.pairs_per_batch,
+        progress=bar.update,
+      )
     write_arrays(path / file, arrays)
 
   stage(folder, identity, make)
   return read_arrays(folder / file)
 
 
-def _compared(subject: StudyInputs, model, pairs, settings) -> dict | None:
-  names = subject.values.compare
-  if not names:
-    return None
+def _compared(settings: Settings, given: StudyInputs, model, pairs) -> dict:
+  """Returns what sweeps of the first type cost, computed or found."""
   kind, each = next(iter(pairs.items()))
   each = each[: settings.pairs_per_batch]
-  folder = subject.out / 'sweeps' / 'costs'
+  folder = given.out / 'sweeps' / 'costs'
   file = 'costs.json'
 
   def make(path):
-    costs = compare(model, each, names)
+    costs = compare(model, each, settings.compare)
     outputs.write_json(path / file, costs | {'type': kind})
 
-  stage(folder, _identity(subject, each) | {'maps': names}, make)
+  stage(folder, _identity(given, each) | {'maps': settings.compare}, make)
   return outputs.read_json(folder / file)
 
 
-def _identity(subject: StudyInputs, pairs) -> dict:
-  """What the sweeps of pairs depend on."""
+def _identity(given: StudyInputs, pairs) -> dict:
+  """Returns what the sweeps of pairs depend on."""
   return {
-    'model': subject.about,
+    'model': given.about,
     'pairs': [pair.to_dict() for pair in pairs],
-    'mode': subject.values.mode,
+    'mode': given.settings.mode,
   }
 
 
-def _cells(config: gj.ModelConfig, pairs, settings) -> int:
-  """How many cells a type's sweeps have, in both directions."""
-  T, L, N = len(pairs[0].known.ids), config.num_layers, config.num_heads
-  sizes = [L * T] * 3 + [L * N] * 2
+def _cells(settings: Settings, config: gj.ModelConfig, pairs) -> int:
+  """Returns how many cells a type's sweeps have, in both directions."""
+  sizes = [
+    math.prod(map_shape(config, name, len(pairs[0].known.ids))) for name in MAPS
+  ]
   if settings.verify is not None:
     sizes = [min(size, settings.verify) for size in sizes]
   batches = -(-len(pairs) // settings.pairs_per_batch)
@@ -315,7 +288,7 @@ def _cells(config: gj.ModelConfig, pairs, settings) -> int:
 
 
 def _texts(pairs) -> dict[str, list[str]]:
-  """Type -> a line about each pair, for clicks on figures."""
+  """Returns type -> a line about each pair, for clicks on figures."""
   return {
     kind: [
       f'{p.known.text} → {p.answers[0]} | {p.unknown.text} → {p.answers[1]}'
@@ -334,4 +307,4 @@ def _estimate(found: Mapping) -> str:
 
 
 if __name__ == '__main__':
-  outputs.start(define_flags, run)
+  start(Settings, work)

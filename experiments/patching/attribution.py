@@ -22,7 +22,7 @@ import gemma_jax as gj
 def attribute(
   model: gj.Decoder, base: PairRun, donor: PairRun
 ) -> dict[str, np.ndarray]:
-  """First-order changes of the difference of logits, of all cells.
+  """Returns first-order changes of the difference of logits, of all cells.
 
   Args:
     model: Stacked.
@@ -47,7 +47,7 @@ def attribute(
 
 @functools.partial(jax.jit, static_argnames=('differ',))
 def _slopes(model, tokens, answers, sources, *, differ):
-  """Map -> [n, columns, L]: columns are tokens from `differ` on, or heads."""
+  """Returns map -> [n, columns, L] for tokens from `differ` on, or heads."""
   L, N = model.config.num_layers, model.config.num_heads
   n, T = tokens.shape
   gates = {

@@ -10,11 +10,13 @@ A patch never reaches a layer below it or a token before it.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
 import gemma_jax as gj
 
+Map = Literal['resid_pre', 'attn_out', 'mlp_out', 'z_last', 'z_all']
 # Map -> its site.
 TOKEN_MAPS = {site: site for site in ('resid_pre', 'attn_out', 'mlp_out')}
 HEAD_MAPS = {'z_last': 'z', 'z_all': 'z'}
@@ -28,10 +30,10 @@ DIRECTIONS = ('denoising', 'noising')
 def map_shape(
   config: gj.ModelConfig, name: str, num_tokens: int
 ) -> tuple[int, int]:
-  """Layers, and tokens or heads, of a map.
+  """Returns the layers, and the tokens or heads, of a map.
 
   Raises:
-    KeyError: no such map.
+    KeyError: there is no such map.
   """
   if name not in MAPS:
     raise KeyError(f'{name!r} is not one of the maps {", ".join(MAPS)}.')
@@ -40,10 +42,10 @@ def map_shape(
 
 
 def first_slot(name: str, column: int, num_tokens: int, differ: int) -> int:
-  """The first token that a cell's patch changes.
+  """Returns the first token that a cell's patch changes.
 
   Args:
-    name: Of the map.
+    name: The map.
     column: The cell's token or head.
     num_tokens: T.
     differ: The first token in which prompts differ: before it, activations of
@@ -57,14 +59,14 @@ def first_slot(name: str, column: int, num_tokens: int, differ: int) -> int:
 def every_cell(
   config: gj.ModelConfig, num_tokens: int, names=tuple(MAPS)
 ) -> dict[str, np.ndarray]:
-  """bool [L, X] for each map: all of its cells."""
+  """Returns bool [L, X] for each map: all of its cells."""
   return {
     name: np.ones(map_shape(config, name, num_tokens), bool) for name in names
   }
 
 
 def moving_cells(name: str, shape: tuple[int, int], differ: int) -> np.ndarray:
-  """bool [L, X]: cells where the two runs can differ at all."""
+  """Returns bool [L, X]: cells where the two runs can differ at all."""
   moving = np.ones(shape, bool)
   if name in TOKEN_MAPS:
     moving[:, :differ] = False
@@ -74,7 +76,7 @@ def moving_cells(name: str, shape: tuple[int, int], differ: int) -> np.ndarray:
 def top_cells(
   scores: Mapping[str, np.ndarray], count: int
 ) -> dict[str, np.ndarray]:
-  """bool [L, X] for each map: the cells of the largest |score| [L, X]."""
+  """Returns bool [L, X] for each map: cells of the largest |score| [L, X]."""
   chosen = {}
   for name, score in scores.items():
     order = np.argsort(-np.abs(score), axis=None, kind='stable')

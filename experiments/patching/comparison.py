@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from experiments.patching import costs
-from experiments.patching.cells import MAPS, every_cell
+from experiments.patching.cells import every_cell
 from experiments.patching.metrics import moved
 from experiments.patching.naive import naive_sweep
 from experiments.patching.pairs import Pair
@@ -16,13 +16,13 @@ import gemma_jax as gj
 
 
 def compare(
-  model: gj.Decoder, pairs: Sequence[Pair], names: Sequence[str] = tuple(MAPS)
+  model: gj.Decoder, pairs: Sequence[Pair], names: Sequence[str]
 ) -> dict:
-  """Denoising sweeps of the same pairs both ways, programs compiled before.
+  """Times denoising sweeps of the same pairs both ways, compiled before.
 
   Args:
     model: Stacked.
-    pairs: As many as are run at once.
+    pairs: Pairs, all of which are run at once.
     names: The maps.
 
   Returns:
@@ -101,7 +101,7 @@ def _ends(model, base, donor) -> list[dict]:
 
 
 def _timed(function, *args):
-  """What it returns, and how long that took."""
+  """Returns what a function returns, and how many seconds that took."""
   start = time.perf_counter()
   result = function(*args)
   return result, time.perf_counter() - start

@@ -17,7 +17,7 @@ import gemma_jax as gj
 
 
 def block_cost(config: gj.ModelConfig) -> int:
-  """Operations of one block for one token, attention's products left out."""
+  """Returns operations of a block for a token, without attention's products."""
   heads = config.num_heads * config.head_dim
   kv = config.num_kv_heads * config.head_dim
   return (
@@ -26,23 +26,23 @@ def block_cost(config: gj.ModelConfig) -> int:
 
 
 def attention_cost(config: gj.ModelConfig, keys: int) -> int:
-  """Operations of scores and values for one token that is given `keys`."""
+  """Returns operations of scores and values for a token with so many keys."""
   return 4 * config.num_heads * config.head_dim * keys
 
 
 def unembedding_cost(config: gj.ModelConfig, tokens: int) -> int:
-  """Operations of the logits of so many tokens at one place."""
+  """Returns operations of the logits of so many tokens at one place."""
   return 2 * config.d_model * tokens
 
 
 def naive_cost(config: gj.ModelConfig, n: int, T: int, cells: int) -> int:
-  """Every cell a whole run with all logits, as TransformerLens does it."""
+  """Returns operations if every cell is a whole run, as in TransformerLens."""
   logits = unembedding_cost(config, config.vocab_size)
   return cells * n * T * (config.num_layers * block_cost(config) + logits)
 
 
 def minimal_cost(config: gj.ModelConfig, n: int, T: int, name: str) -> int:
-  """Of all cells of a map: only layers and tokens that a patch can reach.
+  """Returns operations of what patches of all cells of a map can reach.
 
   n c L(L+1)/2 T(T+1)/2 for a map over tokens. A head at the last token has one
   token to run, a head at all tokens T of them.
@@ -62,10 +62,10 @@ def sweep_cost(
   differ: int,
   cells: Mapping[str, np.ndarray],
 ) -> int:
-  """What `sweeps.sweep` executes for these cells, without the two recordings.
+  """Returns what `sweeps.sweep` executes, without the two recordings.
 
   Args:
-    config: Of the model.
+    config: The model's config.
     n: Pairs.
     T: Tokens of each side.
     differ: First token in which pairs differ.
@@ -83,7 +83,7 @@ def sweep_cost(
 
 
 def recording_cost(config: gj.ModelConfig, n: int, T: int) -> int:
-  """What the two runs cost that all sweeps of these pairs start from."""
+  """Returns operations of the two runs that all sweeps start from."""
   per_token = block_cost(config) + attention_cost(config, T)
   return (
     2 * n * (T * config.num_layers * per_token + unembedding_cost(config, 2))

@@ -1,11 +1,11 @@
-"""Maps of patches, from the results of `experiments.patching`."""
+"""The report's sections: maps of patches, attribution, and costs."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import plotly.graph_objects as go
 
-from experiments.charts import Section, Table, heatmap, style
+from experiments import charts
+from experiments.charts import style
 from experiments.patching.cells import HEAD_MAPS, TOKEN_MAPS
 from experiments.stats.multiplicity import ALPHA
 
@@ -21,7 +21,7 @@ _DIRECTIONS = {
   'run',
   'noising': 'Noising: the unknown entity’s activations in the known one’s run',
 }
-_MOVED = 'share of the way to the donor'
+_ENDS = ('value', 'low', 'high')
 # Pairs that a click on a cell shows, those that it moves most.
 _SHOWN = 3
 
@@ -30,8 +30,8 @@ def sections(
   results: Mapping,
   shares: Mapping[str, np.ndarray],
   texts: Mapping[str, Sequence[str]],
-) -> list[Section]:
-  """The page's sections.
+) -> list[charts.Section]:
+  """Returns the page's sections.
 
   Args:
     results: 'types' and 'costs' of results.json.
@@ -39,21 +39,87 @@ def sections(
       on a cell shows its largest.
     texts: Type -> a line about each pair.
   """
-  found = [_pairs_section(results['types'])]
-  for kind, one in results['types'].items():
+  types = results['types']
+  found = [_pairs_section(types)]
+  for kind, one in types.items():
     for direction, title in _DIRECTIONS.items():
       found.append(
-        _direction_section(kind, one, direction, title, shares, texts[kind])
+        charts.Section(
+          title=f'{kind}. {title}',
+          text=_direction_text(one, direction),
+          figures=[
+            effect_maps(kind, one, direction, names, shares, texts[kind])
+            for names in (TOKEN_MAPS, HEAD_MAPS)
+          ],
+          tables=[_heads_table(one[direction]['top_heads'])],
+        )
       )
-  found.append(_attribution_section(results['types']))
+  found.append(_attribution_section(types))
   if results['costs']:
     found.append(_costs_section(results['costs']))
   return found
 
 
-def _pairs_section(types) -> Section:
+def effect_maps(kind, one, direction, names, shares, texts):
+  """Shows how far each cell moves the answer, in a panel per map.
+
+  Args:
+    kind: Type of entities.
+    one: Results of this type.
+    direction: 'denoising' or 'noising'.
+    names: Maps: TOKEN_MAPS or HEAD_MAPS.
+    shares: See `sections`.
+    texts: A line about each pair.
+  """
+  maps = one[direction]['maps']
+  panels = lambda draw: {
+    _TITLES[name]: draw(name, maps[name]) for name in names
+  }
+  values = panels(lambda _, found: _values(found))
+  L, X = next(iter(values.values())).shape
+  of_tokens = names is TOKEN_MAPS
+  return charts.heatmap(
+    values,
+    x=one['tokens'] if of_tokens else list(map(str, range(X))),
+    y=list(map(str, range(L))),
+    x_title='token' if of_tokens else 'head',
+    y_title='layer',
+    colour_title='share of the way to the donor',
+    hover=panels(lambda _, found: _hover(found)),
+    significant=panels(lambda _, found: _p_values(found) <= ALPHA),
+    details=panels(
+      lambda name, found: _details(
+        found, shares[f'{kind}/{direction}/{name}'], texts
+      )
+    ),
+    range=1 if of_tokens else None,
+  )
+
+
+def attribution_scatter(types: Mapping):
+  """Shows the exact share of every cell of denoising against the guess."""
+  return charts.scatter(
+    [
+      charts.Point(
+        guess[cell],
+        exact[cell],
+        group=_TITLES[name],
+        hover=f'{kind}, layer {cell[0]}, {found["columns"]} {cell[1]}',
+      )
+      for kind, one in types.items()
+      for name, found in one['denoising']['maps'].items()
+      for guess in [np.asarray(found['attribution']['value'], float)]
+      for exact in [_values(found)]
+      for cell in map(tuple, np.argwhere(np.isfinite(exact)).tolist())
+    ],
+    x_title='attributed share',
+    y_title='exact share',
+  )
+
+
+def _pairs_section(types) -> charts.Section:
   counts = list(next(iter(types.values()))['dropped'])
-  return Section(
+  return charts.Section(
     title='Pairs, and what was dropped',
     text=[
       'Statements about test entities, known and unknown, that were left out '
@@ -63,10 +129,10 @@ def _pairs_section(types) -> Section:
       'with the same token; and the pairs that were taken.'
     ],
     tables=[
-      Table(
-        columns=['type', *(name.replace('_', ' ') for name in counts)],
-        rows=[
-          [kind, *(str(one['dropped'][name]) for name in counts)]
+      charts.table(
+        ['type', *(name.replace('_', ' ') for name in counts)],
+        [
+          [kind, *(one['dropped'][name] for name in counts)]
           for kind, one in types.items()
         ],
       )
@@ -74,50 +140,19 @@ def _pairs_section(types) -> Section:
   )
 
 
-def _direction_section(kind, one, direction, title, shares, texts) -> Section:
-  result = one[direction]
-  by_map = lambda names, size: {_TITLES[name]: size(name) for name in names}
-  pairs_of = lambda name: shares[f'{kind}/{direction}/{name}']
-
-  def figure(names, x, x_title):
-    return heatmap(
-      by_map(names, lambda name: _values(result['maps'][name])),
-      x=x,
-      y=[str(layer) for layer in range(len(result['flow']))],
-      x_title=x_title,
-      y_title='layer',
-      colour_title=_MOVED,
-      hover=by_map(names, lambda name: _hover(result['maps'][name])),
-      significant=by_map(
-        names, lambda name: _significant(result['maps'][name])
-      ),
-      details=by_map(
-        names,
-        lambda name: _details(result['maps'][name], pairs_of(name), texts),
-      ),
-      range=1 if names == tuple(TOKEN_MAPS) else None,
-    )
-
-  heads = result['maps']['z_last']['moved']['value']
-  rows = [
-    [
-      _TITLES[name],
-      head['name'],
-      _interval(head['moved']),
-      _p(head['p_adjusted']),
-    ]
-    for name in HEAD_MAPS
-    for head in result['top_heads'][name]
-  ]
-  differences, chosen_on = result['differences'], one['chosen_on']
+def _direction_text(one, direction) -> list[str]:
+  result, chosen_on = one[direction], one['chosen_on']
+  known, unknown = (
+    style.interval(*(result['differences'][label][end] for end in _ENDS))
+    for label in ('known', 'unknown')
+  )
   text = [
     f'{one["dropped"]["pairs"]} pairs. The logit of the known answer is '
-    f'{_interval(differences["known"])} above the unknown one’s for known '
-    f'entities and {_interval(differences["unknown"])} for unknown ones; '
-    'colours are shares of the way from the patched run to the donor’s. A '
-    f'black dot: the maximum over the map’s {"chosen " * bool(chosen_on)}cells '
-    f'is as large in {ALPHA:.0%} of sign-flip permutations or fewer. Intervals '
-    'are bootstraps over pairs.'
+    f'{known} above the unknown one’s for known entities and {unknown} for '
+    'unknown ones; colours are shares of the way from the patched run to the '
+    'donor’s. A black dot: the maximum over the map’s '
+    f'{"chosen " * bool(chosen_on)}cells is as large in {ALPHA:.0%} of '
+    'sign-flip permutations or fewer. Intervals are bootstraps over pairs.'
   ]
   if chosen_on:
     text.append(
@@ -129,60 +164,32 @@ def _direction_section(kind, one, direction, title, shares, texts) -> Section:
     text.insert(
       0, 'The two runs do not differ for certain: these shares mean nothing.'
     )
-  return Section(
-    title=f'{kind}. {title}',
-    text=text,
-    figures=[
-      figure(tuple(TOKEN_MAPS), one['tokens'], 'token'),
-      figure(tuple(HEAD_MAPS), [str(h) for h in range(len(heads[0]))], 'head'),
+  return text
+
+
+def _heads_table(top_heads) -> charts.Table:
+  return charts.table(
+    ['site', 'head', 'share', 'p (max-T)'],
+    [
+      [_TITLES[name], head['name'], head['moved'], _p(head['p_adjusted'])]
+      for name, heads in top_heads.items()
+      for head in heads
     ],
-    tables=[Table(columns=['site', 'head', 'share', 'p (max-T)'], rows=rows)],
   )
 
 
-def _attribution_section(types) -> Section:
-  figure = go.Figure()
-  names = [*TOKEN_MAPS, *HEAD_MAPS]
-  colours = style.colours(names)
+def _attribution_section(types) -> charts.Section:
   rows = []
   for kind, one in types.items():
     for direction in _DIRECTIONS:
-      for name in names:
-        found = one[direction]['maps'][name]
-        guess = found['attribution']
+      for name, found in one[direction]['maps'].items():
+        guess, top = found['attribution'], found['attribution']['top']
+        shared = f'{top["shared"]} of {top["k"]}'
         rows.append(
-          [
-            kind,
-            direction,
-            _TITLES[name],
-            _interval(guess['spearman']),
-            f'{guess["top"]["shared"]} of {guess["top"]["k"]}',
-            str(guess['cells']),
-          ]
+          [kind, direction, _TITLES[name], guess['spearman'], shared]
+          + [guess['cells']]
         )
-        if direction != 'denoising':
-          continue
-        exact = _values(found)
-        cells = np.argwhere(np.isfinite(exact))
-        figure.add_trace(
-          go.Scatter(
-            name=_TITLES[name],
-            legendgroup=name,
-            showlegend=kind == next(iter(types)),
-            mode='markers',
-            marker={'color': colours[name], 'size': 5, 'opacity': 0.6},
-            x=[float(guess['value'][i][j]) for i, j in cells],
-            y=[float(exact[i, j]) for i, j in cells],
-            hovertext=[
-              f'{style.text(kind)}, {_TITLES[name]}, layer {i}, '
-              f'{found["columns"]} {j}'
-              for i, j in cells
-            ],
-            hoverinfo='text+x+y',
-          )
-        )
-  figure = style.styled(figure, x='attributed share', y='exact share')
-  return Section(
+  return charts.Section(
     title='Attribution and exact patching',
     text=[
       'One backward pass guesses every cell; the exact sweep says what is so. '
@@ -192,47 +199,36 @@ def _attribution_section(types) -> Section:
       'which says nothing of the others. “Shared” counts how many of the '
       'largest exact cells are among the largest guesses.'
     ],
-    figures=[figure],
+    figures=[attribution_scatter(types)],
     tables=[
-      Table(
-        columns=[
-          'type',
-          'direction',
-          'map',
-          'Spearman',
-          'largest shared',
-          'cells',
-        ],
-        rows=rows,
+      charts.table(
+        ['type', 'direction', 'map', 'Spearman', 'largest shared', 'cells'],
+        rows,
       )
     ],
   )
 
 
-def _costs_section(costs) -> Section:
-  rows = [
-    [
-      row['map'],
-      f'{row["operations"]:.3g}',
-      f'{row["minimal_operations"]:.3g}',
-      f'{row["naive_operations"]:.3g}',
-      f'{row["seconds"]:.3f}',
-      f'{row["naive_seconds"]:.3f}',
-      f'{row["largest_difference"]:.1e}',
-    ]
-    for row in costs['maps']
-  ]
-  ends = [
-    [
-      end['where'],
-      f'{end["expected"]:g}',
-      f'{end["moved"]:.6f}',
-      f'{end["largest_difference"]:.1e}',
-    ]
-    for end in costs['ends']
-  ]
+def _costs_section(costs) -> charts.Section:
   recording = costs['recording']
-  return Section(
+  columns = {
+    'map': 'map',
+    'operations': 'operations',
+    'minimal_operations': 'formula of the minimum',
+    'naive_operations': 'without sharing',
+    'seconds': 'seconds',
+    'naive_seconds': 'without sharing',
+    'largest_difference': 'largest difference of logits',
+  }
+  ends = {
+    'where': 'patch',
+    'expected': 'must move',
+    'moved': 'moved',
+    'largest_difference': 'largest difference',
+  }
+  # Whole numbers would have all their digits.
+  cell = lambda value: value if isinstance(value, str) else float(value)
+  return charts.Section(
     title='What the sweeps cost',
     text=[
       f'Denoising of {costs["pairs"]} pairs of {costs["tokens"]} tokens, which '
@@ -247,22 +243,11 @@ def _costs_section(costs) -> Section:
       'Two patches have a known effect, whatever the model.',
     ],
     tables=[
-      Table(
-        columns=[
-          'map',
-          'operations',
-          'formula of the minimum',
-          'without sharing',
-          'seconds',
-          'without sharing',
-          'largest difference of logits',
-        ],
-        rows=rows,
-      ),
-      Table(
-        columns=['patch', 'must move', 'moved', 'largest difference'],
-        rows=ends,
-      ),
+      charts.table(
+        list(named.values()),
+        [[cell(row[key]) for key in named] for row in costs[part]],
+      )
+      for part, named in (('maps', columns), ('ends', ends))
     ],
   )
 
@@ -271,52 +256,38 @@ def _values(found) -> np.ndarray:
   return np.asarray(found['moved']['value'], float)
 
 
-def _significant(found) -> np.ndarray:
-  return np.asarray(found['p_adjusted'], float) <= ALPHA
+def _p_values(found) -> np.ndarray:
+  return np.asarray(found['p_adjusted'], float)
 
 
 def _hover(found) -> list[list[str]]:
-  grid, eq13 = found['moved'], found['eq13']
-  p = np.asarray(found['p_adjusted'], float)
-  value = _values(found)
-  return [
-    [
-      f'[{grid["low"][i][j]:.3f}, {grid["high"][i][j]:.3f}], n {grid["n"]}\n'
-      f'Eq. 13: {eq13["value"][i][j]:.3f}\n'
-      f'p {_p(p[i, j])}'
-      if np.isfinite(value[i, j])
-      else 'not run'
-      for j in range(value.shape[1])
-    ]
-    for i in range(value.shape[0])
-  ]
+  """Returns interval, n, equation 13 and p of each cell that was run."""
+  _, low, high = (np.asarray(found['moved'][end], float) for end in _ENDS)
+  eq13, p = np.asarray(found['eq13']['value'], float), _p_values(found)
+  said = lambda cell: (
+    f'[{low[cell]:.3f}, {high[cell]:.3f}], n {found["moved"]["n"]}\n'
+    f'Eq. 13: {eq13[cell]:.3f}\np {_p(p[cell])}'
+  )
+  return _by_cell(found, said, 'not run')
 
 
 def _details(found, shares, texts) -> list[list[str]]:
-  """The pairs that each cell moves most."""
-  value = _values(found)
+  """Returns the pairs that each cell moves most."""
+  order = np.argsort(-abs(shares), axis=-1, kind='stable')[..., :_SHOWN]
+  said = lambda cell: '\n'.join(
+    f'{shares[cell][n]:+.3f}  {texts[n]}' for n in order[cell]
+  )
+  return _by_cell(found, said, '')
+
+
+def _by_cell(found, said, otherwise) -> list[list[str]]:
+  """Returns [L][X] what is said of each cell that was run, or otherwise."""
+  run = np.isfinite(_values(found))
   return [
-    [
-      '\n'.join(
-        f'{shares[i, j, n]:+.3f}  {texts[n]}'
-        for n in np.argsort(-abs(shares[i, j]), kind='stable')[:_SHOWN]
-      )
-      if np.isfinite(value[i, j])
-      else ''
-      for j in range(value.shape[1])
-    ]
-    for i in range(value.shape[0])
+    [said((i, j)) if run[i, j] else otherwise for j in range(run.shape[1])]
+    for i in range(run.shape[0])
   ]
 
 
 def _p(value) -> str:
-  return f'{value:.3g}' if np.isfinite(value) else 'not tested'
-
-
-def _interval(found) -> str:
-  value, low, high = (found[part] for part in ('value', 'low', 'high'))
-  if value is None:
-    return 'not defined'
-  if low is None:
-    return f'{value:.3f}'
-  return f'{value:.3f} [{low:.3f}, {high:.3f}]'
+  return 'not tested' if value is None or np.isnan(value) else f'{value:.3g}'

@@ -15,13 +15,12 @@ import dataclasses
 
 import numpy as np
 
-from experiments.stats.intervals import Estimate
 from experiments.stats.resampling import bounds, draw
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
-  """Estimates of many cells from the same n pairs.
+  """Holds estimates of many cells from the same n pairs.
 
   Attributes:
     value, low, high: float64 [L, X]; NaN where nothing was measured. Bounds are
@@ -35,49 +34,42 @@ class Grid:
   n: int
 
   def to_dict(self) -> dict:
-    """For JSON: three tables and n; what is NaN becomes null."""
+    """Returns three tables and n for JSON, where NaN becomes null."""
     return dataclasses.asdict(self)
-
-  def at(self, *cell: int) -> Estimate:
-    """One cell."""
-    value, low, high = (
-      float(part[cell]) for part in (self.value, self.low, self.high)
-    )
-    return Estimate(value=value, low=low, high=high, n=self.n)
 
 
 def moved(
   patched: np.ndarray, base: np.ndarray, donor: np.ndarray
 ) -> np.ndarray:
-  """Shares of the way of each pair, [..., n]; their mean is the map's value.
+  """Returns each pair's share of the way, [..., n]; maps have its mean.
 
   The way is the mean one: a pair whose two runs hardly differ would have a
-  share of anything. Of no way at all there are none: NaN.
+  share of anything. Where there is no way at all, shares are NaN.
   """
   way = donor.astype(float).mean() - base.astype(float).mean()
   return (patched.astype(float) - base) / (way or np.nan)
 
 
 def moved_grid(patched, base, donor, seed: int) -> Grid:
-  """`moved` of each cell; both means are resampled together.
+  """Returns `moved` of each cell; both means are resampled together.
 
   Args:
     patched: float [L, X, n].
     base: float [n].
     donor: float [n].
-    seed: Of the bootstrap.
+    seed: Random seed of the bootstrap.
   """
   patched = patched.astype(float)
   return _ratio(patched - base, donor.astype(float) - base, seed)
 
 
 def eq13_grid(patched, known, seed: int) -> Grid:
-  """Eq. 13 of the paper: mean patched difference over mean known difference."""
+  """Returns Eq. 13 of the paper: mean patched over mean known difference."""
   return _ratio(patched.astype(float), known.astype(float), seed)
 
 
 def _ratio(top, bottom, seed) -> Grid:
-  """Means of top [L, X, n] over the mean of bottom [n]."""
+  """Returns means of top [L, X, n] over the mean of bottom [n]."""
   value = top.mean(-1) / (bottom.mean() or np.nan)
   low = high = np.full_like(value, np.nan)
   if len(bottom) > 1:

@@ -16,7 +16,7 @@ def naive_sweep(
   answers: np.ndarray,
   cells: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
-  """What `sweeps.sweep` gives, from `gemma_jax.run` and its patches alone.
+  """Returns what `sweeps.sweep` gives, from `gemma_jax.run` alone.
 
   Args:
     model: Any.

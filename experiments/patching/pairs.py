@@ -27,13 +27,13 @@ import gemma_jax as gj
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Statement:
-  """What the model reads about an entity, and how it could go on.
+  """Holds what the model reads about an entity, and how it could go on.
 
   Attributes:
-    entity: Name.
+    entity: Name of the entity.
     prompt_type: Name of what is stated.
-    text: All of it.
-    ids: Its tokens, BOS first.
+    text: The whole statement.
+    ids: Tokens of the statement, BOS first.
     span: The name's tokens [start, stop).
     items: Parts of the entity's attribute, each with its first token.
   """
@@ -47,13 +47,13 @@ class Statement:
 
   @property
   def name_tokens(self) -> int:
-    """Tokens of the name."""
+    """Returns the number of tokens of the name."""
     return self.span[1] - self.span[0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair:
-  """Two statements of equal length and the same relation.
+  """Holds two statements of equal length and the same relation.
 
   Attributes:
     known, unknown: The statements.
@@ -67,7 +67,7 @@ class Pair:
   answer_ids: tuple[int, int]
 
   def to_dict(self) -> dict:
-    """For a line of examples.jsonl, or an identity."""
+    """Returns the pair for a line of pairs.jsonl, or an identity."""
     return {
       'prompt_type': self.known.prompt_type,
       'known': self.known.text,
@@ -94,19 +94,19 @@ def make_pairs(
   reference: bool = False,
   seed: int = 0,
 ) -> tuple[list[Pair], dict[str, int]]:
-  """Pairs of one type of entities, and what was dropped on the way.
+  """Makes pairs of one type of entities; counts what was dropped on the way.
 
   Args:
     model: The base model, which says which item of a list it would name.
-    tokenizer: Its.
-    known: Entities of one type and split.
-    unknown: Likewise.
+    tokenizer: The model's tokenizer.
+    known: Known entities of one type and split.
+    unknown: Unknown entities of the same.
     count: Most pairs.
-    name_tokens: Of names; None is the number that gives most pairs.
-    relation_tokens: Of what follows the name.
-    reference: As published: an answer that is a list stands for its last item,
-      and the two relations of players' births are exchanged.
-    seed: Of the order in which entities are taken.
+    name_tokens: Number of tokens of a name. Default: the commonest number.
+    relation_tokens: Number of tokens that follow the name.
+    reference: True to do as published: an answer that is a list stands for its
+      last item, and the two relations of players' births are exchanged.
+    seed: Random seed of the order in which entities are taken.
 
   Returns:
     The pairs, all of equal length; and counts of statements with names or
@@ -168,7 +168,7 @@ def make_pairs(
 
 
 def pair_tokens(pairs: Sequence[Pair]) -> dict[str, np.ndarray]:
-  """'known' and 'unknown' -> int32 [n, T]; 'answers' -> int32 [n, 2]."""
+  """Returns 'known', 'unknown' -> int32 [n, T]; 'answers' -> int32 [n, 2]."""
   return {
     'known': np.asarray([p.known.ids for p in pairs], np.int32),
     'unknown': np.asarray([p.unknown.ids for p in pairs], np.int32),
@@ -177,7 +177,7 @@ def pair_tokens(pairs: Sequence[Pair]) -> dict[str, np.ndarray]:
 
 
 def token_labels(tokenizer: gj.Tokenizer, pairs: Sequence[Pair]) -> list[str]:
-  """What stands at each token: its text where all pairs agree, or its part."""
+  """Returns each token's text where all pairs agree, or else its part."""
   start, stop = pairs[0].known.span
   columns = np.asarray([s.ids for p in pairs for s in (p.known, p.unknown)]).T
   labels = []
@@ -201,7 +201,7 @@ def _shuffled(entities, seed, label) -> list[Entity]:
 
 
 def _statements(tokenizer, entity, reference, seed) -> list[Statement]:
-  """Those about an entity, in an order of its own."""
+  """Returns the statements about an entity, in an order of its own."""
   found = []
   types = [each for each in prompt_types_of(entity) if each.statement]
   key = zlib.crc32(f'{entity.type}/{entity.name}'.encode())
@@ -230,7 +230,7 @@ def _statements(tokenizer, entity, reference, seed) -> list[Statement]:
 
 
 def _commonest(statements: Mapping[str, Sequence[Statement]]) -> int:
-  """The number of tokens of names that most statements of both classes have."""
+  """Returns how many tokens most names of both classes have."""
   counts = [
     Counter(s.name_tokens for s in statements[label]) for label in CLASSES
   ]
@@ -240,7 +240,7 @@ def _commonest(statements: Mapping[str, Sequence[Statement]]) -> int:
 
 
 def _couples(statements) -> list[tuple[Statement, Statement]]:
-  """Each unknown entity with the first known one left of the same relation."""
+  """Pairs each unknown entity with the first known one of its relation."""
   waiting: dict = {}
   for statement in statements['known']:
     key = (statement.prompt_type, len(statement.ids), statement.span)
@@ -261,7 +261,7 @@ def _couples(statements) -> list[tuple[Statement, Statement]]:
 
 
 def _answers(model, couples, rows, reference):
-  """For each couple the (item, token) of the known and of the unknown side."""
+  """Returns for each couple the (item, token) of both sides, known first."""
   if reference:
     return [(one.items[-1], other.items[-1]) for one, other in couples]
   if all(len(s.items) == 1 for couple in couples for s in couple):

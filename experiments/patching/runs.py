@@ -18,12 +18,12 @@ SITES = ('attn_out', 'mlp_out', 'z')
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PairRun:
-  """One side of all pairs, run without changes.
+  """Holds one side of all pairs, run without changes.
 
   Attributes:
     tokens: int32 [n, T]; no padding.
     answers: int32 [n, 2], first tokens of the known and the unknown answer.
-    recording: Of the run, with the activations of SITES.
+    recording: The run's recording, with the activations of SITES.
     difference: float32 [n], logit of the known answer minus the unknown's, at
       the last token.
   """
@@ -35,7 +35,7 @@ class PairRun:
 
   @functools.cached_property
   def sources(self) -> dict[str, jax.Array]:
-    """Site -> [L, n, T, W], what it gives as the donor of patches."""
+    """Returns site -> [L, n, T, W], what patches take from this run."""
     streams = {'resid_pre': self.recording.stream[:-1]}
     return streams | self.recording.activations
 
@@ -43,10 +43,10 @@ class PairRun:
 def record_pairs(
   model: gj.Decoder, pairs: Sequence[Pair], direction: str
 ) -> tuple[PairRun, PairRun]:
-  """The run that is patched, and the run that activations are taken from.
+  """Records the run that is patched, and the one that activations are from.
 
   Raises:
-    ValueError: no such direction.
+    ValueError: there is no such direction.
   """
   if direction not in DIRECTIONS:
     raise ValueError(f'direction is {direction!r}, expected {DIRECTIONS}.')
@@ -80,7 +80,7 @@ def record_run(
 def logit_difference(
   model: gj.Decoder, stream: jax.Array, answers: jax.Array
 ) -> jax.Array:
-  """float32 [n] of the stream [n, T, D] that leaves the last layer."""
+  """Returns float32 [n] of the stream [n, T, D] that leaves the last layer."""
   logits = gj.unembed(model, stream[:, -1], answers)
   return logits[:, 0] - logits[:, 1]
 

@@ -1,7 +1,6 @@
 """All sweeps of the pairs of one type of entities."""
 
 from collections.abc import Callable, Mapping, Sequence
-import dataclasses
 
 import numpy as np
 
@@ -19,34 +18,23 @@ from experiments.patching.sweeps import first_difference, sweep
 import gemma_jax as gj
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-  """How sweeps are run.
-
-  Attributes:
-    verify: How many cells of each map are run exactly, those of the largest
-      mean attribution over the first half of the pairs, so that the others can
-      test them; None is all.
-    pairs_per_batch: Bounds memory.
-  """
-
-  verify: int | None = None
-  pairs_per_batch: int = 32
-
-
 def study_pairs(
   model: gj.Decoder,
   pairs: Sequence[Pair],
-  settings: Settings = Settings(),
   *,
+  verify: int | None = None,
+  pairs_per_batch: int = 32,
   progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, np.ndarray]:
-  """Attribution and exact sweeps in both directions.
+  """Attributes and sweeps exactly, in both directions.
 
   Args:
     model: Stacked.
-    pairs: Of equal length.
-    settings: See there.
+    pairs: Pairs of equal length.
+    verify: Number of cells of each map that are run exactly, those of the
+      largest mean attribution over the first half of the pairs, so that the
+      others can test them. Default: all cells.
+    pairs_per_batch: Pairs that are run at once, which bounds memory.
     progress: Called with the number of cells that were run.
 
   Returns:
@@ -56,7 +44,7 @@ def study_pairs(
     '<direction>/donor' -> float32 [n]; 'differ' [1], the first token in which
     pairs differ; 'chosen_on' [1], how many first pairs cells were chosen on.
   """
-  n, size = len(pairs), min(settings.pairs_per_batch, len(pairs))
+  n, size = len(pairs), min(pairs_per_batch, len(pairs))
   arrays = {}
   for direction in DIRECTIONS:
     batches = [
@@ -66,8 +54,8 @@ def study_pairs(
     differ = min(first_difference(*batch) for batch in batches)
     guessed = _joined([attribute(model, *batch) for batch in batches], n)
     cells = every_cell(model.config, len(pairs[0].known.ids))
-    if settings.verify is not None:
-      cells = choose_cells(guessed, differ, settings.verify)
+    if verify is not None:
+      cells = choose_cells(guessed, differ, verify)
     patched = _joined(
       [sweep(model, *batch, cells, progress=progress) for batch in batches], n
     )
@@ -78,19 +66,19 @@ def study_pairs(
       rows = np.concatenate([batch[i].difference for batch in batches])
       arrays[f'{direction}/{side}'] = rows[:n]
     arrays['differ'] = np.asarray([differ])
-  arrays['chosen_on'] = np.asarray([0 if settings.verify is None else half(n)])
+  arrays['chosen_on'] = np.asarray([0 if verify is None else half(n)])
   return arrays
 
 
 def half(n: int) -> int:
-  """How many of n pairs cells are chosen on, one at least."""
+  """Returns how many of n pairs cells are chosen on, one at least."""
   return -(-n // 2)
 
 
 def choose_cells(
   guessed: Mapping[str, np.ndarray], differ: int, count: int
 ) -> dict[str, np.ndarray]:
-  """bool [L, X] for each map: cells to run.
+  """Returns bool [L, X] for each map: cells to run.
 
   Args:
     guessed: Map -> attributed changes [L, X, n]; of half of the pairs the
@@ -110,12 +98,12 @@ def choose_cells(
 
 
 def _filled(batch: Sequence[Pair], size: int) -> list[Pair]:
-  """The batch with its last pair repeated: one program serves all batches."""
+  """Repeats the last pair, so that one program serves all batches."""
   return [*batch, *[batch[-1]] * (size - len(batch))]
 
 
 def _joined(parts, n) -> dict[str, np.ndarray]:
-  """Map -> [L, X, n] of batches, without what filled the last one."""
+  """Returns map -> [L, X, n] of batches, without what filled the last one."""
   return {
     name: np.concatenate([part[name] for part in parts], axis=-1)[..., :n]
     for name in parts[0]

@@ -23,12 +23,12 @@ TOP_HEADS = 10
 def summarise(
   arrays: Mapping[str, np.ndarray], labels: Sequence[str], seed: int = 0
 ) -> dict:
-  """Numbers of both directions.
+  """Returns the numbers of both directions.
 
   Args:
-    arrays: Of `study.study_pairs`.
+    arrays: What `study.study_pairs` returned.
     labels: What stands at each token, [T].
-    seed: Of intervals and permutations.
+    seed: Random seed of intervals and permutations.
 
   Returns:
     {direction: {'differences', 'defined', 'maps', 'top_heads', 'flow'}}.
@@ -59,7 +59,7 @@ def summarise(
 
 
 def pair_shares(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """'<direction>/<map>' -> each pair's share of the way, float32 [L, X, n]."""
+  """Returns '<direction>/<map>' -> each pair's share, float32 [L, X, n]."""
   return {
     f'{direction}/{name}': moved(
       arrays[f'{direction}/{name}'],
@@ -125,7 +125,7 @@ def _map(arrays, name, known, differ, chosen_on, seed) -> dict:
 
 
 def _shared(exact, guessed, k) -> int:
-  """How many of the k largest are the k largest of the other too."""
+  """Returns how many of the k largest are among the other's k largest."""
   top = [
     set(np.argsort(-abs(x.mean(-1)))[:k].tolist()) for x in (exact, guessed)
   ]
@@ -133,7 +133,7 @@ def _shared(exact, guessed, k) -> int:
 
 
 def _top_heads(found) -> list[dict]:
-  """Heads of the largest absolute share, with what is known of each."""
+  """Returns heads of the largest absolute share, with what is known of each."""
   grid = found['moved']
   value = np.nan_to_num(grid['value'])
   order = np.argsort(-abs(value), axis=None, kind='stable')[:TOP_HEADS]
@@ -155,7 +155,7 @@ def _top_heads(found) -> list[dict]:
 
 
 def _flow(grid, differ) -> list[dict]:
-  """For each layer, the token whose stream moves the answer most."""
+  """Returns for each layer the token whose stream moves the answer most."""
   value = np.where(np.isfinite(grid['value']), grid['value'], -np.inf)
   value[:, :differ] = -np.inf
   peaks = [

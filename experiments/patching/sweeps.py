@@ -28,10 +28,10 @@ import gemma_jax as gj
 
 
 def first_difference(base: PairRun, donor: PairRun) -> int:
-  """The first token in which any pair differs.
+  """Returns the first token in which any pair differs.
 
   Raises:
-    ValueError: none does.
+    ValueError: no pair differs.
   """
   differ = (base.tokens != donor.tokens).any(axis=0)
   if not differ.any():
@@ -47,7 +47,7 @@ def sweep(
   *,
   progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, np.ndarray]:
-  """The difference of logits after each patch.
+  """Returns the difference of logits after each patch.
 
   Args:
     model: Stacked.
@@ -98,7 +98,7 @@ def sweep(
 def _patched(
   model, recording, sources, answers, layer, which, head, *, slot, whole
 ):
-  """float32 [n]: the difference of logits after one patch.
+  """Returns float32 [n], the difference of logits after one patch.
 
   `which` counts the sites of `sources` in order, `head` matters for z. The
   patch is at `slot`; at all tokens from there on if `whole`.

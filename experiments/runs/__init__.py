@@ -2,19 +2,13 @@
 
 binary      flags to settings, errors to exit codes
 settings    flags from a study's dataclass
-numbers     numbers in flags, and their bounds
+numbers     bounds of numbers in flags
 compiled    programs kept between arms and runs
 """
 
 from experiments.runs.binary import KeepFlags, start
 from experiments.runs.compiled import keep_programs
 from experiments.runs.numbers import (
-  FEW,
-  LAYER,
-  MANY,
-  POSITIVE,
-  SEED,
-  SHARE,
   SIGNED,
   Count,
   Few,
@@ -24,8 +18,6 @@ from experiments.runs.numbers import (
   Positive,
   Seed,
   Share,
-  define_number,
-  define_numbers,
   real,
   whole,
 )

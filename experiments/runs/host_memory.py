@@ -1,7 +1,9 @@
-"""How much memory the host has left."""
+"""How much memory the host and its devices have left."""
 
 import os
 import pathlib
+
+import jax
 
 
 def available_memory() -> int:
@@ -19,3 +21,20 @@ def available_memory() -> int:
   except (OSError, ValueError):  # no cgroup, or no limit ('max')
     pass
   return free
+
+
+def available_bytes() -> int | None:
+  """Returns the bytes left on the smallest device; None if it does not say.
+
+  On a CPU these are the bytes that the host has left.
+  """
+  limits = []
+  for device in jax.local_devices():
+    stats = device.memory_stats() or {}
+    if 'bytes_limit' in stats:
+      limits.append(stats['bytes_limit'] - stats.get('bytes_in_use', 0))
+  if limits:
+    return min(limits)
+  if jax.default_backend() != 'cpu':
+    return None
+  return available_memory()

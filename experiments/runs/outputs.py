@@ -5,7 +5,7 @@ results.json   every number, with n, intervals, seeds and versions
 report.html    see `experiments/charts`
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 import importlib.metadata
 import json
 import math
@@ -14,12 +14,10 @@ import pathlib
 import platform
 import sys
 
-from absl import app, flags
+from absl import flags
 import jax
 import numpy as np
-from safetensors import SafetensorError
 
-from experiments.runs import run_lock
 from gemma_jax import json_files, whole_files
 from gemma_jax.whole_files import replaced_folder as replaced_folder
 from gemma_jax.whole_files import write_text as write_text
@@ -98,12 +96,6 @@ def write_flags(
     write_text(path, '\n'.join(lines) + '\n')
 
 
-def show_in_help(values: flags.FlagValues, names: Iterable[str]):
-  """Has --help list flags that were defined in other modules."""
-  for name in names:
-    values.register_key_flag_for_module(sys.argv[0], values[name])
-
-
 def versions() -> dict[str, str]:
   """Of what computed the numbers, and on which kind of device."""
   packages = ('knowledge-awareness-jax', 'jax', 'jaxlib', 'flax', 'numpy')
@@ -141,43 +133,6 @@ def check_same_run(path: pathlib.Path, identity: Mapping, resumes: bool):
         + '. Use its flags to resume it, or another --out.'
       )
   write_text(path, json.dumps(now, indent=2) + '\n')
-
-
-def start(
-  define_flags: Callable[[], list[str]],
-  run: Callable[[flags.FlagValues, Sequence[str]], int],
-  *,
-  lock: bool = True,
-):
-  """Runs a binary, whose exit code is what `run` returns.
-
-  Args:
-    define_flags: Defines its flags and returns their names.
-    run: Gets parsed flags and those names.
-    lock: True if --out, where it is given, is a run's folder, which one
-      process writes at a time.
-  """
-  flags.FLAGS.verbosity = -1  # libraries log warnings only, unless told to
-  names = define_flags()
-  show_in_help(flags.FLAGS, names)
-
-  def main(argv):
-    if len(argv) > 1:
-      raise app.UsageError(f'Unexpected arguments: {argv[1:]}.')
-    out = flags.FLAGS.out if lock and 'out' in names else None
-    try:
-      if not out:
-        return run(flags.FLAGS, names)
-      with run_lock.locked(out):
-        return run(flags.FLAGS, names)
-    except (run_lock.InUse, SafetensorError) as error:
-      return failed(error)
-    except OSError as error:
-      if not whole_files.is_full(error):
-        raise
-      return failed(error)
-
-  app.run(main)
 
 
 def failed(error: BaseException) -> int:

@@ -33,7 +33,7 @@ import typing
 
 from absl import flags
 
-from experiments.runs.numbers import Number, define_number, define_numbers
+from experiments.runs.numbers import Number
 
 _ATTRIBUTE = re.compile(r'(\w+): (.*)')
 _S = typing.TypeVar('_S')
@@ -98,6 +98,25 @@ def check_numbers(settings):
         number.parse(each)
       except ValueError as error:
         raise ValueError(f'--{field.name}={each} {error}') from error
+
+
+class _Numbers(flags.ListParser):
+  """Parses numbers with commas between them.
+
+  Attributes:
+    item: Parses each of them.
+  """
+
+  def __init__(self, item: Number):
+    super().__init__()
+    self.item = item
+    self.syntactic_help = f'with commas between them: {item.expected}'
+
+  def parse(self, argument) -> list:
+    try:
+      return [self.item.parse(part) for part in super().parse(argument)]
+    except ValueError as error:
+      raise ValueError(f'each of them {error}') from error
 
 
 class _Words(flags.ListParser):
@@ -172,30 +191,27 @@ def _is_words(kind) -> bool:
 
 def _define(name, hint, default, help_text, values):
   kind, item = _inner(hint)
+  if kind is tuple and default is not None:
+    default = list(default)
+  given = name, default, help_text
   common = {'flag_values': values}
+  commas = {**common, 'serializer': flags.CsvListSerializer(',')}
   if isinstance(item, Number):
-    define_numbers(name, default, help_text, item, fewest=0, **common)
+    flags.DEFINE(_Numbers(item), *given, **commas)
   elif item is str:
-    default = None if default is None else list(default)
-    flags.DEFINE_list(name, default, help_text, **common)
+    flags.DEFINE_list(*given, **common)
   elif item is not None:
-    flags.DEFINE(
-      _Words(typing.get_args(item)),
-      name,
-      None if default is None else list(default),
-      help_text,
-      serializer=flags.CsvListSerializer(','),
-      **common,
-    )
+    flags.DEFINE(_Words(typing.get_args(item)), *given, **commas)
   elif _is_words(kind):
     words = list(typing.get_args(kind))
     flags.DEFINE_enum(name, default, words, help_text, **common)
   elif kind is bool:
-    flags.DEFINE_bool(name, default, help_text, **common)
+    flags.DEFINE_bool(*given, **common)
   elif isinstance(kind, Number):
-    define_number(name, default, help_text, kind, **common)
+    plain = flags.ArgumentSerializer()
+    flags.DEFINE(kind, *given, serializer=plain, **common)
   elif kind is str:
-    flags.DEFINE_string(name, default, help_text, **common)
+    flags.DEFINE_string(*given, **common)
   else:
     raise TypeError(
       f'No flag has the type {hint} of {name}. A number needs bounds, see '

@@ -19,15 +19,16 @@ its maker states. --out gets flags.txt, results.json, report.html and latents/,
 as training writes them.
 """
 
-from collections.abc import Sequence
+import dataclasses
 import pathlib
 import sys
 
-from absl import flags
-
-from experiments.inputs import corpus, sae_source_flags
-from experiments.runs import MANY, define_number, memory, mesh_flags, outputs
-from experiments.sae_training import page
+from experiments.inputs import corpus
+from experiments.inputs.sae_source import SAESource
+from experiments.runs import KeepFlags, Many, outputs, start
+from experiments.runs.host_memory import available_bytes
+from experiments.runs.mesh import mesh_sizes
+from experiments.sae_training import memory, page
 from experiments.sae_training import results as sae_results
 from experiments.sae_training.sae_evaluation import (
   EvaluationText,
@@ -36,6 +37,7 @@ from experiments.sae_training.sae_evaluation import (
   measure_splicing,
   measure_uniformity,
 )
+from experiments.sae_training.settings import Measuring
 from experiments.sae_training.study import load
 import gemma_jax as gj
 from sae.formats.loading import load_sae
@@ -46,93 +48,90 @@ from sae.metrics.evaluation import Metrics
 _L0_BAND = 0.15
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Defines this program's flags; returns their names."""
-  names = corpus.define_flags(values)
-  names += mesh_flags.define_flags(values)
-  names += sae_source_flags.define_flags(values)
-  before = set(values)
-  common = {'flag_values': values}
-  flags.DEFINE_string('out', None, 'Folder for results.', **common)
-  define_number('tokens', 20_000, 'Tokens to measure it on.', MANY, **common)
-  flags.DEFINE_bool(
-    'force', False, 'Go on where the SAE does not fit (FVU above 1).', **common
-  )
-  return sorted([*names, *set(values) - before])
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(Measuring, SAESource):
+  """Which SAE is measured, and on what.
 
-
-def evaluate(
-  values: flags.FlagValues, names: Sequence[str]
-) -> sae_results.Measured:
-  """Does what parsed flags say.
-
-  Raises:
-    ValueError, OSError, ImportError, OutOfMemory: it cannot be, or
-      the SAE does not fit.
+  Attributes:
+    tokens: Tokens to measure the SAE on.
+    force: Go on if the SAE does not fit (FVU above 1).
   """
-  for name in ('out', 'sae'):
-    if values[name].value is None:
-      raise ValueError(f'--{name} is needed; see --help.')
-  out = pathlib.Path(values.out)
-  reader = corpus.open_model(values)
-  site = layer = None
-  if values.site:
-    site, layer = gj.parse_site(values.site, reader.config)
-  if None not in (layer, values.layer) and layer != values.layer:
-    raise ValueError(
-      f'--site={values.site} is of layer {layer}, --layer is {values.layer}.'
-    )
-  layer = values.layer if layer is None else layer
-  sae = load_sae(values.sae, values.sae_id, site=site, layer=layer)
-  check_fits(sae, reader.config, str(reader.folder))
+
+  tokens: Many = 20_000
+  force: bool = False
+
+
+def work(settings: Settings, keep_flags: KeepFlags) -> str:
+  """Measures an SAE, writes the results; returns the summary."""
+  out = pathlib.Path(settings.out)
+  reader = settings.open_model()
+  sae = _open_sae(settings, reader)
   site, layer = sae.origin.site, sae.origin.layer
-  mesh = mesh_flags.make_mesh(values)
+  mesh = settings.make_mesh()
   estimate = memory.estimate_evaluation(
     reader.config,
     site=site,
     width=sae.width,
     dtype=reader.dtype,
-    context=values.context,
-    harvest_batch=values.harvest_batch,
-    uniformity=bool(values.uniformity_tokens),
-    **mesh_flags.sizes(mesh),
+    context=settings.context,
+    harvest_batch=settings.harvest_batch,
+    uniformity=bool(settings.uniformity_tokens),
+    **mesh_sizes(mesh),
   )
   said = memory.check_memory(
-    estimate, memory.available_bytes(), refuse=values.check_memory
+    estimate, available_bytes(), refuse=settings.check_memory
   )
   print(said, flush=True)
-  source = corpus.evaluation_text(values, reader, out / 'tokens', values.tokens)
-  check_losses(source.rows, values.tokens)
-  outputs.write_flags(out, values, names)
+  source = corpus.evaluation_text(
+    settings, reader, out / 'tokens', settings.tokens
+  )
+  check_losses(source.rows, settings.tokens)
+  keep_flags()
   text = EvaluationText(
     rows=source.rows,
-    num_tokens=values.tokens,
-    batch_size=values.harvest_batch,
+    num_tokens=settings.tokens,
+    batch_size=settings.harvest_batch,
   )
   with memory.explain_out_of_memory(estimate, 'evaluation'):
     model = load(reader, reader.config.num_layers, mesh)
     where = model, site, [layer], [[sae]]
     ((metrics,),) = measure_metrics(*where, text)
-    warnings = judge(sae, metrics, corpus.model_name(values), values.force)
+    warnings = judge(sae, metrics, settings.exported_name, settings.force)
     for warning in warnings:
       print(f'Warning: {warning}', file=sys.stderr)
     ((spliced,),) = measure_splicing(*where, [metrics.mean], text)
     uniformity = None
-    if values.uniformity_tokens:
+    if settings.uniformity_tokens:
       ((uniformity,),) = measure_uniformity(
-        *where, text, num_tokens=values.uniformity_tokens
+        *where, text, num_tokens=settings.uniformity_tokens
       )
   found = sae_results.Measured(
     sae=sae,
-    name=str(sae.origin.sae_id or pathlib.Path(values.sae).name),
+    name=str(sae.origin.sae_id or pathlib.Path(settings.sae).name),
     label=f'L0 {metrics.l0:.0f}',
     training={},
     metrics=metrics,
     spliced=spliced,
     uniformity=uniformity,
   )
-  _write(out, values, reader, found, source.about, warnings)
-  return found
+  _write(out, settings, reader, found, source.about, warnings)
+  return sae_results.in_words(found, f'{sae.origin}')
+
+
+def _open_sae(settings: Settings, reader: gj.CheckpointReader) -> JumpReLUSAE:
+  """Loads the SAE, checked to fit the model."""
+  site, layer = None, settings.layer
+  if settings.site:
+    site, layer = gj.parse_site(settings.site, reader.config)
+    if None not in (layer, settings.layer) and layer != settings.layer:
+      raise ValueError(
+        f'--site={settings.site} is of layer {layer}, --layer is '
+        f'{settings.layer}.'
+      )
+    layer = settings.layer if layer is None else layer
+  sae = load_sae(settings.sae, settings.sae_id, site=site, layer=layer)
+  check_fits(sae, reader.config, str(reader.folder))
+  return sae
 
 
 def check_fits(sae: JumpReLUSAE, config: gj.ModelConfig, model: str):
@@ -154,7 +153,7 @@ def check_fits(sae: JumpReLUSAE, config: gj.ModelConfig, model: str):
 def judge(
   sae: JumpReLUSAE, metrics: Metrics, model: str, force: bool
 ) -> list[str]:
-  """What looks wrong with an SAE on a model of that name, in words.
+  """Returns what looks wrong with an SAE on a model of that name, in words.
 
   Raises:
     ValueError: FVU is above 1, and not `force`.
@@ -189,16 +188,16 @@ def judge(
   return warnings
 
 
-def _write(out, values, reader, found, about, warnings):
+def _write(out, settings, reader, found, about, warnings):
   origin, metrics = found.sae.origin, found.metrics
   (latents,) = sae_results.write_latents(out, [found])
   label = origin.l0
   results = {
     'experiment': 'sae_training.evaluate',
-    'model': corpus.about_model(values, reader),
+    'model': corpus.about_model(settings, reader),
     'sae': {
-      'path': values.sae,
-      'sae_id': values.sae_id,
+      'path': settings.sae,
+      'sae_id': settings.sae_id,
       'origin': str(origin),
       'model': origin.model,
       'l0_label': label,
@@ -206,7 +205,7 @@ def _write(out, values, reader, found, about, warnings):
     },
     'warnings': warnings,
     'data': {'eval': about},
-    'context': values.context,
+    'context': settings.context,
     'definitions': sae_results.DEFINITIONS,
     'versions': outputs.versions(),
     'saes': [sae_results.entry(found) | {'files': {'latents': latents}}],
@@ -215,28 +214,5 @@ def _write(out, values, reader, found, about, warnings):
   page.write_report(out, results, title=f'{origin}')
 
 
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
-  """Evaluates; returns the exit code."""
-  try:
-    found = evaluate(values, names)
-  except (
-    OSError,
-    ValueError,
-    ImportError,
-    memory.OutOfMemory,
-  ) as error:
-    return outputs.failed(error)
-  loss = found.spliced.fidelity.delta_loss
-  label = found.sae.origin.l0
-  print(
-    f'{found.sae.origin}: L0 {found.metrics.l0:.1f}'
-    f'{f" (label {label:g})" if label else ""}, FVU {found.metrics.fvu:.4f}, '
-    f'delta loss {loss.value:.4f} [{loss.low:.4f}, {loss.high:.4f}], '
-    f'n = {found.metrics.num_tokens:,}'
-  )
-  print(f'Written: {pathlib.Path(values.out) / outputs.REPORT_FILE}')
-  return 0
-
-
 if __name__ == '__main__':
-  outputs.start(define_flags, run)
+  start(Settings, work)

@@ -43,7 +43,7 @@ def write_report(
   Args:
     out: The run's folder.
     results: What results.json holds.
-    title: Of the page.
+    title: Title of the page.
     runs: Name -> records of metrics.jsonl, if there was training.
   """
   entries = results['saes']
@@ -55,11 +55,6 @@ def write_report(
     f'measured on {n:,} tokens in {sequences:,} sequences '
     f'({_source(data["eval"])}).',
   ]
-  if data['eval']['source'] == 'generator':
-    summary.append(
-      'The text was generated: these numbers show that everything works, and '
-      'nothing about language.'
-    )
   if results.get('warnings'):
     summary += [f'Warning: {warning}' for warning in results['warnings']]
   sections = [
@@ -67,8 +62,8 @@ def write_report(
       title='Sparsity against fidelity',
       text=[
         'Delta loss is how many nats per token the model loses when what the '
-        'SAE reconstructs takes the place of what it reads. Bars are 95 % '
-        'intervals with sequences as units; hover for the numbers.',
+        'SAE reconstructs takes the place of what it reads. 95 % intervals, '
+        'with sequences as units, are shaded; hover for those of L0.',
       ],
       figures=[
         figures.frontier(entries, 'delta_loss'),
@@ -86,7 +81,7 @@ def write_report(
           'counts as dead after '
           f'{results["config"]["dead_after"]:,} tokens without firing.',
         ],
-        figures=[figures.training_curves(runs)],
+        figures=figures.training_curves(runs),
       )
     )
   sections += [
@@ -150,15 +145,13 @@ def _row(entry: Mapping) -> list[str]:
 
 
 def _source(about: Mapping) -> str:
-  if about['source'] == 'generator':
-    return f'the bundled generator, seed {about["seed"]}'
   held_out = {True: 'held out', False: 'not held out'}
   said = held_out.get(about.get('held_out'), '')
   return ', '.join(filter(None, [about['file'], said]))
 
 
 def _facts(results: Mapping):
-  """What to name besides the numbers: pairs of strings."""
+  """Yields names and values of what was run."""
   yield 'model', f'{results["model"]["path"]} ({results["model"]["dtype"]})'
   for split, about in results['data'].items():
     yield f'text ({split})', _source(about)

@@ -45,13 +45,13 @@ class Measured:
   """An SAE and what was found.
 
   Attributes:
-    sae: JumpReLUSAE; its origin has site and layer.
-    name: Tells it from the others of a run.
+    sae: The SAE; its origin has site and layer.
+    name: Name that tells it from the others of a run.
     label: The part of the name that differs within a layer.
     training: What sets it apart in training, for JSON.
-    metrics: Metrics.
-    spliced: Spliced.
-    uniformity: None if not measured.
+    metrics: Its reconstruction and sparsity.
+    spliced: What the model loses with it.
+    uniformity: Its uniformity; None if that was not measured.
   """
 
   sae: JumpReLUSAE
@@ -64,7 +64,7 @@ class Measured:
 
   @property
   def folder(self) -> str:
-    """Its name in exports, without what tells equal ones apart."""
+    """Returns its name in exports, without what tells equal ones apart."""
     return (
       f'layer_{self.sae.origin.layer}_width_{width_label(self.sae.width)}_'
       f'l0_{self.metrics.l0:.0f}'
@@ -72,7 +72,7 @@ class Measured:
 
 
 def entry(measured: Measured) -> dict:
-  """For results.json, without arrays."""
+  """Returns the entry of results.json, without arrays."""
   origin = measured.sae.origin
   uniformity = measured.uniformity
   return {
@@ -94,8 +94,19 @@ def entry(measured: Measured) -> dict:
   }
 
 
+def in_words(measured: Measured, title: str) -> str:
+  """Returns the main numbers of an SAE, after a title."""
+  loss, label = measured.spliced.fidelity.delta_loss, measured.sae.origin.l0
+  return (
+    f'{title}, L0 {measured.metrics.l0:.1f}'
+    f'{f" (label {label:g})" if label else ""}, '
+    f'FVU {measured.metrics.fvu:.4f}, delta loss {loss.value:.4f} '
+    f'[{loss.low:.4f}, {loss.high:.4f}], n = {measured.metrics.num_tokens:,}'
+  )
+
+
 def has_sae_lens_name(site: str) -> bool:
-  """Whether SAELens has a name for a site, and so a place for its SAEs."""
+  """Returns True if SAELens has a name for a site, and a place for its SAEs."""
   try:
     hook_name(site, 0)
   except ValueError:
@@ -104,7 +115,7 @@ def has_sae_lens_name(site: str) -> bool:
 
 
 def unique_folders(found: Sequence[Measured]) -> Iterator[tuple[str, int]]:
-  """(folder, 1 for the first SAE of that folder, 2 for the next, ...)."""
+  """Yields each folder, and the number of the SAE among those of the folder."""
   seen = {}
   for measured in found:
     seen[measured.folder] = seen.get(measured.folder, 0) + 1
@@ -193,7 +204,7 @@ def export(
 
 
 def _labelled(measured: Measured) -> JumpReLUSAE:
-  """The SAE with its measured L0 and its name in its origin."""
+  """Returns the SAE with its measured L0 and its name in its origin."""
   origin, metrics = measured.sae.origin, measured.metrics
   sae_id = (
     f'layer_{origin.layer}/width_{width_label(measured.sae.width)}/'

@@ -41,12 +41,12 @@ SAEs = Sequence[Sequence[JumpReLUSAE]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationText:
-  """What SAEs are measured on.
+  """Holds the text that SAEs are measured on.
 
   Attributes:
     rows: Rows of tokens, read from the first on.
-    num_tokens: Kept tokens to read; whole rows, so a few more. All there are,
-      if fewer.
+    num_tokens: Number of kept tokens to read; a few more, as rows are whole, or
+      all if there are fewer.
     batch_size: Rows per run of the model.
   """
 
@@ -55,7 +55,7 @@ class EvaluationText:
   batch_size: int = 16
 
   def batches(self, description: str):
-    """Batches, with a progress bar."""
+    """Yields batches, with a progress bar."""
     count, stop = num_batches(self.rows, self.num_tokens, self.batch_size)
     for number in tqdm.tqdm(
       range(count), desc=description, unit=' batches', dynamic_ncols=True
@@ -85,10 +85,10 @@ def _check_reads(site: str, layers: Sequence[int], saes: SAEs):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spliced:
-  """What `measure_splicing` finds of one SAE.
+  """Holds what `measure_splicing` finds of one SAE.
 
   Attributes:
-    fidelity: Fidelity.
+    fidelity: What the model loses with the reconstruction in place.
     fvu: The FVU once more, with its interval.
     l0: The L0 once more, with its interval.
   """
@@ -105,7 +105,7 @@ def measure_metrics(
   saes: SAEs,
   text: EvaluationText,
 ) -> list[list[Metrics]]:
-  """Metrics of SAEs [S][R] at S layers; the model may be truncated.
+  """Measures SAEs [S][R] at S layers; the model may be truncated.
 
   Raises:
     ValueError: an SAE reads elsewhere; or see `sae.metrics.evaluate`.
@@ -136,13 +136,13 @@ def measure_splicing(
   means: Sequence[np.ndarray],
   text: EvaluationText,
 ) -> list[list[Spliced]]:
-  """Fidelity of SAEs [S][R], and intervals of FVU and L0.
+  """Measures fidelity of SAEs [S][R], and intervals of FVU and L0.
 
   Args:
-    model: A whole one.
-    site: Of width W.
-    layers: S of them.
-    saes: At those layers.
+    model: A whole model.
+    site: Site of width W.
+    layers: S layers of the site.
+    saes: SAEs at those layers.
     means: float [W] for each layer, for mean ablation; FVU is about it.
     text: What to read.
 
@@ -205,8 +205,12 @@ def measure_splicing(
 
 @jax.jit
 def _row_sums(weights, x, keep, mean):
-  """float32 [4, B]: squared error, squared distance from the mean, active
-  latents, tokens; of each row."""
+  """Sums over each row.
+
+  Returns:
+    float32 [4, B]: squared error, squared distance from the mean, active
+    latents, tokens.
+  """
   x = jnp.where(keep[..., None], x, 0).astype(jnp.float32)
   f = encode(weights, x)
   error = ((x - decode(weights, f)) ** 2).sum(-1)
@@ -224,17 +228,20 @@ def measure_uniformity(
   num_tokens: int,
   seed: int = 0,
 ) -> list[list[Uniformity]]:
-  """Uniformity of SAEs [S][R] on one random token of each row.
+  """Measures uniformity of SAEs [S][R] on one random token of each row.
 
   A gradient is wanted of each token's own prediction alone, and every token
   also acts on the predictions after it: one token per row and pass.
 
   Args:
-    model: A whole one.
-    site, layers, saes, text: As above.
+    model: A whole model.
+    site: Site of width W.
+    layers: S layers of the site.
+    saes: SAEs at those layers.
+    text: What to read.
     num_tokens: Rows to read; fewer where text ends, or a row has no two kept
       tokens side by side.
-    seed: Of the choice of tokens.
+    seed: Random seed of the choice of tokens.
 
   Raises:
     ValueError: an SAE reads elsewhere.

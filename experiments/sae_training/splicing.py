@@ -45,7 +45,7 @@ class Splicer:
     self._batch = self._clean = None
 
   def clean(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Activations [S, B, T, W] and losses float32 [B, T], nothing replaced.
+    """Returns activations [S, B, T, W] and losses float32 [B, T], run clean.
 
     The loss of a token is that of the next one. The last batch's are kept.
     """
@@ -62,7 +62,7 @@ class Splicer:
     return self._clean
 
   def losses(self, batch: Batch, layer: int, replace: Replacement) -> jax.Array:
-    """Losses float32 [B, T] with replace(x) in place at a layer."""
+    """Returns losses float32 [B, T] with replace(x) in place at a layer."""
     x, clean = self.clean(batch)
     if replace is None:
       return clean
@@ -83,7 +83,7 @@ class Splicer:
     return gj.token_losses(self._model, out['resid_post'][0], batch.tokens)
 
   def runner(self, layer: int) -> Run:
-    """What `sae.fidelity` calls: (batch, replacement) to losses and a mask."""
+    """Returns what `sae.fidelity` calls for losses and a mask."""
 
     def run(batch: Batch, replace: Replacement):
       return self.losses(batch, layer, replace), losses_that_count(batch)
@@ -92,7 +92,7 @@ class Splicer:
 
 
 def losses_that_count(batch: Batch) -> np.ndarray:
-  """bool [B, T]: this token and the next are kept."""
+  """Returns bool [B, T], true where this token and the next are kept."""
   counts = np.zeros_like(batch.keep)
   counts[:, :-1] = batch.keep[:, :-1] & batch.keep[:, 1:]
   return counts
@@ -110,13 +110,13 @@ def own_gradients(
   batch: Batch,
   at: np.ndarray,
 ) -> tuple[jax.Array, jax.Array]:
-  """What moves a token's own prediction, for one token per row.
+  """Returns what moves a token's own prediction, for one token per row.
 
   Args:
-    model: A whole one.
-    site: Of width W.
-    layers: S of them.
-    batch: Batch.
+    model: A whole model.
+    site: Site of width W.
+    layers: S layers of the site.
+    batch: Rows of tokens.
     at: int32 [B], the position of the token in each row; the next token is the
       correct one. -1 is none, and gives zeros.
 
@@ -150,7 +150,7 @@ def own_gradients(
 
 @functools.partial(jax.jit, static_argnames='site')
 def _gradient(model, site, layers, tokens, positions, at, target):
-  """[S, B, W], of what is added to the site at positions `at` [B, 1]."""
+  """Returns [S, B, W], with respect to what is added at positions [B, 1]."""
 
   def correct_logit(added):
     edits = [

@@ -1,23 +1,23 @@
-"""A training run of SAEs: what it needs checked, then trained.
-
-`train.py` has the flags, and what comes after training.
-"""
+"""A training run of SAEs: what it needs checked, then trained."""
 
 from collections.abc import Sequence
 import dataclasses
 import pathlib
 
-from absl import flags
 import jax
 import tqdm
 
 from experiments.inputs import corpus
-from experiments.runs import memory, mesh_flags, outputs
-from experiments.sae_training import sae_evaluation, settings
+from experiments.runs import KeepFlags, outputs
+from experiments.runs.host_memory import available_bytes
+from experiments.runs.mesh import mesh_sizes
+from experiments.sae_training import memory, sae_evaluation
+from experiments.sae_training.settings import Settings
 from experiments.sae_training.token_activations import ActivationStream
 import gemma_jax as gj
 from sae.jumprelu import Origin
 from sae.training.logs import read_metrics
+from sae.training.monitor import TrainingDiverged
 from sae.training.recipe import TrainConfig
 from sae.training.train import Trained, train
 
@@ -27,17 +27,20 @@ class TrainingPlan:
   """A run whose input was checked.
 
   Attributes:
-    out: Its folder.
+    settings: What the run is told.
+    out: Folder of the run.
     config: How SAEs are trained.
-    reader: Of the whole model.
-    site: Of width W.
-    layers: S of them.
-    origins: What SAEs will say of themselves, one per layer.
-    training, evaluation: Text.
-    estimate: Of memory.
-    mesh: None is one device.
+    reader: The checkpoint of the whole model.
+    site: Site of width W.
+    layers: S layers of the site.
+    origins: What SAEs say of themselves, one per layer.
+    training: Text to train on.
+    evaluation: Text to measure SAEs on.
+    estimate: How much memory is needed.
+    mesh: The mesh of devices; None for one device.
   """
 
+  settings: Settings
   out: pathlib.Path
   config: TrainConfig
   reader: gj.CheckpointReader
@@ -50,33 +53,30 @@ class TrainingPlan:
   mesh: jax.sharding.Mesh | None
 
 
-def prepare(values: flags.FlagValues, names: Sequence[str]) -> TrainingPlan:
+def prepare(settings: Settings, keep_flags: KeepFlags) -> TrainingPlan:
   """Checks everything, and tokenises text; no weight is read.
 
   Raises:
     ValueError, OSError, ImportError, OutOfMemory: the run cannot be.
   """
-  if values.out is None:
-    raise ValueError('Say where results go: --out=DIR.')
-  out = pathlib.Path(values.out)
-  reader = corpus.open_model(values)
-  site, layers = _site_and_layers(values, reader.config)
-  d_in = gj.site_width(reader.config, site)
-  config = settings.train_config(values, d_in)
-  mesh = mesh_flags.make_mesh(values)
+  out = pathlib.Path(settings.out)
+  reader = settings.open_model()
+  site, layers = site_and_layers(settings, reader.config)
+  config = settings.train_config(gj.site_width(reader.config, site))
+  mesh = settings.make_mesh()
   estimate = memory.estimate_training(
     config,
     reader.config,
     site=site,
     layers=layers,
     dtype=reader.dtype,
-    context=values.context,
-    harvest_batch=values.harvest_batch,
-    uniformity=bool(values.uniformity_tokens),
-    **mesh_flags.sizes(mesh),
+    context=settings.context,
+    harvest_batch=settings.harvest_batch,
+    uniformity=bool(settings.uniformity_tokens),
+    **mesh_sizes(mesh),
   )
   said = memory.check_memory(
-    estimate, memory.available_bytes(), refuse=values.check_memory
+    estimate, available_bytes(), refuse=settings.check_memory
   )
   print(said, flush=True)
   # Before anything in the folder of another run is touched.
@@ -86,28 +86,30 @@ def prepare(values: flags.FlagValues, names: Sequence[str]) -> TrainingPlan:
       'model': corpus.fingerprint(reader),
       'site': site,
       'layers': layers,
-      'context': values.context,
-      'eval_fraction': values.eval_fraction,
-      'pack': values.pack,
-      'parse_special': values.parse_special,
-      **corpus.text_identity(values, reader),
+      'context': settings.context,
+      'eval_fraction': settings.eval_fraction,
+      'pack': settings.pack,
+      'parse_special': settings.parse_special,
+      **corpus.text_identity(settings, reader),
+      'repeat': settings.repeats,
       **config.identity,
     },
     resumes=any((out / 'checkpoints').glob('[0-9]*')),
   )
   training, evaluation = corpus.training_text(
-    values,
+    settings,
     reader,
     out / 'tokens',
     num_tokens=config.num_steps * config.batch_size,
-    eval_tokens=values.eval_tokens,
-    eval_fraction=values.eval_fraction,
-    repeat=values.repeat,
+    eval_tokens=settings.eval_tokens,
+    eval_fraction=settings.eval_fraction,
+    repeat=settings.repeats,
   )
-  sae_evaluation.check_losses(evaluation.rows, values.eval_tokens)
-  outputs.write_flags(out, values, names)
-  name = corpus.model_name(values)
+  sae_evaluation.check_losses(evaluation.rows, settings.eval_tokens)
+  keep_flags()
+  name = settings.exported_name
   return TrainingPlan(
+    settings=settings,
     out=out,
     config=config,
     reader=reader,
@@ -121,23 +123,30 @@ def prepare(values: flags.FlagValues, names: Sequence[str]) -> TrainingPlan:
   )
 
 
-def _site_and_layers(values, config: gj.ModelConfig):
-  site, layer = gj.parse_site(values.site, config)
+def site_and_layers(
+  settings: Settings, config: gj.ModelConfig
+) -> tuple[str, list[int]]:
+  """Returns the site and the layers that SAEs read.
+
+  Raises:
+    ValueError: the model has no such site or layer, or both flags name one.
+  """
+  site, layer = gj.parse_site(settings.site, config)
   if site not in gj.VECTOR_SITES:
     raise ValueError(
       f'SAEs read a vector per token; {site} has none. Expected one of '
       f'{", ".join(gj.VECTOR_SITES)}.'
     )
-  if layer is not None and values.layer is not None:
+  if layer is not None and settings.layer is not None:
     raise ValueError(
-      f'--site={values.site} names a layer, and --layer another time. Give one '
-      'of them.'
+      f'--site={settings.site} names a layer, and --layer another time. Give '
+      'one of them.'
     )
   layers = [config.num_layers // 2 if layer is None else layer]
-  if values.layer is not None:
-    layers = values.layer
+  if settings.layer is not None:
+    layers = list(settings.layer)
   bad = [x for x in layers if not 0 <= x < config.num_layers]
-  if bad or not layers or len(set(layers)) < len(layers):
+  if bad or len(set(layers)) < len(layers):
     raise ValueError(
       f'--layer={",".join(map(str, layers))}: expected distinct layers from 0 '
       f'to {config.num_layers - 1}, which the model has.'
@@ -146,7 +155,7 @@ def _site_and_layers(values, config: gj.ModelConfig):
 
 
 def load(reader: gj.CheckpointReader, num_layers: int, mesh=None) -> gj.Decoder:
-  """The first layers of a model, with a progress bar."""
+  """Loads the first layers of a model, with a progress bar."""
   if num_layers < reader.config.num_layers:
     reader = gj.CheckpointReader(
       reader.folder, dtype=reader.dtype, num_layers=num_layers
@@ -160,9 +169,14 @@ def load(reader: gj.CheckpointReader, num_layers: int, mesh=None) -> gj.Decoder:
     return reader.load(mesh, on_bytes=bar.update)
 
 
-def train_saes(plan: TrainingPlan, values: flags.FlagValues) -> Trained:
-  """Trains, from the last checkpoint on if there is one."""
-  opened = []
+def train_saes(plan: TrainingPlan) -> Trained:
+  """Trains, from the last checkpoint on if there is one.
+
+  Raises:
+    ValueError: training diverged.
+    OutOfMemory: the device has too little memory.
+  """
+  settings, opened = plan.settings, []
 
   def activations(first):
     # Loaded here: a run that is finished does not need it.
@@ -171,7 +185,7 @@ def train_saes(plan: TrainingPlan, values: flags.FlagValues) -> Trained:
       plan.training.rows,
       site=plan.site,
       layers=plan.layers,
-      batch_size=values.harvest_batch,
+      batch_size=settings.harvest_batch,
       num_tokens=plan.config.num_steps * plan.config.batch_size,
     )
     opened.append(stream(first))
@@ -185,17 +199,19 @@ def train_saes(plan: TrainingPlan, values: flags.FlagValues) -> Trained:
         out=plan.out,
         origins=plan.origins,
         mesh=plan.mesh,
-        log_every=values.log_every,
-        checkpoint_every=values.checkpoint_every,
-        wandb_project=values.wandb_project,
+        log_every=settings.log_every,
+        checkpoint_every=settings.checkpoint_every,
+        wandb_project=settings.wandb_project,
       )
+  except TrainingDiverged as error:
+    raise ValueError(str(error)) from error
   finally:
     for stream in opened:
       stream.close()
 
 
 def training_records(plan: TrainingPlan) -> dict[str, list[dict]]:
-  """Name of a run -> its records of metrics.jsonl."""
+  """Returns name of a run -> its records of metrics.jsonl."""
   records = {}
   for record in read_metrics(plan.out):
     records.setdefault(record['run'], []).append(record)

@@ -20,7 +20,7 @@ import gemma_jax as gj
 
 
 class Batch(NamedTuple):
-  """Rows of tokens as the model takes them.
+  """Holds rows of tokens as the model takes them.
 
   Attributes:
     tokens: int32 [B, T], padded on the right.
@@ -36,12 +36,12 @@ class Batch(NamedTuple):
 def read_batch(
   rows: Rows, number: int, batch_size: int, stop: int | None = None
 ) -> Batch:
-  """Batch `number` of rows, of one shape for all numbers.
+  """Reads a batch of rows, of one shape for all batches.
 
   Args:
-    rows: Rows.
-    number: From 0.
-    batch_size: B. Where rows end, empty ones fill up.
+    rows: All rows.
+    number: Number of the batch, from 0.
+    batch_size: B rows; where they end, empty ones fill up.
     stop: Rows from this one on are left out.
   """
   first = number * batch_size
@@ -73,10 +73,10 @@ class ActivationStream:
     Args:
       model: May be truncated after the last of the layers.
       rows: What it reads.
-      site: Of `gemma_jax.VECTOR_SITES`, of width W.
-      layers: S distinct ones; each is a source.
+      site: One of `gemma_jax.VECTOR_SITES`, of width W.
+      layers: S distinct layers; each is a source.
       batch_size: Rows per run of the model.
-      num_tokens: How many will be used, for the progress bar.
+      num_tokens: Number of tokens that will be used, for the progress bar.
     """
     self._model, self._rows = model, rows
     self._site, self._batch_size = site, batch_size
@@ -84,7 +84,7 @@ class ActivationStream:
     self._num_tokens = num_tokens
 
   def __call__(self, first: int = 0) -> Iterator[tuple[jax.Array, np.ndarray]]:
-    """Activations from the kept token number `first` on.
+    """Yields activations from the kept token number `first` on.
 
     Yields:
       Activations [S, B * T, W] of the model's dtype, and bool [B * T]: which
@@ -129,7 +129,7 @@ class ActivationStream:
 def num_batches(
   rows: Rows, num_tokens: int, batch_size: int
 ) -> tuple[int, int]:
-  """(Batches, rows) that hold so many kept tokens, or all there are."""
+  """Counts batches and rows that hold so many kept tokens, or all there are."""
   if rows.num_kept is not None:
     num_tokens = min(num_tokens, rows.num_kept)
   stop = rows.find(num_tokens - 1)[0] + 1

@@ -37,20 +37,9 @@ import dataclasses
 import gc
 import json
 
-from absl import flags
-
 from experiments.inputs import corpus
-from experiments.runs import (
-  LAYER,
-  MANY,
-  define_number,
-  define_numbers,
-  memory,
-  mesh_flags,
-  outputs,
-  real,
-)
-from experiments.sae_training import page, settings
+from experiments.runs import KeepFlags, outputs, start
+from experiments.sae_training import memory, page
 from experiments.sae_training import results as sae_results
 from experiments.sae_training.sae_evaluation import (
   EvaluationText,
@@ -58,6 +47,7 @@ from experiments.sae_training.sae_evaluation import (
   measure_splicing,
   measure_uniformity,
 )
+from experiments.sae_training.settings import Settings
 from experiments.sae_training.study import (
   TrainingPlan,
   load,
@@ -66,76 +56,19 @@ from experiments.sae_training.study import (
   training_records,
 )
 from sae.jumprelu import JumpReLUSAE
-from sae.training.monitor import TrainingDiverged
-
-
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Defines this program's flags; returns their names."""
-  names = corpus.define_flags(values) + settings.define_flags(values)
-  names += mesh_flags.define_flags(values)
-  before = set(values)
-  common = {'flag_values': values}
-  flags.DEFINE_string(
-    'out', None, 'Folder for everything that is written.', **common
-  )
-  flags.DEFINE_string(
-    'site',
-    'resid_post',
-    'What SAEs read: resid_post, mlp_out, z, ..., or the name that '
-    'TransformerLens or HF has for it (blocks.12.hook_resid_post).',
-    **common,
-  )
-  define_numbers(
-    'layer',
-    None,
-    'Layers of the site, from 0; several are trained at once. Default: the '
-    "site's, if its name has one, else the middle one.",
-    LAYER,
-    **common,
-  )
-  flags.DEFINE_bool(
-    'repeat', False, 'Read a text file anew where it ends too early.', **common
-  )
-  define_number(
-    'eval_fraction',
-    0.05,
-    "Share of a file's documents, at its end, that are held out for "
-    'evaluation. 0 evaluates on the training text.',
-    real(0, 0.9),
-    **common,
-  )
-  define_number(
-    'eval_tokens',
-    20_000,
-    'Tokens to measure SAEs on. Gemma Scope: 2048 x 1024.',
-    MANY,
-    **common,
-  )
-  define_number('log_every', 50, 'Updates per record.', MANY, **common)
-  define_number(
-    'checkpoint_every',
-    None,
-    'Updates between checkpoints. Default: one per bucket.',
-    MANY,
-    **common,
-  )
-  flags.DEFINE_string(
-    'wandb_project', None, 'Also log to Weights & Biases.', **common
-  )
-  return sorted([*names, *set(values) - before])
 
 
 def measure(
   plan: TrainingPlan,
-  values: flags.FlagValues,
   saes: Sequence[Sequence[JumpReLUSAE]],
   names: Sequence[Sequence[str]],
 ) -> list[sae_results.Measured]:
-  """Measures SAEs [S][R] on the whole model."""
+  """Measures SAEs [S][R], which have names, on the whole model."""
+  settings = plan.settings
   text = EvaluationText(
     rows=plan.evaluation.rows,
-    num_tokens=values.eval_tokens,
-    batch_size=values.harvest_batch,
+    num_tokens=settings.eval_tokens,
+    batch_size=settings.harvest_batch,
   )
   with memory.explain_out_of_memory(plan.estimate, 'evaluation'):
     model = load(plan.reader, plan.reader.config.num_layers, plan.mesh)
@@ -144,9 +77,9 @@ def measure(
     means = [row[0].mean for row in metrics]
     spliced = measure_splicing(*where, means, text)
     uniformity = [[None] * len(row) for row in saes]
-    if values.uniformity_tokens:
+    if settings.uniformity_tokens:
       uniformity = measure_uniformity(
-        *where, text, num_tokens=values.uniformity_tokens
+        *where, text, num_tokens=settings.uniformity_tokens
       )
   return [
     sae_results.Measured(
@@ -163,18 +96,15 @@ def measure(
   ]
 
 
-def finish(
-  plan: TrainingPlan,
-  values: flags.FlagValues,
-  found: Sequence[sae_results.Measured],
-):
+def finish(plan: TrainingPlan, found: Sequence[sae_results.Measured]):
   """Writes exports, results.json and report.html."""
+  settings = plan.settings
   config = dataclasses.asdict(plan.config)
   about = plan.training.about
   files = sae_results.export(
     plan.out,
     found,
-    context=values.context,
+    context=settings.context,
     dataset=about.get('file'),
     metadata={'config': json.loads(json.dumps(config)), 'text': about},
   )
@@ -185,14 +115,14 @@ def finish(
   ]
   results = {
     'experiment': 'sae_training.train',
-    'model': corpus.about_model(values, plan.reader),
+    'model': corpus.about_model(settings, plan.reader),
     'site': plan.site,
     'layers': list(plan.layers),
     'config': config,
     'training_tokens': plan.config.num_steps * plan.config.batch_size,
-    'tokens_left_over': values.tokens % plan.config.batch_size,
+    'tokens_left_over': settings.tokens % plan.config.batch_size,
     'data': {'train': about, 'eval': plan.evaluation.about},
-    'context': values.context,
+    'context': settings.context,
     'definitions': sae_results.DEFINITIONS,
     'memory_estimate': plan.estimate.to_dict(),
     'versions': outputs.versions(),
@@ -207,37 +137,20 @@ def finish(
   )
 
 
-def run(values: flags.FlagValues, flag_names: Sequence[str]) -> int:
-  """Does what parsed flags say; returns the exit code."""
-  try:
-    plan = prepare(values, flag_names)
-    trained = train_saes(plan, values)
-  except (
-    OSError,
-    ValueError,
-    ImportError,
-    memory.OutOfMemory,
-    TrainingDiverged,
-  ) as error:
-    return outputs.failed(error)
+def work(settings: Settings, keep_flags: KeepFlags) -> str:
+  """Trains SAEs, measures and exports them; returns the summary."""
+  plan = prepare(settings, keep_flags)
+  trained = train_saes(plan)
   saes, names = trained.saes, trained.names
   del trained
   gc.collect()  # the truncated model, before the whole one comes
-  try:
-    found = measure(plan, values, saes, names)
-    finish(plan, values, found)
-  except (OSError, ValueError, memory.OutOfMemory) as error:
-    return outputs.failed(error)
-  for one in found:
-    loss = one.spliced.fidelity.delta_loss
-    print(
-      f'{one.name}: layer {one.sae.origin.layer}, L0 {one.metrics.l0:.1f}, '
-      f'FVU {one.metrics.fvu:.4f}, delta loss {loss.value:.4f} '
-      f'[{loss.low:.4f}, {loss.high:.4f}], n = {one.metrics.num_tokens:,}'
-    )
-  print(f'Written: {plan.out / outputs.REPORT_FILE}')
-  return 0
+  found = measure(plan, saes, names)
+  finish(plan, found)
+  return '\n'.join(
+    sae_results.in_words(one, f'{one.name}: layer {one.sae.origin.layer}')
+    for one in found
+  )
 
 
 if __name__ == '__main__':
-  outputs.start(define_flags, run)
+  start(Settings, work)

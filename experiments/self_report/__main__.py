@@ -3,7 +3,7 @@ r"""Does the model say that it knows an entity? Do latents change what it says?
   python -m experiments.entity_recognition --out=out/demo      # `make demo`
   python -m experiments.self_report --out=out/self_report            # MiniWorld
 
-  python -m experiments.self_report --out=out/ask_self_2b \
+  python -m experiments.self_report --out=out/self_report_2b \
     --run=out/gemma_2_2b --chat_model=google/gemma-2-2b-it \
     --sae=gemma-scope-2b-pt-res --entities=wikidata --dtype=bfloat16
 
@@ -42,30 +42,17 @@ control of both latents.
   replies/             what is kept to go on from
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
-import os
 
-from absl import flags
 import numpy as np
 
-from experiments import inputs
-from experiments.entities.modes import is_reference
-from experiments.inputs import study_inputs
-from experiments.latents import CLASSES, write_arrays
-from experiments.runs import (
-  POSITIVE,
-  SIGNED,
-  define_number,
-  define_numbers,
-  outputs,
-  whole,
-)
+from experiments.inputs.study_inputs import open_inputs
+from experiments.latents import write_arrays
+from experiments.runs import KeepFlags, outputs, start
 from experiments.self_report import (
   METRICS,
-  OWN_WORDS,
-  PUBLISHED,
-  Wording,
+  Replies,
   ask_about,
   ask_per_relation,
   figures,
@@ -73,211 +60,111 @@ from experiments.self_report import (
   self_report_arms,
   summarise,
 )
-from experiments.self_report.arms import POSITIONS as ENTITY_LAST
+from experiments.self_report.settings import Settings
 from experiments.self_report.summary import sentences
 from experiments.steering import (
-  ORIGINAL,
-  POSITIONS,
   RANDOM_KINDS,
   SWEEP_KINDS,
-  Strength,
-  distinct_doses,
-  published_alpha,
+  Arm,
+  Question,
   stream_norms,
 )
-from experiments.steering import PUBLISHED as ALPHAS
-
-# Of a model without published coefficients.
-DOSE = 1.0
-_PARTS = ('question', 'prefix', 'yes', 'no')
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Defines this program's flags; returns their names."""
-  before = set(values)
-  study_inputs.define_flags(values, model='chat')
-  common = {'flag_values': values}
-  for name, words in (
-    ('question', 'What the user says, with {type} and {name} in it.'),
-    ('prefix', "Beginning of the answer, put into the model's mouth."),
-    ('yes', 'The word for yes: one token, with the space before it.'),
-    ('no', 'The word for no, likewise.'),
-  ):
-    flags.DEFINE_string(
-      name,
-      None,
-      f'{words} Default: {getattr(PUBLISHED, name)!r}; for '
-      f'{inputs.BUNDLED} {getattr(OWN_WORDS, name)!r}.',
-      **common,
+def work(settings: Settings, keep_flags: KeepFlags) -> str:
+  """Asks, writes the results; returns the summary."""
+  wording = settings.wording
+  given = open_inputs(settings, keep_flags)
+  token_ids = wording.token_ids(given.tokenizer)
+  strengths = {label: settings.strength(label) for label in given.targets}
+  known, unknown = (
+    given.people.of('test', label) for label in ('known', 'unknown')
+  )
+  if settings.mode == 'reference':
+    questions = ask_per_relation(
+      given.tokenizer, known, unknown, wording, per_class=settings.questions
     )
-  flags.DEFINE_enum(
-    'metric',
-    'logit',
-    list(METRICS),
-    'What the figures and the summary show; results.json has both. The '
-    'difference of logits is that of log-probabilities, too.',
-    **common,
-  )
-  define_number(
-    'questions', 100, 'Per entity type and class.', whole(2), **common
-  )
-  flags.DEFINE_enum(
-    'positions',
-    ENTITY_LAST,
-    list(POSITIONS),
-    'Which tokens are steered.',
-    **common,
-  )
-  for label in CLASSES:
-    define_number(
-      f'alpha_{label}',
-      None,
-      f"Coefficient of the {label} latent's decoder row.",
-      SIGNED,
-      **common,
+  else:
+    questions = ask_about(
+      given.tokenizer,
+      known,
+      unknown,
+      wording,
+      per_class=settings.questions,
+      seed=settings.seed,
     )
-  define_number(
-    'dose',
-    None,
-    "Norm of what is added, in units of the stream's.",
-    POSITIVE,
-    **common,
-  )
-  define_numbers(
-    'sweep',
-    [0.25, 0.5, 1, 2],
-    'Other doses to try.',
-    POSITIVE,
-    fewest=0,
-    **common,
-  )
-  define_number(
-    'rows_per_batch', 256, 'Prompts run at once.', whole(), **common
-  )
-  return study_inputs.finish_flags(values, before)
-
-
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
-  """Does what parsed flags say; returns the exit code."""
-  try:
-    _ask(values, names)
-  except (OSError, ValueError, ImportError) as error:
-    return outputs.failed(error)
-  return 0
-
-
-def _ask(values, names):
-  sweep = distinct_doses(values.sweep)
-  wording = wording_of(values)
-  opened = study_inputs.open_subject(values, names, model='chat')
-  token_ids = wording.token_ids(opened.tokenizer)
-  amounts = {label: _amount(values, label) for label in opened.targets}
-  published = is_reference(values.mode)
-  ask = ask_per_relation if published else ask_about
-  questions = ask(
-    opened.tokenizer,
-    opened.people.of('test', 'known'),
-    opened.people.of('test', 'unknown'),
-    wording,
-    per_class=values.questions,
-    **({} if published else {'seed': values.seed}),
-  )
-  model = opened.load()
+  given.begin()
+  model = given.load()
   norms = {
     label: stream_norms(
-      model, questions, target.id.site, [target.id.layer], values.positions
+      model, questions, target.id.site, [target.id.layer], settings.positions
     )[target.id.layer]
-    for label, target in opened.targets.items()
+    for label, target in given.targets.items()
   }
   alphas = {
-    label: given.alpha
-    if given.alpha is not None
-    else given.dose * norms[label].value / opened.targets[label].norm
-    for label, given in amounts.items()
+    label: strength.alpha
+    if strength.alpha is not None
+    else strength.dose * norms[label].value / given.targets[label].norm
+    for label, strength in strengths.items()
   }
   arms = self_report_arms(
-    opened.targets,
+    given.targets,
     alphas,
     norms,
-    mode=values.mode,
-    positions=values.positions,
-    num_random=values.num_random,
-    sweep=sweep,
-    seed=values.seed,
+    mode=settings.mode,
+    positions=settings.positions,
+    num_random=settings.num_random,
+    sweep=settings.sweep,
+    seed=settings.seed,
   )
   replies = measure(
     model,
     questions,
     arms,
     token_ids,
-    rows_per_batch=values.rows_per_batch,
-    folder=opened.out / 'replies',
-    identity=opened.about,
+    rows_per_batch=settings.rows_per_batch,
+    folder=given.out / 'replies',
+    identity=given.about,
   )
   results = {
     'wording': dataclasses.asdict(wording),
-    'metric': values.metric,
+    'metric': settings.metric,
     'amounts': {
       label: {
         'alpha': alphas[label],
-        'source': amounts[label].source,
+        'source': strengths[label].source,
         'direction_norm': target.norm,
         'stream_norm': norms[label].to_dict(),
         'dose': alphas[label] * target.norm / norms[label].value,
       }
-      for label, target in opened.targets.items()
+      for label, target in given.targets.items()
     },
     **summarise(questions, arms, replies),
   }
   examples = list(_examples(questions, arms, replies))
-  outputs.write_lines(opened.out / 'examples.jsonl', examples)
+  outputs.write_lines(given.out / 'examples.jsonl', examples)
   write_arrays(
-    opened.out / 'effects.safetensors',
+    given.out / 'effects.safetensors',
     {'logits': replies.logits, 'log_sum': replies.log_sum},
   )
-  opened.write(
+  return given.write(
     'self_report',
     results,
     'Does the model say that it knows?',
-    sentences(results, wording, values.metric),
+    sentences(results),
     figures.sections(results, examples),
   )
 
 
-def wording_of(values: flags.FlagValues) -> Wording:
-  """The question of the flags; settles them, for flags.txt.
-
-  Raises:
-    ValueError: the question lacks {type} or {name}.
-  """
-  default = OWN_WORDS if values.chat_model == inputs.BUNDLED else PUBLISHED
-  for name in _PARTS:
-    if getattr(values, name) is None:
-      setattr(values, name, getattr(default, name))
-  return Wording(**{name: getattr(values, name) for name in _PARTS})
-
-
-def _amount(values, label) -> Strength:
-  """How much of a latent to add."""
-  alpha = getattr(values, f'alpha_{label}')
-  if alpha is not None:
-    return Strength(alpha=alpha)
-  if values.dose is not None:
-    return Strength(dose=values.dose)
-  if os.path.basename(os.path.normpath(values.chat_model)) in ALPHAS:
-    alpha = published_alpha(values.chat_model, label)
-    return Strength(alpha=alpha, source='published')
-  return Strength(dose=DOSE, source='default')
-
-
-def _examples(questions, arms, replies):
-  """A record per question, with the arms that are no random ones."""
+def _examples(
+  questions: Sequence[Question], arms: Sequence[Arm], replies: Replies
+) -> Iterator[dict]:
+  """Yields a record per question, with the arms that are no random ones."""
   shown = [
     i
     for i, arm in enumerate(arms)
     if arm.kind not in (*RANDOM_KINDS, *SWEEP_KINDS)
   ]
-  assert arms[0].kind == ORIGINAL
   values = {name: replies.metric(name) for name in METRICS}
   for q, question in enumerate(questions):
     yield {
@@ -296,4 +183,4 @@ def _examples(questions, arms, replies):
 
 
 if __name__ == '__main__':
-  outputs.start(define_flags, run)
+  start(Settings, work)

@@ -18,8 +18,6 @@ from experiments.steering import (
   standard_arms,
 )
 
-POSITIONS = 'entity_last'
-
 
 def self_report_arms(
   targets: Mapping[str, Target],
@@ -27,12 +25,12 @@ def self_report_arms(
   norms: Mapping[str, Estimate],
   *,
   mode: str = 'default',
-  positions: str = POSITIONS,
+  positions: str = 'entity_last',
   num_random: int = 20,
   sweep: Sequence[float] = (),
   seed: int = 0,
 ) -> list[Arm]:
-  """The original, both latents, and what they are compared with.
+  """Returns the original, both latents, and what they are compared with.
 
   Args:
     targets: Label -> latent.
@@ -40,10 +38,10 @@ def self_report_arms(
     norms: Label -> mean norm of the stream where it is added.
     mode: 'reference' has the published arms alone: the first random latent of
       the unknown latent's layer is the control of both (paper.md, 10.1 no. 7).
-    positions: Of `steering.POSITIONS`.
-    num_random: Random directions per latent.
-    sweep: Other doses.
-    seed: Of the random directions.
+    positions: Tokens that are steered, one of `steering.POSITIONS`.
+    num_random: Number of random directions per latent.
+    sweep: Other doses to try.
+    seed: Random seed of the random directions.
   """
   published = is_reference(mode)
   made = standard_arms(

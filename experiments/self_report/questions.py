@@ -24,15 +24,15 @@ def ask_about(
   per_class: int = 100,
   seed: int = 0,
 ) -> list[Question]:
-  """One question about every entity, or about some drawn ones.
+  """Returns one question about every entity, or about some drawn ones.
 
   Args:
-    tokenizer: Of the chat model.
-    known: Type -> entities of one split.
-    unknown: Likewise.
-    wording: Of the question.
-    per_class: At most so many entities per type and class.
-    seed: Of the draw.
+    tokenizer: The chat model's tokenizer.
+    known: Type -> known entities of one split.
+    unknown: Type -> unknown entities of that split.
+    wording: How the question is put.
+    per_class: Most entities per type and class.
+    seed: Random seed of the draw.
 
   Raises:
     ValueError: there is no known or no unknown entity.
@@ -61,9 +61,9 @@ def ask_per_relation(
   *,
   per_class: int = 100,
 ) -> list[Question]:
-  """As published: an entity once for each of its relations that is drawn.
+  """Returns a question for each relation of an entity, as published.
 
-  The question does not name the relation, so that the same prompt comes again.
+  The question does not name the relation, so the same prompt comes again.
   Arguments and errors are those of `ask_about`.
   """
   by_name = {

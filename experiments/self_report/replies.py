@@ -28,10 +28,10 @@ import gemma_jax as gj
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Replies:
-  """Of every arm to every question.
+  """Holds what every arm says to every question.
 
   Attributes:
-    logits: float32 [A, Q, 2], of yes and no.
+    logits: float32 [A, Q, 2], logits of yes and no.
     log_sum: float32 [A, Q], log of the sum of exp of all V logits.
   """
 
@@ -40,18 +40,18 @@ class Replies:
 
   @property
   def probabilities(self) -> np.ndarray:
-    """float64 [A, Q, 2], of yes and no among all tokens."""
+    """Returns float64 [A, Q, 2], of yes and no among all tokens."""
     return np.exp(self.logits.astype(np.float64) - self.log_sum[..., None])
 
   def metric(self, name: str) -> np.ndarray:
-    """float64 [A, Q], yes less no.
+    """Returns float64 [A, Q], yes less no.
 
     Args:
       name: 'logit', which is the difference of log-probabilities, too: both
         have the same sum taken off; or 'prob'.
 
     Raises:
-      KeyError: neither.
+      KeyError: it is neither.
     """
     values = {'logit': self.logits, 'prob': self.probabilities}[name]
     return values[..., 0].astype(np.float64) - values[..., 1]
@@ -66,20 +66,18 @@ def measure(
   rows_per_batch: int = 256,
   folder: str | os.PathLike | None = None,
   identity: Mapping | None = None,
-  description: str = 'Asking',
 ) -> Replies:
-  """Logits of yes and no, of every arm at every question.
+  """Reads the logits of yes and no, of every arm at every question.
 
   Args:
     model: The chat model, stacked.
-    questions: Q of them.
-    arms: A of them.
-    token_ids: Of yes and no.
-    rows_per_batch: B: bounds memory.
+    questions: Q questions.
+    arms: A arms.
+    token_ids: Tokens of yes and no.
+    rows_per_batch: B, which bounds memory.
     folder: Where replies are kept, batch by batch. Called again with the same
       arguments, those that are there are not made anew.
     identity: What replies depend on besides the other arguments: the model.
-    description: Of the progress bar.
 
   Raises:
     ValueError: the folder has replies to other questions or of other arms, or
@@ -115,7 +113,7 @@ def measure(
     run,
     rows_per_batch=rows_per_batch,
     kept=Chunks(folder, about),
-    description=description,
+    description='Asking',
     unit='reply',
   ):
     numbers[arm, question] = found
@@ -126,7 +124,11 @@ def measure(
 def next_tokens(
   logits: jax.Array, token_ids: jax.Array
 ) -> dict[str, jax.Array]:
-  """What logits float32 [B, V] say of the next token.
+  """Reads the next token off logits float32 [B, V].
+
+  Args:
+    logits: Logits of all tokens.
+    token_ids: int [k], the tokens that count.
 
   Returns:
     'logits' [B, k], of k tokens; 'log_sum' [B]; 'entropy' [B], in nats.

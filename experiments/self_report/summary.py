@@ -45,19 +45,19 @@ METRICS = {
 
 
 def expected(target: str) -> int:
-  """Where adding a latent is to move the self-report: 'known' up."""
+  """Returns the sign of what adding a latent should do: 1 for 'known'."""
   return -EXPECTED[target]
 
 
 def summarise(
   questions: Sequence[Question], arms: Sequence[Arm], replies: Replies
 ) -> dict:
-  """All numbers.
+  """Computes all numbers.
 
   Args:
-    questions: Q of them.
-    arms: A of them, the original first.
-    replies: Theirs.
+    questions: Q questions.
+    arms: A arms, the original first.
+    replies: Replies of every arm to every question.
 
   Returns:
     'types'; 'asked': class -> scope -> n; 'entities': likewise, how many
@@ -112,15 +112,14 @@ def summarise(
 def mean(
   values: np.ndarray, clusters: Sequence[Hashable] | None = None
 ) -> tuple[Estimate, float]:
-  """The mean with Student's interval, and the p-value of its being 0.
+  """Returns the mean with Student's interval, and the p-value of its being 0.
 
   Args:
     values: float [n].
-    clusters: Names the cluster of each, which are independent of each other;
-      by default every value is. The error of the mean is then from the sums of
-      deviations of clusters, with as many degrees of freedom as there are
-      clusters but one (Liang and Zeger 1986), which is Student's of clusters of
-      one.
+    clusters: The cluster of each value; clusters are independent of each other.
+      By default every value is a cluster. The error of the mean is from the
+      sums of deviations of clusters, with one degree of freedom fewer than
+      there are clusters (Liang and Zeger 1986): Student's, for clusters of one.
   """
   values = np.asarray(values, np.float64)
   value, n = float(np.mean(values)), len(values)
@@ -140,7 +139,7 @@ def mean(
 
 
 def _cells(questions) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-  """(class, type or 'all') and the numbers of its questions."""
+  """Yields (class, type or 'all') and the numbers of its questions."""
   classes = np.array([q.entity_class for q in questions])
   types = np.array([q.type for q in questions])
   for name in CLASSES:
@@ -186,7 +185,7 @@ def _adjust(described):
 
 
 def _knows(values, cells, entities) -> dict:
-  """Scope -> AUROC of the self-report, for known entities."""
+  """Returns scope -> AUROC of the self-report, for known entities."""
   found = {}
   known, unknown = CLASSES
   for scope in dict.fromkeys(scope for _, scope in cells):
@@ -203,7 +202,7 @@ def _knows(values, cells, entities) -> dict:
 
 
 def _controls(arms, values, cells, entities, target, kind) -> dict | None:
-  """The latent among its random controls of a kind.
+  """Compares a latent with its random controls of a kind.
 
   p is the share of arms, the latent's own among them, that move the
   self-report at least as far in the expected direction.
@@ -245,21 +244,29 @@ def _controls(arms, values, cells, entities, target, kind) -> dict | None:
   return found
 
 
-def sentences(results: Mapping, wording, metric: str) -> list[str]:
-  """What was found, for people."""
-  yes, no = repr(wording.yes), repr(wording.no)
-  what = {
-    'logit': f'logit({yes}) - logit({no})',
-    'prob': f'p({yes}) - p({no})',
-  }[metric]
-  lines = []
+def difference(results: Mapping) -> str:
+  """Returns the formula of what figures and summary show."""
+  yes, no = (repr(results['wording'][word]) for word in ('yes', 'no'))
+  function = {'logit': 'logit', 'prob': 'p'}[results['metric']]
+  return f'{function}({yes}) - {function}({no})'
+
+
+def sentences(results: Mapping) -> list[str]:
+  """Says what was found, in sentences.
+
+  Args:
+    results: What `summarise` returned, with 'wording' and 'metric'.
+  """
+  yes, no = (repr(results['wording'][word]) for word in ('yes', 'no'))
+  metric, lines = results['metric'], []
   for name, scopes in results['arms'][0]['classes'].items():
     found = scopes[ALL][metric]['mean']
     says = results['says_yes'][name][ALL]
     distinct = results['entities'][name][ALL]
     about = '' if distinct == found['n'] else f' about {distinct} of them'
     lines.append(
-      f'Asked about {name} entities: {what} = {_interval(found)}, n = '
+      f'Asked about {name} entities: {difference(results)} = '
+      f'{_interval(found)}, n = '
       f'{found["n"]}{about}; {yes} above {no} for {says["value"]:.0%} '
       f'[{says["low"]:.0%}, {says["high"]:.0%}].'
     )

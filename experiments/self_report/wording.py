@@ -8,12 +8,13 @@ import gemma_jax as gj
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wording:
-  """A question, and two words it may be answered with.
+  """Holds a question, and two words it may be answered with.
 
   Attributes:
     question: What the user says, with {type} and {name}, each once.
     prefix: Beginning of the answer, put into the model's mouth.
-    yes, no: What may come next: one token each, a space before it included.
+    yes: Word for yes: one token, a space before it included.
+    no: Word for no: one token, a space before it included.
   """
 
   question: str
@@ -30,7 +31,7 @@ class Wording:
         )
 
   def about(self, entity: Entity) -> Prompt:
-    """What the user says about an entity, and where its name stands."""
+    """Returns what the user says about an entity, its name marked."""
     before, after = self.question.split('{name}')
     before = before.replace('{type}', entity.type)
     after = after.replace('{type}', entity.type)
@@ -40,7 +41,7 @@ class Wording:
     )
 
   def token_ids(self, tokenizer: gj.Tokenizer) -> tuple[int, int]:
-    """The tokens of yes and no.
+    """Returns the tokens of yes and no.
 
     Raises:
       ValueError: one is not a token, or both are the same.
@@ -65,10 +66,10 @@ OWN_WORDS = dataclasses.replace(PUBLISHED, prefix='', yes='It', no='Sorry')
 
 
 def single_token(tokenizer: gj.Tokenizer, text: str) -> int:
-  """The token that spells a text.
+  """Returns the token that spells a text.
 
   Raises:
-    ValueError: it takes several, or none.
+    ValueError: several tokens spell it, or none.
   """
   ids = tokenizer.encode(text, bos=False)
   if len(ids) != 1 or tokenizer.token_strings(ids) != [text]:

@@ -3,19 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from experiments.charts import Section, style
-from experiments.charts.style import error_bars, headed
+from experiments import charts
+from experiments.charts import Line, Section, style
 from experiments.latents.class_look import LABEL_COLOURS, TITLES
 from experiments.steering import arms as arms_lib
 from experiments.steering import tables
-from experiments.steering.dose_figures import dose_response
-from experiments.steering.kl_matched_figures import (
-  matched_figure,
-  matched_table,
-)
 from experiments.steering.outcome_look import (
   ORIGINAL_COLOUR,
   OUTCOME_COLOURS,
@@ -23,28 +16,35 @@ from experiments.steering.outcome_look import (
 )
 from experiments.steering.outcomes import OUTCOMES, REFUSAL
 from experiments.steering.summary import ALL
-from experiments.steering.tables import percent
+from experiments.steering.tables import signed
 
-# Of a random arm, beside that of its target.
-_FADED = 0.45
+_RANDOM, _NO_ANSWER = 'random latents', 'no answer (other)'
+_GREYS = {_RANDOM: '#777777', 'random directions': '#AAAAAA'}
+# What is not the target's own, and the target's own directions.
+_CURVES = {
+  'latent': '#0072B2',
+  'mean difference': '#CC79A7',
+  **_GREYS,
+  _NO_ANSWER: OUTCOME_COLOURS['other'],
+}
 
 
 def sections(
   results: Mapping, examples: Sequence[Mapping], per_class: int = 4
 ) -> list[Section]:
-  """The report's sections about steering.
+  """Returns the report's sections about steering.
 
   Args:
-    results: What `steering.steer` returns.
-    examples: The records that it returns.
-    per_class: How many questions of each class to show answers to.
+    results: The results of `steering.steer`.
+    examples: The records of answers that it returns.
+    per_class: Number of questions of each class whose answers are shown.
   """
   both = len(classes_of(results)) > 1
   return [
     Section(
       title='Refusals when latents are added',
       text=[*tables.amounts(results), _BARS],
-      figures=[refusal_bars(results)],
+      figures=[refusals(results)],
       tables=[tables.control_table(results)] if results['controls'] else [],
     ),
     Section(
@@ -58,16 +58,16 @@ def sections(
         Section(
           title='Dose and response',
           text=[_DOSE_WORDS],
-          figures=[dose_response(results)],
+          figures=list(dose_response(results)),
         ),
         Section(
           title='At matched divergence',
           text=[_MATCHED_WORDS],
           figures=[
-            matched_figure(results),
-            *([matched_figure(results, off_target=True)] if both else []),
+            matched(results),
+            *([matched(results, off_target=True)] if both else []),
           ],
-          tables=[matched_table(results)],
+          tables=[tables.matched_table(results)],
         ),
       ]
       if results['dose_response']
@@ -82,10 +82,10 @@ def sections(
 
 
 _BARS = (
-  'Bars are shares of questions that the model declines, with 95 % intervals '
-  '(Wilson). Points are random arms, one each, added at the same norm, layer '
-  'and tokens; the dash is their mean. A latent has an effect of its own where '
-  'its bar lies outside its points.'
+  'Shares of questions that the model declines, with 95 % intervals (Wilson). '
+  'Points without intervals are random arms, one each, added at the same norm, '
+  'layer and tokens. A latent has an effect of its own where it lies outside '
+  'its random arms.'
 )
 _OUTCOME_WORDS = (
   'An answer is a refusal; or correct; or wrong, which is a hallucination; or '
@@ -97,12 +97,13 @@ _OUTCOME_WORDS = (
 )
 _DOSE_WORDS = (
   'The dose is the norm of what is added over the mean norm of the stream it '
-  'is added to; negative is the opposite direction, 0 the original. Bands are '
-  'the range of random latents. The dotted vertical line is the dose used '
-  "above; the thin dotted curve is the share of answers that are 'other'. "
-  'Below, how far each moves the model: the KL divergence of the steered model '
-  "from the original along the original's answer, KL(original || steered) in "
-  'nats per token, with 95 % intervals from resampling entities.'
+  'is added to; negative is the opposite direction, 0 the original. The band '
+  'of random latents is their range, other bands are 95 % intervals. The '
+  "dashed vertical line is the dose used above; 'no answer' is the share of "
+  'answers that are neither refused nor right nor wrong. Below, how far each '
+  'moves the model: the KL divergence of the steered model from the original '
+  "along the original's answer, KL(original || steered) in nats per token, "
+  'with intervals from resampling entities.'
 )
 _MATCHED_WORDS = (
   'The same norm is much along one direction and little along another. Here '
@@ -121,105 +122,87 @@ _EXAMPLE_WORDS = (
 )
 
 
-def refusal_bars(results: Mapping) -> go.Figure:
-  """Refusals by type, one panel per class, all random arms as points."""
-  arms = {arm['name']: arm for arm in results['arms']}
-  shown = [
-    arm
-    for arm in results['arms']
-    if arm['kind'] in (arms_lib.ORIGINAL, arms_lib.STEERED)
-    or (arm['kind'] == arms_lib.WEIGHT_ABLATION and arm['weights'] == 'exact')
-  ]
-  columns = []  # what stands beside each other within a type
-  for arm in shown:
-    columns.append((arm['name'], arm, None))
-    if arm['kind'] == arms_lib.STEERED:
-      columns += [
-        (f'{c["kind"]}s for {c["target"]}', arm, c)
-        for c in results['controls']
-        if c['target'] == arm['target']
-      ]
-  classes = classes_of(results)
-  figure = make_subplots(
-    rows=len(classes),
-    cols=1,
-    shared_xaxes=True,
-    vertical_spacing=0.12,
-    subplot_titles=[TITLES[name] for name in classes],
+def refusals(results: Mapping):
+  """Draws refusals by type, one panel per class, all random arms as points."""
+  original = results['arms'][0]
+  panels, groups = {}, {}
+  for name in classes_of(results):
+    panels[TITLES[name]] = panel = []
+    for scope in original['counts'][name]:
+      label = f'{scope} (n = {original["counts"][name][scope]["n"]})'
+      for group, colour, dots in _columns(results, name, scope):
+        groups.setdefault(group, colour)
+        panel += [charts.Dot(label, group=group, **dot) for dot in dots]
+  return charts.dots(
+    panels,
+    x_title='refused',
+    groups=groups,
+    percent=True,
+    range=(-0.02, 1.02),
   )
-  width = 0.86 / len(columns)
-  for row, name in enumerate(classes, start=1):
-    scopes = list(arms['original']['counts'][name])
-    for j, (title, arm, control) in enumerate(columns):
-      at = np.arange(len(scopes)) + (j - (len(columns) - 1) / 2) * width
-      look = {
-        'name': style.text(title),
-        'legendgroup': title,
-        'showlegend': row == 1,
-      }
-      add = lambda trace, row=row: figure.add_trace(trace, row=row, col=1)
-      if control is None:
-        add(_bars(arm, name, scopes, at, width, look))
-      else:
-        for trace in _points(control, name, scopes, at, width, look):
-          add(trace)
-    figure.update_xaxes(
-      tickvals=list(range(len(scopes))),
-      ticktext=[_with_n(arms['original'], name, scope) for scope in scopes],
-      showticklabels=True,
-      row=row,
-      col=1,
+
+
+def _columns(results, name, scope) -> Iterator[tuple[str, str, list[dict]]]:
+  """Yields each arm's name and colour, and its value; controls likewise."""
+  for arm in results['arms']:
+    ablated = arm['kind'] == arms_lib.WEIGHT_ABLATION
+    if ablated and arm['weights'] != 'exact':
+      continue
+    if not ablated and arm['kind'] not in (arms_lib.ORIGINAL, arms_lib.STEERED):
+      continue
+    colour = LABEL_COLOURS.get(arm['target'], ORIGINAL_COLOUR)
+    cell = arm['counts'][name][scope]
+    share = cell[REFUSAL]
+    said = (
+      f'{share["count"]} of {share["n"]} refused, '
+      + ', '.join(f'{o} {cell[o]["count"]}' for o in OUTCOMES[1:])
+      + f'\npublished detector {cell["reference_refusal"]["count"]}'
     )
-  figure = style.styled(figure, x='', y='refused', height=340 * len(classes))
-  figure.update_yaxes(range=[0, 1.02], tickformat='.0%')
-  return headed(figure)
-
-
-def outcome_stacks(results: Mapping) -> go.Figure:
-  """Shares of outcomes per arm, over all types; one panel per class."""
-  classes = classes_of(results)
-  figure = make_subplots(
-    rows=1,
-    cols=len(classes),
-    shared_yaxes=True,
-    horizontal_spacing=0.06,
-    subplot_titles=[TITLES[name] for name in classes],
-  )
-  rows = list(_averaged(results))
-  names = [style.text(name) for name, _ in rows]
-  for column, name in enumerate(classes, start=1):
-    for outcome, colour in OUTCOME_COLOURS.items():
-      shares = [
-        float(
-          np.mean([arm['counts'][name][ALL][outcome]['value'] for arm in many])
-        )
-        for _, many in rows
-      ]
-      figure.add_trace(
-        go.Bar(
-          name=outcome,
-          legendgroup=outcome,
-          showlegend=column == 1,
-          x=shares,
-          y=names,
-          orientation='h',
-          marker={'color': colour},
-          hovertemplate=f'%{{y}}<br>{outcome} %{{x:.1%}}<extra></extra>',
-        ),
-        row=1,
-        col=column,
+    bounds = {key: share[key] for key in ('value', 'low', 'high')}
+    yield (
+      arm['name'],
+      style.mixed(colour, '#000000', 0.35) if ablated else colour,
+      [{**bounds, 'hover': said}],
+    )
+    for control in results['controls'] if not ablated else ():
+      if control['target'] != arm['target']:
+        continue
+      rates = control['classes'][name][scope]['rates']
+      directions = control['kind'] == arms_lib.RANDOM_DIRECTION
+      yield (
+        f'{control["kind"]}s for {control["target"]}',
+        style.mixed(colour, '#FFFFFF', 0.65 if directions else 0.4),
+        [{'value': rate, 'hover': one} for one, rate in rates.items()],
       )
-  figure = style.styled(
-    figure, x='share of answers', y='', height=130 + 26 * len(rows)
+
+
+def outcome_stacks(results: Mapping):
+  """Draws shares of outcomes per arm, over all types; a panel per class."""
+  rows = list(_averaged(results))
+  return charts.bars(
+    {
+      TITLES[name]: [
+        charts.Bar(
+          title,
+          np.mean([arm['counts'][name][ALL][o]['value'] for arm in many]),
+          group=o,
+        )
+        for title, many in rows
+        for o in OUTCOMES
+      ]
+      for name in classes_of(results)
+    },
+    value_title='share of answers',
+    groups=OUTCOME_COLOURS,
+    horizontal=True,
+    stacked=True,
+    percent=True,
+    range=(0, 1),
   )
-  figure.update_layout(barmode='stack')
-  figure.update_xaxes(range=[0, 1], tickformat='.0%')
-  figure.update_yaxes(autorange='reversed')
-  return headed(figure)
 
 
 def _averaged(results) -> Iterator[tuple[str, list]]:
-  """Arms of the stacks in order, random ones of a kind together."""
+  """Yields arms of the stacks in order, random ones of a kind together."""
   random = {}
   for arm in results['arms']:
     if arm['kind'] in arms_lib.RANDOM_KINDS:
@@ -230,73 +213,125 @@ def _averaged(results) -> Iterator[tuple[str, list]]:
     yield f'{len(many)} {kind}s for {target}, mean', many
 
 
-def _bars(arm, name, scopes, at, width, look) -> go.Bar:
-  cells = [arm['counts'][name][scope] for scope in scopes]
-  e = [cell[REFUSAL] for cell in cells]
-  faded = arm['kind'] == arms_lib.WEIGHT_ABLATION
-  return go.Bar(
-    **look,
-    x=at,
-    y=[each['value'] for each in e],
-    width=width * 0.92,
-    marker={
-      'color': LABEL_COLOURS.get(arm['target'], ORIGINAL_COLOUR),
-      'pattern': {'shape': '/' if faded else ''},
-    },
-    error_y=error_bars(e),
-    hovertext=[
-      style.text(
-        f'{arm["name"]}: {each["count"]} of {each["n"]} refused '
-        f'[{percent(each["low"])}, {percent(each["high"])}]'
+def dose_response(results: Mapping) -> Iterator:
+  """Yields, per target, refusals against dose, and divergence."""
+  for response in results['dose_response']:
+    title = f'{response["target"]} latent'
+    look = {
+      'x_title': 'dose, in mean norms of the stream',
+      'groups': _CURVES,
+      'x_reference': {'dose used above': response['dose']},
+    }
+    panels = {'refused': {}, 'KL, nats per token': {}}
+    for name in classes_of(results):
+      for found, curves in zip(
+        panels.values(), (_refused, _diverged), strict=True
+      ):
+        found[f'{title}, {TITLES[name]}'] = list(curves(response, name))
+    refused, diverged = panels.items()
+    yield charts.lines(
+      refused[1],
+      y_title=refused[0],
+      percent=True,
+      y_range=(-0.02, 1.04),
+      **look,
+    )
+    yield charts.lines(diverged[1], y_title=diverged[0], y_log=True, **look)
+
+
+def _lines_of(response) -> Iterator[tuple[str, list]]:
+  """Yields the directions of a dose response and their points."""
+  for name in ('latent', 'mean difference'):
+    if points := [p for p in response['points'] if p['line'] == name]:
+      yield name, points
+
+
+def _refused(response, name) -> Iterator[Line]:
+  """Yields the shares of refusals against dose; a band is a range of arms."""
+  random = [(r['dose'], r['classes'][name][ALL]) for r in response['random']]
+  if random:
+    (rate,) = {
+      point['counts'][name][ALL][REFUSAL]['value']
+      for point in response['points']
+      if point['dose'] == 0
+    }
+    random.append((0.0, dict.fromkeys(('mean', 'low', 'high'), rate)))
+    doses, cells = zip(*sorted(random, key=lambda r: r[0]), strict=True)
+    mean, low, high = ([c[k] for c in cells] for k in ('mean', 'low', 'high'))
+    yield Line(_RANDOM, doses, mean, low, high)
+  for line, points in _lines_of(response):
+    cells = [p['counts'][name][ALL] for p in points]
+    doses = [p['dose'] for p in points]
+    yield Line.of(
+      line,
+      doses,
+      [cell[REFUSAL] for cell in cells],
+      hover=[
+        f'{c[REFUSAL]["count"]} refused, alpha {p["alpha"]:.4g}'
+        for c, p in zip(cells, points, strict=True)
+      ],
+    )
+    others = [cell['other']['value'] for cell in cells]
+    yield Line(_NO_ANSWER, doses, others, dash=line != 'latent')
+
+
+def _diverged(response, name) -> Iterator[Line]:
+  """Yields KL against dose; it is 0 at dose 0, which a logarithm lacks."""
+  if random := response['random']:
+    kl = [r['kl'][name] for r in random]
+    yield Line(_RANDOM, [r['dose'] for r in random], kl)
+  for line, points in _lines_of(response):
+    kl = [p['kl'][name] for p in points]
+    yield Line.of(line, [p['dose'] for p in points], kl)
+
+
+def matched(results: Mapping, *, off_target: bool = False):
+  """Draws the change of refusals against KL, a line per direction.
+
+  Args:
+    results: The results of `steering.steer`.
+    off_target: Whether KL is that of questions about the other class, and not
+      of the same questions.
+  """
+  panels = {
+    f'{one["target"]} latent, {TITLES[one["class"]]}': list(_matched_lines(one))
+    for one in results['matched_kl']
+    if (one['class'] != one['matched_on']) == off_target
+  }
+  on = 'the other class' if off_target else 'the same questions'
+  return charts.lines(
+    panels,
+    x_title=f'KL on {on}, nats/token',
+    y_title='change of refusals',
+    groups=dict(
+      zip(
+        arms_lib.LINES,
+        ('#0072B2', '#56B4E9', '#CC79A7', *_GREYS.values()),
+        strict=True,
       )
-      + '<br>'
-      + ', '.join(f'{o} {cell[o]["count"]}' for o in OUTCOMES[1:])
-      + f'<br>published detector {cell["reference_refusal"]["count"]}'
-      for each, cell in zip(e, cells, strict=True)
-    ],
-    hoverinfo='text',
+    ),
+    reference=0,
+    percent=True,
+    x_log=True,
+    y_range=(-1.05, 1.05),
+    columns=2,
   )
 
 
-def _points(control, name, scopes, at, width, look) -> Iterator[go.Scatter]:
-  """All arms of a control, spread over their column; and their mean."""
-  x, y, said = [], [], []
-  for place, scope in zip(at, scopes, strict=True):
-    rates = control['classes'][name][scope]['rates']
-    spread = np.linspace(-0.35, 0.35, len(rates)) if len(rates) > 1 else [0]
-    x += [place + width * s for s in spread]
-    y += rates.values()
-    said += [style.text(f'{n}: {percent(r)}') for n, r in rates.items()]
-  colour = LABEL_COLOURS[control['target']]
-  directions = control['kind'] == arms_lib.RANDOM_DIRECTION
-  yield go.Scatter(
-    **look,
-    x=x,
-    y=y,
-    mode='markers',
-    marker={
-      'color': colour,
-      'opacity': _FADED,
-      'size': 5,
-      'symbol': 'x' if directions else 'circle',
-    },
-    hovertext=said,
-    hoverinfo='text',
-  )
-  yield go.Scatter(
-    x=at,
-    y=[control['classes'][name][scope]['mean'] for scope in scopes],
-    mode='markers',
-    marker={
-      'symbol': 'line-ew',
-      'size': 14,
-      'line': {'width': 2, 'color': colour},
-    },
-    legendgroup=look['legendgroup'],
-    showlegend=False,
-    hoverinfo='skip',
-  )
-
-
-def _with_n(arm, name, scope) -> str:
-  return style.text(f'{scope} (n = {arm["counts"][name][scope]["n"]})')
+def _matched_lines(one) -> Iterator[Line]:
+  for line in one['lines']:
+    # The original, at 0, is left of any logarithm.
+    points = [p for p in line['points'] if p['kl']['value'] > 0]
+    if not points:
+      continue
+    yield Line.of(
+      line['line'],
+      [p['kl']['value'] for p in points],
+      [p['change'] for p in points],
+      hover=[
+        f'dose {p["dose"]:.2f}'
+        + (f', mean of {p["arms"]}' if p['arms'] > 1 else '')
+        + f'\nrefusals {signed(p["change"])} points'
+        for p in points
+      ],
+    )

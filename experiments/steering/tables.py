@@ -1,10 +1,11 @@
-"""What steering did, in tables and words; figures are in steering_figures."""
+"""What steering did, in tables and words; figures are in figures.py."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 from experiments.charts import Table
 from experiments.latents import CLASSES
 from experiments.steering import arms as arms_lib
+from experiments.steering.kl_matched import LEVELS
 from experiments.steering.outcomes import REFUSAL, by_arm
 from experiments.steering.summary import ALL
 
@@ -96,6 +97,65 @@ def example_table(
         for name in names
       ]
   return Table(columns=['arm', 'outcome', 'question and answers'], rows=rows)
+
+
+def matched_table(results: Mapping) -> Table:
+  """Each line at each level that a line of its panel reaches."""
+  return Table(
+    columns=[
+      'target',
+      'entities',
+      'KL of',
+      'nats/token',
+      'direction',
+      'change in points',
+      'latent minus it',
+      'single arms',
+    ],
+    rows=list(_matched_rows(results)),
+  )
+
+
+def _matched_rows(results) -> Iterator[list[str]]:
+  for one in results['matched_kl']:
+    same = one['class'] == one['matched_on']
+    matched = 'the same' if same else f'{one["matched_on"]} entities'
+    for i, level in enumerate(LEVELS):
+      cells = [(line, line['levels'][i]) for line in one['lines']]
+      if all(cell['change']['value'] is None for _, cell in cells):
+        continue
+      for line, cell in cells:
+        yield [
+          one['target'],
+          one['class'],
+          matched,
+          f'{level:g}',
+          line['line'],
+          _change(line, cell),
+          _difference(line, cell),
+          _spread(cell['spread']),
+        ]
+
+
+def _change(line, cell) -> str:
+  if cell['change']['value'] is None:
+    return f'not reached: KL is at most {line["largest_kl"]:.2g}'
+  return signed(cell['change'])
+
+
+def _difference(line, cell) -> str:
+  none = line['line'] == 'latent' or cell['latent_minus']['value'] is None
+  return '' if none else signed(cell['latent_minus'])
+
+
+def _spread(spread) -> str:
+  """The range of single random arms; nothing of a line that is one arm."""
+  if spread['arms'] == 1 or not spread['reaching']:
+    return ''
+  return (
+    f'{100 * spread["low"]:+.0f} to {100 * spread["high"]:+.0f} '
+    f'({spread["reaching"]} of {spread["arms"]})'
+  )
 
 
 def amounts(results) -> Iterator[str]:

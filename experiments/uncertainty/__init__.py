@@ -1,9 +1,9 @@
 """Which answers are wrong? Latents and other detectors of a model's errors.
 
   asked = about_entities(people)
-  answers = answer(model, tokenizer, asked, Config())
+  answers = answer(model, tokenizer, asked, AnswerOptions())
   data = Data(asked=asked, answers=answers, judged=judge(asked, answers))
-  results, arrays = find(model, tokenizer, saes, data, Settings())
+  results, arrays = find(model, tokenizer, saes, data, SearchOptions())
 
 `questions.py` and `trivia.py` say what is asked, `answers.py` how it is
 answered and `labels.py` which answers are errors; `signals.py` has detectors
@@ -12,10 +12,15 @@ model; `reading.py` and `study.py` put them together, `summary.py` says what is
 reported.
 """
 
-from experiments.uncertainty.answers import Answer, Config, answer, p_true
+from experiments.uncertainty.answers import (
+  Answer,
+  AnswerOptions,
+  answer,
+  p_true,
+)
 from experiments.uncertainty.data import Data, types_to_use
 from experiments.uncertainty.labels import Judged, judge
 from experiments.uncertainty.questions import Asked, about_entities
 from experiments.uncertainty.signals import answer_signals, semantic_entropy
-from experiments.uncertainty.study import Settings, find
+from experiments.uncertainty.study import SearchOptions, find
 from experiments.uncertainty.trivia import read_trivia

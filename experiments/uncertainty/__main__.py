@@ -47,21 +47,18 @@ known entities out, balances the classes, and has the published probe.
   answers/, transfer/, sums/   what is kept to go on from
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 import dataclasses
 
-from absl import flags
-
-from experiments import inputs
-from experiments.inputs import sae_fingerprint, study_inputs
+from experiments.inputs import sae_fingerprint
 from experiments.inputs.sae_fit import check_fit
-from experiments.latents import write_arrays
-from experiments.runs import MANY, define_number, outputs, real, whole
+from experiments.inputs.study_inputs import StudyInputs, open_inputs
+from experiments.latents import SPLITS, write_arrays
+from experiments.runs import KeepFlags, outputs, start
 from experiments.self_report import single_token
 from experiments.uncertainty import (
-  Config,
+  Asked,
   Data,
-  Settings,
   about_entities,
   answer,
   figures,
@@ -71,184 +68,53 @@ from experiments.uncertainty import (
   read_trivia,
   types_to_use,
 )
-from experiments.uncertainty.labels import MIN_CORRECT
+from experiments.uncertainty.settings import Settings
 from experiments.uncertainty.summary_text import sentences
-
-# So that MiniWorld has errors to find.
-_FORCED = 'It is'
+import gemma_jax as gj
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Defines this program's flags; returns their names."""
-  before = set(values)
-  study_inputs.define_flags(values, model='chat', latents=False)
-  common = {'flag_values': values}
-  flags.DEFINE_string(
-    'tokens',
-    'model',
-    "Where latents are read: 'model', 'last', 'entity', or a text in the "
-    'question.',
-    **common,
-  )
-  flags.DEFINE_string(
-    'answer_prefix',
-    None,
-    "Beginning of every answer, put into the model's mouth. Default: none; "
-    f'for {inputs.BUNDLED} {_FORCED!r}.',
-    **common,
-  )
-  define_number(
-    'num_samples',
-    10,
-    f'Sampled answers per question; {MIN_CORRECT} right ones count.',
-    whole(MIN_CORRECT, 10_000),
-    **common,
-  )
-  define_number('temperature', 1.0, 'Of the samples.', real(0, 100), **common)
-  define_number(
-    'max_new_tokens', 32, 'Most tokens per answer.', whole(), **common
-  )
-  define_number(
-    'max_entities',
-    None,
-    'Of each type, class and split, the first ones; to try things.',
-    whole(),
-    **common,
-  )
-  define_number(
-    'at_least',
-    5,
-    'Errors, and correct answers, that a type needs in train; others are left '
-    'out.',
-    whole(2),
-    **common,
-  )
-  define_number('num_chosen', 5, 'Latents of each kind.', whole(), **common)
-  define_number(
-    'random_latents',
-    20,
-    'Random latents, matched in layer, norm and firing frequency.',
-    whole(0, 10_000),
-    **common,
-  )
-  flags.DEFINE_bool(
-    'p_true', True, 'Ask the model whether its answers are right.', **common
-  )
-  flags.DEFINE_string('yes', ' Yes', 'Its word for yes: one token.', **common)
-  flags.DEFINE_string('no', ' No', 'Its word for no, likewise.', **common)
-  flags.DEFINE_string(
-    'transfer', None, 'File of other questions; see above.', **common
-  )
-  define_number('transfer_limit', None, 'Its first questions.', MANY, **common)
-  define_number(
-    'rows_per_batch', 1024, 'Answers generated at once.', whole(), **common
-  )
-  define_number(
-    'harvest_batch', 64, 'Questions read at once.', whole(), **common
-  )
-  return study_inputs.finish_flags(values, before)
-
-
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
-  """Does what parsed flags say; returns the exit code."""
-  try:
-    _find(values, names)
-  except (OSError, ValueError, ImportError) as error:
-    return outputs.failed(error)
-  return 0
-
-
-def _find(values, names):
-  if values.answer_prefix is None:
-    bundled = values.chat_model == inputs.BUNDLED
-    values.answer_prefix = _FORCED if bundled else ''
-  opened = study_inputs.open_subject(values, names, model='chat')
-  tokenizer = opened.tokenizer
-  if values.p_true:
-    for word in (values.yes, values.no):
-      single_token(tokenizer, word)
-  config = Config(
-    prefix=values.answer_prefix,
-    num_samples=values.num_samples,
-    temperature=values.temperature,
-    max_new_tokens=values.max_new_tokens,
-    seed=values.seed,
-  )
-  settings = Settings(
-    tokens=values.tokens,
-    mode=values.mode,
-    at_least=values.at_least,
-    num_chosen=values.num_chosen,
-    num_random=values.random_latents,
-    batch_size=values.harvest_batch,
-    seed=values.seed,
-  )
-  sources = {'answers': about_entities(opened.people, values.max_entities)}
+def work(settings: Settings, keep_flags: KeepFlags) -> str:
+  """Finds detectors of errors, writes the results; returns the summary."""
+  given = open_inputs(settings, keep_flags)
+  if settings.p_true:
+    for word in (settings.yes, settings.no):
+      single_token(given.tokenizer, word)
+  asked = {'answers': about_entities(given.people, settings.max_entities)}
   again = 0
-  if values.transfer is not None:
-    if values.tokens == 'entity':
-      raise ValueError(
-        '--tokens=entity cannot be read in the questions of --transfer, which '
-        'name no entity. Choose another token, or leave the file out.'
-      )
-    sources['transfer'], again = read_trivia(
-      values.transfer, values.transfer_limit
+  if settings.transfer is not None:
+    asked['transfer'], again = read_trivia(
+      settings.transfer, settings.transfer_limit
     )
-  known = {
-    entity.name
-    for split in ('train', 'validation', 'test')
-    for entities in opened.people.of(split, 'known').values()
-    for entity in entities
+  choices = given.sae_choices.values()  # checked before any work
+  given.begin()
+  model = given.load()
+  data = {
+    name: _answered(given, model, questions, name)
+    for name, questions in asked.items()
   }
-  named = list(opened.sae_choices.values())  # checked before any work
-  opened.begin()
-  model = opened.load()
-  made = {}
-  for name, asked in sources.items():
-    answers = answer(
-      model,
-      tokenizer,
-      asked,
-      config,
-      folder=opened.out / name,
-      identity=opened.about,
-      rows_per_batch=values.rows_per_batch,
-      description=f'Answering ({name})',
-    )
-    judged = judge(asked, answers, values.mode, known_names=known)
-    if name == 'answers':  # before more work
-      types_to_use(
-        Data(asked=asked, answers=answers, judged=judged), values.at_least
-      )
-    sure = None
-    if values.p_true:
-      sure = p_true(
-        model, tokenizer, asked, answers, yes=values.yes, no=values.no
-      )
-    made[name] = Data(asked=asked, answers=answers, judged=judged, p_true=sure)
-  saes = [one.load(opened.reader) for one in named]
-  texts = [each.text for each in sources['answers']]
-  check_fit(model, tokenizer, saes, texts, str(opened.reader.folder))
+  saes = [one.load(given.reader) for one in choices]
+  texts = [each.text for each in asked['answers']]
+  check_fit(model, given.tokenizer, saes, texts, str(given.reader.folder))
   results, arrays = find(
     model,
-    tokenizer,
+    given.tokenizer,
     saes,
-    made['answers'],
-    settings,
-    transfer=made.get('transfer'),
-    folder=opened.out / 'sums',
-    identity={**opened.about, 'saes': list(map(sae_fingerprint, saes))},
+    data['answers'],
+    settings.search,
+    transfer=data.get('transfer'),
+    folder=given.out / 'sums',
+    identity={**given.about, 'saes': list(map(sae_fingerprint, saes))},
   )
   results = {
-    'answering': dataclasses.asdict(config),
-    'transfer_file': values.transfer,
+    'answering': dataclasses.asdict(settings.answering),
+    'transfer_file': settings.transfer,
     'transfer_repeated': again,
     **results,
   }
-  records = [each for data in made.values() for each in _records(data, results)]
-  outputs.write_lines(opened.out / 'answers.jsonl', records)
-  write_arrays(opened.out / 'effects.safetensors', arrays)
-  opened.write(
+  records = [each for part in data.values() for each in _records(part, results)]
+  outputs.write_lines(given.out / 'answers.jsonl', records)
+  write_arrays(given.out / 'effects.safetensors', arrays)
+  return given.write(
     'uncertainty',
     results,
     'Does the model know when it is wrong?',
@@ -257,8 +123,45 @@ def _find(values, names):
   )
 
 
-def _records(data: Data, results):
-  """A record per question."""
+def _answered(
+  given: StudyInputs, model: gj.Decoder, asked: list[Asked], name: str
+) -> Data:
+  """Returns questions with the model's answers.
+
+  Raises:
+    ValueError: there are too few errors about entities, or correct answers.
+  """
+  settings = given.settings
+  answers = answer(
+    model,
+    given.tokenizer,
+    asked,
+    settings.answering,
+    folder=given.out / name,
+    identity=given.about,
+    rows_per_batch=settings.rows_per_batch,
+    description=f'Answering ({name})',
+  )
+  known = {
+    entity.name
+    for split in SPLITS
+    for entities in given.people.of(split, 'known').values()
+    for entity in entities
+  }
+  judged = judge(asked, answers, settings.mode, known_names=known)
+  data = Data(asked=asked, answers=answers, judged=judged)
+  if name == 'answers':  # before more work
+    types_to_use(data, settings.at_least)
+  if not settings.p_true:
+    return data
+  sure = p_true(
+    model, given.tokenizer, asked, answers, yes=settings.yes, no=settings.no
+  )
+  return dataclasses.replace(data, p_true=sure)
+
+
+def _records(data: Data, results: Mapping) -> Iterator[dict]:
+  """Yields a record per question."""
   judged = data.judged
   for i, (each, one) in enumerate(zip(data.asked, data.answers, strict=True)):
     yield {
@@ -283,4 +186,4 @@ def _records(data: Data, results):
 
 
 if __name__ == '__main__':
-  outputs.start(define_flags, run)
+  start(Settings, work)

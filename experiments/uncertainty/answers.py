@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ import numpy as np
 import tqdm
 
 from experiments.entities.sampling import PROMPT_BUCKETS, fast, seed_of
+from experiments.runs import Count, Few, Seed, check_numbers, real
 from experiments.runs.stages import Chunks
 from experiments.self_report import next_tokens, single_token
 from experiments.uncertainty.questions import Asked
@@ -30,47 +32,43 @@ P_TRUE = (
   'Is the possible answer right? Answer yes or no.'
 )
 P_TRUE_PREFIX = 'Answer:'
+_ROWS = 64  # answers that are asked about at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class AnswerOptions:
   """How answers are made. Defaults are those of arXiv 2411.14257.
 
   Attributes:
     prefix: Beginning of every answer, put into the model's mouth: a model that
       declines what it does not know makes few errors unless it has to answer.
-    num_samples: Besides the greedy answer.
-    temperature: Of the samples.
+    num_samples: Number of sampled answers, besides the greedy one.
+    temperature: Temperature of the samples.
     max_new_tokens: Most tokens of an answer.
-    seed: Of the samples.
+    seed: Random seed of the samples.
   """
 
   prefix: str = ''
-  num_samples: int = 10
-  temperature: float = 1.0
-  max_new_tokens: int = 32
-  seed: int = 0
+  num_samples: Few = 10
+  temperature: Annotated[float, real(0, 100)] = 1.0
+  max_new_tokens: Count = 32
+  seed: Seed = 0
 
   def __post_init__(self):
-    if self.num_samples < 1 or self.max_new_tokens < 1 or self.temperature < 0:
-      raise ValueError(
-        'num_samples and max_new_tokens must be at least 1, temperature at '
-        f'least 0; got {self.num_samples}, {self.max_new_tokens}, '
-        f'{self.temperature}.'
-      )
+    check_numbers(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
-  """To one question.
+  """Holds the answers to one question.
 
   Attributes:
     text: The greedy answer, without the prefix.
-    logprob: Of the greedy answer, its end included.
-    num_tokens: Of the greedy answer, likewise.
+    logprob: Log-probability of the greedy answer, its end included.
+    num_tokens: Number of tokens of the greedy answer, its end included.
     samples: Sampled answers.
-    sample_logprobs: Of each, the mean over its tokens.
-    entropy: Of the first token, in nats.
+    sample_logprobs: Mean log-probability of each sample's tokens.
+    entropy: Entropy of the first token, in nats.
   """
 
   text: str
@@ -85,37 +83,38 @@ def answer(
   model: gj.Decoder,
   tokenizer: gj.Tokenizer,
   asked: Sequence[Asked],
-  config: Config,
+  options: AnswerOptions,
   *,
   folder: str | os.PathLike | None = None,
   identity: Mapping | None = None,
   rows_per_batch: int = 512,
   description: str = 'Answering',
 ) -> list[Answer]:
-  """Answers in the order of the questions.
+  """Returns answers in the order of the questions.
 
   Args:
     model: The chat model, stacked.
-    tokenizer: Its.
+    tokenizer: The model's tokenizer.
     asked: n questions.
-    config: How.
+    options: How they are answered.
     folder: Where answers are kept as they come, to go on from.
-    identity: Of the model, so that another one's answers are not taken for its.
-    rows_per_batch: Answers at once, at least R.
-    description: Of the progress bar.
+    identity: What tells the model apart, so that answers of another one are
+      not taken for its own.
+    rows_per_batch: Answers that are generated at once, at least R.
+    description: Text of the progress bar.
 
   Raises:
     ValueError: the folder has answers of another model, to other questions or
-      of another config; or a prompt leaves no room for an answer.
+      made with other options; or a prompt leaves no room for an answer.
   """
-  prompts = [_ids(tokenizer, each.text, config.prefix) for each in asked]
-  longest = max(map(len, prompts), default=0) + config.max_new_tokens
+  prompts = [_ids(tokenizer, each.text, options.prefix) for each in asked]
+  longest = max(map(len, prompts), default=0) + options.max_new_tokens
   if longest >= model.config.max_positions:
     raise ValueError(
       f'A question and its answer need {longest} positions; the model has '
       f'{model.config.max_positions}. Lower max_new_tokens.'
     )
-  R = 1 + config.num_samples
+  R = 1 + options.num_samples
   size = min(len(prompts), max(1, rows_per_batch // R))
   order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
   questions = json.dumps([[each.id for each in asked], prompts])
@@ -123,12 +122,12 @@ def answer(
     folder,
     {
       **(identity or {}),
-      **dataclasses.asdict(config),
+      **dataclasses.asdict(options),
       'rows_per_batch': rows_per_batch,
       'questions': hashlib.sha256(questions.encode()).hexdigest(),
     },
   )
-  runner = _Answering(model, tokenizer, config)
+  runner = _Answering(model, tokenizer, options)
   found: list = [None] * len(asked)
   with tqdm.tqdm(total=len(asked), desc=description, unit='question') as bar:
     for start in range(0, len(order), size):
@@ -151,9 +150,8 @@ def p_true(
   *,
   yes: str = ' Yes',
   no: str = ' No',
-  rows_per_batch: int = 64,
 ) -> np.ndarray:
-  """What the model says when asked whether its greedy answers are right.
+  """Asks the model whether its greedy answers are right.
 
   Returns:
     float64 [n, 2]: the probability of yes among yes and no, and that of both
@@ -174,7 +172,7 @@ def p_true(
   found = np.zeros((len(prompts), 2))
   order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
   with tqdm.tqdm(total=len(order), desc='P(True)', unit='answer') as bar:
-    for batch, rows in _batches(order, min(rows_per_batch, len(order))):
+    for batch, rows in _batches(order, min(_ROWS, len(order))):
       padded = tokenizer.pad([prompts[i] for i in rows], buckets=PROMPT_BUCKETS)
       out = _after(model, padded, ids)
       logp = np.asarray(out['logits'], np.float64) - np.asarray(
@@ -190,32 +188,32 @@ def p_true(
 class _Answering:
   """Generates the answers of a batch."""
 
-  def __init__(self, model, tokenizer, config):
-    self._tokenizer, self._config = tokenizer, config
+  def __init__(self, model, tokenizer, options):
+    self._tokenizer, self._options = tokenizer, options
     self._model, self._fast = model, None
     self._ends = {*model.config.eos_ids, *tokenizer.stop_ids}
 
   def __call__(self, batch, prompts, asked, size) -> list[dict]:
-    """Fields of `Answer`, for the questions of a batch."""
-    config, tokenizer = self._config, self._tokenizer
+    """Returns the fields of `Answer` for the questions of a batch."""
+    options, tokenizer = self._options, self._tokenizer
     if self._fast is None:
       self._fast = fast(self._model)
-    R = 1 + config.num_samples
+    R = 1 + options.num_samples
     rows = batch + batch[-1:] * (size - len(batch))  # filled up
     padded = tokenizer.pad([prompts[i] for i in rows], buckets=PROMPT_BUCKETS)
     first = _after(self._fast, padded, jnp.zeros(1, jnp.int32))
     entropy = np.asarray(first['entropy'])
-    temperatures = [0.0] + [config.temperature] * config.num_samples
+    temperatures = [0.0] + [options.temperature] * options.num_samples
     made = gj.generate(
       self._fast,
       *padded,
-      max_new_tokens=config.max_new_tokens,
+      max_new_tokens=options.max_new_tokens,
       samples=R,
       sampling=gj.Sampling(
         temperature=np.tile(np.asarray(temperatures, np.float32), size)
       ),
       seeds=np.array(
-        [seed_of(config.seed, asked[i].id, r) for i in rows for r in range(R)]
+        [seed_of(options.seed, asked[i].id, r) for i in rows for r in range(R)]
       ),
       stop_ids=sorted(self._ends),
     )
@@ -241,14 +239,14 @@ class _Answering:
     return found
 
   def _text(self, ids) -> str:
-    """What ids, an end perhaps the last of them, say."""
+    """Returns the text of ids, without an end that may be the last."""
     ids = ids[:-1] if ids[-1] in self._ends else ids
     known = [i for i in ids if i < self._tokenizer.vocab_size]
     return self._tokenizer.decode(known, skip_special=True)
 
 
 def _ids(tokenizer, said, prefix) -> list[int]:
-  """A chat up to where the model goes on."""
+  """Returns the ids of a chat up to where the model goes on."""
   ids = list(tokenizer.tokenize_chat(said, parse_special=False).ids)
   if prefix:
     ids += tokenizer.encode(prefix, bos=False, parse_special=False)
@@ -256,13 +254,13 @@ def _ids(tokenizer, said, prefix) -> list[int]:
 
 
 def _after(model, padded, ids) -> dict[str, jax.Array]:
-  """`next_tokens` after padded prompts."""
+  """Returns `next_tokens` after padded prompts."""
   out = gj.run(model, *padded, logits_at='last')
   return next_tokens(out.logits[:, 0], ids)
 
 
 def _batches(order, size) -> Iterator[tuple[list[int], list[int]]]:
-  """Numbers of a batch; and the same, filled up to `size`."""
+  """Yields the numbers of a batch, and the same filled up to `size`."""
   for start in range(0, len(order), size):
     batch = order[start : start + size]
     yield batch, batch + batch[-1:] * (size - len(batch))

@@ -13,13 +13,13 @@ from experiments.uncertainty.questions import Asked
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Data:
-  """Questions, what was answered, and what came of it.
+  """Holds questions, their answers, and which answers are errors.
 
   Attributes:
     asked: n questions.
-    answers: To them.
-    judged: Which are errors.
-    p_true: float64 [n, 2], of `answers.p_true`; None leaves it out.
+    answers: The answers to them.
+    judged: What the answers are.
+    p_true: float64 [n, 2], what `answers.p_true` returned; None leaves it out.
   """
 
   asked: Sequence[Asked]
@@ -29,7 +29,7 @@ class Data:
 
 
 def counts_of(data: Data) -> dict:
-  """Split -> type -> group -> how many answers."""
+  """Returns split -> type -> group -> number of answers."""
   found = {}
   for each, group in zip(data.asked, data.judged.group, strict=True):
     cell = found.setdefault(each.split, {}).setdefault(each.type, {})
@@ -38,7 +38,7 @@ def counts_of(data: Data) -> dict:
 
 
 def types_to_use(data: Data, at_least: int) -> tuple[list[str], list[str]]:
-  """Types with enough of both classes; and why others are left out.
+  """Returns types with enough of both classes, and why others are left out.
 
   Raises:
     ValueError: there is no such type, or validation or test lacks a class.

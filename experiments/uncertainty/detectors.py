@@ -11,7 +11,6 @@ published probe      logistic regression of scikit-learn as it comes, on as many
 Letters: n questions, D width of the site.
 """
 
-from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
@@ -28,15 +27,16 @@ ANSWER, P_TRUE, NO_MODEL = 'answer', 'P(True)', 'no model'
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Detector:
-  """Something that gives every question a score, higher for errors.
+  """Gives every question a score, higher for errors.
 
   Attributes:
-    name: Of its own.
-    kind: LATENT and so on.
-    scores: float64 [n], of all questions; NaN where it has none.
-    where: 'resid_post.6', what it reads; '' for no site.
-    probabilities: float64 [n], of an error, if it gives some by itself.
-    about: For results.json.
+    name: A name that no other detector has.
+    kind: One of the kinds at the top of this file, such as LATENT.
+    scores: float64 [n], scores of all questions; NaN where it has none.
+    where: Site and layer that it reads, such as 'resid_post.6'; '' for none.
+    probabilities: float64 [n], probabilities of an error that it gives by
+      itself; None for none.
+    about: What else results.json has of it.
   """
 
   name: str
@@ -50,7 +50,7 @@ class Detector:
 def difference_of_means(
   x: np.ndarray, error: np.ndarray, train: np.ndarray, types: np.ndarray
 ) -> np.ndarray:
-  """float64 [n]: x on the mean over types of the classes' difference.
+  """Returns float64 [n], x on the mean over types of the classes' difference.
 
   Args:
     x: float [n, D].
@@ -74,7 +74,7 @@ def probe(
   validation: np.ndarray,
   types: np.ndarray,
 ) -> tuple[np.ndarray, dict]:
-  """Scores float64 [n] of a linear probe, and what is said of it.
+  """Fits a linear probe; returns its scores float64 [n], and how it was fitted.
 
   Args:
     x: float [n, D].
@@ -110,7 +110,7 @@ def probe(
 def published_probe(
   x: np.ndarray, error: np.ndarray, train: np.ndarray
 ) -> np.ndarray:
-  """Scores float64 [n] of the published code's probe.
+  """Returns scores float64 [n] of the published code's probe.
 
   Args:
     x: float [n, D].
@@ -125,9 +125,9 @@ def published_probe(
 def calibrated(
   scores: np.ndarray, error: np.ndarray, on: np.ndarray
 ) -> np.ndarray:
-  """Scores as probabilities of an error, by Platt's method.
+  """Returns scores as probabilities of an error, by Platt's method.
 
-  Logistic regression on the standardised score.
+  This is a logistic regression on the standardised score.
 
   Args:
     scores: float64 [n].
@@ -145,7 +145,7 @@ def calibrated(
 def balanced(
   error: np.ndarray, which: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-  """bool [n]: of some questions, as many errors as correct answers."""
+  """Returns bool [n]: of some questions, as many errors as correct answers."""
   classes = [
     np.flatnonzero(which & (error == value)) for value in (True, False)
   ]
@@ -159,10 +159,10 @@ def balanced(
 def _labelled(
   error: np.ndarray, which: np.ndarray, types: np.ndarray
 ) -> LabelledEntities:
-  """Questions in place of entities, right ones in place of known ones."""
-  names: Sequence[str] = tuple(sorted(set(types[which])))
+  """Returns questions as entities, correctly answered ones as known ones."""
+  names = tuple(sorted(set(types[which])))
   return LabelledEntities(
-    types=tuple(names),
+    types=names,
     names=tuple(map(str, np.flatnonzero(which))),
     type_of=np.array([names.index(name) for name in types[which]]),
     known=~error[which],

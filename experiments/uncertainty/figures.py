@@ -1,19 +1,19 @@
-"""How well errors are foreseen, from the results of `uncertainty`."""
+"""How well errors are foreseen: results in, report out."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
+from experiments import charts
+from experiments.charts import style
+from experiments.charts.table import spelled
+from experiments.uncertainty import detectors as lib
+from experiments.uncertainty.labels import GROUPS
 
-from experiments.charts import Section, style
-from experiments.charts.style import error_bars, headed
-from experiments.uncertainty import tables
-from experiments.uncertainty.tables import PLACES, interval
-
+_PLACES = {'test': 'test', 'transfer': 'other questions'}
+_ACROSS = 'other types, mean'
 _PLACE_COLOURS = {
   'test': '#0072B2',
-  'other types': '#E69F00',
-  'transfer': '#009E73',
+  'other questions': '#009E73',
+  _ACROSS: '#E69F00',
 }
 _GROUP_COLOURS = {
   'correct': '#009E73',
@@ -21,321 +21,296 @@ _GROUP_COLOURS = {
   'error (unknown)': '#D55E00',
   'error': '#CC79A7',
 }
-# Drawn from the start; the others a click in the legend away.
-_CURVES = (
-  'latent',
-  'linear probe',
-  'difference of means',
-  'P(True)',
-  'answer',
-)
+# The first detectors of these kinds are drawn, the others a click away.
+_DRAWN = (lib.LATENT, lib.PROBE, lib.MEANS, lib.P_TRUE, lib.ANSWER)
+_LISTED = 12  # answers
+_CURVES = {
+  'roc': ('false positive rate', 'true positive rate'),
+  'precision_recall': ('recall', 'precision'),
+  'risk_coverage': ('coverage', 'share of errors among those kept'),
+}
+_COLUMNS = {
+  'AUROC': 'auroc',
+  'AP': 'average_precision',
+  'F1': 'f1_f1',
+  'precision': 'precision_f1',
+  'recall': 'recall_f1',
+  "F1 at Youden's": 'f1_youden',
+  'AURC': 'aurc',
+  'ECE': 'ece',
+  'Brier': 'brier',
+  'difference': 'difference',
+}
 
 
 def sections(
-  results: Mapping, records: Sequence[Mapping], listed: int = 12
-) -> list[Section]:
-  """The report's sections.
+  results: Mapping, records: Sequence[Mapping]
+) -> list[charts.Section]:
+  """Returns the report's sections.
 
   Args:
     results: What `uncertainty` writes to results.json.
     records: A dict per question, as answers.jsonl has them.
-    listed: How many answers to list.
   """
-  transfers = any('transfer' in each for each in results['detectors'])
-  made = [
-    Section(
+  places = [
+    place
+    for place in _PLACES
+    if any(place in each for each in results['detectors'])
+  ]
+  return [
+    charts.Section(
       title='Detectors',
-      text=[_DETECTOR_WORDS],
-      figures=[comparison(results)],
-      tables=[
-        tables.detector_table(results, place)
-        for place in (PLACES if transfers else ['test'])
+      text=[
+        'AUROC for errors among the answers that were not declined, with 95 % '
+        'intervals from resampling entities. In the range of random latents, '
+        'each takes the direction that suits it. On other types: chosen or '
+        'fitted on the other entity types, tested on this one, the probe and '
+        'the difference of means where the latent reads that the others '
+        'choose; the mean over types is shown, with the lowest and the '
+        'highest. The difference is to the best error latent, question by '
+        'question. Thresholds and calibration are chosen on validation.'
       ],
+      figures=[comparison(results)],
+      tables=[_detector_table(results, place) for place in places],
     ),
-    Section(
+    charts.Section(
       title='The best error latent',
       text=list(_about_latent(results)),
-      figures=[boxes(results)],
-      tables=[tables.chosen_table(results)],
+      figures=[activations(results)],
+      tables=[_chosen_table(results)],
     ),
-  ]
-  for place in PLACES if transfers else ['test']:
-    made.append(
-      Section(
-        title='Curves' + ('' if place == 'test' else f' on {PLACES[place]}'),
-        text=[_CURVE_WORDS],
-        figures=[
-          curves(results, place),
-          risk_coverage(results, place),
-          reliability(results, place),
+    *(
+      charts.Section(
+        title='Curves' + ('' if place == 'test' else f' on {_PLACES[place]}'),
+        text=[
+          'True against false positive rates; precision against recall; the '
+          'share of errors among the answers that are kept, if those with the '
+          'highest scores are dropped first; and how often answers are errors '
+          'against the calibrated probability of one, in bins of equally many. '
+          'The ECE is above 0 by chance alone: "if calibrated" is how much.'
         ],
+        figures=[*curves(results, place), reliability(results, place)],
       )
-    )
-  made.append(
-    Section(
+      for place in places
+    ),
+    charts.Section(
       title='Answers',
       text=['Counts of all answers, then some of them.', *results['skipped']],
-      tables=[
-        tables.count_table(results),
-        tables.answer_table(records, listed),
+      tables=[_count_table(results), *_answer_tables(records)],
+    ),
+  ]
+
+
+def comparison(results: Mapping):
+  """Shows every detector's AUROC on every set of questions."""
+  rows = [
+    charts.Dot.of(each['name'], each[place]['auroc'], group=title)
+    for each in results['detectors']
+    for place, title in _PLACES.items()
+    if place in each
+  ]
+  # Beside the first detector of the kind, which saw all types.
+  names = {each['kind']: each['name'] for each in results['detectors'][::-1]}
+  across = {}
+  for mine in results['cross'].values():
+    for kind, estimate in mine.items():
+      if estimate is not None:
+        across.setdefault(names.get(kind, kind), []).append(estimate)
+  for name, many in across.items():
+    values = [each['value'] for each in many]
+    rows.append(
+      charts.Dot(
+        name,
+        sum(values) / len(values),
+        min(values),
+        max(values),
+        group=_ACROSS,
+        hover=f'n = {sum(each["n"] for each in many):,}',
+      )
+    )
+  random = (results['random'] or {}).get('test')
+  band = {'random latents': (random['low'], random['high'])} if random else {}
+  return charts.dots(
+    rows,
+    x_title='AUROC',
+    groups=_PLACE_COLOURS,
+    reference={'chance': 0.5, **band},
+  )
+
+
+def activations(results: Mapping):
+  """Shows what the best error latent does, by type and outcome."""
+  rows = [
+    charts.Dot(
+      kind,
+      cell['median'],
+      cell['q1'],
+      cell['q3'],
+      group=group,
+      hover=f'from {cell["min"]:.3g} to {cell["max"]:.3g}, mean '
+      f'{cell["mean"]:.3g}\nfires on {cell["active"]:.0%} of {cell["n"]:,}',
+    )
+    for kind, cells in results['groups'].items()
+    for group, cell in cells.items()
+  ]
+  best = results['detectors'][0]['name']
+  return charts.dots(
+    rows,
+    x_title=f'{best} at {results["settings"]["tokens"]}: median and quartiles',
+    groups=_GROUP_COLOURS,
+  )
+
+
+def curves(results: Mapping, place: str) -> Iterator:
+  """Yields ROC, precision against recall, and risk against coverage."""
+  all_kept = {'all kept': results['detectors'][0][place]['aurc_random']}
+  for curve, (x_title, y_title) in _CURVES.items():
+    yield charts.lines(
+      [
+        charts.Line(each['name'], **each[place]['curves'][curve], hidden=hidden)
+        for each, hidden in _detectors(results, place)
       ],
+      x_title=x_title,
+      y_title=y_title,
+      groups=_names(results),
+      reference=all_kept if curve == 'risk_coverage' else None,
+      x_range=(-0.01, 1.01),
+      y_range=(-0.01, 1.01),
     )
-  )
-  return made
 
 
-_DETECTOR_WORDS = (
-  'AUROC for errors among the answers that were not declined, with 95 % '
-  'intervals from resampling entities. In the range of random latents, each '
-  'takes the direction that suits it. On other types: chosen or fitted on the '
-  'other entity types, tested on this one, the probe and the difference of '
-  'means where the latent reads that the others choose; the mean over types is '
-  'shown, with the lowest and the highest. The difference is to the best error '
-  'latent, question by question. Thresholds and calibration are chosen on '
-  'validation.'
-)
-_CURVE_WORDS = (
-  'Left, true against false positive rates; right, precision against recall. '
-  'Below, the share of errors among the answers that are kept, if those with '
-  'the highest scores are dropped first; then how often answers are errors '
-  'against the calibrated probability of one, in bins of equally many. The '
-  'ECE is above 0 by chance alone: "if calibrated" is how much.'
-)
-
-
-def comparison(results: Mapping) -> go.Figure:
-  """A dot and an interval per detector and set of questions."""
-  names = [each['name'] for each in results['detectors']]
-  figure = go.Figure()
-  for place, title in PLACES.items():
-    mine = [each for each in results['detectors'] if place in each]
-    if mine:
-      figure.add_trace(
-        _dots(
-          title,
-          [each['name'] for each in mine],
-          [each[place]['auroc'] for each in mine],
-          _PLACE_COLOURS[place],
+def reliability(results: Mapping, place: str):
+  """Shows how often answers are errors, against the probability of it."""
+  lines = [charts.Line('calibrated', [0, 1], [0, 1], dash=True)]
+  for each, hidden in _detectors(results, place):
+    for key, suffix in (
+      ('reliability', ''),
+      ('raw_reliability', ', as it says'),
+    ):
+      found = each[place][key]
+      if found is None:
+        continue
+      lines.append(
+        charts.Line.of(
+          each['name'] + suffix,
+          [one['probability'] for one in found['bins']],
+          found['bins'],
+          hover=[
+            f'ECE {found["ece"]:.3f} (if calibrated '
+            f'{found["ece_calibrated"]:.3f}), Brier {found["brier"]:.3f}'
+          ]
+          * len(found['bins']),
+          group=each['name'],
+          dash=bool(suffix),
+          hidden=hidden,
         )
       )
-  across = tables.cross_means(results)
-  if across:
-    figure.add_trace(
-      _dots(
-        'other types, mean',
-        list(across),
-        list(across.values()),
-        _PLACE_COLOURS['other types'],
-      )
-    )
-  random = results['random'] or {}
-  if 'test' in random:
-    figure.add_vrect(
-      x0=random['test']['low'],
-      x1=random['test']['high'],
-      fillcolor='#9a9a9a',
-      opacity=0.25,
-      line={'width': 0},
-    )
-  figure.add_vline(x=0.5, line={'dash': 'dash', 'width': 1, 'color': 'black'})
-  figure = style.styled(
-    figure, x='AUROC (grey: random latents)', y='', height=120 + 30 * len(names)
-  )
-  figure.update_yaxes(
-    categoryorder='array', categoryarray=[style.text(n) for n in names[::-1]]
-  )
-  return headed(figure)
-
-
-def _dots(title, names, estimates, colour) -> go.Scatter:
-  return go.Scatter(
-    name=title,
-    x=[e['value'] for e in estimates],
-    y=[style.text(name) for name in names],
-    mode='markers',
-    marker={'color': colour, 'size': 8},
-    error_x=error_bars([_whole(e) for e in estimates]),
-    hovertext=[
-      style.text(f'{name}, {title}: {interval(e)}, n = {e["n"]}')
-      for name, e in zip(names, estimates, strict=True)
-    ],
-    hoverinfo='text',
+  return charts.lines(
+    lines,
+    x_title='probability of an error',
+    y_title='share of errors',
+    groups=style.colours(_names(results)) | {'calibrated': '#000000'},
+    x_range=(-0.02, 1.02),
+    y_range=(-0.02, 1.02),
   )
 
 
-def boxes(results: Mapping) -> go.Figure:
-  """Activations of the best error latent by type and outcome."""
-  figure = go.Figure()
-  groups = list(
-    dict.fromkeys(g for kinds in results['groups'].values() for g in kinds)
-  )
-  for group in sorted(groups, key=list(_GROUP_COLOURS).index):
-    mine = {
-      kind: cells[group]
-      for kind, cells in results['groups'].items()
-      if group in cells
-    }
-    of = lambda key, mine=mine: [cell[key] for cell in mine.values()]
-    figure.add_trace(
-      go.Box(
-        name=group,
-        x=[style.text(f'{kind}') for kind in mine],
-        q1=of('q1'),
-        median=of('median'),
-        q3=of('q3'),
-        lowerfence=of('min'),
-        upperfence=of('max'),
-        mean=of('mean'),
-        marker={'color': _GROUP_COLOURS[group]},
-        hovertext=[
-          f'{group}: fires on {cell["active"]:.0%} of {cell["n"]}'
-          for cell in mine.values()
-        ],
-      )
-    )
-  first = results['detectors'][0]
-  figure = style.styled(
-    figure,
-    x='',
-    y=f'{first["name"]} at {results["settings"]["tokens"]}',
-    height=420,
-  )
-  figure.update_layout(boxmode='group')
-  return headed(figure)
+def _names(results: Mapping) -> list[str]:
+  return [each['name'] for each in results['detectors']]
 
 
-def curves(results: Mapping, place: str) -> go.Figure:
-  """ROC, and precision against recall."""
-  figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
-  for detector, drawn in _drawn(results, place):
-    shown = detector[place]['curves']
-    for column, name in enumerate(('roc', 'precision_recall'), start=1):
-      figure.add_trace(
-        go.Scatter(
-          **drawn,
-          **shown[name],
-          mode='lines',
-          showlegend=column == 1,
-        ),
-        row=1,
-        col=column,
-      )
-  figure = style.styled(figure, x='', y='', height=480)
-  for column, (x, y) in enumerate(
-    (('false positive rate', 'true positive rate'), ('recall', 'precision')),
-    start=1,
-  ):
-    figure.update_xaxes(title_text=x, range=[-0.01, 1.01], col=column)
-    figure.update_yaxes(title_text=y, range=[-0.01, 1.01], col=column)
-  return headed(figure)
-
-
-def risk_coverage(results: Mapping, place: str) -> go.Figure:
-  """Errors among the answers kept, against how many are kept."""
-  figure = go.Figure()
-  for detector, drawn in _drawn(results, place):
-    figure.add_trace(
-      go.Scatter(
-        **drawn, **detector[place]['curves']['risk_coverage'], mode='lines'
-      )
-    )
-  base = results['detectors'][0][place]['aurc_random']
-  figure.add_hline(y=base, line={'dash': 'dash', 'width': 1, 'color': 'black'})
-  figure = style.styled(
-    figure, x='coverage', y='share of errors among those kept', height=420
-  )
-  figure.update_yaxes(rangemode='tozero')
-  return headed(figure)
-
-
-def reliability(results: Mapping, place: str) -> go.Figure:
-  """How often answers are errors, against the probability of it."""
-  figure = go.Figure(
-    go.Scatter(
-      x=[0, 1],
-      y=[0, 1],
-      mode='lines',
-      line={'dash': 'dash', 'width': 1, 'color': 'black'},
-      hoverinfo='skip',
-      showlegend=False,
-    )
-  )
-  for detector, drawn in _drawn(results, place):
-    lines = [('', detector[place]['reliability'])]
-    if detector[place]['raw_reliability']:
-      lines.append((', as it says', detector[place]['raw_reliability']))
-    for suffix, found in lines:
-      bins = found['bins']
-      look = dict(drawn) | {'name': drawn['name'] + suffix}
-      if suffix:
-        look['line'] = {**drawn['line'], 'dash': 'dot'}
-      figure.add_trace(
-        go.Scatter(
-          **look,
-          x=[b['probability'] for b in bins],
-          y=[b['value'] for b in bins],
-          mode='lines+markers',
-          error_y=error_bars(bins) | {'thickness': 0.5},
-          hovertext=[
-            style.text(
-              f'{look["name"]}: {b["value"]:.1%} of {b["n"]} are errors at '
-              f'{b["probability"]:.1%}; ECE {found["ece"]:.3f} (if calibrated '
-              f'{found["ece_calibrated"]:.3f}), Brier {found["brier"]:.3f}'
-            )
-            for b in bins
-          ],
-          hoverinfo='text',
-        )
-      )
-  figure = style.styled(
-    figure, x='probability of an error', y='share of errors', height=460
-  )
-  figure.update_xaxes(range=[-0.02, 1.02])
-  figure.update_yaxes(range=[-0.02, 1.02])
-  return headed(figure)
-
-
-def _drawn(results, place) -> Iterator[tuple[Mapping, dict]]:
-  """Detectors with their colours; the first of each kind is shown."""
-  colours = style.colours(each['name'] for each in results['detectors'])
-  dashes = style.dashes(each['name'] for each in results['detectors'])
+def _detectors(results: Mapping, place: str) -> Iterator[tuple[Mapping, bool]]:
+  """Yields detectors, and whether a click shows them, not the page."""
   seen = set()
   for each in results['detectors']:
-    if place not in each:
-      continue
-    shown = each['kind'] in _CURVES and each['kind'] not in seen
-    seen.add(each['kind'])
-    name = each['name']
-    yield (
-      each,
-      {
-        'name': style.text(name),
-        'legendgroup': name,
-        'line': {'color': colours[name], 'dash': dashes[name]},
-        'visible': True if shown else 'legendonly',
-      },
-    )
+    if place in each:
+      yield each, each['kind'] not in _DRAWN or each['kind'] in seen
+      seen.add(each['kind'])
 
 
-def _about_latent(results) -> Iterator[str]:
+def _about_latent(results: Mapping) -> Iterator[str]:
   best = results['chosen']['error'][0]
   yield (
     f'{best["id"]} has the highest of the lowest t over types, '
-    f'{best["score"]:.2f}, on train. Boxes are quartiles on test, whiskers the '
-    'range.'
+    f'{best["score"]:.2f}, on train. Dots are medians on test, with quartiles.'
   )
-  promoted = results['promoted']
-  if promoted:
-    words = ', '.join(repr(each['token']) for each in promoted['promoted'])
+  if results['promoted']:
+    promoted = results['promoted']['promoted']
+    words = ', '.join(repr(each['token']) for each in promoted)
     yield f'Tokens that its decoder row makes likelier: {words}.'
 
 
-def _whole(found: Mapping) -> Mapping:
-  """With an interval of no width where there is none."""
-  return {
-    **found,
-    **{
-      end: found['value'] if found[end] is None else found[end]
-      for end in ('low', 'high')
-    },
-  }
+def _detector_table(results: Mapping, place: str) -> charts.Table:
+  rows = []
+  for each in results['detectors']:
+    if place in each:
+      known = each['known']
+      said = f'{spelled(known)}, {known["errors"]} errors' if known else ''
+      rows.append(
+        [
+          each['name'],
+          *(each[place][key] for key in _COLUMNS.values()),
+          each[place]['reliability']['ece_calibrated'],
+          *([said] if place == 'test' else []),
+        ]
+      )
+  more = ['AUROC, known entities'] if place == 'test' else []
+  return charts.table(
+    [_PLACES[place], *_COLUMNS, 'ECE if calibrated', *more], rows
+  )
+
+
+def _chosen_table(results: Mapping) -> charts.Table:
+  types = results['types']
+  return charts.table(
+    ['fires on', 'latent', 'lowest t', *types],
+    [
+      [
+        {'error': 'errors', 'correct': 'correct answers'}[label],
+        found['id'],
+        found['score'],
+        *(found['scores'].get(name) for name in types),
+      ]
+      for label, each in results['chosen'].items()
+      for found in each
+    ],
+  )
+
+
+def _count_table(results: Mapping) -> charts.Table:
+  return charts.table(
+    ['split', 'type', *GROUPS],
+    [
+      [where or split, kind, *(cells.get(group, 0) for group in GROUPS)]
+      for where, counts in (
+        ('', results['counts']),
+        (_PLACES['transfer'], results['transfer_counts'] or {}),
+      )
+      for split, kinds in counts.items()
+      for kind, cells in kinds.items()
+    ],
+  )
+
+
+def _answer_tables(records: Sequence[Mapping]) -> Iterator[charts.Table]:
+  """Yields a table of some answers of test, equally many of each group."""
+  groups = {}
+  for each in records:
+    if each['split'] == 'test':
+      groups.setdefault(each['group'], []).append(each)
+  if groups:
+    few = max(1, _LISTED // len(groups))
+    yield charts.table(
+      ['label', 'question', 'answer', 'correct', 'right samples'],
+      [
+        [
+          group,
+          each['question'],
+          each['text'],
+          each['answers'][0],
+          each['right_samples'],
+        ]
+        for group in sorted(groups)
+        for each in groups[group][:few]
+      ],
+    )

@@ -16,6 +16,7 @@ from experiments.entities.modes import is_reference
 from experiments.uncertainty.answers import Answer
 from experiments.uncertainty.questions import Asked
 
+# Right samples that make a question correct.
 MIN_CORRECT = 3
 REFUSAL, CORRECT = 'refusal', 'correct'
 KNOWN_ERROR, UNKNOWN_ERROR = 'error (known)', 'error (unknown)'
@@ -25,14 +26,14 @@ GROUPS = (CORRECT, KNOWN_ERROR, UNKNOWN_ERROR, ERROR, REFUSAL)
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Judged:
-  """n answers.
+  """Says what n answers are.
 
   Attributes:
-    group: [n] of GROUPS.
-    used: bool [n], which ones count; the others were declined, or are errors
-      that the published code leaves out.
-    error: bool [n], of those that count: is it an error?
-    right_samples: int [n], how many samples are right.
+    group: The group of each [n], one of GROUPS.
+    used: bool [n], True for answers that count; the others were declined, or
+      are errors that the published code leaves out.
+    error: bool [n], True for errors.
+    right_samples: int [n], number of right samples.
   """
 
   group: np.ndarray
@@ -46,34 +47,32 @@ def judge(
   answers: Sequence[Answer],
   mode: str = 'default',
   *,
-  min_correct: int = MIN_CORRECT,
   known_names: Collection[str] = (),
 ) -> Judged:
   """Labels answers.
 
   Args:
     asked: n questions.
-    answers: To them.
+    answers: The answers to them.
     mode: How answers are read. 'reference' also leaves errors out whose
       question has the name of a known entity in it, wherever it stands.
-    min_correct: Right samples that make a question correct.
-    known_names: Of the entities that the base model knows; for 'reference'.
+    known_names: Names of entities that the base model knows, for 'reference'.
 
   Raises:
-    ValueError: fewer samples than `min_correct`, or unknown mode.
+    ValueError: there are fewer than 3 samples, or there is no such mode.
   """
   published = is_reference(mode)
   groups, right = [], []
   for each, one in zip(asked, answers, strict=True):
-    if len(one.samples) < min_correct:
+    if len(one.samples) < MIN_CORRECT:
       raise ValueError(
-        f'{len(one.samples)} samples cannot have min_correct={min_correct} '
-        'right ones. Draw more, or lower it.'
+        f'{len(one.samples)} samples cannot have {MIN_CORRECT} right ones. '
+        'Draw more.'
       )
     right.append(sum(each.label(text, mode) == CORRECT for text in one.samples))
     if each.declines(one.text, mode):
       groups.append(REFUSAL)
-    elif right[-1] >= min_correct:
+    elif right[-1] >= MIN_CORRECT:
       groups.append(CORRECT)
     elif not each.prompt_type:
       groups.append(ERROR)

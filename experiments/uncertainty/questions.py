@@ -21,17 +21,17 @@ TRIVIA = 'trivia'
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Asked:
-  """A question with its answers.
+  """Holds a question with its right answers.
 
   Attributes:
-    id: Of its own.
-    cluster: Questions of one cluster stand or fall together: the entity.
-    type: Of the entity, or TRIVIA.
+    id: A name that no other question has.
+    cluster: The entity that it is about; its questions are resampled together.
+    type: The entity's type, or TRIVIA.
     split: 'train', 'validation' or 'test'.
     entity_class: 'known' or 'unknown' to the base model; '' without an entity.
-    prompt_type: What is asked about the entity; '' without one.
-    prompt: What the user says; a text, or with an entity marked in it.
-    answers: Right ones: the entity's attribute, or all aliases.
+    prompt_type: Name of what is asked about the entity; '' without one.
+    prompt: What the user says: a text, or one with an entity marked in it.
+    answers: Right answers: the entity's attribute, or all aliases.
   """
 
   id: str
@@ -45,11 +45,11 @@ class Asked:
 
   @property
   def text(self) -> str:
-    """What the user says."""
+    """Returns what the user says."""
     return self.prompt if isinstance(self.prompt, str) else self.prompt.text
 
   def label(self, completion: str, mode: str) -> str:
-    """'correct', 'error' or 'refusal'; see `entities.labels`."""
+    """Returns 'correct', 'error' or 'refusal'; see `entities.labels`."""
     if isinstance(self.prompt, str):
       return label_trivia(completion, self.answers, mode, question=self.prompt)
     return label_completion(
@@ -61,7 +61,7 @@ class Asked:
     )
 
   def declines(self, completion: str, mode: str) -> bool:
-    """Whether a completion declines, whatever else it says."""
+    """Returns True if a completion declines, whatever else it says."""
     names = (
       titles_in(self.prompt)
       if isinstance(self.prompt, str)
@@ -73,11 +73,11 @@ class Asked:
 def about_entities(
   people: EntitySplits, max_entities: int | None = None
 ) -> list[Asked]:
-  """Everything about all entities, split by entity.
+  """Returns all questions about all entities, split by entity.
 
   Args:
     people: Known and unknown entities.
-    max_entities: Of each type, class and split, the first ones; to try things.
+    max_entities: Most entities of each type, class and split, the first ones.
   """
   return [
     Asked(

@@ -3,6 +3,7 @@
 Letters: n questions, D width of the site.
 """
 
+from collections.abc import Iterator
 import hashlib
 import json
 import pathlib
@@ -16,7 +17,13 @@ from experiments.activations import (
   stream_scores,
   write_sums,
 )
-from experiments.latents import Groups, LatentId, class_sums, promoted_tokens
+from experiments.latents import (
+  ClassSums,
+  Groups,
+  LatentId,
+  class_sums,
+  promoted_tokens,
+)
 from experiments.runs.stages import stage
 from experiments.uncertainty import detectors as lib
 from experiments.uncertainty.questions import TRIVIA
@@ -25,9 +32,9 @@ from experiments.uncertainty.signals import answer_signals, error_rates
 
 
 def sums_of_train(
-  model, saes, rows: HarvestRows, table, types, settings, folder, whose
-):
-  """Sums of every SAE over the answers of train."""
+  model, saes, rows: HarvestRows, table, types, options, folder, whose
+) -> list[ClassSums]:
+  """Returns sums of every SAE over the answers of train."""
   groups = Groups(types, ('train',))
   of_prompts = [
     groups.number(kind, CLASS_OF['error' if error else 'correct'])
@@ -44,7 +51,7 @@ def sums_of_train(
     rows,
     of_rows,
     groups.count,
-    batch_size=settings.batch_size,
+    batch_size=options.batch_size,
     description='Reading latents of train',
   )
   if folder is None:
@@ -55,7 +62,7 @@ def sums_of_train(
     digest = hashlib.sha256(json.dumps(read).encode()).hexdigest()
     stage(
       place,
-      {**(whose or {}), 'rows': digest, 'tokens': settings.tokens},
+      {**(whose or {}), 'rows': digest, 'tokens': options.tokens},
       lambda to: write_sums(to / 'sums.safetensors', stream()),
     )
     sums = read_sums(place / 'sums.safetensors')
@@ -65,7 +72,7 @@ def sums_of_train(
 def read_stream(
   model, places, rows: HarvestRows, batch_size: int
 ) -> dict[tuple[str, int], np.ndarray]:
-  """(site, layer) -> float32 [n, D], what the model has there."""
+  """Returns (site, layer) -> float32 [n, D], the activations there."""
   found = {}
   for site in sorted({site for site, _ in places}):
     layers = sorted(layer for each, layer in places if each == site)
@@ -75,8 +82,8 @@ def read_stream(
   return found
 
 
-def stream_detectors(x, where, table, skipped):
-  """Detectors that read the stream where the best latent does."""
+def stream_detectors(x, where, table, skipped) -> Iterator[lib.Detector]:
+  """Yields detectors that read the stream where the best latent does."""
   train, validation = table.splits == 'train', table.splits == 'validation'
   yield lib.Detector(
     name=f'difference of means at {where}',
@@ -98,10 +105,10 @@ def stream_detectors(x, where, table, skipped):
   )
 
 
-def answer_detectors(kept, table, settings):
-  """Detectors that read answers, or nothing of the model."""
+def answer_detectors(kept, table, mode: str) -> Iterator[lib.Detector]:
+  """Yields detectors that read answers, or nothing of the model."""
   answers = [part.answers[i] for part, i in kept]
-  signals = answer_signals(table.asked, answers, settings.mode)
+  signals = answer_signals(table.asked, answers, mode)
   no_model = ('length of the question',)
   for name, scores in signals.items():
     kind = lib.NO_MODEL if name in no_model else lib.ANSWER
@@ -125,7 +132,7 @@ def answer_detectors(kept, table, settings):
 
 
 def across_types(stream, table, cross, activation, skipped) -> dict:
-  """Type -> detector -> scores, of what was chosen and fitted on the others.
+  """Returns type -> kind -> scores of detectors made without that type.
 
   The probe and the difference of means read the stream where the latent does
   that was chosen on the others.
@@ -149,7 +156,10 @@ def across_types(stream, table, cross, activation, skipped) -> dict:
 
 
 def promoted_by(model, tokenizer, sae_of, best: LatentId) -> dict | None:
-  """Tokens that the best latent's decoder row raises; of the stream only."""
+  """Returns tokens that the best latent's decoder row raises.
+
+  Returns None if the row is not of the stream.
+  """
   row = np.asarray(sae_of[best[:2]].W_dec[...][best.latent], np.float32)
   if len(row) != model.config.d_model:
     return None

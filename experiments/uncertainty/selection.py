@@ -18,14 +18,14 @@ CLASS_OF = {'error': 'unknown', 'correct': 'known'}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-  """A latent and how it was ranked.
+  """Holds a latent and how it was ranked.
 
   Attributes:
-    id: LatentId.
-    label: 'error' or 'correct', what it fires on.
+    id: The latent.
+    label: What it fires on: 'error' or 'correct'.
     score: The lowest t over types.
     scores: Type -> t.
-    tied: How many other latents have the same score.
+    tied: Number of other latents with the same score.
   """
 
   id: LatentId
@@ -35,7 +35,7 @@ class Found:
   tied: int
 
   def to_dict(self) -> dict:
-    """For JSON."""
+    """Returns its fields, for JSON."""
     return {**dataclasses.asdict(self), 'id': str(self.id)}
 
 
@@ -46,13 +46,13 @@ def choose(
   *,
   without: str | None = None,
 ) -> list[Found]:
-  """The k best latents of a label.
+  """Returns the k best latents of a label.
 
   Args:
-    sums: Of each SAE over the questions of train, correct answers in place of
-      known entities and errors in place of unknown ones.
+    sums: Sums of each SAE over the questions of train, with correct answers in
+      place of known entities and errors in place of unknown ones.
     label: 'error' or 'correct'.
-    k: How many.
+    k: Number of latents.
     without: A type that does not count, to be tested on.
 
   Raises:

@@ -1,4 +1,6 @@
-"""Detectors that read the model's answers, not the model. Higher: less sure.
+"""Detectors that read the model's answers, not the model.
+
+They are higher where the model is less sure.
 
 Semantic entropy (Kuhn et al. 2023, Farquhar et al. 2024) is over clusters of
 sampled answers that mean the same. Here they mean the same if they are equal
@@ -6,7 +8,7 @@ after normalisation, or if both decline: right for short answers, too many
 clusters for sentences.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import functools
 import re
 
@@ -23,9 +25,9 @@ _DECLINES = object()
 
 
 def normalised(text: str) -> str:
-  """The first line, without case, accents, punctuation and articles.
+  """Returns the first line, without case, accents, punctuation and articles.
 
-  '1,990' is '1990'.
+  '1,990' becomes '1990'.
   """
   line = text.strip().split('\n')[0]
   folded = re.sub(r'(?<=\d),(?=\d{3})', '', fold(line).lower())
@@ -38,16 +40,16 @@ def semantic_entropy(
   logprobs: Sequence[float],
   declines: Callable[[str], bool] = is_refusal,
 ) -> tuple[float, float]:
-  """Entropies in nats over clusters of samples.
+  """Returns entropies in nats over clusters of samples.
 
   Args:
-    samples: Texts.
-    logprobs: Of each, the mean over its tokens.
-    declines: Tells refusals.
+    samples: Sampled answers.
+    logprobs: Mean log-probability of each sample's tokens.
+    declines: Returns True for refusals.
 
   Returns:
-    With clusters weighted by the samples' probabilities; and by how many
-    samples they have ('discrete').
+    The entropy with clusters weighted by their samples' probabilities, and that
+    with clusters weighted by their number of samples ('discrete').
   """
   keys = [_DECLINES if declines(text) else normalised(text) for text in samples]
   numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}
@@ -66,7 +68,7 @@ def answer_signals(
   answers: Sequence[Answer],
   mode: str = 'default',
 ) -> dict[str, np.ndarray]:
-  """Name -> float64 [n], higher where the answer says that it may be wrong."""
+  """Returns name -> float64 [n], higher where an answer may be wrong."""
   entropies = np.array(
     [
       semantic_entropy(
@@ -93,13 +95,13 @@ def answer_signals(
 def error_rates(
   asked: Sequence[Asked], error: np.ndarray, train: np.ndarray
 ) -> np.ndarray:
-  """Each question's rate of errors on train among those of its prompt type.
+  """Returns the rate of errors on train of each question's prompt type.
 
-  What can be told without any model; float64 [n]. A prompt type that train
-  lacks has the rate of all.
+  It is float64 [n], and what can be told without any model. A prompt type that
+  train lacks has the rate of all.
   """
   kinds = [each.prompt_type for each in asked]
-  seen: Mapping[str, list] = {}
+  seen = {}
   for i in np.flatnonzero(train):
     seen.setdefault(kinds[i], []).append(error[i])
   overall = float(error[train].mean())

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import os
+from typing import Annotated
 
 import numpy as np
 
 from experiments.activations import latents_at_positions, make_rows
 from experiments.entities.modes import is_reference
 from experiments.latents import SPLITS, matched_random
+from experiments.runs import Count, Seed, check_numbers, whole
 from experiments.uncertainty import detectors as lib
 from experiments.uncertainty.data import Data, counts_of, types_to_use
 from experiments.uncertainty.questions import TRIVIA
@@ -27,35 +29,31 @@ from sae.jumprelu import JumpReLUSAE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-  """What does not depend on model and questions.
+class SearchOptions:
+  """How latents and other detectors are found.
 
   Attributes:
-    tokens: Which token latents are read at; see `harvesting/choices.py`.
+    tokens: Which token latents are read at; see `activations.make_rows`.
     mode: 'reference' balances classes by leaving questions out, and has the
       published probe.
-    at_least: Errors, and correct answers, that a type needs in train.
+    at_least: Errors, and correct answers, that a type needs in train. A t-test
+      needs two of each.
     num_chosen: Latents of each label.
     num_random: Random latents beside the best one.
     batch_size: Prompts per run of the model.
-    seed: Of all draws.
+    seed: Random seed of all draws.
   """
 
   tokens: str = 'model'
   mode: str = 'default'
-  at_least: int = 5
-  num_chosen: int = 5
-  num_random: int = 20
-  batch_size: int = 64
-  seed: int = 0
+  at_least: Annotated[int, whole(2)] = 5
+  num_chosen: Count = 5
+  num_random: Annotated[int, whole(0, 10_000)] = 20
+  batch_size: Count = 64
+  seed: Seed = 0
 
   def __post_init__(self):
-    is_reference(self.mode)
-    if self.at_least < 2 or self.num_chosen < 1:
-      raise ValueError(
-        f'at_least={self.at_least} and num_chosen={self.num_chosen} must be 2 '
-        'and 1 at least: a t-test needs two of each.'
-      )
+    check_numbers(self)
 
 
 def find(
@@ -63,7 +61,7 @@ def find(
   tokenizer: gj.Tokenizer,
   saes: Sequence[JumpReLUSAE],
   data: Data,
-  settings: Settings,
+  options: SearchOptions,
   *,
   transfer: Data | None = None,
   folder: str | os.PathLike | None = None,
@@ -73,13 +71,14 @@ def find(
 
   Args:
     model: The chat model.
-    tokenizer: Its.
+    tokenizer: The model's tokenizer.
     saes: Whose latents are searched.
     data: Questions about entities, in three splits.
-    settings: See there.
+    options: How they are found.
     transfer: Other questions, which nothing is fitted on.
     folder: Where sums are kept, to go on from.
-    identity: Of model and SAEs, so that others' sums are not taken for theirs.
+    identity: What tells model and SAEs apart, so that sums of others are not
+      taken for theirs.
 
   Returns:
     Numbers for results.json; and arrays, a score per question and detector.
@@ -88,7 +87,7 @@ def find(
     ValueError: there are too few errors or correct answers, or the token is
       not in the questions.
   """
-  types, left_out = types_to_use(data, settings.at_least)
+  types, left_out = types_to_use(data, options.at_least)
   parts = [data] if transfer is None else [data, transfer]
   if any(part.asked and not part.judged.used.any() for part in parts):
     raise ValueError('The model declined every question of a file.')
@@ -102,7 +101,7 @@ def find(
   rows = make_rows(
     tokenizer,
     [each.prompt for each in asked],
-    tokens=settings.tokens,
+    tokens=options.tokens,
     chat=True,
     ids=[f'{each.type}/{each.id}' for each in asked],
   )
@@ -111,7 +110,7 @@ def find(
     first = rows.dropped[0]
     raise ValueError(
       f'{len(rows.dropped)} of {len(asked)} questions cannot be read with '
-      f'--tokens={settings.tokens}: {first.reason}; the first is {first.id}. '
+      f'--tokens={options.tokens}: {first.reason}; the first is {first.id}. '
       'Choose another token.'
     )
   table = Table(
@@ -124,17 +123,17 @@ def find(
     error=np.array([part.judged.error[i] for part, i in kept]),
     clusters=[each.cluster for each in asked],
   )
-  rng = np.random.default_rng(settings.seed)
+  rng = np.random.default_rng(options.seed)
   fits = {name: table.splits == name for name in SPLITS}
-  if is_reference(settings.mode):
+  if is_reference(options.mode):
     train = lib.balanced(table.error, fits['train'], rng)
     for name in ('validation', 'test'):
       fits[name] = lib.balanced(table.error, fits[name], rng)
   sums = sums_of_train(
-    model, saes, rows, table, tuple(types), settings, folder, identity
+    model, saes, rows, table, tuple(types), options, folder, identity
   )
   chosen = {
-    label: choose(sums, label, settings.num_chosen) for label in CLASS_OF
+    label: choose(sums, label, options.num_chosen) for label in CLASS_OF
   }
   best = chosen['error'][0].id
   cross = {}
@@ -142,14 +141,14 @@ def find(
     cross = {name: choose(sums, 'error', 1, without=name)[0] for name in types}
   sae_of = {(s.origin.site, s.origin.layer): s for s in saes}
   controls = None
-  if settings.num_random:
+  if options.num_random:
     decoder = np.asarray(sae_of[best[:2]].W_dec[...])
     # Nothing is known of whether they tell errors: that is what they are for.
     controls = matched_random(
       best,
       next(one for one in sums if one.where == best[:2]),
-      count=settings.num_random,
-      seed=settings.seed,
+      count=options.num_random,
+      seed=options.seed,
       norms=np.linalg.norm(decoder, axis=1),
       max_score=None,
       odds=True,
@@ -166,11 +165,11 @@ def find(
     model,
     [(sae_of[id[:2]], id.latent) for id in ids],
     rows,
-    batch_size=settings.batch_size,
+    batch_size=options.batch_size,
   )
   activation = dict(zip(ids, values[:, rows.prompt_rows], strict=True))
   places = {id[:2] for id in (best, *(f.id for f in cross.values()))}
-  stream = read_stream(model, places, rows, settings.batch_size)
+  stream = read_stream(model, places, rows, options.batch_size)
   x = stream[best[:2]]
   where = f'{best.site}.{best.layer}'
   made = [
@@ -187,7 +186,7 @@ def find(
   ]
   skipped = []
   made += stream_detectors(x, where, table, skipped)
-  if is_reference(settings.mode):
+  if is_reference(options.mode):
     made.append(
       lib.Detector(
         name=f'published probe at {where}',
@@ -196,17 +195,17 @@ def find(
         where=where,
       )
     )
-  made += answer_detectors(kept, table, settings)
+  made += answer_detectors(kept, table, options.mode)
   results, arrays = summarise(
     table,
     fits,
     made,
     random={str(id): activation[id].astype(np.float64) for id in random_ids},
     cross=across_types(stream, table, cross, activation, skipped),
-    seed=settings.seed,
+    seed=options.seed,
   )
   results = {
-    'settings': dataclasses.asdict(settings),
+    'settings': dataclasses.asdict(options),
     'types': types,
     'left_out': left_out,
     'skipped': skipped,

@@ -21,15 +21,15 @@ _POINTS = 200
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
-  """The questions that count, in one order for all arrays.
+  """Holds the questions that count, in one order for all arrays.
 
   Attributes:
-    asked: n of them.
-    types: [n] names.
-    splits: [n] names; TRIVIA for questions that nothing is fitted on.
-    groups: [n] of labels.GROUPS.
-    error: bool [n].
-    clusters: [n] names.
+    asked: n questions.
+    types: Types of their entities [n].
+    splits: Their splits [n]; TRIVIA for those that nothing is fitted on.
+    groups: What their answers are [n], see labels.GROUPS.
+    error: bool [n], True for errors.
+    clusters: Names [n]; questions of one cluster are resampled together.
   """
 
   asked: Sequence[Asked]
@@ -49,15 +49,16 @@ def summarise(
   cross: Mapping[str, Mapping[str, np.ndarray]],
   seed: int = 0,
 ) -> tuple[dict, dict[str, np.ndarray]]:
-  """All numbers.
+  """Computes all numbers.
 
   Args:
     table: n questions.
-    fits: Split -> bool [n]: on what to choose, and to test.
+    fits: Split -> bool [n], the questions to choose or to test on.
     detectors: The best latent first; others are compared with it.
     random: Random latent -> its activations [n].
-    cross: Type -> kind of detector -> scores [n], of what never saw the type.
-    seed: Of the resamples.
+    cross: Type -> kind of detector -> scores [n] of one that never saw the
+      type.
+    seed: Random seed of the resamples.
 
   Returns:
     'n': split -> errors, correct answers, clusters; 'detectors', each with
@@ -97,7 +98,7 @@ def summarise(
 
 
 def _describe(table, fits, detector, first, elsewhere, seed) -> dict:
-  """A detector's numbers."""
+  """Returns a detector's numbers."""
   validation, test = fits['validation'], fits['test']
   scores, error = detector.scores, table.error
   thresholds = {
@@ -160,7 +161,7 @@ def _describe(table, fits, detector, first, elsewhere, seed) -> dict:
 
 
 def _auroc(table, which, scores, seed) -> dict | None:
-  """With its interval; None where a class is missing."""
+  """Returns the AUROC with its interval; None where a class is missing."""
   error = table.error[which]
   if len(set(error)) < 2:
     return None
@@ -171,7 +172,10 @@ def _auroc(table, which, scores, seed) -> dict | None:
 
 
 def _random(table, test, elsewhere, random, best) -> dict | None:
-  """The best latent among random ones, each in the direction that suits it."""
+  """Compares the best latent with random ones.
+
+  Each random one takes the direction that suits it.
+  """
   if not random:
     return None
   found = {'latents': list(random)}
@@ -195,7 +199,7 @@ def _random(table, test, elsewhere, random, best) -> dict | None:
 
 
 def _groups(table, which, activations) -> dict:
-  """Type -> group -> quartiles, mean and firing rate of the activations."""
+  """Returns type -> group -> quartiles, mean and firing rate."""
   found = {}
   for name in sorted(set(table.types[which])):
     for group in dict.fromkeys(table.groups[which & (table.types == name)]):
@@ -219,7 +223,7 @@ def _groups(table, which, activations) -> dict:
 
 
 def _curves(error, scores, risk) -> dict:
-  """ROC, precision and recall, risk and coverage, a few points each."""
+  """Returns ROC, precision and recall, risk and coverage, in few points."""
   false, true, _ = roc_points(error, scores)
   precision, recall, _ = metrics.precision_recall_curve(error, scores)
   return {

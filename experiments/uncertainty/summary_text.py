@@ -1,5 +1,6 @@
 """What was found, in sentences."""
 
+import collections
 from collections.abc import Mapping
 
 # Errors, and correct answers, below which an AUROC says little.
@@ -7,7 +8,7 @@ _FEW = 30
 
 
 def sentences(results: Mapping) -> list[str]:
-  """What was found, for people."""
+  """Says what was found, in sentences."""
   n = results['n']['test']
   prefix = results['answering']['prefix']
   lines = [
@@ -15,15 +16,10 @@ def sentences(results: Mapping) -> list[str]:
     f'{n["clusters"]} entities'
     + (f', every answer begun with {prefix!r}.' if prefix else '.')
   ]
-  groups = [
-    group
-    for kinds in results['counts'].values()
-    for group_counts in kinds.values()
-    for group in group_counts.items()
-  ]
-  totals = {}
-  for group, count in groups:
-    totals[group] = totals.get(group, 0) + count
+  totals = collections.Counter()
+  for kinds in results['counts'].values():
+    for counts in kinds.values():
+      totals.update(counts)
   lines.append(
     'All splits: '
     + ', '.join(f'{count} {group}' for group, count in totals.items())

@@ -3,7 +3,7 @@
 A JSON list of objects, of which these fields are read:
 
   question         what is asked
-  question_id      of its own; the record's number where there is none
+  question_id      a name of the question; default: the record's number
   correct_answer   a list of right answers, all aliases
 
 What another model said to them (`greedy_completion` and the like) is not used:
@@ -19,11 +19,11 @@ from experiments.uncertainty.questions import TRIVIA, Asked
 def read_trivia(
   path: str | os.PathLike, limit: int | None = None
 ) -> tuple[list[Asked], int]:
-  """The questions of a file, all in one split; and how many came again.
+  """Reads a file's questions, all in one split, and counts repeated ones.
 
   Args:
-    path: Of the file.
-    limit: Only the first ones.
+    path: The file.
+    limit: Most questions, the first ones. Default: all.
 
   Raises:
     FileNotFoundError, ValueError: there is no such file, or it or a record is

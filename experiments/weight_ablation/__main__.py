@@ -33,18 +33,17 @@ is projected, which one matrix for both could not say
 
 from collections.abc import Mapping, Sequence
 
-from absl import flags
 import numpy as np
 
-from experiments import inputs, weight_ablation
-from experiments.inputs import study_inputs as subject_lib
+from experiments import inputs
 from experiments.inputs.documents import DocumentFile
-from experiments.latents import CLASSES
-from experiments.runs import define_number, outputs, whole
+from experiments.inputs.study_inputs import StudyInputs, open_inputs
+from experiments.runs import KeepFlags, outputs, start
 from experiments.steering import (
   ORIGINAL,
   RANDOM_LATENT,
-  WAYS,
+  Arm,
+  Question,
   Rules,
   ablate_weights,
   generate_answers,
@@ -54,139 +53,79 @@ from experiments.steering import (
   summarise,
   written_at_first,
 )
-from experiments.weight_ablation import figures
-from experiments.weight_ablation.arms import LATENT, MEAN_DIFFERENCE
+from experiments.weight_ablation import (
+  among_random,
+  choose_direction,
+  compare_on_text,
+  figures,
+  largest_cosines,
+  make_arms,
+  save_untied,
+)
+from experiments.weight_ablation.settings import Settings
 import gemma_jax as gj
 from gemma_jax.whole_files import save_tensors
 
-_TITLE = 'Does a model decline without the direction?'
+# A way -> the edited model, and the edits that its weights leave to do.
+_Edited = Mapping[str, tuple[gj.Decoder, gj.Interventions | None]]
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Defines this program's flags; returns their names."""
-  before = set(values)
-  subject_lib.define_flags(values, model='chat')
-  common = {'flag_values': values}
-  flags.DEFINE_enum(
-    'label',
-    'unknown',
-    list(CLASSES),
-    "Whose direction: that of the run's known or unknown latent.",
-    **common,
+def work(settings: Settings, keep_flags: KeepFlags) -> str:
+  """Takes the direction out, writes the results; returns the summary."""
+  given = open_inputs(settings, keep_flags)
+  direction, controls, source = choose_direction(given)
+  documents = _documents(given)
+  questions = make_questions(
+    given.tokenizer,
+    given.people.of('test', 'known'),
+    given.people.of('test', 'unknown'),
+    per_class=settings.questions,
+    # Published ones are drawn with 42.
+    seed=42 if settings.mode == 'reference' else settings.seed,
   )
-  flags.DEFINE_string(
-    'direction',
-    LATENT,
-    f"'{LATENT}': its decoder row; '{MEAN_DIFFERENCE}': from the other class's "
-    "mean to that of --label, at the latent's site; else a .safetensors file "
-    "with one tensor [D], or one called 'direction'.",
-    **common,
+  given.begin()
+  model = given.load()
+  ways = settings.chosen_ways
+  arms = make_arms(settings.label, direction, controls, ways)
+  steering, examples = _answers(given, model, questions, arms)
+  edited = {way: ablate_weights(model, direction, way) for way in ways}
+  saved, cosines = _written(given, model, edited, direction, questions)
+  text, arrays = {}, {}
+  if documents:
+    text, arrays = _on_text(given, model, edited, direction, documents)
+  arrays |= {f'cosines/{name}': x for name, x in cosines.items()}
+  save_tensors(given.out / 'effects.safetensors', arrays)
+  outputs.write_lines(given.out / 'answers.jsonl', examples)
+  results = {
+    'direction': source | {'ways': ways},
+    'steering': steering,
+    'random': among_random(steering),
+    'written': _largest(cosines),
+    'layers': {name: x.tolist() for name, x in cosines.items()},
+    'checkpoints': saved,
+    'text': text,
+  }
+  return given.write(
+    'weight_ablation',
+    results,
+    'Does a model decline without the direction?',
+    summary(results),
+    figures.sections(results, examples),
   )
-  flags.DEFINE_list(
-    'ways',
-    None,
-    f'How it is taken out, of {" and ".join(WAYS)}; random latents are, as the '
-    'first says. Default: both; with --mode=reference, reference.',
-    **common,
-  )
-  flags.DEFINE_bool('save', True, 'Write the checkpoints.', **common)
-  define_number(
-    'questions', 25, 'Per entity type and class.', whole(), **common
-  )
-  define_number(
-    'max_new_tokens', 30, 'Most tokens of an answer.', whole(), **common
-  )
-  define_number(
-    'rows_per_batch', 256, 'Answers generated at once.', whole(), **common
-  )
-  flags.DEFINE_string(
-    'text',
-    None,
-    'Plain text (.txt, a document per line, or .jsonl) to compare models on. '
-    'Default: for the bundled model its own; for others none.',
-    **common,
-  )
-  flags.DEFINE_string('text_field', 'text', 'Of .jsonl objects.', **common)
-  define_number(
-    'text_documents', 400, 'So many of them.', whole(1, 10**9), **common
-  )
-  define_number(
-    'text_window', 64, 'Most tokens read of each.', whole(2), **common
-  )
-  return subject_lib.finish_flags(values, before)
 
 
-def run(values: flags.FlagValues, names: Sequence[str]) -> int:
-  """Does what parsed flags say; returns the exit code."""
-  try:
-    ways = _ways(values)
-    subject = subject_lib.open_subject(values, names, model='chat')
-    direction, controls, source = weight_ablation.choose_direction(subject)
-    documents = _documents(subject)
-    questions = make_questions(
-      subject.tokenizer,
-      subject.people.of('test', 'known'),
-      subject.people.of('test', 'unknown'),
-      per_class=values.questions,
-      # Published ones are drawn with 42.
-      seed=42 if values.mode == 'reference' else values.seed,
-    )
-    subject.begin()
-    model = subject.load()
-    arms = weight_ablation.make_arms(values.label, direction, controls, ways)
-    steering, examples = _answers(subject, model, questions, arms)
-    edited = {way: ablate_weights(model, direction, way) for way in ways}
-    saved, cosines = _written(subject, model, edited, direction, questions)
-    text, arrays = {}, {}
-    if documents:
-      text, arrays = _on_text(subject, model, edited, direction, documents)
-    arrays |= {f'cosines/{name}': x for name, x in cosines.items()}
-    save_tensors(subject.out / 'effects.safetensors', arrays)
-    outputs.write_lines(subject.out / 'answers.jsonl', examples)
-    results = {
-      'direction': source | {'ways': ways},
-      'steering': steering,
-      'random': weight_ablation.among_random(steering),
-      'written': _largest(cosines),
-      'layers': {name: x.tolist() for name, x in cosines.items()},
-      'checkpoints': saved,
-      'text': text,
-    }
-    subject.write(
-      'weight_ablation',
-      results,
-      _TITLE,
-      summary(results),
-      figures.sections(results, examples),
-    )
-  except (OSError, ValueError, ImportError) as error:
-    return outputs.failed(error)
-  return 0
-
-
-def _ways(values) -> list[str]:
-  ways = values.ways
-  if ways is None:
-    ways = WAYS if values.mode == 'default' else ('reference',)
-  if not ways or not set(ways) <= set(WAYS):
-    raise ValueError(
-      f'--ways={",".join(ways)} must be some of {", ".join(WAYS)}.'
-    )
-  return list(dict.fromkeys(ways))
-
-
-def _documents(subject) -> list[list[int]]:
-  """Tokens of plain text, a list per document; [] for none."""
-  values = subject.values
-  path = values.text
-  if path is None and values.chat_model == inputs.BUNDLED:
+def _documents(given: StudyInputs) -> list[list[int]]:
+  """Returns the tokens of plain text, a list per document; [] for none."""
+  settings = given.settings
+  path = settings.text
+  if path is None and settings.chat_model == inputs.BUNDLED:
     path = inputs.BUNDLE / 'text.txt'
   if path is None:
     return []
-  read = DocumentFile(path, field=values.text_field).read
+  read = DocumentFile(path, field=settings.text_field).read
   ids = [
-    subject.tokenizer.encode(text)[: values.text_window]
-    for _, text in read(stop=values.text_documents)
+    given.tokenizer.encode(text)[: settings.text_window]
+    for _, text in read(stop=settings.text_documents)
   ]
   ids = [row for row in ids if len(row) > 1]
   if not ids:
@@ -194,77 +133,93 @@ def _documents(subject) -> list[list[int]]:
   return ids
 
 
-def _answers(subject, model, questions, arms) -> tuple[dict, list[dict]]:
-  """All numbers of all arms, and the answers."""
-  values = subject.values
-  rules = Rules.of_mode(values.mode)
+def _answers(
+  given: StudyInputs,
+  model: gj.Decoder,
+  questions: Sequence[Question],
+  arms: Sequence[Arm],
+) -> tuple[dict, list[dict]]:
+  """Returns all numbers of all arms, and the answers."""
+  settings = given.settings
+  rules = Rules.of_mode(settings.mode)
   common = {
-    'stop_ids': subject.tokenizer.stop_ids if rules.stop else (),
-    'rows_per_batch': values.rows_per_batch,
-    'identity': subject.about,
+    'stop_ids': given.tokenizer.stop_ids if rules.stop else (),
+    'rows_per_batch': settings.rows_per_batch,
+    'identity': given.about,
     'redo': True,
   }
   answers = generate_answers(
     model,
     questions,
     arms,
-    max_new_tokens=values.max_new_tokens,
-    folder=subject.out / 'answers',
+    max_new_tokens=settings.max_new_tokens,
+    folder=given.out / 'answers',
     **common,
   )
   divergences = measure_divergences(
-    model, questions, arms, answers[0], folder=subject.out / 'kl', **common
+    model, questions, arms, answers[0], folder=given.out / 'kl', **common
   )
   examples = make_examples(
-    subject.tokenizer, questions, arms, answers, rules, divergences
+    given.tokenizer, questions, arms, answers, rules, divergences
   )
   return summarise(arms, examples), examples
 
 
-def _written(subject, model, edited, direction, questions):
-  """Saves checkpoints; how much of the direction is written, by layers.
+def _written(
+  given: StudyInputs,
+  model: gj.Decoder,
+  edited: _Edited,
+  direction: np.ndarray,
+  questions: Sequence[Question],
+) -> tuple[dict, dict[str, np.ndarray]]:
+  """Saves checkpoints; measures how much of the direction is still written.
 
   What is measured is what was saved, read back.
+
+  Returns:
+    Way -> folder; and 'ARM/SITE' -> the largest cosines, by layers.
   """
-  values, saved, cosines = subject.values, {}, {}
-  measure = lambda model, interventions=None: weight_ablation.largest_cosines(
-    model, interventions, direction, questions
-  )
-  found = {ORIGINAL: measure(model)}
+  saved = {}
+  found = {ORIGINAL: largest_cosines(model, None, direction, questions)}
   for way, (one, interventions) in edited.items():
-    if not values.save:
-      found[way] = measure(one, interventions)
-      continue
-    folder = subject.out / way
-    weight_ablation.save_untied(
-      one, direction, folder, companions=subject.reader.folder
-    )
-    found[way] = measure(gj.load_checkpoint(folder))
-    saved[way] = folder
-  for name, sites in found.items():
-    cosines |= {f'{name}/{site}': x for site, x in sites.items()}
-  return saved, cosines
+    if given.settings.save:
+      folder = given.out / way
+      save_untied(one, direction, folder, companions=given.reader.folder)
+      one, interventions = gj.load_checkpoint(folder), None
+      saved[way] = folder
+    found[way] = largest_cosines(one, interventions, direction, questions)
+  return saved, {
+    f'{name}/{site}': x
+    for name, sites in found.items()
+    for site, x in sites.items()
+  }
 
 
-def _on_text(subject, model, edited, direction, documents):
-  """The ways, and the first in a tied checkpoint, on plain text."""
+def _on_text(
+  given: StudyInputs,
+  model: gj.Decoder,
+  edited: _Edited,
+  direction: np.ndarray,
+  documents: Sequence[Sequence[int]],
+) -> tuple[dict, dict[str, np.ndarray]]:
+  """Compares the ways, and the first in a tied checkpoint, on plain text."""
   others = dict(edited)
   way, (first, _) = next(iter(edited.items()))
   if first.config.tied:
     weights = first.weights()
     weights |= written_at_first(weights, direction)
     others[f'{way}, tied'] = gj.Decoder(first.config, weights), None
-  return weight_ablation.compare_on_text(
+  return compare_on_text(
     model,
     others,
     documents,
-    rows_per_batch=min(16, subject.values.rows_per_batch),
-    seed=subject.values.seed,
+    rows_per_batch=min(16, given.settings.rows_per_batch),
+    seed=given.settings.seed,
   )
 
 
 def _largest(cosines: Mapping[str, np.ndarray]) -> dict:
-  """Arm -> site -> the largest of any layer; and of the embedding."""
+  """Returns arm -> site -> the largest of any layer, and of the embedding."""
   found = {}
   for name, x in cosines.items():
     arm, site = name.split('/')
@@ -275,7 +230,7 @@ def _largest(cosines: Mapping[str, np.ndarray]) -> dict:
 
 
 def summary(results: Mapping) -> list[str]:
-  """Refusals before and after, and what is left of the direction."""
+  """Says what was refused before and after, and what is still written."""
   steering = results['steering']
   lines = [f'Taken out: the {results["direction"]["name"]}.']
   for arm in steering['arms']:
@@ -308,4 +263,4 @@ def summary(results: Mapping) -> list[str]:
 
 
 if __name__ == '__main__':
-  outputs.start(define_flags, run)
+  start(Settings, work)

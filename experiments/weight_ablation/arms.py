@@ -5,16 +5,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments.inputs.study_inputs import StudyInputs
+from experiments.latents import LatentId
 from experiments.steering import ORIGINAL, RANDOM_LATENT, WEIGHT_ABLATION, Arm
 from experiments.weight_ablation.directions import read_direction
 
-LATENT, MEAN_DIFFERENCE = 'latent', 'mean_difference'
-
 
 def choose_direction(
-  subject: StudyInputs,
-) -> tuple[np.ndarray, Mapping, dict]:
-  """What --label and --direction name.
+  given: StudyInputs,
+) -> tuple[np.ndarray, Mapping[LatentId, np.ndarray], dict]:
+  """Returns what --label and --direction name.
 
   Returns:
     The direction [D]; random latents' rows, for comparison; and where it comes
@@ -23,33 +22,31 @@ def choose_direction(
   Raises:
     ValueError, OSError: there is no such latent, mean or file.
   """
-  values, label = subject.values, subject.values.label
-  if label not in subject.targets:
+  label, name = given.settings.label, given.settings.direction
+  if label not in given.targets:
     raise ValueError(
       f'There is no {label} latent: give --{label}_latent, or a --run.'
     )
-  target = subject.targets[label]
-  width = subject.reader.config.d_model
+  target = given.targets[label]
+  width = given.reader.config.d_model
   if target.direction.shape != (width,):
     raise ValueError(
       f'{target.id} writes vectors of {len(target.direction)}; the stream of '
       f'this model has {width}. Name a latent of the stream.'
     )
-  if values.direction == LATENT:
+  where = f'{target.id.site}.{target.id.layer}'
+  if name == 'latent':
     direction, name = target.direction, f'decoder row of {target.id}'
-  elif values.direction == MEAN_DIFFERENCE:
+  elif name == 'mean_difference':
     direction = target.mean_difference
     if direction is None:
       raise ValueError(
-        f'The run has no means of {target.id.site}.{target.id.layer}; give '
-        '--run of a run that harvested it.'
+        f'The run has no means of {where}; give --run of a run that harvested '
+        'it.'
       )
-    name = (
-      f'difference of means to {label} at {target.id.site}.{target.id.layer}'
-    )
+    name = f'difference of means to {label} at {where}'
   else:
-    direction = read_direction(values.direction, width)
-    name = values.direction
+    direction = read_direction(name, width)
   row = target.direction
   cosine = direction @ row / (np.linalg.norm(direction) * np.linalg.norm(row))
   source = {
@@ -67,13 +64,13 @@ def make_arms(
   controls: Mapping[object, np.ndarray],
   ways: Sequence[str],
 ) -> list[Arm]:
-  """The original; each way; and random latents taken out in the first way.
+  """Returns the original, each way, and random latents in the first way.
 
   Args:
-    label: 'known' or 'unknown', whose direction it is.
-    direction: [D].
+    label: Class whose direction it is, 'known' or 'unknown'.
+    direction: The direction [D].
     controls: Random latents -> their rows [D].
-    ways: Some of WAYS.
+    ways: Ways to take it out, of `steering.WAYS`.
   """
   arms = [Arm(name=ORIGINAL, kind=ORIGINAL)]
   for way in ways:
@@ -100,7 +97,7 @@ def make_arms(
 
 
 def among_random(steering: Mapping) -> list[dict]:
-  """Each way's change of refusals, among those of random latents.
+  """Compares each way's change of refusals with those of random latents.
 
   p is the share of edits, its own among them, that move refusals as far.
   """

@@ -22,11 +22,11 @@ from gemma_jax.checkpoint.hf_format import read_companions
 
 
 def untie(model: gj.Decoder, direction: np.ndarray) -> gj.Decoder:
-  """The model whose weights alone do what `ablate_weights` needs edits for.
+  """Returns a model whose weights alone do what edits did besides them.
 
   Args:
-    model: As `ablate_weights` gives it. One that is untied already is returned.
-    direction: [D], that is to be taken out of embeddings too.
+    model: What `ablate_weights` returned. An untied one is returned as it is.
+    direction: The direction [D] that is taken out of embeddings too.
   """
   if not model.config.tied:
     return model
@@ -48,8 +48,9 @@ def save_untied(
   """Writes an ablated model; the folder is replaced as a whole.
 
   Args:
-    model, direction: As of `untie`.
-    folder: Where to.
+    model: What `ablate_weights` returned.
+    direction: The direction [D] that is taken out of embeddings too.
+    folder: Folder of the new checkpoint.
     companions: Folder of the original checkpoint, whose tokenizer, chat
       template and generation settings are copied.
   """

@@ -8,11 +8,11 @@ from safetensors import SafetensorError, safe_open
 
 
 def read_direction(path: str | os.PathLike, width: int) -> np.ndarray:
-  """A direction float32 [D] from a safetensors file.
+  """Reads a direction float32 [D] from a safetensors file.
 
   Args:
-    path: Of a file with one tensor, or one called 'direction'.
-    width: D.
+    path: A file with one tensor, or one called 'direction'.
+    width: D, the width of the residual stream.
 
   Raises:
     FileNotFoundError: there is no such file.

@@ -17,19 +17,20 @@ def compare_on_text(
   rows_per_batch: int = 16,
   seed: int = 0,
 ) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-  """Divergence from the original, and loss, per token of each document.
+  """Measures divergence from the original, and loss, per token of documents.
 
   Args:
-    original: A model.
+    original: The model that others are compared with.
     others: Name -> model and its interventions.
     rows: Token ids of documents, BOS first, of two tokens or more.
-    rows_per_batch: Bounds memory.
-    seed: Of intervals, which resample documents.
+    rows_per_batch: Documents that are read at once, which bounds memory.
+    seed: Random seed of the intervals, which resample documents.
 
   Returns:
-    Name -> {'kl': KL(original || other) in nats per token, 'loss', 'more_loss':
-    than the original's}; the mean over documents of their means over tokens.
-    And 'NAME/kl', 'NAME/loss' of every document, 'original/loss' too.
+    Name -> {'kl': KL(original || other), 'loss', 'more_loss': loss less that of
+    the original}, in nats per token: means over documents of their means over
+    tokens. And arrays: 'NAME/kl' and 'NAME/loss' of every document, also
+    'original/loss'.
   """
   length = max(map(len, rows))
   B = min(rows_per_batch, len(rows))
@@ -80,7 +81,7 @@ def compare_on_text(
 
 
 def _last_stream(model, tokens, positions, interventions):
-  """[B, T, D], what is unembedded."""
+  """Returns [B, T, D], what is unembedded."""
   out = gj.run(
     model,
     tokens,

@@ -9,6 +9,7 @@ import gemma_jax as gj
 
 # What sublayers add, the stream between them, and, at layer 0, the embedding.
 SITES = ('resid_pre', 'attn_out', 'resid_mid', 'mlp_out', 'resid_post')
+_ROWS = 32  # questions that are read at once
 
 
 def largest_cosines(
@@ -16,17 +17,14 @@ def largest_cosines(
   interventions: gj.Interventions | None,
   direction: np.ndarray,
   questions: Sequence[Question],
-  *,
-  rows_per_batch: int = 32,
 ) -> dict[str, np.ndarray]:
-  """How much of a direction is anywhere in what a model writes.
+  """Measures how much of a direction a model writes, anywhere.
 
   Args:
-    model: Any.
-    interventions: Of every pass.
-    direction: [D].
-    questions: What it reads.
-    rows_per_batch: Bounds memory.
+    model: The model.
+    interventions: Edits of every pass.
+    direction: The direction [D].
+    questions: What the model reads.
 
   Returns:
     Site -> float64 [L], the largest |cosine| with the direction of any token.
@@ -35,7 +33,7 @@ def largest_cosines(
   unit = np.asarray(direction, np.float64)
   unit = unit / np.linalg.norm(unit)
   length = max(question.length for question in questions)
-  B = min(rows_per_batch, len(questions))
+  B = min(_ROWS, len(questions))
   found = {site: np.zeros(model.config.num_layers) for site in SITES}
   for start in range(0, len(questions), B):
     at = np.minimum(np.arange(start, start + B), len(questions) - 1)

@@ -3,15 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 import json
 import pathlib
-import sys
 
 from absl import flags
 import numpy as np
 
 from experiments.entities import Entity, Record, prompt_types_of
-from experiments.inputs.synthetic_text import SyntheticRows
 from experiments.inputs.token_rows import TokenRows, write_rows
 from experiments.runs import define_flags
+from experiments.runs.binary import parse
 from experiments.runs.binary import run as run_study
 import gemma_jax as gj
 from tests import tiny
@@ -59,16 +58,6 @@ def write(folder: pathlib.Path, documents, **changes) -> TokenRows:
   )
 
 
-def rows(context=12, stream=0) -> SyntheticRows:
-  return SyntheticRows(
-    vocab_size=VOCABULARY,
-    special=SPECIAL,
-    bos=2,
-    context=context,
-    stream=stream,
-  )
-
-
 def records(
   entities: Mapping[str, Sequence[Entity]],
   known: Callable[[Entity], bool],
@@ -104,19 +93,11 @@ def records(
 
 
 def run(binary, *arguments: str) -> int:
-  """The exit code of a program with these flags."""
+  """Returns the exit code of a program with these flags."""
   values = flags.FlagValues()
-  study = hasattr(binary, 'work')
-  names = (
-    define_flags(binary.Settings, values)
-    if study
-    else binary.define_flags(values)
-  )
+  names = define_flags(binary.Settings, values)
   try:
-    values(['test', *arguments])
-  except flags.Error as error:  # as absl does
-    print(f'FATAL Flags parsing error: {error}', file=sys.stderr)
-    return 1
-  if study:
-    return run_study(binary.Settings, binary.work, values, names)
-  return binary.run(values, names)
+    parse(['test', *arguments], values)
+  except SystemExit as error:
+    return error.code
+  return run_study(binary.Settings, binary.work, values, names)

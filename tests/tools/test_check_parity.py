@@ -17,6 +17,8 @@ import tokenizers
 import torch
 import transformers
 
+from experiments import runs
+from experiments.runs import binary
 from gemma_jax import VECTOR_SITES, CheckpointReader, Decoder, site_width
 from gemma_jax.families import FAMILIES
 from tests import tiny
@@ -116,9 +118,10 @@ def model_folder(tmp_path_factory) -> pathlib.Path:
 def call_tool(*args: str) -> int:
   """The exit code of the tool, called in this process."""
   values = flags.FlagValues()
-  check_parity.define_flags(values)
-  check_parity.parse_flags(['check_parity', *args], values)
-  return check_parity.check(values)
+  names = runs.define_flags(check_parity.Settings, values)
+  binary.parse(['check_parity', *args], values, refused=2)
+  study = check_parity.Settings, check_parity.work
+  return binary.run(*study, values, names, refused=2)
 
 
 # Those without sizes share compiled programs with the first, and with the tests
@@ -574,7 +577,7 @@ def test_text_prompts(tmp_path):
   file = tmp_path / 'prompts.txt'
   file.write_text('Hi\r\n\n<bos>Hi there\n', encoding='utf-8')
   check = run.prepare(
-    run.Options(checkpoint=str(folder), prompts=file, padding='right')
+    run.Options(checkpoint=str(folder), prompts=str(file), padding='right')
   )
   (batch,) = check.batches
   hi = [2, ord('H'), ord('i')]
@@ -771,6 +774,7 @@ BAD_INPUTS = {
   'not UTF-8': (None, ['--prompts={latin}'], 'not UTF-8'),
   'too long': (None, ['--lengths=120'], '152 positions'),
   'json': (None, ['--json={folder}'], 'is a folder'),
+  'no lengths': (None, ['--lengths='], 'lengths is empty'),
 }
 
 
@@ -796,7 +800,6 @@ def test_bad_input_exits_with_2(case, tmp_path, capsys):
     ['--checkpoint=x', '--dtype=int8'],
     ['--chekpoint=x'],
     ['--checkpoint=x', '--new_tokens=0'],
-    ['--checkpoint=x', '--lengths='],
     ['--checkpoint=x', '--lengths=3,0'],
     ['--checkpoint=x', '--lengths=3,x'],
     ['--checkpoint=x', '--tolerance=0'],
@@ -807,7 +810,7 @@ def test_wrong_flags_exit_with_2(args, capsys):
   with pytest.raises(SystemExit) as caught:
     call_tool(*args)
   assert caught.value.code == 2
-  assert 'check_parity: ' in capsys.readouterr().err
+  assert capsys.readouterr().err.startswith('Error: ')
 
 
 def test_differences_are_those_of_numpy():

@@ -7,11 +7,12 @@ hands over) the same one, they are compared, and only the sums are kept.
 import dataclasses
 import math
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import tqdm
 
+from experiments.runs import Count, Positive, Seed, check_numbers
 from experiments.runs.host_memory import available_memory
 from gemma_jax import (
   VECTOR_SITES,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
   from tools.parity.tokenization import Tokenization
 
 DTYPES = ('float32', 'bfloat16')
-STREAM = ('auto', 'always', 'never')
 # Of the memory that is free; the rest is for one layer's work and files.
 _MEMORY_SHARE = 0.7
 # Logits of a batch, in float32. Some five copies of them are held.
@@ -45,33 +45,42 @@ class Options:
   """What to check.
 
   Attributes:
-    checkpoint: A folder, a .gguf file, or a hub id.
-    dtype: Of weights and activations on both sides, one of DTYPES.
-    prompts: A text file, one prompt per line. None takes built-in prompts if
-      there is a tokenizer, else random token ids.
-    tokenizer: Whether to compare the tokenizers too, where there are any.
-    lengths: Of the random prompts, BOS included.
-    seed: Of the random prompts.
-    padding: One of prompts.PADDINGS. Greedy decoding pads left, as HF's does.
-    new_tokens: How many greedy tokens to compare after each prompt.
-    batch_size: Prompts at a time, at most: fewer where their logits are large.
-      Padding on both sides gives twice the rows.
-    stream: 'always' holds one layer's weights at a time, 'never' all of them;
-      'auto' streams what would not fit into memory. A .gguf is never streamed.
-    tolerance: Factor on the float32 gates.
+    checkpoint: Folder of a Hugging Face checkpoint (config.json,
+      *.safetensors), a hub id, or a .gguf file.
+    dtype: Data type of weights and activations, on both sides.
+    prompts: UTF-8 text file with one prompt per line; it needs a tokenizer in
+      the folder. Blank lines are skipped, and BOS is added where the model has
+      one. Default: built-in prompts if there is a tokenizer, else random ids.
+    tokenizer: Compare the tokenizer with HF's, where the checkpoint has one.
+    lengths: Lengths of the random prompts without a tokenizer, BOS included.
+    seed: Random seed of the random prompts.
+    padding: Where rows are padded; 'both' runs every prompt in two rows. Greedy
+      decoding pads on the left, as HF's does.
+    new_tokens: Number of greedy tokens to compare after each prompt. Nothing
+      ends a generation earlier.
+    batch_size: Prompts at a time; fewer where their logits would be large.
+    stream: Hold one layer's weights at a time; 'auto' does so where two models
+      (bfloat16: three) would not fit into memory. A .gguf is never streamed.
+    tolerance: Factor on the float32 gates, for models that amplify float noise,
+      whose error grows through the layers without a jump.
   """
 
   checkpoint: str
-  dtype: str = 'float32'
-  prompts: pathlib.Path | None = None
+  dtype: Literal[*DTYPES] = 'float32'
+  prompts: str | None = None
   tokenizer: bool = True
-  lengths: tuple[int, ...] = (1, 5, 17, 40)
-  seed: int = 0
-  padding: str = 'both'
-  new_tokens: int = 32
-  batch_size: int = 8
-  stream: str = 'auto'
-  tolerance: float = 1.0
+  lengths: tuple[Count, ...] = (1, 5, 17, 40)
+  seed: Seed = 0
+  padding: Literal[*prompts_lib.PADDINGS] = 'both'
+  new_tokens: Count = 32
+  batch_size: Count = 8
+  stream: Literal['auto', 'always', 'never'] = 'auto'
+  tolerance: Positive = 1.0
+
+  def __post_init__(self):
+    check_numbers(self)
+    if not self.lengths:
+      raise ValueError('--lengths is empty; give one number at least.')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,7 +159,6 @@ def prepare(options: Options) -> Check:
       f"{error}. HF's side needs torch and transformers; run "
       "`pip install 'knowledge-awareness-jax[test]'`."
     ) from error
-  _check_options(options)
   reader = CheckpointReader(options.checkpoint, dtype=options.dtype)
   config = reader.config
   origin = reader.folder if reader.gguf is None else reader.gguf.path
@@ -234,26 +242,6 @@ def memory_needed(config: ModelConfig, dtype: str, batch: Batch) -> int:
   return weights + B * T * (config.num_layers * per_layer + logits)
 
 
-def _check_options(options: Options) -> None:
-  """Raises ValueError where an option alone is wrong."""
-  for name, allowed in (
-    ('dtype', DTYPES),
-    ('padding', prompts_lib.PADDINGS),
-    ('stream', STREAM),
-  ):
-    if getattr(options, name) not in allowed:
-      raise ValueError(
-        f'--{name}={getattr(options, name)} is not one of {", ".join(allowed)}.'
-      )
-  for name in ('new_tokens', 'batch_size'):
-    if getattr(options, name) < 1:
-      raise ValueError(
-        f'--{name} must be at least 1, got {getattr(options, name)}.'
-      )
-  if not options.tolerance > 0:
-    raise ValueError(f'--tolerance must be above 0, got {options.tolerance}.')
-
-
 def _batch_size(options: Options, config: ModelConfig, places: int) -> int:
   """How many prompts to run at a time, each with logits at so many places."""
   fit = _LOGITS_BYTES // (4 * config.vocab_size * places)
@@ -281,7 +269,7 @@ def _prompts(
   options: Options, tokenizer: Tokenizer | None, origin, config: ModelConfig
 ) -> list[list[int]]:
   if options.prompts is not None:
-    lines = prompts_lib.read_lines(options.prompts)
+    lines = prompts_lib.read_lines(pathlib.Path(options.prompts))
     if tokenizer is None:
       raise FileNotFoundError(
         f'{origin} has no tokenizer.json, and --prompts is text. Put the '
@@ -291,9 +279,4 @@ def _prompts(
     return prompts_lib.text_prompts(tokenizer, lines)
   if tokenizer is not None:
     return prompts_lib.text_prompts(tokenizer, prompts_lib.BUILT_IN)
-  if not options.lengths or min(options.lengths) < 1:
-    raise ValueError(
-      f'--lengths={list(options.lengths)} must be one or more numbers of at '
-      'least 1.'
-    )
   return prompts_lib.random_prompts(config, options.lengths, options.seed)

@@ -69,8 +69,7 @@ def as_json(check: Check, comparison: Comparison) -> dict:
       if kl.count
     },
     'greedy': greedy,
-    'options': dataclasses.asdict(check.options)
-    | {'prompts': check.options.prompts and str(check.options.prompts)},
+    'options': dataclasses.asdict(check.options),
     'checkpoint': str(check.origin),
     'family': check.config.family,
     'parameters': num_parameters(check.config),

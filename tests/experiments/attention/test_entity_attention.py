@@ -122,7 +122,7 @@ def test_directions_layers_and_places_are_data(tmp_path, monkeypatch):
   run(target(layer=2), 'b', 2.0)
   run(target(layer=0), 'c', -2.0)
   assert ea.attention_to_entity._cache_size() == programs
-  monkeypatch.delattr(shifts, 'keep')  # whatever runs now fails
+  monkeypatch.delattr(shifts, 'record')  # whatever runs now fails
   np.testing.assert_array_equal(run(target(), 'a', 1.0).after, first.after)
   with pytest.raises(NameError):
     run(target(), 'a', 1.5)

@@ -96,3 +96,16 @@ def test_text_is_text():
 def test_bad_input_is_refused(make, message):
   with pytest.raises(ValueError, match=message):
     make()
+
+
+def test_stacked_bars_have_no_intervals():
+  rows = [
+    Bar(label, share, 0, 1, group=outcome)
+    for label in ('a', 'b')
+    for outcome, share in (('right', 0.25), ('wrong', 0.75))
+  ]
+  figure = bars(rows, value_title='share', stacked=True)
+  assert figure.layout.barmode == 'stack'
+  assert [list(trace.y) for trace in figure.data] == [[0.25] * 2, [0.75] * 2]
+  for trace in figure.data:
+    assert trace.error_y.array is None

@@ -186,3 +186,18 @@ def test_text_is_text():
 def test_bad_input_is_refused(make, message):
   with pytest.raises(ValueError, match=message):
     make()
+
+
+def test_faint_dots_lie_behind_the_others_of_their_group():
+  mean = Dot('latent', 0.5, 0.4, 0.6, group='a')
+  many = [Dot('latent', i / 9, group='a', faint=True) for i in range(10)]
+  other = Dot('latent', 0.5, group='b')
+  faint, a, b = dots([mean, *many, other], x_title='AUROC').data
+  assert list(faint.x) == [row.value for row in many] and list(a.x) == [0.5]
+  assert faint.marker.size < a.marker.size and faint.opacity < a.opacity
+  assert [each.showlegend for each in (faint, a, b)] == [False, True, True]
+  # They are spread around the group's place, and none is at another's.
+  assert min(faint.y) < a.y[0] < max(faint.y) < b.y[0]
+  assert len(set(faint.y)) == 10
+  (alone,) = dots(many, x_title='AUROC').data
+  assert alone.showlegend

@@ -137,3 +137,19 @@ def test_text_is_text_and_hover_texts_are_short():
 def test_bad_input_is_refused(change, message):
   with pytest.raises(ValueError, match=message):
     heatmap(**{'values': VALUES, 'x': X, 'y': Y, **TITLES, **change})
+
+
+def test_text_in_cells():
+  figure = heatmap(
+    {'a': VALUES, 'b': VALUES},
+    x=X,
+    y=Y,
+    **TITLES,
+    text={title: [['<b>', 'is', ''], ['x', 'y', 'z']] for title in 'ab'},
+    columns=1,
+  )
+  first, second = figure.data
+  assert list(first.text[0]) == ['&lt;b&gt;', 'is', '']
+  assert first.texttemplate == '%{text}'
+  # The panels are below each other.
+  assert figure.layout.yaxis.domain[0] > figure.layout.yaxis2.domain[1]

@@ -1,11 +1,13 @@
 """The page over several runs links them all, and names those that failed."""
 
-from absl import flags
+import functools
+
 import pytest
 
 from experiments.charts import Section, write_report
 from experiments.charts.index import find_runs, read_run
 from experiments.runs import outputs
+from tests.experiments import worlds
 from tools import index_reports
 
 NAME = 'run "1" #%<b>'  # of a folder
@@ -58,11 +60,7 @@ def runs(tmp_path_factory):
   return folder
 
 
-def start(*argv):
-  values = flags.FlagValues()
-  names = index_reports.define_flags(values)
-  values(['index_reports', *argv])
-  return index_reports.run(values, names)
+start = functools.partial(worlds.run, index_reports)
 
 
 def test_finds_runs(runs):
@@ -204,4 +202,4 @@ def test_the_page_of_several_folders(runs, tmp_path, capsys):
 def test_bad_flags(argv, capsys):
   assert start(*argv) == 1
   said = capsys.readouterr().err
-  assert 'Say which runs' in said or 'no folder /not/there' in said
+  assert '--runs' in said or 'no folder /not/there' in said

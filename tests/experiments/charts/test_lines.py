@@ -195,3 +195,12 @@ def test_text_is_text():
 def test_bad_input_is_refused(make, message):
   with pytest.raises(ValueError, match=message):
     make()
+
+
+def test_labels_stand_beside_points():
+  line = Line('a', x=[1, 2], y=[3, 4], labels=['<b>', 'c'])
+  (curve,) = lines([line], **TITLES).data
+  assert curve.mode == 'lines+markers+text'
+  assert list(curve.text) == ['&lt;b&gt;', 'c']
+  with pytest.raises(ValueError, match='2 x and 1 labels'):
+    Line('a', x=[1, 2], y=[3, 4], labels=['b'])

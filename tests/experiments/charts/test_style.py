@@ -21,3 +21,9 @@ def test_others_shine_through():
 def test_labels_are_cut_off():
   assert style.short('a' * 10, 10) == 'a' * 10
   assert style.short('a' * 11, 10) == 'a' * 9 + '…'
+
+
+def test_mixed_colours():
+  assert style.mixed('#ff0080', '#000000', 0) == '#ff0080'
+  assert style.mixed('#ff0080', '#00ff00', 1) == '#00ff00'
+  assert style.mixed('#ff0080', '#00ff00', 0.5) == '#808040'

@@ -42,7 +42,7 @@ def questions() -> list[Question]:
 PAIRS = Pairs(refusal=np.array([5, 6, 5, 7]), answer=np.array([9, 9, 10, 11]))
 
 
-def cause(positions: str = 'entity_last') -> LatentEdit:
+def edit(positions: str = 'entity_last') -> LatentEdit:
   direction = np.random.default_rng(1).standard_normal(40).astype(np.float32)
   target = Target(
     label='unknown',
@@ -55,7 +55,7 @@ def cause(positions: str = 'entity_last') -> LatentEdit:
 
 @functools.cache
 def tracer(positions: str = 'entity_last') -> Tracer:
-  return Tracer(model(), questions(), PAIRS, cause(positions), rows_per_batch=8)
+  return Tracer(model(), questions(), PAIRS, edit(positions), rows_per_batch=8)
 
 
 def padded():
@@ -66,11 +66,11 @@ def padded():
 
 
 def steering(positions: str = 'entity_last') -> gj.Edit:
-  """The cause's edit, by the library's own constructor."""
+  """The edit, by the library's own constructor."""
   to_end = positions.endswith('end')
   return gj.steer(
     'resid_post',
-    np.asarray(cause().edit.write)[0, 0],
+    np.asarray(edit().change.write)[0, 0],
     layers=LAYER,
     coefficient=8.0,
     positions=gj.per_row(

@@ -19,7 +19,7 @@ def parts(edited):
   return last_token(
     small.model(),
     small.questions(),
-    small.cause(WHERE),
+    small.edit(WHERE),
     edited=edited,
     rows_per_batch=3,  # the last batch is filled up
   )

@@ -35,14 +35,14 @@ def test_the_planted_circuit(folder, tmp_path, capsys):
   assert results['metric']['refusals'].keys() == {'sorry'}
   assert results['metric']['answers'].keys() == {'Paris'}
   assert results['metric']['first_token_tells']['value'] == 1
-  causes = {cause['name']: cause for cause in results['causes']}
+  edits = {edit['name']: edit for edit in results['causes']}
   for name in ('+ unknown', 'unknown ablated'):
-    circuit = [c for c in causes[name]['components'] if c['in_circuit']]
+    circuit = [c for c in edits[name]['components'] if c['in_circuit']]
     assert [c['name'] for c in circuit] == ['z.1/0 last']
-  assert causes['+ unknown']['amount']['alpha'] == 2
+  assert edits['+ unknown']['amount']['alpha'] == 2
   # The known latent reads and writes what no token has.
   for name in ('+ known', 'known ablated'):
-    assert not causes[name]['traced']
+    assert not edits[name]['traced']
   effects = load_file(out / 'effects.safetensors')
   assert effects['+ unknown/carried'].shape[1] == len(
     effects['+ unknown/total']

@@ -9,7 +9,7 @@ from scipy import stats
 from experiments import circuits
 from experiments.circuits import refusal_default
 from experiments.circuits.results import Asked, describe_edges
-from experiments.circuits.study import Settings
+from experiments.circuits.study import TracingOptions
 from experiments.circuits.verification import random_sets, sizes
 from experiments.latents import LatentId, Target
 from experiments.stats.intervals import bootstrap_mean
@@ -51,14 +51,14 @@ def add(direction):
   return circuits.steered(target, 2.0, 'entity_last')
 
 
-def trace(cause, asked, **given):
+def trace(edit, asked, **given):
   return circuits.trace(
     planted.model(),
     planted.tokenizer(),
-    cause,
+    edit,
     asked,
     asked,
-    Settings(num_random=3, rows_per_batch=16),
+    TracingOptions(num_random=3, rows_per_batch=16),
     **given,
   )
 
@@ -112,13 +112,13 @@ def test_nothing_is_nothing(traced, asked):
 
 
 def test_ablating_the_latent_goes_the_same_way_back(asked):
-  cause = circuits.ablated(
+  edit = circuits.ablated(
     'unknown',
     LatentId('resid_post', world.LAYER, 0),
     world.sae(),
     'entity_last',
   )
-  results, _ = trace(cause, asked['unknown'])
+  results, _ = trace(edit, asked['unknown'])
   assert results['total']['value'] < -1
   circuit = [c['name'] for c in results['components'] if c['in_circuit']]
   assert circuit == [str(HEAD)]
@@ -140,7 +140,7 @@ def test_this_model_answers_by_default(asked):
   )
   ablations = {'unknown': ablate}
   conditions = refusal_default.conditions(
-    config, ablations, {'unknown': [ablate.edit]}, [HEAD]
+    config, ablations, {'unknown': [ablate.change]}, [HEAD]
   )
   readings = refusal_default.read_conditions(
     planted.model(),

@@ -27,6 +27,10 @@ def covariates(**columns) -> Covariates:
   )
 
 
+def column(found: Covariates, name: str) -> np.ndarray:
+  return found.values[:, found.names.index(name)]
+
+
 def confounded(n: int = 600, seed: int = 0):
   """Known names are shorter; a reader fires on short ones, known or not.
 

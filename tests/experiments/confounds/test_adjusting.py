@@ -87,7 +87,7 @@ def test_a_reader_of_length_is_found_out_and_one_of_knowledge_is_not():
 def test_the_label_turns_the_sign_and_constants_are_left_out():
   people, covariates, _, known = names.confounded(200)
   constant = names.covariates(
-    tokens=np.full(200, 2), surprisal=covariates.column('surprisal')
+    tokens=np.full(200, 2), surprisal=names.column(covariates, 'surprisal')
   )
   a, b = (adjust(people, constant, known, x) for x in ('known', 'unknown'))
   assert a['left_out'] == ['tokens'] and list(a['covariates']) == ['surprisal']
@@ -98,7 +98,8 @@ def test_what_known_ness_leaves():
   """With a covariate that is known-ness itself nothing can be said."""
   people, covariates, _, fires = names.confounded(200)
   twin = names.covariates(
-    surprisal=covariates.column('surprisal'), name_frequency=people.known * 3.0
+    surprisal=names.column(covariates, 'surprisal'),
+    name_frequency=people.known * 3.0,
   )
   found = adjust(people, twin, fires, 'known')
   assert found['explained'] == pytest.approx(1)

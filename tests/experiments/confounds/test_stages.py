@@ -18,14 +18,14 @@ from tests.experiments.latents import small
 from tests.experiments.steering import planted
 
 
-def subject(folder: pathlib.Path, saes, latents=(small.KNOWN, small.UNKNOWN)):
+def given(folder: pathlib.Path, saes, latents=(small.KNOWN, small.UNKNOWN)):
   """Of the small model, as far as stages and plans read one."""
   by_layer = {sae.origin.layer: sae for sae in saes}
   return types.SimpleNamespace(
     out=folder,
     tokenizer=small.tokenizer(),
     about={'model': 'small'},
-    values=types.SimpleNamespace(sae='saes'),
+    settings=types.SimpleNamespace(sae='saes'),
     targets={
       label: types.SimpleNamespace(id=id)
       for label, id in zip(('known', 'unknown'), latents, strict=True)
@@ -65,13 +65,13 @@ def prompts():
 def test_readers_and_firing_are_of_the_saes_given(tmp_path):
   train = small.data()['train'].entities
   first, again = (
-    Stages(subject(tmp_path, saes))
+    Stages(given(tmp_path, saes))
     for saes in (small.saes(), [other(sae) for sae in small.saes()])
   )
   before = first.readers(train, prompts())
   fired = first.firing('firing', small.saes(), prompts())
   # Means are kept; nothing of the model is run for them again.
-  again.subject.load = lambda: pytest.fail('the model was loaded')
+  again.given.load = lambda: pytest.fail('the model was loaded')
   after = again.readers(train, prompts())
   assert [one.name for one in after] == [one.name for one in before]
   for a, b in zip(before[::2], after[::2], strict=True):
@@ -80,7 +80,7 @@ def test_readers_and_firing_are_of_the_saes_given(tmp_path):
   for a, b in zip(before[1::2], after[1::2], strict=True):
     assert (a.weight == b.weight).all() and a.bias == b.bias
     assert a.id is b.id is None
-  again.subject.load = small.model
+  again.given.load = small.model
   found = again.firing(
     'firing', [other(sae) for sae in small.saes()], prompts()
   )
@@ -121,7 +121,7 @@ def test_other_settings_ask_again(tmp_path):
 
 def planned(folder, saes, sums=None, latents=(small.KNOWN, small.UNKNOWN)):
   """Layers, sums, and what is said of their lack."""
-  of = subject(folder, saes, latents)
+  of = given(folder, saes, latents)
   made, groups = small.sums()
   of.findings = types.SimpleNamespace(
     latents={'types': list(groups.types)},

@@ -33,13 +33,13 @@ def loop(known, strata, fires, values):
 def test_strata_are_exact_in_tokens_and_in_quantile_bins_else():
   people, found, _, _ = names.confounded(80)
   strata = make_strata(people, found, bins=3)
-  edges = np.quantile(found.column('surprisal'), [1 / 3, 2 / 3])
+  edges = np.quantile(names.column(found, 'surprisal'), [1 / 3, 2 / 3])
   cells = [
     (e, tokens, int((surprisal >= edges).sum()))
     for e, tokens, surprisal in zip(
       people.type_of,
-      found.column('tokens'),
-      found.column('surprisal'),
+      names.column(found, 'tokens'),
+      names.column(found, 'surprisal'),
       strict=True,
     )
   ]
@@ -140,7 +140,7 @@ def test_resamples_keep_classes():
 
 def test_balance():
   people, found, _, _ = names.confounded(200)
-  column = found.column('tokens')
+  column = names.column(found, 'tokens')
   a, b = column[people.known], column[~people.known]
   one = balance(people, found)['tokens']
   expected = (a.mean() - b.mean()) / np.sqrt(

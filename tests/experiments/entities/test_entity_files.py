@@ -10,7 +10,7 @@ from experiments.entities import (
   read_entities,
   write_entities,
 )
-from tests.experiments.entities.shared_data import SHARED, needs_shared
+from tests.real_data import SAMPLES, of_each
 
 ROME = {
   'entity': 'Rome',
@@ -37,17 +37,19 @@ def _write(folder, content, name='city.json'):
   return folder
 
 
-@needs_shared
+@of_each
 @pytest.mark.parametrize(
-  'drop, counts',
+  'drop, samples, whole',
   [
-    (False, {'city': 7904, 'player': 7487, 'song': 8448}),
-    (True, {'city': 7903, 'player': 7487, 'song': 8344}),
+    (False, (61, 61, 63), (7904, 7487, 8448)),
+    (True, (61, 61, 61), (7903, 7487, 8344)),
   ],
 )
-def test_the_papers_entities(drop, counts):
-  entities = read_entities(SHARED / 'wikidata', drop_qid_labels=drop)
-  assert {name: len(group) for name, group in entities.items()} == counts
+def test_the_papers_entities(data, drop, samples, whole):
+  entities = read_entities(data / 'wikidata', drop_qid_labels=drop)
+  assert list(entities) == ['city', 'player', 'song']
+  counts = tuple(map(len, entities.values()))
+  assert counts == (samples if data == SAMPLES else whole)
   for group in entities.values():
     names = [entity.name for entity in group]
     assert names == sorted(set(names))
@@ -56,9 +58,9 @@ def test_the_papers_entities(drop, counts):
   assert players['Goran Jeretin'].attributes['date_birth'] == '1979'
 
 
-@needs_shared
-def test_the_raw_rule_against_a_loop():
-  rows = json.loads((SHARED / 'wikidata' / 'song.json').read_text())
+@of_each
+def test_the_raw_rule_against_a_loop(data):
+  rows = json.loads((data / 'wikidata' / 'song.json').read_text())
   seen, twice = {}, set()
   for row in rows:
     if row['songLabel'] in seen:

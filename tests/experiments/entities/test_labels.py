@@ -12,7 +12,7 @@ from experiments.entities import (
   label_record,
   label_trivia,
 )
-from tests.experiments.entities.shared_data import SHARED, needs_shared
+from tests.real_data import of_each
 
 COUNTRY = PROMPT_TYPES['city_country']
 
@@ -30,12 +30,12 @@ def _record(prompt_type, entity, greedy='x', samples=()):
   )
 
 
-@needs_shared
-def test_published_labels_of_triviaqa():
+@of_each
+def test_published_labels_of_triviaqa(data):
   """gemma-2b-it's answers; six labels are of an older list of refusals."""
   same = count = 0
   for batch in (0, 1):
-    path = SHARED / 'triviaqa' / f'batch_{batch}.json'
+    path = data / 'triviaqa' / f'batch_{batch}.json'
     for row in json.loads(path.read_text(encoding='utf-8')):
       completions = [row['greedy_completion'], *row['sampled_completions']]
       labels = [
@@ -46,8 +46,8 @@ def test_published_labels_of_triviaqa():
         found = label_trivia(completion, row['correct_answer'], 'reference')
         same += found == label
         count += 1
-  assert count == 1024 * 11
-  assert same >= 11_258
+  assert count in (64 * 11, 1024 * 11)
+  assert same >= count - 6
 
 
 def test_right_goes_before_refused():

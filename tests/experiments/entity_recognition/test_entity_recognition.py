@@ -20,14 +20,16 @@ from experiments.entities import read_entities, write_entities, write_records
 from experiments.entity_recognition import __main__ as entity_recognition
 from experiments.entity_recognition.pipeline import RecognitionStages
 from experiments.entity_recognition.plan import prepare
+from experiments.entity_recognition.settings import Settings
 from experiments.inputs import SAESpec
 from experiments.inputs.recognition_run import RecognitionRun
+from experiments.runs import define_flags, read_flags
 import gemma_jax as gj
 from sae.formats.gemma_scope import save_gemma_scope
 from sae.jumprelu import JumpReLUSAE, Origin, Weights
 from tests.experiments import worlds
-from tests.experiments.entities.shared_data import SHARED, needs_shared
 from tests.gemma_jax.text import tiny_tokenizer
+from tests.real_data import SAMPLES
 
 TYPES = ('city', 'player')
 LAYERS = (5, 12, 14)
@@ -91,11 +93,10 @@ def world(tmp_path_factory):
   save_model(folder / 'base', 0)
   save_model(folder / 'it', 1)
   save_saes(folder / 'narrow-scope-2b-pt-res')
-  if (SHARED / 'wikidata').is_dir():
-    every = read_entities(SHARED / 'wikidata')
-    chosen = {kind: every[kind][500:540] for kind in TYPES}
-    write_entities(folder / 'wikidata', chosen)
-    write_records(folder / 'labels', records(chosen))
+  every = read_entities(SAMPLES / 'wikidata')
+  chosen = {kind: every[kind][:40] for kind in TYPES}
+  write_entities(folder / 'wikidata', chosen)
+  write_records(folder / 'labels', records(chosen))
   lines = worlds.texts(40)
   (folder / 'text.txt').write_text('\n'.join(lines) + '\n')
   return folder
@@ -129,15 +130,15 @@ def run(world, out, *more, **replaced):
 def harvest(world, out, *more, **replaced):
   """The sums of that stage, by layer."""
   values = flags.FlagValues()
-  entity_recognition.define_flags(values)
+  define_flags(Settings, values)
   values(['x', *arguments(world, out, *more, **replaced)])
-  work = RecognitionStages(prepare(values), values)
+  settings = read_flags(Settings, values)
+  work = RecognitionStages(prepare(settings), settings)
   people, _ = work.label()
   sums, _, _ = work.harvest(people)
   return {one.layer: one for one in sums}
 
 
-@needs_shared
 def test_rehearsal(world, tmp_path, capsys):
   out = tmp_path / 'out'
   assert run(world, out) == 0
@@ -177,7 +178,6 @@ def test_rehearsal(world, tmp_path, capsys):
   assert (out / 'harvest' / 'sums.safetensors').stat().st_mtime_ns == kept
 
 
-@needs_shared
 def test_a_stage_that_was_cut_short_is_made_again(world, tmp_path):
   out = tmp_path / 'out'
   assert run(world, out) == 0
@@ -188,7 +188,6 @@ def test_a_stage_that_was_cut_short_is_made_again(world, tmp_path):
   assert json.loads((out / 'results.json').read_text()) == before
 
 
-@needs_shared
 def test_saes_that_were_trained_anew_in_the_same_folder(world, tmp_path):
   """Here: their latents in the opposite order."""
   folder = tmp_path / 'narrow-scope-2b-pt-res'
@@ -209,7 +208,6 @@ def test_saes_that_were_trained_anew_in_the_same_folder(world, tmp_path):
     )
 
 
-@needs_shared
 def test_other_words_of_the_text_are_read_anew(world, tmp_path):
   """They are other places of the same documents."""
   first = harvest(world, tmp_path / 'out')
@@ -223,7 +221,6 @@ def test_other_words_of_the_text_are_read_anew(world, tmp_path):
     )
 
 
-@needs_shared
 def test_labels_of_another_run_are_refused(world, tmp_path, capsys):
   """And what that run leaves stays."""
   out = tmp_path / 'out'
@@ -236,7 +233,6 @@ def test_labels_of_another_run_are_refused(world, tmp_path, capsys):
   assert (out / 'flags.txt').read_text() == '--seed=5\n'
 
 
-@needs_shared
 def test_other_settings_do_the_steering_again(world, tmp_path):
   """And nothing before it; a run that was killed since goes on."""
   out = tmp_path / 'out'
@@ -267,7 +263,6 @@ def test_other_settings_do_the_steering_again(world, tmp_path):
   assert {file.name for file in now} <= {'run.json'}
 
 
-@needs_shared
 @pytest.mark.parametrize(
   'replaced, expected',
   [
@@ -279,7 +274,6 @@ def test_other_settings_do_the_steering_again(world, tmp_path):
     ({'labels': '{world}/few'}, r'lacks \d+ of the answers'),
     ({'labels': '{world}/unknown_only'}, r'known .* of type .city.'),
     ({'text': '{world}/absent.txt'}, 'no text file'),
-    ({'out': ''}, '--out=DIR'),
   ],
 )
 def test_bad_input(world, tmp_path, capsys, replaced, expected):
@@ -304,15 +298,13 @@ def test_bad_input(world, tmp_path, capsys, replaced, expected):
       },
     )
   replaced = {k: v.format(world=world) for k, v in replaced.items()}
-  out = replaced.pop('out', tmp_path / 'out')
-  assert run(world, out, **replaced) == 1
+  assert run(world, tmp_path / 'out', **replaced) == 1
   error = capsys.readouterr().err
   assert error.startswith('Error: ')
   assert re.search(expected, error, re.DOTALL), error
   assert not (tmp_path / 'out' / 'results.json').exists()
 
 
-@needs_shared
 def test_types_that_are_not_there(world, tmp_path, capsys):
   assert run(world, tmp_path / 'out', '--types=song') == 1
   assert 'no entities of type song' in capsys.readouterr().err

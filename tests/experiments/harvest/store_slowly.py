@@ -9,7 +9,7 @@ import resource
 import sys
 import time
 
-from experiments.harvest import store, write_store
+from experiments.harvest import store_writing, write_store
 import tests.conftest  # noqa: F401, the settings of all tests
 from tests.experiments import worlds
 from tests.experiments.activations import small
@@ -26,7 +26,7 @@ OPTIONS = {
 
 
 def main(folder, limit):
-  finish = store._finish
+  finish = store_writing._finish
   unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 
   def finish_slowly(folder, stop, writing):
@@ -37,7 +37,7 @@ def main(folder, limit):
       resource.setrlimit(resource.RLIMIT_FSIZE, soft)
     time.sleep(0.2)  # so that a kill falls inside
 
-  store._finish = finish_slowly
+  store_writing._finish = finish_slowly
   try:
     write_store(folder, worlds.model(), small.rows(), **OPTIONS)
   except OSError as error:

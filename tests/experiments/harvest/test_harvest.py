@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from experiments.entities import Entity, write_entities
 from experiments.harvest import __main__ as harvest
 from experiments.harvest import open_store, plan
+from experiments.runs import define_flags, read_flags
 from sae import Origin, load_sae, save_gemma_scope
 from tests.experiments import worlds
 from tests.experiments.activations import small
@@ -51,7 +52,7 @@ def run(folder, out, *arguments) -> int:
 def prepare(folder, out, *arguments) -> plan.HarvestPlan:
   """What would be run."""
   values = flags.FlagValues()
-  names = harvest.define_flags(values)
+  define_flags(harvest.Settings, values)
   values(
     [
       'test',
@@ -62,7 +63,7 @@ def prepare(folder, out, *arguments) -> plan.HarvestPlan:
       *arguments,
     ]
   )
-  return plan.prepare(values, names)
+  return plan.prepare(read_flags(harvest.Settings, values), lambda: None)
 
 
 def read(out) -> dict:
@@ -165,9 +166,8 @@ def test_modes(folder, tmp_path):
     made = prepare(folder, tmp_path / mode, *arguments)
     kept[mode] = len(made.rows)
     assert made.rows.choices == ['random'] and made.rows.denominator == 40
-    said = (tmp_path / mode / 'flags.txt').read_text()
     denominator = {'default': 'valid_positions', 'reference': 'all_documents'}
-    assert f'--pile_denominator={denominator[mode]}' in said
+    assert made.settings.pile_denominator == denominator[mode]
   assert kept['reference'] < kept['default'] == 40
 
 

@@ -14,7 +14,7 @@ import pytest
 import tensorstore as ts
 import zarr
 
-from experiments.harvest import open_store, store, write_store
+from experiments.harvest import open_store, store_writing, write_store
 from tests.experiments import worlds
 from tests.experiments.activations import small
 from tests.experiments.harvest.store_slowly import OPTIONS
@@ -281,7 +281,7 @@ def test_rows_that_there_are_not(whole):
 
 
 def test_a_complete_store_is_not_written_again(whole, rows, monkeypatch):
-  monkeypatch.setattr(store, '_fill', None)
+  monkeypatch.setattr(store_writing, '_fill', None)
   before = files(whole.folder)
   write_store(whole.folder, worlds.model(), rows, **OPTIONS)
   assert files(whole.folder) == before
@@ -323,6 +323,6 @@ def test_bad_input_is_refused(tmp_path, rows):
 def test_no_space_is_said_before_work_starts(tmp_path, rows, monkeypatch):
   usage = shutil.disk_usage(tmp_path)._replace(free=1000)
   monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
-  monkeypatch.setattr(store, '_fill', None)
+  monkeypatch.setattr(store_writing, '_fill', None)
   with pytest.raises(OSError, match='MiB more'):
     write_store(tmp_path / 's', worlds.model(), rows, **OPTIONS)

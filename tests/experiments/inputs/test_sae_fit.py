@@ -6,6 +6,7 @@ import pytest
 from experiments import inputs
 from experiments.entities import activation_prompt, read_entities
 from experiments.entity_recognition import pipeline, plan
+from experiments.entity_recognition.settings import Settings
 from experiments.harvest import __main__ as harvest
 from experiments.inputs import sae_fit
 from experiments.inputs.sae_fit import check_fit
@@ -116,13 +117,7 @@ def test_harvest_refuses_them(wrong_folder, tmp_path, capsys):
 
 
 def test_the_main_job_refuses_them_before_any_answer(wrong_folder, tmp_path):
-  from absl import flags
-
-  from experiments.entity_recognition import __main__ as entity_recognition
-
-  values = flags.FlagValues()
-  entity_recognition.define_flags(values)
-  values(['test', f'--out={tmp_path}', f'--sae={wrong_folder}'])
-  run = pipeline.Run(plan.prepare(values), values)
+  settings = Settings(out=str(tmp_path), sae=str(wrong_folder))
+  stages = pipeline.RecognitionStages(plan.prepare(settings), settings)
   with pytest.raises(ValueError, match='layer 2 it leaves'):
-    run.label()
+    stages.label()

@@ -1,5 +1,7 @@
 """What experiments after recognition work on, from flags."""
 
+import dataclasses
+import functools
 import shutil
 
 from absl import flags
@@ -11,19 +13,42 @@ from experiments.entities import (
   write_entities,
   write_records,
 )
-from experiments.inputs import sae_fingerprint, study_inputs
-from experiments.runs import outputs
+from experiments.inputs import sae_fingerprint
+from experiments.inputs.settings import (
+  BaseStudy,
+  ChatStudy,
+  ControlledLatents,
+  SAELayers,
+)
+from experiments.inputs.study_inputs import open_inputs
+from experiments.runs import define_flags, outputs, read_flags
 from sae.formats.gemma_scope import save_gemma_scope
 from sae.jumprelu import JumpReLUSAE
 from tests.experiments import worlds
 from tests.experiments.steering import planted, planted_files
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Latents(ChatStudy, ControlledLatents):
+  """A study of chosen latents."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layers(ChatStudy, SAELayers):
+  """A study of the chat model, of no latent in particular."""
+
+
 def _open(*arguments, model='chat', latents=True):
+  chat = Latents if latents else Layers
+  settings = chat if model == 'chat' else BaseStudy
   values = flags.FlagValues()
-  study_inputs.define_flags(values, model=model, latents=latents)
+  define_flags(settings, values)
   values(['x', *arguments])
-  return study_inputs.open_subject(values, ['out'], model=model)
+  given = read_flags(settings, values)
+  keep_flags = functools.partial(
+    outputs.write_flags, given.out, values, ['out']
+  )
+  return open_inputs(given, keep_flags)
 
 
 @pytest.fixture
@@ -162,7 +187,7 @@ def test_the_last_layer_has_an_sae_too(world, given):
 def test_the_base_model_is_the_runs(world, given, tmp_path):
   run = f'--run={world / "run"}'
   opened = lambda path, *more: _open(
-    *given[1:], run, f'--model={path}', *more, model='base', latents=False
+    *given[2:], run, f'--model={path}', *more, model='base'
   )
   shutil.copytree(world / 'base', tmp_path / 'moved')
   assert opened(tmp_path / 'moved').people
@@ -185,7 +210,7 @@ def test_a_model_that_was_edited_in_place_is_said_to_be(world, given, tmp_path):
   def opened(role):
     flag = {'base': 'model', 'chat': 'chat_model'}[role]
     return _open(
-      *given[1:],
+      *given[2:],
       f'--run={run}',
       f'--{flag}={models[role]}',
       model=role,
@@ -232,7 +257,7 @@ def test_the_bundled_chat_model_is_not_taken_for_the_runs(world, given):
 @pytest.mark.parametrize(
   ('results', 'says'),
   [
-    ({'experiment': 'steering.layers', 'latents': {}}, 'is of steer_layers'),
+    ({'experiment': 'steering.layers', 'latents': {}}, 'is of steering.layers'),
     ({'latents': {}}, 'is of None'),
     ({'experiment': 'entity_recognition'}, 'older version'),
   ],

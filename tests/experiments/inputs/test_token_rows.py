@@ -1,11 +1,8 @@
 """Rows hold every token of the documents, once, and are found by number."""
 
-import itertools
-
 import numpy as np
 import pytest
 
-from experiments.inputs.synthetic_text import SyntheticRows
 from experiments.inputs.token_rows import TokenRows, cut_rows
 from tests.experiments import worlds
 from tests.experiments.worlds import SPECIAL, write
@@ -138,34 +135,3 @@ def test_refused(tmp_path):
   with pytest.raises(ValueError, match='context of 1'):
     write(tmp_path / 'c', ['Paris'], context=1)
   assert not (tmp_path / 'b').exists()
-
-
-def test_generated_rows_do_not_depend_on_each_other():
-  rows = worlds.rows(context=9)
-  all_rows = np.stack(rows.read(0, 40))
-  np.testing.assert_array_equal(np.stack(rows.read(17, 5)), all_rows[17:22])
-  assert (all_rows[:, 0] == 2).all() and not np.isin(
-    all_rows[:, 1:], [0, 1, 2]
-  ).any()
-  other = np.stack(worlds.rows(context=9, stream=1).read(0, 40))
-  assert (other[:, 1:] != all_rows[:, 1:]).any(axis=1).all()
-  assert rows.find(8 * 5 + 3) == (5, 3)
-
-
-def test_generated_text_has_structure():
-  """Frequent tokens, and successors far above chance."""
-  tokens = np.stack(worlds.rows(context=100).read(0, 200))[:, 1:]
-  counts = np.bincount(tokens.reshape(-1), minlength=worlds.VOCABULARY)
-  assert counts.max() > 20 * np.median(counts)
-  pairs = {}
-  for row in tokens:
-    for a, b in itertools.pairwise(row.tolist()):
-      pairs.setdefault(a, []).append(b)
-  often = max(pairs.values(), key=len)
-  top = np.sort(np.bincount(often))[-8:].sum() / len(often)
-  assert top > 0.6
-
-
-def test_generator_without_room():
-  with pytest.raises(ValueError, match='holds no text'):
-    SyntheticRows(vocab_size=4, special={0, 1, 2}, bos=2, context=8)

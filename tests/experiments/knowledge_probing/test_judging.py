@@ -11,8 +11,8 @@ from experiments.knowledge_probing.judging import (
   JudgeSettings,
   others_of,
 )
-from tests.experiments.entities.shared_data import SHARED, needs_shared
 from tests.experiments.knowledge_probing.made import question
+from tests.real_data import of_each
 
 TRIPLES = json.loads(
   (pathlib.Path(judging.__file__).parent / 'labelled/triples.json').read_text(
@@ -239,8 +239,8 @@ def test_bad_input():
     judge('x', [])
 
 
-@needs_shared
-def test_published_labels():
+@of_each
+def test_published_labels(data):
   """All 1024 greedy answers of gemma-2b-it, and nearly all 10240 samples.
 
   Labels of the two files were made at different times: a few samples' labels
@@ -249,7 +249,7 @@ def test_published_labels():
   same = total = 0
   settings = JudgeSettings(kind='reference')
   for number in (0, 1):
-    path = SHARED / 'triviaqa' / f'batch_{number}.json'
+    path = data / 'triviaqa' / f'batch_{number}.json'
     for row in json.loads(path.read_text()):
       asked = question(
         answers=row['correct_answer'], question=row['question'], relation=None
@@ -270,7 +270,7 @@ def test_published_labels():
       ):
         same += label(text) == published
         total += 1
-  assert total == 10240 and same >= 0.999 * total, same
+  assert total in (640, 10240) and same >= total - 11, same
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from experiments.knowledge_probing.sources import (
   entity_questions,
   read_questions,
 )
-from tests.experiments.entities.shared_data import SHARED, needs_shared
+from tests.real_data import of_each
 
 ONE = {'id': '1', 'question': 'Who wrote Emma?', 'answers': ['Jane Austen']}
 FULL = {
@@ -96,10 +96,10 @@ def test_trivia_is_told_by_its_content(tmp_path):
   )
 
 
-@needs_shared
-def test_published_trivia():
-  found = read_questions(SHARED / 'triviaqa' / 'batch_0.json')
-  assert len(found) == 512 == len({each.id for each in found})
+@of_each
+def test_published_trivia(data):
+  found = read_questions(data / 'triviaqa' / 'batch_0.json')
+  assert len(found) in (32, 512) and len({q.id for q in found}) == len(found)
 
 
 CITY = Entity('Rome', 'city', {'country': 'Italy', 'population': '2748109'})

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import pathlib
 import re
 
 from absl import flags
@@ -13,8 +12,7 @@ from experiments.paper import FAMILIES, programs, read_claims
 from experiments.paper.programs import PROGRAMS
 from experiments.runs import define_flags
 import gemma_jax as gj
-
-PUBLISHED = pathlib.Path(__file__).parents[4] / 'shared' / 'data' / 'paper'
+from tests.real_data import SAMPLES
 
 
 @pytest.mark.parametrize('family', FAMILIES)
@@ -35,9 +33,8 @@ def test_unknown_family():
 @pytest.mark.parametrize('family', ['gemma-2-2b', 'gemma-2-9b'])
 @pytest.mark.parametrize('label', ['known', 'unknown'])
 def test_layer_curves_are_the_published_ones(family, label):
-  if not PUBLISHED.is_dir():
-    pytest.skip('the published numbers are not here')
-  scores = json.loads((PUBLISHED / 'layerwise_scores.json').read_text())
+  published = SAMPLES / 'paper' / 'layerwise_scores.json'
+  scores = json.loads(published.read_text())
   claims = {
     claim.at: claim.published
     for claim in read_claims(family)
@@ -58,11 +55,10 @@ def test_programs_take_their_flags(family, tmp_path):
   assert [each.name for each in found] == wanted
   for program in found:
     module = importlib.import_module(f'experiments.{program.name}')
+    if hasattr(module, '__path__'):
+      module = importlib.import_module(f'{module.__name__}.__main__')
     values = flags.FlagValues()
-    if hasattr(module, '__path__'):  # a study, in a folder of its own
-      define_flags(module.Settings, values)
-    else:
-      module.define_flags(values)
+    define_flags(module.Settings, values)
     values(['x', *program.command('o')[2:]])
     assert values.out == 'o'
 

@@ -116,7 +116,7 @@ def test_what_went_on_from_changed_results_runs_again(reproduce):
 
 def test_results_of_other_flags_are_not_compared(reproduce, tmp_path):
   reproduce('1', '2')
-  code, verdicts, ran = reproduce('1', '2', '--seed=1', '--only=ask_self')
+  code, verdicts, ran = reproduce('1', '2', '--seed=1', '--only=self_report')
   assert (code, verdicts) == (1, ['missing'] * 2)
   assert ran == ['entity_recognition', 'self_report']
   first, second = json.loads((tmp_path / 'results.json').read_text())['claims']

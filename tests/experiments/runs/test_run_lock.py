@@ -1,5 +1,6 @@
 """One process writes a run's folder at a time."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -8,7 +9,8 @@ import subprocess
 from absl import flags
 import pytest
 
-from experiments.runs import outputs, run_lock
+from experiments.runs import define_flags, run_lock
+from experiments.runs.binary import run
 from experiments.runs.run_lock import LOCK_FILE, InUse, locked
 from gemma_jax import whole_files
 from tests.gemma_jax.test_whole_files import ended_process
@@ -24,26 +26,33 @@ def held_by(path, **changes):
   path.write_text(json.dumps(holder | changes))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """A run.
+
+  Attributes:
+    out: Folder for everything.
+  """
+
+  out: str | None = None
+
+
 @pytest.fixture
-def start(tmp_path, monkeypatch):
-  """Starts a binary as `outputs.start` does; its exit code is what is last."""
-  codes = []
+def start(tmp_path):
+  """Runs a binary; returns its exit code, and what is locked meanwhile."""
 
   def started(*argv, **options):
     values = flags.FlagValues()
-    flags.DEFINE_string('out', None, '', flag_values=values)
-    flags.DEFINE_integer('verbosity', 0, '', flag_values=values)
+    names = define_flags(Settings, values)
     values(['x', *argv])
-    monkeypatch.setattr(flags, 'FLAGS', values)
-    monkeypatch.setattr(outputs.app, 'run', lambda main: codes.append(main([])))
     locks = []
 
-    def run(values, names):
+    def work(settings, keep_flags):
       locks.extend(tmp_path.rglob(LOCK_FILE))
-      return 0
+      return ''
 
-    outputs.start(lambda: ['out'], run, **options)
-    return codes[-1], [each.parent.name for each in locks]
+    code = run(Settings, work, values, names, **options)
+    return code, [each.parent.name for each in locks]
 
   return started
 
@@ -71,7 +80,7 @@ def test_a_second_run_is_refused_and_a_killed_one_replaced(
 
 def test_what_writes_no_run_takes_no_lock(tmp_path, start):
   assert start() == (0, [])
-  assert start(f'--out={tmp_path / "x"}', lock=False) == (0, [])
+  assert start(f'--out={tmp_path / "x"}', run_folder=False) == (0, [])
   assert start(f'--out={tmp_path / "x"}') == (0, ['x'])
   assert not (tmp_path / 'x').exists()
 

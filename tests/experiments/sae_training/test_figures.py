@@ -82,7 +82,7 @@ def page(request, tmp_path):
       figures=[
         figures.frontier(entries, 'delta_loss'),
         figures.frontier(entries, 'fvu'),
-        figures.training_curves({name: records(4) for name in names}),
+        *figures.training_curves({name: records(4) for name in names}),
         figures.frequency_histograms(entries),
       ],
       tables=[charts.Table(columns=[HOSTILE], rows=[[HOSTILE]])],
@@ -98,7 +98,7 @@ def test_page(page):
   parser = Parser()
   parser.feed(page)
   # What is in it, plotly.js once, the data of each figure, and its own script.
-  assert len(parser.scripts) == 1 + 1 + 4 + 1
+  assert len(parser.scripts) == 1 + 1 + 5 + 1
   assert sum(len(script) > 10**6 for script in parser.scripts) == 1
   assert not any('alert(1)</' in script for script in parser.scripts)
   assert parser.text.count(HOSTILE) == 8
@@ -106,21 +106,23 @@ def test_page(page):
     assert 'src' not in attrs, (tag, attrs)
     assert attrs.get('href', '#').startswith('#'), (tag, attrs)
   ids = [a['id'] for t, a in parser.tags if t in ('section', 'figure')]
-  assert len(set(ids)) == 1 + 4
+  assert len(set(ids)) == 1 + 5
   for script in parser.scripts[2:-1]:
     for trace in json.loads(script)['data']:
+      trace.pop('legendgroup')  # which is not shown
       assert '<script' not in json.dumps(trace)
 
 
 def test_every_point_says_its_n():
   figure = figures.frontier([entry('a', 5), entry('b', 3)], 'delta_loss')
-  (line,) = figure.data
+  band, line = figure.data
   assert list(line.x) == [3, 5]  # in the order of L0
+  assert list(line.text) == ['b', 'a']
   assert all('n = 1,234 tokens' in text for text in line.hovertext)
-  assert line.error_y.array == pytest.approx((0.2, 0.2))
-  assert line.error_y.arrayminus == pytest.approx((0.1, 0.1))
+  assert set(band.y) == {0.1, 0.4}
   histogram = figures.frequency_histograms([entry('a', 5)])
-  assert 'n = 1,234 tokens' in histogram.data[0].hovertemplate
+  assert 'n = 1,234 tokens' in histogram.data[0].hovertext[0]
+  assert sum(histogram.data[0].y) == 4 * 12
 
 
 def test_what_is_not_defined_is_left_open():
@@ -130,6 +132,6 @@ def test_what_is_not_defined_is_left_open():
 
 
 def test_curves_of_one_record_are_seen():
-  curves = figures.training_curves({'a': records(1)})
-  assert {trace.mode for trace in curves.data} == {'markers'}
-  assert [axis.type for axis in curves.select_yaxes()].count('log') == 1
+  l0, others = figures.training_curves({'a': records(1)})
+  assert all('markers' in each.mode for each in (*l0.data, *others.data))
+  assert l0.layout.yaxis.type == 'log' and len(others.data) == 3

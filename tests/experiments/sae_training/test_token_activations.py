@@ -93,7 +93,8 @@ def test_repeats(tmp_path, rows):
   np.testing.assert_array_equal(later[:, : expected.shape[1]], expected)
 
 
-def test_a_truncated_model_and_another_site():
+def test_a_truncated_model_and_another_site(tmp_path):
+  rows = worlds.write(tmp_path / 'rows', worlds.texts(20))
   model = worlds.model()
   part = {
     name: w[:2] if name in BLOCK_LETTERS else w
@@ -101,10 +102,8 @@ def test_a_truncated_model_and_another_site():
   }
   truncated = gj.Decoder(model.config.truncated(2), part)
   options = {'site': 'z', 'layers': [1]}
-  got = collect(make(worlds.rows(), truncated, **options), batches=2)
-  np.testing.assert_array_equal(
-    got, collect(make(worlds.rows(), **options), batches=2)
-  )
+  got = collect(make(rows, truncated, **options), batches=2)
+  np.testing.assert_array_equal(got, collect(make(rows, **options), batches=2))
   assert got.shape[2] == 64
 
 

@@ -1,5 +1,6 @@
 """Self-report of a model whose replies are planted, against single runs."""
 
+import dataclasses
 import json
 import math
 
@@ -53,6 +54,12 @@ def make_arms(**options):
   } | options
   norms = dict.fromkeys(targets, NORM)
   return self_report_arms(targets, ALPHAS, norms, **options)
+
+
+def as_written(results, metric='logit'):
+  """Results as the binary writes them."""
+  wording = dataclasses.asdict(WORDING)
+  return results | {'wording': wording, 'metric': metric}
 
 
 @pytest.fixture(scope='module')
@@ -240,7 +247,7 @@ def test_questions_that_come_again_say_no_more(study, results):
       assert list(numbers(mine['classes'])) == pytest.approx(
         list(numbers(once['classes'])), abs=1e-9
       )
-  said = '\n'.join(sentences(thrice, WORDING, 'logit'))
+  said = '\n'.join(sentences(as_written(thrice)))
   assert 'about 11 of them' in said
 
 
@@ -336,11 +343,11 @@ def test_published_arms():
 
 def test_words_and_figures(study, results):
   questions, arms, replies, _ = study
-  said = '\n'.join(sentences(results, WORDING, 'logit'))
+  said = '\n'.join(sentences(as_written(results)))
   assert 'AUROC 1.000' in said and 'expected down' in said
   assert 'next to nothing' not in said
   small = Replies(logits=replies.logits - 20, log_sum=replies.log_sum)
-  said = sentences(summarise(questions, arms, small), WORDING, 'prob')
+  said = sentences(as_written(summarise(questions, arms, small), 'prob'))
   assert any('next to nothing' in line for line in said)
   values = {name: replies.metric(name) for name in ('logit', 'prob')}
   examples = [
@@ -356,20 +363,16 @@ def test_words_and_figures(study, results):
     }
     for i, q in enumerate(questions)
   ]
-  wording = {
-    'question': WORDING.question,
-    'prefix': '',
-    'yes': 'Paris',
-    'no': 'sorry',
-  }
   sections = figures.sections(
-    json.loads(json.dumps(results)) | {'wording': wording, 'metric': 'logit'},
-    examples,
+    as_written(json.loads(json.dumps(results))), examples
   )
   assert len(sections) == 4
   drawn = [figure for section in sections for figure in section.figures]
-  (violins, *_) = drawn
-  assert '<b>' not in json.dumps(violins.to_plotly_json()['data'], default=str)
-  # Every question is a point of the original's violin.
-  original = [t for t in violins.data if t.name == 'original']
-  assert sum(len(trace.y) for trace in original) == len(questions)
+  assert len(drawn) == 3
+  assert all('<b>' not in figure.to_json() for figure in drawn)
+  # Every question is a faint dot of the original, and every type a mean.
+  conditions, *_ = drawn
+  original = [trace for trace in conditions.data if trace.name == 'original']
+  faint = [trace for trace in original if trace.opacity < 1]
+  assert sum(len(trace.x) for trace in faint) == len(questions)
+  assert sum(len(trace.x) for trace in original) == len(questions) + 2 * 2

@@ -81,7 +81,7 @@ def test_map(world, run, tmp_path, capsys):
   ('arguments', 'says'),
   [
     (['--sweep=0'], '--sweep=0'),
-    (['--sweep='], '--sweep=: must have at least 1'),
+    (['--sweep='], '--sweep is empty'),
     (['--sweep=0.1,.10'], '--sweep=0.1,0.1 has a dose twice'),
     (['--run=nowhere'], 'nowhere'),
     (['--run=', '--labels=LABELS'], '--run'),

@@ -1,5 +1,6 @@
 """Chosen latents and detectors against scipy and loops."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -182,8 +183,9 @@ def test_groups():
   # where it stands by chance.
   published = judge(questions, said, 'reference', known_names={'B', 'C'})
   assert published.used.tolist() == [True, False, False, False, True, True]
-  with pytest.raises(ValueError, match='min_correct=11'):
-    judge(questions, said, min_correct=11)
+  few = dataclasses.replace(said[0], samples=['Italy'] * 2)
+  with pytest.raises(ValueError, match='2 samples cannot have 3 right'):
+    judge(questions[:1], [few])
 
 
 def test_detectors_of_other_types_read_where_the_others_choose():

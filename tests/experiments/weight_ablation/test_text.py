@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from experiments.steering import weight_ablation
+from experiments.steering import ablate_weights
 from experiments.weight_ablation import compare_on_text
 import gemma_jax as gj
 from tests import tiny
@@ -13,7 +13,7 @@ from tests import tiny
 def test_divergence_and_loss_equal_torch():
   model = tiny.pair(num_hidden_layers=2)[1]
   direction = np.random.default_rng(0).standard_normal(40)
-  edited = weight_ablation(model, direction, 'exact')
+  edited = ablate_weights(model, direction, 'exact')
   rng = np.random.default_rng(1)
   rows = [[2, *map(int, rng.integers(3, 97, n))] for n in (7, 3, 5)]
   results, arrays = compare_on_text(

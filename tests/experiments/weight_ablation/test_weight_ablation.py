@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 import transformers
 
-from experiments.weight_ablation import __main__ as orthogonalize_weights
+from experiments.weight_ablation import __main__ as weight_ablation
 import gemma_jax as gj
 from tests.experiments import worlds
 from tests.experiments.circuits import world
@@ -39,7 +39,7 @@ def test_a_latents_direction(folder, tmp_path, capsys):
   text.write_text('Where was born the player Kim1 Lee1?\nParis Paris\n')
   out = tmp_path / 'out'
   flags = [*world.arguments(folder, out), *FEW, f'--text={text}']
-  assert worlds.run(orthogonalize_weights, *flags) == 0
+  assert worlds.run(weight_ablation, *flags) == 0
   assert 'exact, unknown entities: 0.0%' in capsys.readouterr().out
   results = json.loads((out / 'results.json').read_text())
   assert refusals(results, 'original') == {'known': 0, 'unknown': 6}
@@ -63,7 +63,7 @@ def test_a_latents_direction(folder, tmp_path, capsys):
   embed = gj.load_checkpoint(out / 'exact').embed[...]
   np.testing.assert_allclose(embed @ world.N, 0, atol=1e-6)
   before = (out / 'results.json').read_bytes()
-  again = worlds.run(orthogonalize_weights, f'--flagfile={out / "flags.txt"}')
+  again = worlds.run(weight_ablation, f'--flagfile={out / "flags.txt"}')
   assert again == 0
   assert (out / 'results.json').read_bytes() == before
   # Other draws are other questions; the old answers are thrown away.
@@ -74,13 +74,13 @@ def test_a_latents_direction(folder, tmp_path, capsys):
   drawn = {'0': asked()}
   for seed in ('1', '42'):
     other = [*flags, '--num_random=0', '--nosave', f'--seed={seed}']
-    assert worlds.run(orthogonalize_weights, *other) == 0
+    assert worlds.run(weight_ablation, *other) == 0
     assert f'--seed={seed}' in (out / 'flags.txt').read_text()
     drawn[seed] = asked()
   assert drawn['0'] != drawn['1'] and len(set(drawn['1'])) == 12
   # The published draw is that of 42, whatever --seed is.
   published = [*other, '--seed=1', '--mode=reference']
-  assert worlds.run(orthogonalize_weights, *published) == 0
+  assert worlds.run(weight_ablation, *published) == 0
   assert asked() == drawn['42'] != drawn['1']
 
 
@@ -91,7 +91,7 @@ def test_a_direction_of_a_file(folder, tmp_path):
   out = tmp_path / 'out'
   flags = [*world.arguments(folder, out), *FEW, f'--direction={path}']
   flags += ['--ways=exact', '--nosave', '--num_random=0']
-  assert worlds.run(orthogonalize_weights, *flags) == 0
+  assert worlds.run(weight_ablation, *flags) == 0
   results = json.loads((out / 'results.json').read_text())
   assert refusals(results, 'exact') == {'known': 0, 'unknown': 6}
   assert results['direction']['cosine_with_latent'] == 0
@@ -111,6 +111,6 @@ def test_what_is_wrong_is_said_before_any_work(
   folder, tmp_path, capsys, arguments, said
 ):
   flags = world.arguments(folder, tmp_path / 'out')
-  assert worlds.run(orthogonalize_weights, *flags, *FEW, *arguments) == 1
+  assert worlds.run(weight_ablation, *flags, *FEW, *arguments) == 1
   assert said in capsys.readouterr().err
   assert not (tmp_path / 'out').exists()

@@ -21,20 +21,20 @@ def test_bars_and_points(study, sections):
   results, _ = study
   (figure,) = sections['Refusals when latents are added'].figures
   # The first panel is of known entities: city, player, all.
-  assert list(trace(figure, '+ unknown').y) == [1, 1, 1]
-  assert list(trace(figure, 'original').y) == [0, 0, 0]
-  low = trace(figure, '+ unknown').error_y.arrayminus[2]
+  assert list(trace(figure, '+ unknown').x) == [1, 1, 1]
+  assert list(trace(figure, 'original').x) == [0, 0, 0]
+  low = trace(figure, '+ unknown').error_x.arrayminus[2]
   counts = next(a for a in results['arms'] if a['name'] == '+ unknown')[
     'counts'
   ]
   assert low == pytest.approx(1 - counts['known']['all']['refusal']['low'])
   points = trace(figure, 'random latents for unknown')
-  assert len(points.x) == 4 * 3 and set(points.y) == {0}
-  ticks = figure.layout.xaxis.ticktext
+  assert len(points.x) == 4 * 3 and set(points.x) == {0}
+  ticks = figure.layout.yaxis.ticktext
   assert list(ticks) == ['city (n = 5)', 'player (n = 5)', 'all (n = 10)']
   # Nothing stands outside its type.
   for each in figure.data:
-    assert -0.5 < min(each.x) and max(each.x) < 2.5
+    assert -0.5 < min(each.y) and max(each.y) < 2.5
 
 
 def test_stacks_add_up(sections):
@@ -47,51 +47,49 @@ def test_stacks_add_up(sections):
 
 
 def test_dose_response(study, sections):
-  (figure,) = sections['Dose and response'].figures
-  # Columns are targets, known first; rows are classes, known first, of each
-  # refusals and then divergence.
-  (line,) = (
-    t for t in figure.data if t.name == 'latent' and (t.xaxis or 'x') == 'x2'
-  )
+  # Per target, known first, refusals and then divergence; panels are classes.
+  *_, refused, diverged = sections['Dose and response'].figures
+  line = next(t for t in refused.data if t.name == 'latent' and not t.fill)
   assert list(line.x) == pytest.approx([-1, -0.1, 0, 0.1, 1])
   assert list(line.y) == [0, 0, 0, 0, 1]
-  below = [
-    t for t in figure.data if t.xaxis == 'x4' and t.legendgroup == 'latent'
-  ]
+  below = next(t for t in diverged.data if t.name == 'latent' and not t.fill)
   kl = {
-    a['dose']: a['kl']['known']
+    a['dose']: a['kl']['known']['value']
     for a in study[0]['arms']
     if a['target'] == 'unknown' and a['name'][0] in '+-'
   }
-  assert [x for t in below for x in t.x] == pytest.approx([-1, -0.1, 0.1, 1])
-  for each in below:
-    assert list(each.y) == [kl[x]['value'] for x in each.x]
-    assert list(each.error_y.array) == [
-      kl[x]['high'] - kl[x]['value'] for x in each.x
-    ]
-  assert figure.layout.yaxis4.type == 'log'
-  low, high = figure.layout.yaxis4.range
-  assert all(10**low < y < 10**high for t in below for y in t.y)
-  titles = [a.text for a in figure.layout.annotations if a.text]
+  drawn = dict(zip(below.x, below.y, strict=True))
+  assert drawn[0] is None  # a logarithm has no 0
+  assert {x: y for x, y in drawn.items() if x} == kl
+  assert diverged.layout.yaxis.type == 'log'
+  titles = [a.text for a in refused.layout.annotations if a.text]
   assert 'unknown latent, known entities' in titles
 
 
 def test_matched(study, sections):
   section = sections['At matched divergence']
   figure, off_target = section.figures
-  (line,) = (
-    t for t in figure.data if t.name == 'latent' and (t.xaxis or 'x') == 'x2'
-  )
+
+  def latent(figure):
+    """The line in the panel of the unknown latent and known entities."""
+    (panel,) = (
+      i
+      for i, title in enumerate(figure.layout.annotations)
+      if title.text == 'unknown latent, known entities'
+    )
+    return next(
+      t
+      for t in figure.data
+      if t.name == 'latent' and t.xaxis == f'x{panel + 1}' and not t.fill
+    )
+
+  line = latent(figure)
   arms = {a['name']: a for a in study[0]['arms']}
   names = ('+ unknown at dose 0.1', '+ unknown')
   assert list(line.x) == [arms[n]['kl']['known']['value'] for n in names]
   assert list(line.y) == [0, 1]
   assert len({t.name for t in figure.data}) == 5
-  (other,) = (
-    t
-    for t in off_target.data
-    if t.name == 'latent' and (t.xaxis or 'x') == 'x2'
-  )
+  other = latent(off_target)
   assert list(other.y) == [0, 1]
   assert list(other.x) == [arms[n]['kl']['unknown']['value'] for n in names]
   (table,) = section.tables

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.runs import memory
-from experiments.runs.memory import Item, MemoryEstimate, OutOfMemory
-from experiments.sae_training import splicing
+from experiments.runs import host_memory
+from experiments.sae_training import memory, splicing
+from experiments.sae_training.memory import Item, MemoryEstimate, OutOfMemory
 import gemma_jax as gj
 from gemma_jax.sharding import partition_spec
 from gemma_jax.weights import weight_letters, weight_shape
@@ -178,4 +178,4 @@ def test_a_real_shortage_is_explained():
 
 
 def test_available_memory_is_known_here():
-  assert memory.available_bytes() > 1 << 28
+  assert host_memory.available_bytes() > 1 << 28

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
 from scipy import sparse
 
 from experiments import charts
-from experiments.entity_recognition import figures, tables, types_figure
+from experiments.entity_recognition import figures, tables
 from experiments.latents import (
   CLASSES,
   AnalysisOptions,
@@ -140,42 +141,41 @@ def test_page(kept, tmp_path):
 
 
 def test_scatter_counts_every_latent(kept, world):
-  figure = figures.scatter(*kept)
+  figure = figures.firing_rates(*kept)
   grey = [t for t in figure.data if t.legendgroup == 'all latents']
   assert len(grey) == len(TYPES)
   for e, dots in enumerate(grey):
-    assert sum(dots.customdata) == 3 * planted.F
+    counts = [
+      int(re.search(r'(\d+) latents', said)[1]) for said in dots.hovertext
+    ]
+    assert sum(counts) == 3 * planted.F
     entities = world.entities['test']
     mine = entities.type_of == e
     points = {}
     for layer in planted.LAYERS:
       fires = world.latents['test'][layer] > 0
       x, y = (
-        np.rint(100 * fires[mine & (entities.known == known)].mean(0))
+        np.rint(100 * fires[mine & (entities.known == known)].mean(0)) / 100
         for known in (True, False)
       )
       for point in zip(x, y, strict=True):
         points[point] = points.get(point, 0) + 1
-    drawn = zip(dots.x, dots.y, dots.customdata, strict=True)
+    drawn = zip(dots.x, dots.y, counts, strict=True)
     assert {(x, y): n for x, y, n in drawn} == points
 
 
 def test_scatter_shows_chosen_latents_on_test(kept, world):
   results, _ = kept
-  figure = figures.scatter(*kept)
+  figure = figures.firing_rates(*kept)
   for label, id in (('known', planted.KNOWN), ('unknown', planted.UNKNOWN)):
-    coloured = [t for t in figure.data if t.legendgroup == label]
+    coloured = [t for t in figure.data if t.name == f'chosen for {label}']
     assert len(coloured) == len(TYPES)
     for e, trace in enumerate(coloured):
       entities = world.entities['test']
       fires = world.latents['test'][id.layer][:, id.latent] > 0
       mine = entities.type_of == e
-      assert trace.x[0] == pytest.approx(
-        100 * fires[mine & entities.known].mean()
-      )
-      assert trace.y[0] == pytest.approx(
-        100 * fires[mine & ~entities.known].mean()
-      )
+      assert trace.x[0] == pytest.approx(fires[mine & entities.known].mean())
+      assert trace.y[0] == pytest.approx(fires[mine & ~entities.known].mean())
       assert str(id) in trace.hovertext[0] and 'n = ' in trace.hovertext[0]
       assert len(trace.x) == len(results['chosen'][label])
   titles = [axis.title.text for axis in figure.select_xaxes()]
@@ -184,7 +184,7 @@ def test_scatter_shows_chosen_latents_on_test(kept, world):
 
 def test_types(kept, world):
   results, _ = kept
-  (cells, dots) = types_figure.type_heatmap(results).data
+  (cells, dots) = figures.type_heatmap(results).data
   entities = world.entities['test']
   chosen = [
     one
@@ -210,18 +210,21 @@ def test_types(kept, world):
   assert (cells.customdata[0][0] == '') == (chosen[0]['meaning'] is None)
 
 
-def test_bars_reach_from_the_lowest_to_the_highest(kept, world):
+def test_bands_reach_from_the_lowest_to_the_highest(kept, world):
   results, _ = kept
   figure = figures.layer_curves(results, 'unknown')
-  lines = {trace.name: trace for trace in figure.data}
+  second = [t for t in figure.data if t.xaxis == 'x2']  # of TYPES[1]
+  band, _ = (t for t in second if t.fill)
+  lines = {t.name: t for t in second if not t.fill}
   sums = [class_sums(one, world.groups, ('train',)) for one in world.sums()]
   for s, one in enumerate(sums):
     scores = separation(one, 'unknown')
     best = np.sort(scores[1])[-5:]
-    line = lines['city']
-    assert line.y[s] == pytest.approx(best.mean())
-    assert line.error_y.array[s] == pytest.approx(best.max() - best.mean())
-    assert line.error_y.arrayminus[s] == pytest.approx(best.mean() - best.min())
+    assert lines["mean of the type's best latents"].y[s] == pytest.approx(
+      best.mean()
+    )
+    ends = {y for x, y in zip(band.x, band.y, strict=True) if x == s}
+    assert sorted(ends) == pytest.approx([best.min(), best.max()])
     maxmin = lines['MaxMin: one latent, all types']
     assert maxmin.y[s] == scores.min(0).max()
     assert lines['MaxMin, shuffled labels'].y[s] < 0.4
@@ -261,15 +264,11 @@ def test_detectors(kept):
 def test_examples_are_padded(kept):
   figure = figures.examples(kept[0])
   for heat in figure.data:
-    assert list(heat.z[0][2:]) == [None] * 3 and list(heat.z[1]) == [
-      0,
-      1,
-      2,
-      3,
-      4,
-    ]
-    assert list(heat.text[0][2:]) == [''] * 3
-    assert heat.zmax == 4
+    # The first text is on top, which is the last row.
+    assert list(heat.z[1]) == [0, 0.25, None, None, None]
+    assert list(heat.z[0]) == [0, 0.25, 0.5, 0.75, 1]
+    assert list(heat.text[1][2:]) == [''] * 3
+    assert 'activation 4' in heat.hovertext[0][4]
 
 
 def test_tables(kept):

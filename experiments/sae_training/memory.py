@@ -14,7 +14,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from experiments.runs.host_memory import available_memory
+from experiments.runs import out_of_memory
+from experiments.runs.out_of_memory import OutOfMemory
 import gemma_jax as gj
 from gemma_jax.model import QUERY_CHUNK
 from gemma_jax.sharding import WEIGHT_RULES
@@ -27,18 +28,14 @@ _REFUSE = 1.2
 _WARN = 0.85
 
 
-class OutOfMemory(RuntimeError):
-  """A device has too little memory; the message says what to change."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Item:
   """Something in device memory.
 
   Attributes:
     stage: 'training' or 'evaluation', which follow each other.
-    name: What it is.
-    num_bytes: On each device.
+    name: Name of what is held.
+    num_bytes: Size in bytes on each device.
     knob: The flags that make it smaller.
   """
 
@@ -50,36 +47,36 @@ class Item:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-  """What a run needs.
+  """Holds the memory that a run needs.
 
   Attributes:
-    items: All of it.
+    items: Everything that is held.
   """
 
   items: tuple[Item, ...]
 
   def total(self, stage: str) -> int:
-    """Bytes of a stage."""
+    """Returns the bytes of a stage."""
     return sum(item.num_bytes for item in self.items if item.stage == stage)
 
   @property
   def stages(self) -> tuple[str, ...]:
-    """The stages, in order."""
+    """Returns the stages, in order."""
     return tuple(dict.fromkeys(item.stage for item in self.items))
 
   @property
   def peak(self) -> int:
-    """Bytes of the larger stage."""
+    """Returns the bytes of the larger stage."""
     return max(map(self.total, self.stages))
 
   def largest(self) -> Item:
-    """The largest item of the larger stage."""
+    """Returns the largest item of the larger stage."""
     stage = max(self.stages, key=self.total)
     items = [item for item in self.items if item.stage == stage]
     return max(items, key=lambda item: item.num_bytes)
 
   def table(self) -> str:
-    """For the terminal."""
+    """Returns a table for the terminal."""
     lines = [f'{"device memory":<48}{"MiB":>10}  made smaller by']
     for stage in self.stages:
       lines += [
@@ -93,7 +90,7 @@ class MemoryEstimate:
     return '\n'.join(lines)
 
   def to_dict(self) -> dict:
-    """For JSON."""
+    """Returns what results.json has."""
     return {
       'items': [dataclasses.asdict(item) for item in self.items],
       'peak_bytes': self.peak,
@@ -113,19 +110,19 @@ def estimate_training(
   data: int = 1,
   model_parallel: int = 1,
 ) -> MemoryEstimate:
-  """What `sae_training.train` holds, first in training and then in evaluation.
+  """Estimates what training holds, and then evaluation.
 
   Args:
     config: How SAEs are trained.
-    model: The whole model's.
-    site: Of width W.
-    layers: S of them.
-    dtype: Of the model.
-    context: T.
+    model: Configuration of the whole model.
+    site: Site of width W.
+    layers: S layers of the site.
+    dtype: Data type of the model.
+    context: T, the most tokens of a row.
     harvest_batch: Rows per run of the model.
-    uniformity: Whether it is measured, which takes gradients.
-    data: Devices that share batches.
-    model_parallel: Devices that share latents.
+    uniformity: If true, uniformity is measured, which takes gradients.
+    data: Number of devices that share batches.
+    model_parallel: Number of devices that share latents.
   """
   S, R, F, B = len(layers), len(config.runs), config.width, config.batch_size
   W, size = gj.site_width(model, site), jnp.dtype(dtype).itemsize
@@ -176,23 +173,21 @@ def estimate_training(
       fewer,
     ),
   ]
-  return MemoryEstimate(
-    items=_items('training', items)
-    + _evaluation_items(
-      model,
-      W=W,
-      S=S,
-      parameters=parameters,
-      width=F,
-      size=size,
-      tokens=tokens,
-      context=context,
-      uniformity=uniformity,
-      data=data,
-      model_parallel=model_parallel,
-      fewer=fewer,
-    )
+  evaluation = estimate_evaluation(
+    model,
+    site=site,
+    width=F,
+    dtype=dtype,
+    context=context,
+    harvest_batch=harvest_batch,
+    uniformity=uniformity,
+    data=data,
+    model_parallel=model_parallel,
+    parameters=parameters,
+    num_layers=S,
+    fewer=fewer,
   )
+  return MemoryEstimate(items=_items('training', items) + evaluation.items)
 
 
 def estimate_evaluation(
@@ -206,42 +201,25 @@ def estimate_evaluation(
   uniformity: bool = True,
   data: int = 1,
   model_parallel: int = 1,
+  parameters: int | None = None,
+  num_layers: int = 1,
+  fewer: str = 'an SAE of fewer latents',
 ) -> MemoryEstimate:
-  """What the evaluation of one SAE holds; arguments as above."""
-  W = gj.site_width(model, site)
-  return MemoryEstimate(
-    items=_evaluation_items(
-      model,
-      W=W,
-      S=1,
-      parameters=4 * (2 * W * width + 2 * width + W),
-      width=width,
-      size=jnp.dtype(dtype).itemsize,
-      tokens=-(-harvest_batch // data) * context,
-      context=context,
-      uniformity=uniformity,
-      data=data,
-      model_parallel=model_parallel,
-      fewer='an SAE of fewer latents',
-    )
-  )
+  """Estimates what the evaluation of SAEs holds.
 
-
-def _evaluation_items(
-  model,
-  *,
-  W,
-  S,
-  parameters,
-  width,
-  size,
-  tokens,
-  context,
-  uniformity,
-  data,
-  model_parallel,
-  fewer,
-) -> tuple[Item, ...]:
+  Args:
+    model: Configuration of the whole model.
+    site: Site of width W.
+    width: Number of latents of an SAE.
+    dtype, context, harvest_batch, uniformity, data, model_parallel: As above.
+    parameters: Bytes of all SAEs. Default: those of one SAE.
+    num_layers: Number of layers whose activations are held.
+    fewer: The flags that make SAEs smaller.
+  """
+  W, size = gj.site_width(model, site), jnp.dtype(dtype).itemsize
+  tokens = -(-harvest_batch // data) * context
+  if parameters is None:
+    parameters = 4 * (2 * W * width + 2 * width + W)
   rows = '--harvest_batch, --context'
   items = [
     (
@@ -254,7 +232,7 @@ def _evaluation_items(
       _forward_bytes(model, tokens, context, size, model_parallel),
       rows,
     ),
-    ('activations', (S + 4) * tokens * W * size, rows),
+    ('activations', (num_layers + 4) * tokens * W * size, rows),
     ('SAE weights', parameters, fewer),
     (
       'latents of a batch',
@@ -271,7 +249,7 @@ def _evaluation_items(
     # Each block's input is kept for the way back; the rest is made anew.
     kept = model.num_layers * tokens * model.d_model * size
     items.append(('a backward pass', kept, f'--uniformity_tokens=0, {rows}'))
-  return _items('evaluation', items)
+  return MemoryEstimate(items=_items('evaluation', items))
 
 
 def _items(stage, items) -> tuple[Item, ...]:
@@ -282,7 +260,7 @@ def _items(stage, items) -> tuple[Item, ...]:
 
 
 def _part(size: int, devices: int) -> int:
-  """Of a dimension, on each of so many devices.
+  """Returns the part of a dimension on each of so many devices.
 
   What they do not divide is whole on each, see `gemma_jax/sharding.py`.
   """
@@ -301,7 +279,7 @@ def _weight_bytes(config, size, data, model_parallel) -> int:
 
 
 def _forward_bytes(config, tokens, context, size, model_parallel) -> int:
-  """Temporaries of one block: two sets of scores, the MLP, the stream."""
+  """Returns bytes for one block: two sets of scores, the MLP, the stream."""
   N, K, F = (
     _part(count, model_parallel)
     for count in (config.num_heads, config.num_kv_heads, config.d_ff)
@@ -311,23 +289,6 @@ def _forward_bytes(config, tokens, context, size, model_parallel) -> int:
   heads = size * tokens * config.head_dim * 2 * (N + K)
   stream = 4 * 4 * config.d_model * tokens
   return scores + mlp + heads + stream
-
-
-def available_bytes() -> int | None:
-  """Memory for arrays on the smallest device; None if that is not known.
-
-  On CPU, what the host has left.
-  """
-  limits = []
-  for device in jax.local_devices():
-    stats = device.memory_stats() or {}
-    if 'bytes_limit' in stats:
-      limits.append(stats['bytes_limit'] - stats.get('bytes_in_use', 0))
-  if limits:
-    return min(limits)
-  if jax.default_backend() != 'cpu':
-    return None
-  return available_memory()
 
 
 def check_memory(
@@ -358,27 +319,21 @@ def check_memory(
   return f'{estimate.table()}\n{said}.'
 
 
-@contextlib.contextmanager
-def explain_out_of_memory(estimate: MemoryEstimate, stage: str):
-  """Turns a device's error into one that names the knob.
+def explain_out_of_memory(
+  estimate: MemoryEstimate, stage: str
+) -> contextlib.AbstractContextManager[None]:
+  """Returns a context whose errors of memory name the largest parts of a stage.
 
   Raises:
     OutOfMemory: the block ran out of memory.
   """
-  try:
-    yield
-  except (jax.errors.JaxRuntimeError, MemoryError) as error:
-    out = isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error)
-    if not out:
-      raise
-    items = [item for item in estimate.items if item.stage == stage]
-    items.sort(key=lambda item: -item.num_bytes)
-    raise OutOfMemory(
-      f'The device ran out of memory in {stage}. The largest parts, as '
-      'estimated:\n'
-      + '\n'.join(
-        f'  {item.name}, {item.num_bytes / 2**20:,.1f} MiB: {item.knob}'
-        for item in items[:3]
-      )
-      + f'\nWhat JAX said: {str(error).splitlines()[0] if str(error) else ""}'
-    ) from error
+  items = [item for item in estimate.items if item.stage == stage]
+  items.sort(key=lambda item: -item.num_bytes)
+  return out_of_memory.explain_out_of_memory(
+    f'The device ran out of memory in {stage}. The largest parts, as '
+    'estimated:\n'
+    + '\n'.join(
+      f'  {item.name}, {item.num_bytes / 2**20:,.1f} MiB: {item.knob}'
+      for item in items[:3]
+    )
+  )

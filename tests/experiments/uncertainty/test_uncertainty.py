@@ -23,17 +23,17 @@ from experiments.entities import (
 from experiments.inputs import sae_fingerprint
 from experiments.uncertainty import (
   Answer,
+  AnswerOptions,
   Asked,
-  Config,
   Data,
-  Settings,
+  SearchOptions,
   answer,
   figures,
   find,
   judge,
   p_true,
 )
-from experiments.uncertainty import __main__ as find_uncertainty
+from experiments.uncertainty import __main__ as uncertainty
 from experiments.uncertainty.answers import P_TRUE
 from experiments.uncertainty.summary_text import sentences
 import gemma_jax as gj
@@ -78,7 +78,7 @@ def world(tmp_path_factory):
 
 def run(world, out, *arguments):
   return worlds.run(
-    find_uncertainty,
+    uncertainty,
     f'--entities={world / "entities"}',
     f'--labels={world / "labels"}',
     '--run=',
@@ -203,7 +203,7 @@ def test_what_is_kept_is_found_again(finished, world, monkeypatch):
   before = (finished / 'results.json').read_bytes()
   monkeypatch.setattr(gj, 'generate', None)
   arguments = f'--flagfile={finished / "flags.txt"}'
-  assert worlds.run(find_uncertainty, arguments) == 0
+  assert worlds.run(uncertainty, arguments) == 0
   assert (finished / 'results.json').read_bytes() == before
   assert run(world, finished, *FEW, '--nop_true', '--seed=4') == 1
 
@@ -224,7 +224,7 @@ def test_figures_show_text_as_it_is(finished, results):
   hostile['detectors'][0]['name'] = '<b>x'
   sections = figures.sections(hostile, list(map(json.loads, lines)))
   drawn = [figure for section in sections for figure in section.figures]
-  assert len(drawn) == 2 + 3 + 3
+  assert len(drawn) == 2 + 4 + 4
   for figure in drawn:
     assert '<b>' not in figure.to_json()
 
@@ -235,7 +235,7 @@ def test_other_questions_without_a_correct_answer(results):
   few['n']['transfer']['correct'] = 0
   assert any('nothing to tell apart' in line for line in sentences(few))
   drawn = [s.figures for s in figures.sections(few, [])]
-  assert sum(map(len, drawn)) == 2 + 3
+  assert sum(map(len, drawn)) == 2 + 4
 
 
 def test_shuffled_labels_find_nothing(chat, finished):
@@ -283,7 +283,7 @@ def test_shuffled_labels_find_nothing(chat, finished):
     tokenizer,
     saes,
     Data(asked=asked, answers=shuffled, judged=judged),
-    Settings(num_random=5, batch_size=32),
+    SearchOptions(num_random=5, batch_size=32),
   )
   missed = [
     each['name']
@@ -310,7 +310,9 @@ def test_answers_are_those_of_the_model(chat, tmp_path):
     )
     for entity in entities
   ]
-  config = Config(prefix='It is', num_samples=4, max_new_tokens=4, seed=3)
+  config = AnswerOptions(
+    prefix='It is', num_samples=4, max_new_tokens=4, seed=3
+  )
   run = {'rows_per_batch': 300}
   made = answer(model, tokenizer, asked, config, **run)
   # In other company, a question is answered the same.

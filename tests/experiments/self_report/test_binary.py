@@ -5,7 +5,7 @@ import json
 import pytest
 from safetensors.numpy import load_file
 
-from experiments.self_report import __main__ as ask_self
+from experiments.self_report import __main__ as self_report
 from tests.experiments import worlds
 
 QUESTION = (
@@ -25,7 +25,7 @@ FEW = (
 
 def ask(world, out, *arguments):
   return worlds.run(
-    ask_self,
+    self_report,
     f'--chat_model={world / "chat"}',
     f'--sae={world / "saes"}',
     f'--entities={world / "entities"}',
@@ -56,7 +56,7 @@ def test_a_run(world, tmp_path, capsys):
   assert arrays['logits'].shape == (len(results['arms']), 12, 2)
   assert (out / 'report.html').stat().st_size > 1e6
   before = (out / 'results.json').read_bytes()
-  assert worlds.run(ask_self, f'--flagfile={out / "flags.txt"}') == 0
+  assert worlds.run(self_report, f'--flagfile={out / "flags.txt"}') == 0
   assert (out / 'results.json').read_bytes() == before
 
 

@@ -1,0 +1,91 @@
+"""What the study of self-report is told: its flags."""
+
+import dataclasses
+import os
+from typing import Annotated, Literal
+
+from experiments.inputs.models import BUNDLED
+from experiments.inputs.settings import ChatStudy, ControlledLatents
+from experiments.runs import SIGNED, Count, Positive, whole
+from experiments.self_report.wording import OWN_WORDS, PUBLISHED, Wording
+from experiments.steering import PUBLISHED as ALPHAS
+from experiments.steering import (
+  Positions,
+  Strength,
+  check_doses,
+  published_alpha,
+)
+
+Alpha = Annotated[float, SIGNED]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(ChatStudy, ControlledLatents):
+  """How a chat model is asked what it knows, and steered meanwhile.
+
+  Attributes:
+    question: What the user says, with {type} and {name} in it. Default: 'Are
+      you sure you know the {type} {name}? Answer yes or no.'
+    prefix: Beginning of the answer, put into the model's mouth. Default:
+      'Answer:'; for miniworld none.
+    yes: Word for yes: one token, with the space before it. Default: ' Yes'; for
+      miniworld 'It'.
+    no: Word for no: one token, with the space before it. Default: ' No'; for
+      miniworld 'Sorry'.
+    metric: What the figures and the summary show; results.json has both. The
+      difference of logits is that of log-probabilities, too.
+    questions: Questions per entity type and class.
+    positions: Tokens of a question that are steered.
+    alpha_known: Coefficient of the known latent's decoder row.
+    alpha_unknown: Coefficient of the unknown latent's decoder row.
+    dose: Norm of what is added, in units of the mean norm of the residual
+      stream there. Default: the published coefficient where there is one,
+      else 1.
+    sweep: Other doses to try, in units of the mean norm of the residual stream.
+    rows_per_batch: Prompts that are run at once.
+  """
+
+  question: str | None = None
+  prefix: str | None = None
+  yes: str | None = None
+  no: str | None = None
+  metric: Literal['logit', 'prob'] = 'logit'
+  questions: Annotated[int, whole(2)] = 100
+  positions: Positions = 'entity_last'
+  alpha_known: Alpha | None = None
+  alpha_unknown: Alpha | None = None
+  dose: Positive | None = None
+  sweep: tuple[Positive, ...] = (0.25, 0.5, 1.0, 2.0)
+  rows_per_batch: Count = 256
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_doses(self.sweep)
+
+  @property
+  def wording(self) -> Wording:
+    """Returns the question and the two words that count.
+
+    Raises:
+      ValueError: the question lacks {type} or {name}.
+    """
+    default = OWN_WORDS if self.chat_model == BUNDLED else PUBLISHED
+    given = {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(Wording)
+    }
+    return dataclasses.replace(
+      default, **{k: v for k, v in given.items() if v is not None}
+    )
+
+  def strength(self, label: str) -> Strength:
+    """Returns how much of the latent of a label is added."""
+    alpha = getattr(self, f'alpha_{label}')
+    if alpha is not None:
+      return Strength(alpha=alpha)
+    if self.dose is not None:
+      return Strength(dose=self.dose)
+    if os.path.basename(os.path.normpath(self.chat_model)) in ALPHAS:
+      alpha = published_alpha(self.chat_model, label)
+      return Strength(alpha=alpha, source='published')
+    return Strength(dose=1.0, source='default')
