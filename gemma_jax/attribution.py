@@ -61,7 +61,8 @@ def norm_scale(config: ModelConfig, x) -> np.ndarray:
 
 
 def readout(model: Decoder, tokens, minus=None) -> np.ndarray:
-  """What a stream, over its norm's scale, is multiplied with for a logit.
+  """Returns what a stream, over its norm's scale, is multiplied with for a
+  logit.
 
   Args:
     model: The weights.
@@ -105,7 +106,7 @@ def read_logit(model: Decoder, stream, directions, bias=0.0) -> np.ndarray:
 def head_outputs(
   model: Decoder, layer: int, z, attn_out_raw, *, post_norm: bool = True
 ) -> np.ndarray:
-  """What each head of a layer adds to the stream, float64 [..., N, D].
+  """Returns what each head of a layer adds to the stream, float64 [..., N, D].
 
   The layer's bias, if it has one, is not part of any head.
 
@@ -197,7 +198,7 @@ class Parts:
 def direct_logit_attribution(
   model: Decoder, out: Output, tokens, minus=None
 ) -> Parts:
-  """Which part of the last stream a logit comes from, exactly.
+  """Returns which part of the last stream a logit comes from, exactly.
 
   Args:
     model: The weights, stacked.
@@ -248,7 +249,8 @@ def direct_logit_attribution(
 def to_vocabulary(
   model: Decoder, vectors, *, gain: bool = True, scale=None
 ) -> jax.Array:
-  """What vectors that are added to the stream add to logits, float32 [..., V].
+  """Returns what vectors that are added to the stream add to logits, float32
+  [..., V].
 
   A head's output, a row of W_dec, a steering vector. Before the soft cap.
 
@@ -341,7 +343,7 @@ def _per_place(tokens, B: int, P: int):
 
 
 def _chunk(model: Decoder, count: int) -> int:
-  """How many tokens' logits are held at a time."""
+  """Returns how many tokens' logits are held at a time."""
   return max(1, min(LOGITS_BYTES // (4 * model.config.vocab_size), count))
 
 

@@ -22,7 +22,7 @@ from gemma_jax.sharding import constrain
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockContext:
-  """What is the same for all layers of one forward pass."""
+  """Holds what is the same for all layers of one forward pass."""
 
   config: ModelConfig
   positions: jax.Array  # [B, T]
@@ -37,17 +37,19 @@ class BlockContext:
   segments: jax.Array | None = None  # [B, T]; queries see keys of their own
 
   def changes(self, site: str) -> list[Change]:
-    """Those of one site, in order."""
+    """Returns those of one site, in order."""
     return [change for change in self.interventions if change.site == site]
 
 
 def block(run: BlockContext, w, layer, window, x, keys_values):
-  """One layer: x [B, T, D] to x, what was captured, the cache's arrays."""
+  """Returns one layer: x [B, T, D] to x, what was captured, the
+  cache's arrays.
+  """
   config = run.config
   seen = {}
 
   def at(site, x):
-    """A site: changes x, then shows it to the capture."""
+    """Returns a site: changes x, then shows it to the capture."""
     for change in run.changes(site):
       x = change.apply(x, layer, run.positions, config)
     x = constrain(x, _ACTIVATION_LETTERS.get(site, 'BT.'))

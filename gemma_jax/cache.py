@@ -41,7 +41,7 @@ class Cache:
     dtype=jnp.float32,
     stacked: bool = True,
   ) -> 'Cache':
-    """A cache with `size` free slots for each of `batch` rows."""
+    """Returns a cache with `size` free slots for each of `batch` rows."""
     shape = (batch, config.num_kv_heads, size, config.head_dim)
     L = config.num_layers
 

@@ -14,7 +14,7 @@ from gemma_jax.config import ModelConfig
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Capture:
-  """Which activations to return.
+  """Says which activations to return.
 
   Attributes:
     sites: Names; compiled in. For attention sites the rows of the queries at
@@ -95,7 +95,8 @@ def capture(
 def prepare(
   capture: Capture | None, config: ModelConfig, positions: jax.Array
 ) -> Capture:
-  """A capture with canonical sites and 'last' resolved; None is nothing.
+  """Returns a capture with canonical sites and 'last' resolved; None is
+  nothing.
 
   Raises:
     KeyError: not a site.
@@ -129,7 +130,9 @@ def take_positions(x: jax.Array, positions: jax.Array, at: jax.Array):
 
 
 def find_positions(positions: jax.Array, at: jax.Array):
-  """Where positions stand in a row, int32 [B, P], and whether, bool [B, P]."""
+  """Returns where positions stand in a row, int32 [B, P], and whether, bool [B,
+  P].
+  """
   at = jnp.broadcast_to(at, (positions.shape[0], at.shape[1]))
   match = (positions[:, None, :] == at[:, :, None]) & (at >= 0)[:, :, None]
   return match.argmax(-1), match.any(-1)

@@ -106,7 +106,7 @@ def check_field(kind: Kind, value: Any, name: str):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-  """How the rotary frequencies of global layers are stretched.
+  """Says how the rotary frequencies of global layers are stretched.
 
   With `factor` alone, every frequency is divided by it ("linear"). With the
   others too it is Llama 3.1's rule: only wavelengths above
@@ -132,7 +132,7 @@ class RopeScaling:
       check_field(kind, getattr(self, name), name)
 
   def scaled(self, frequencies: np.ndarray) -> np.ndarray:
-    """The stretched frequencies, float32 [H/2]."""
+    """Returns the stretched frequencies, float32 [H/2]."""
     factor = np.float32(self.factor)
     if self.original_positions is None:
       return frequencies / factor
@@ -162,12 +162,12 @@ class ModelConfig:
     norm: 'rms', or 'layer' for LayerNorm, which has a bias.
     norm_offset: A norm's gain is norm_offset + weight: 1 in Gemma, else 0.
     norm_eps: Added to the mean square, or to the variance.
-    post_norms: Whether a sublayer's output is normed before it is added.
-    qk_norm: Whether queries and keys are RMS-normed per head, before rotation.
-    qkv_bias: Whether the projections to q, k and v have biases.
-    out_bias: Whether the projection of the heads' outputs has one.
-    mlp_bias: Whether the projections of the MLP have.
-    gated: Whether the MLP is activation(gate) * up, or activation(up).
+    post_norms: True if a sublayer's output is normed before it is added.
+    qk_norm: True if queries and keys are RMS-normed per head, before rotation.
+    qkv_bias: True if the projections to q, k and v have biases.
+    out_bias: True if the projection of the heads' outputs has one.
+    mlp_bias: True if the projections of the MLP have.
+    gated: True if the MLP is activation(gate) * up, or activation(up).
     activation: One of ACTIVATIONS.
     query_pre_attn_scalar: Attention scores are multiplied by this to the power
       -0.5; None is head_dim. It is not head_dim on Gemma 2 27B.
@@ -181,8 +181,8 @@ class ModelConfig:
     rope_theta: Base of the rotary frequencies.
     rope_local_theta: Base in local layers; None is rope_theta.
     rope_scaling: What is done to the frequencies of global layers.
-    scale_embedding: Whether embeddings are multiplied by sqrt(D).
-    tied: Whether the unembedding is the embedding.
+    scale_embedding: True if embeddings are multiplied by sqrt(D).
+    tied: True if the unembedding is the embedding.
     max_positions: Longest context the model was made for. `generate` refuses
       to go beyond it.
     pad_id: Token id that fills empty places; None where the model has none.
@@ -287,13 +287,15 @@ class ModelConfig:
 
   @property
   def fill_id(self) -> int:
-    """A valid token id for places where nothing is: pad_id, or eos, or 0."""
+    """Returns a valid token id for places where nothing is: pad_id, or eos, or
+    0.
+    """
     ids = (self.pad_id, *self.eos_ids, 0)
     valid = (i for i in ids if i is not None and 0 <= i < self.vocab_size)
     return next(valid)
 
   def truncated(self, num_layers: int) -> 'ModelConfig':
-    """The same model with only its first `num_layers` layers."""
+    """Returns the same model with only its first `num_layers` layers."""
     if not 1 <= num_layers <= self.num_layers:
       raise ValueError(
         f'num_layers={num_layers} must be between 1 and the '

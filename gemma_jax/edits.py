@@ -259,7 +259,7 @@ def place(
 
 
 def finite(values: jax.Array, what: str) -> jax.Array:
-  """The values; ValueError if one is known to be NaN or infinite."""
+  """Returns the values; ValueError if one is known to be NaN or infinite."""
   if not all_finite(values):
     raise ValueError(
       f'{what} holds NaN or infinity; expected finite numbers. If a model gave '
@@ -318,7 +318,7 @@ def _latents(latents, positions):
 
 
 def _terms(**given) -> dict[str, jax.Array]:
-  """An Edit's [R, k] terms; those not given do nothing."""
+  """Returns an Edit's [R, k] terms; those not given do nothing."""
   some = next(iter(given.values()))
   neutral = dict.fromkeys(('bias', 'slope', 'offset', 'shift'), 0.0)
   neutral['threshold'] = -jnp.inf

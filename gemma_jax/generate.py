@@ -25,7 +25,7 @@ from gemma_jax.where import concrete
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-  """How to draw the next token: temperature, then top-k, then top-p.
+  """Says how to draw the next token: temperature, then top-k, then top-p.
 
   All are data; None compiles the step out, which saves a sort.
 
@@ -45,7 +45,7 @@ class Sampling:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generation:
-  """What `generate` returns; G is max_new_tokens, B counts every sample.
+  """Holds what `generate` returns; G is max_new_tokens, B counts every sample.
 
   Attributes:
     tokens: int32 [B, G]; a stop token is kept, what follows it is the
@@ -213,7 +213,7 @@ def _prefill(model, tokens, positions, interventions, prefix, *, capacity):
 
 @functools.partial(jax.jit, static_argnames='samples')
 def _repeat_rows(logits, cache, samples):
-  """Every row of logits [B, V] and of a cache, `samples` times."""
+  """Returns every row of logits [B, V] and of a cache, `samples` times."""
   axis = 1 if isinstance(cache.k, jax.Array) else 0  # L before B
   repeat = lambda x: jnp.repeat(x, samples, axis)
   cache = dataclasses.replace(
@@ -299,7 +299,9 @@ def _decode(
 
 
 def _choose(logits, sampling: Sampling | None, seeds, step) -> jax.Array:
-  """The next token of every row, int32 [B], from logits float32 [B, V]."""
+  """Returns the next token of every row, int32 [B], from logits
+  float32 [B, V].
+  """
   best = logits.argmax(-1).astype(jnp.int32)
   if sampling is None:
     return best
@@ -328,7 +330,7 @@ def _choose(logits, sampling: Sampling | None, seeds, step) -> jax.Array:
 
 
 def _rows_of(sampling: Sampling, rows: int) -> dict[str, jax.Array | None]:
-  """The fields of `sampling`, checked, with one value per row."""
+  """Returns the fields of `sampling`, checked, with one value per row."""
   limits = {
     'temperature': (np.float32, lambda v: v >= 0, 'at least 0'),
     'top_k': (np.int32, lambda v: v >= 1, 'at least 1'),

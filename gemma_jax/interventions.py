@@ -70,13 +70,13 @@ class Change:
 
 
 def _change(cls):
-  """A frozen dataclass that is a pytree."""
+  """Returns a frozen dataclass that is a pytree."""
   frozen = dataclasses.dataclass(frozen=True, kw_only=True)
   return jax.tree_util.register_dataclass(frozen(cls))
 
 
 def static_field():
-  """A field that is compiled into the program."""
+  """Returns a field that is compiled into the program."""
   return dataclasses.field(metadata={'static': True})
 
 
@@ -391,7 +391,7 @@ def stack_rows(rows: Sequence[Interventions]) -> list[Change]:
 
 
 def _equal_rows(interventions: list[Change]) -> list[Change]:
-  """Every array with the same number of rows."""
+  """Returns every array with the same number of rows."""
   leaves = jax.tree.leaves(interventions)
   rows = max(leaf.shape[0] for leaf in leaves)
   return jax.tree.map(
@@ -417,7 +417,7 @@ def _taken(source: jax.Array, at: jax.Array) -> jax.Array:
 
 
 def _rowwise(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
-  """An einsum over rows in full float32; w may have one row for all."""
+  """Returns an einsum over rows in full float32; w may have one row for all."""
   if w.shape[0] == 1:
     left, right = spec.split(',')
     spec, w = f'{left},{right[1:]}', w[0]

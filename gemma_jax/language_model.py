@@ -31,7 +31,7 @@ Prompts = str | Sequence[str] | TokenBatch | np.ndarray
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Continuation:
-  """What `LanguageModel.generate` returns; B counts every sample.
+  """Holds what `LanguageModel.generate` returns; B counts every sample.
 
   Attributes:
     texts: B of them, without the prompt and without special tokens.
@@ -62,7 +62,7 @@ class LanguageModel:
 
   @property
   def config(self) -> ModelConfig:
-    """The architecture."""
+    """Returns the architecture."""
     return self.model.config
 
   def tokenize(
@@ -172,7 +172,7 @@ def load_model(
 
 
 def read_tokenizer(reader: CheckpointReader) -> Tokenizer | None:
-  """The tokenizer of a checkpoint; None if a folder has none.
+  """Returns the tokenizer of a checkpoint; None if a folder has none.
 
   Raises:
     ValueError: a .gguf has none, it has ids beyond the embedding, or see

@@ -47,7 +47,9 @@ def layer_norm(
 
 
 def norm(config: ModelConfig, x: jax.Array, weight, bias=None) -> jax.Array:
-  """The norm that a model uses, of x [..., D]; bias None for RMS norms."""
+  """Returns the norm that a model uses, of x [..., D]; bias None
+  for RMS norms.
+  """
   if config.norm == 'layer':
     return layer_norm(x, weight[...], bias[...], config.norm_eps)
   return rms_norm(x, weight[...], config.norm_eps, config.norm_offset)
@@ -173,14 +175,16 @@ def linear(x: jax.Array, weight: jax.Array, bias=None) -> jax.Array:
 
 
 def activation(name: str, x: jax.Array) -> jax.Array:
-  """One of config.ACTIVATIONS."""
+  """Returns one of config.ACTIVATIONS."""
   if name.startswith('gelu'):
     return jax.nn.gelu(x, approximate=name == 'gelu_tanh')
   return {'silu': jax.nn.silu, 'relu': jax.nn.relu}[name](x)
 
 
 def mlp(config: ModelConfig, x: jax.Array, w) -> jax.Array:
-  """What the MLP's hidden layer holds, [B, T, F], of its normed input."""
+  """Returns what the MLP's hidden layer holds, [B, T, F], of its
+  normed input.
+  """
   up = linear(x, w.up[...], w.up_b)
   if not config.gated:
     return activation(config.activation, up)

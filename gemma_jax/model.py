@@ -36,7 +36,7 @@ QUERY_CHUNK = 512
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Output:
-  """What `forward` returns.
+  """Holds what `forward` returns.
 
   `out['resid_post', 12]` is one layer of a site, [B, P, W], and
   `out['resid_post']` all layers that were captured, [k, B, P, W].
@@ -60,7 +60,7 @@ class Output:
   config: ModelConfig = dataclasses.field(metadata={'static': True})
 
   def __getitem__(self, key: str | tuple[str, int]) -> jax.Array:
-    """A captured site: of all captured layers, or of one.
+    """Returns a captured site: of all captured layers, or of one.
 
     Raises:
       KeyError: it was not captured, or not at that layer.
@@ -290,7 +290,8 @@ def run_blocks(
   query_chunk: int = QUERY_CHUNK,
   remat: bool | Callable[..., bool] = False,
 ):
-  """The layers: x [B, T, D] at the first one to the stream after the last.
+  """Returns the layers: x [B, T, D] at the first one to the stream after the
+  last.
 
   Arguments are those of `forward`, changes and capture as their `prepare` made
   them; the prefix may have B rows here, a row's own each; and `first_layer`, an
@@ -389,7 +390,8 @@ def run_blocks(
 
 
 def rotary_by_layer(config: ModelConfig, positions: jax.Array):
-  """A function of the layer: cos and sin there, or None without rotation.
+  """Returns a function of the layer: cos and sin there, or None without
+  rotation.
 
   Angles are computed once for each kind of layer that the model has.
   """
@@ -444,7 +446,7 @@ def _over_layers(body, carry, model: Decoder, num_layers, first_layer):
 
 
 def _layer_weights(blocks, layer):
-  """The blocks' weights at one layer, without the L axis."""
+  """Returns the blocks' weights at one layer, without the L axis."""
   if isinstance(blocks, nnx.List):
     return blocks[layer]
   return jax.tree.map(

@@ -110,7 +110,8 @@ def resume(
 
   Args:
     model: The recording's.
-    recording: Of B rows; or of one, which all R rows of `stream` go on from.
+    recording: Recording of B rows; or of one, which all R rows of `stream` go
+      on from.
     layer: First layer to run, an int32 scalar; L runs none.
     slot: Static; the first column of the recording's tokens to run.
     stream: What enters the layer there, [R, T - slot, D]; None is the

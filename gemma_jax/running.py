@@ -118,7 +118,9 @@ def run(
 def _forward(
   model, tokens, positions, *, all_logits, logits_at, upto, num_layers, **kwargs
 ):
-  """The output, and what `bad_row` finds in activations, sorted, and logits."""
+  """Returns the output, and what `bad_row` finds in activations, sorted, and
+  logits.
+  """
   tokens = sharding.constrain(tokens, 'BT')
   positions = sharding.constrain(positions, 'BT')
   out = model_lib.forward(
@@ -218,7 +220,8 @@ def check_changes(
   prefix: Cache | None = None,
   num_layers: int | None = None,
 ) -> tuple[iv.Change, ...]:
-  """The changes, prepared; raises where one does not fit, or does nothing.
+  """Returns the changes, prepared; raises where one does not fit, or does
+  nothing.
 
   Args:
     model: The model that changes must fit.

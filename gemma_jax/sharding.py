@@ -21,7 +21,7 @@ ACTIVATION_RULES |= {'V': 'model'}
 
 
 def make_mesh(data: int | None = None, model: int = 1) -> jax.sharding.Mesh:
-  """A ('data', 'model') mesh over all devices of all processes.
+  """Returns a ('data', 'model') mesh over all devices of all processes.
 
   Args:
     data: How many ways the batch is split; None takes what `model` leaves.
@@ -47,7 +47,7 @@ def partition_spec(
   mesh,
   rules: Mapping[str, str] = WEIGHT_RULES,
 ) -> PartitionSpec:
-  """The spec of an array whose dimensions are named by `letters`.
+  """Returns the spec of an array whose dimensions are named by `letters`.
 
   Args:
     letters: One letter per dimension, e.g. 'LNHD'; those without a rule are
@@ -66,7 +66,7 @@ def partition_spec(
 
 
 def weight_sharding(letters, shape, mesh) -> NamedSharding | None:
-  """Where a weight lives; None without a mesh."""
+  """Returns where a weight lives; None without a mesh."""
   if mesh is None:
     return None
   return NamedSharding(mesh, partition_spec(letters, shape, mesh))
@@ -82,7 +82,9 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
 
 
 def mesh_of(array: jax.Array):
-  """A context in which the mesh that a concrete array lives on is set."""
+  """Returns a context in which the mesh that a concrete array lives
+  on is set.
+  """
   sharding = getattr(array, 'sharding', None)
   mesh = getattr(sharding, 'mesh', None)
   already_set = not jax.sharding.get_abstract_mesh().empty
@@ -104,7 +106,7 @@ def initialize_distributed(
   Open MPI, Kubernetes).
 
   Returns:
-    Whether this is now a distributed run.
+    True if this is now a distributed run.
 
   Raises:
     ValueError: only some of the three values are known.

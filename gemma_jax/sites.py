@@ -173,7 +173,8 @@ def parse_site(
 
 
 def resolve(site: str, config: ModelConfig) -> str:
-  """The canonical name of a site as `parse_site` returned it, for a model.
+  """Returns the canonical name of a site as `parse_site` returned it, for a
+  model.
 
   Raises:
     UnknownSite: this model has no such site.
@@ -184,7 +185,7 @@ def resolve(site: str, config: ModelConfig) -> str:
 
 
 def _elsewhere(pattern: str, family: str | None = None) -> str | None:
-  """What a module is in a family where it is no site."""
+  """Returns what a module is in a family where it is no site."""
   for each in FAMILIES.values() if family is None else [FAMILIES[family]]:
     for module, what in each.ambiguous.items():
       if pattern == f'{each.layers}.{{}}.{module}':

@@ -50,7 +50,9 @@ LETTERS = {
 
 
 def weight_letters(config: ModelConfig) -> dict[str, str]:
-  """The weights that a model has, and the letters of their dimensions."""
+  """Returns the weights that a model has, and the letters of their
+  dimensions.
+  """
   absent = {
     'positions': not config.position_rows,
     'unembed': config.tied,
@@ -143,7 +145,7 @@ class Decoder(nnx.Module):
 
   @property
   def dtype(self) -> jnp.dtype:
-    """The dtype of the weights and of the activations."""
+    """Returns the dtype of the weights and of the activations."""
     return self.embed.dtype
 
   @property
@@ -153,11 +155,13 @@ class Decoder(nnx.Module):
 
   @property
   def is_stacked(self) -> bool:
-    """Whether the layers are one stack; False after `unstack_layers`."""
+    """Returns True if the layers are one stack; False after
+    `unstack_layers`.
+    """
     return isinstance(self.blocks, Blocks)
 
   def weights(self) -> dict[str, jax.Array]:
-    """The arrays by their names; blocks must be stacked."""
+    """Returns the arrays by their names; blocks must be stacked."""
     if not self.is_stacked:
       raise ValueError(
         'The layers are unstacked; keep the model that `unstack_layers` was '
@@ -172,7 +176,7 @@ class Decoder(nnx.Module):
 def init_model(
   config: ModelConfig, key: jax.Array, dtype=jnp.float32, mesh=None
 ) -> Decoder:
-  """A model with random weights, placed by the sharding rules.
+  """Returns a model with random weights, placed by the sharding rules.
 
   Matrices are normal with standard deviation 1 / sqrt(inputs), so that every
   sublayer starts at unit scale; the embedding has standard deviation
@@ -200,17 +204,18 @@ def init_model(
 
 
 def is_norm(name: str) -> bool:
-  """Whether a weight is the gain of a norm."""
+  """Returns True if a weight is the gain of a norm."""
   return name.endswith('norm')
 
 
 def is_bias(name: str) -> bool:
-  """Whether a weight is a bias."""
+  """Returns True if a weight is a bias."""
   return name.endswith('_b') or name in ('bq', 'bk', 'bv', 'bo')
 
 
 def unstack_layers(model: Decoder) -> Decoder:
-  """The same model with one set of weights per layer instead of a stack.
+  """Returns the same model with one set of weights per layer instead of a
+  stack.
 
   The forward pass then is L blocks in a row instead of one scan: the same
   numbers to rounding, without copying each layer's weights out of the stack on

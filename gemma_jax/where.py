@@ -117,12 +117,12 @@ class Selection:
 
   @property
   def size(self) -> int | None:
-    """How many indices a mask covers; None without a mask."""
+    """Returns how many indices a mask covers; None without a mask."""
     return None if self.weights is None else self.weights.shape[1]
 
   @property
   def is_all(self) -> bool:
-    """Whether every row is known to choose every index."""
+    """Returns True if every row is known to choose every index."""
     known = [concrete(self.start), concrete(self.stop)]
     if self.weights is not None or any(each is None for each in known):
       return False
@@ -130,12 +130,12 @@ class Selection:
 
   @property
   def may_be_last(self) -> bool:
-    """Whether some row may be LAST: True where that is not known."""
+    """Returns True if some row may be LAST: True where that is not known."""
     known = concrete(self.start)
     return known is None or bool((known == LAST).any())
 
   def indices(self, size: int) -> list[np.ndarray] | None:
-    """Each row's chosen indices below `size`, or None while tracing.
+    """Returns each row's chosen indices below `size`, or None while tracing.
 
     A row that chooses all has all; one that chooses LAST has [LAST].
     """
@@ -161,12 +161,12 @@ Indices |= None
 
 
 def select(indices: Indices, what: str, *, last: bool = False) -> Selection:
-  """A Selection, from any way to say which (module docstring).
+  """Returns a Selection, from any way to say which (module docstring).
 
   Args:
     indices: Which.
     what: 'layer', 'position' or 'head', for messages.
-    last: Whether 'last' is understood.
+    last: True if 'last' is understood.
 
   Raises:
     ValueError: an index is negative, repeated, or of a wrong shape or type.
@@ -260,13 +260,16 @@ def layer_window(centers: Indices, width: int, num_layers: int) -> Selection:
 
 
 def before(lengths) -> Selection:
-  """The positions below each row's length, an int or [R]: a prompt's tokens."""
+  """Returns the positions below each row's length, an int or [R]: a prompt's
+  tokens.
+  """
   stop = jnp.atleast_1d(jnp.asarray(lengths, jnp.int32))
   return _stretch(jnp.zeros_like(stop), stop)
 
 
 def since(lengths) -> Selection:
-  """The positions from each row's length on, an int or [R]: generated tokens.
+  """Returns the positions from each row's length on, an int or [R]: generated
+  tokens.
 
   The prompt's last token, whose logits give the first generated one, is at
   length - 1.
@@ -312,7 +315,7 @@ def absolute(positions: Indices, what: str) -> np.ndarray | jax.Array:
 
 
 def concrete(x) -> np.ndarray | None:
-  """The values, or None while tracing."""
+  """Returns the values, or None while tracing."""
   return None if isinstance(x, jax.core.Tracer) else np.asarray(x)
 
 

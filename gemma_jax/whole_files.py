@@ -48,7 +48,8 @@ def save_tensors(
 
 @contextlib.contextmanager
 def replaced_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """A file to fill, which takes the place of `path` once the block ends well.
+  """Yields a file to fill, which takes the place of `path` once the block ends
+  well.
 
   Raises:
     OSError: it cannot be written; the error names `path`.
@@ -71,7 +72,8 @@ def replaced_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def replaced_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """A folder to fill, which takes the place of `path` once the block ends well.
+  """Yields a folder to fill, which takes the place of `path` once the block
+  ends well.
 
   What was there before stays until then.
 

@@ -27,7 +27,7 @@ def fold(
     weights: As trained. NumPy arrays are folded in float64 and stay NumPy;
       JAX arrays are folded in float32 where they are.
     input_scale: s, what raw activations were multiplied by.
-    subtract_b_dec: Whether b_dec was subtracted before encoding.
+    subtract_b_dec: True if b_dec was subtracted before encoding.
   """
   on_host = not isinstance(weights.W_enc, jax.Array)
   xp, wide = (np, np.float64) if on_host else (jnp, jnp.float32)

@@ -60,7 +60,7 @@ class Latents:
     bias: [...], of b_enc.
     threshold: float32 [...].
     site: What the SAE reads; None is not known. Compiled in.
-    layer: Of the site, int32 [] (data); None is not known.
+    layer: Layer of the site, int32 [] (data); None is not known.
   """
 
   encoder: jax.Array
@@ -73,13 +73,13 @@ class Latents:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
-  """What an SAE reads, and where it comes from. None is not known.
+  """Holds what an SAE reads, and where it comes from. None is not known.
 
   Attributes:
     model: Hub id of the language model, such as 'google/gemma-2-2b'.
     site: The tensor it reads and reconstructs, such as 'resid_post', 'z' (the
       heads' outputs side by side), 'mlp_out'; names of `gemma_jax.SITES`.
-    layer: Of the site, from 0.
+    layer: Layer of the site, from 0.
     release: Which collection it is of, such as 'gemma-scope-2b-pt-res'.
     sae_id: Its name there, such as 'layer_12/width_16k/average_l0_82'.
     l0: Mean number of active latents per token that its maker states.
@@ -104,7 +104,7 @@ def encode(weights: Weights | Latents, x: jax.Array) -> jax.Array:
   """Latents of activations.
 
   Args:
-    weights: Of the SAE, or of some latents with ids [k].
+    weights: Weights of the SAE, or of some latents with ids [k].
     x: [..., D].
 
   Returns:
@@ -124,7 +124,7 @@ def encode(weights: Weights | Latents, x: jax.Array) -> jax.Array:
 
 
 def decode(weights: Weights, f: jax.Array) -> jax.Array:
-  """The reconstruction [..., D], f.dtype, of latents f [..., F]."""
+  """Returns the reconstruction [..., D], f.dtype, of latents f [..., F]."""
   y = jnp.einsum(
     '...F,FD->...D', f, weights.W_dec, preferred_element_type=jnp.float32
   )
@@ -132,7 +132,7 @@ def decode(weights: Weights, f: jax.Array) -> jax.Array:
 
 
 def reconstruct(weights: Weights, x: jax.Array) -> jax.Array:
-  """The reconstruction [..., D] of activations x [..., D]."""
+  """Returns the reconstruction [..., D] of activations x [..., D]."""
   return decode(weights, encode(weights, x))
 
 
@@ -191,11 +191,11 @@ class JumpReLUSAE(nnx.Module):
 
   @property
   def dtype(self) -> jnp.dtype:
-    """Of all weights but the threshold, which is float32."""
+    """The dtype of all weights but the threshold, which is float32."""
     return self.W_enc.dtype
 
   def weights(self) -> Weights:
-    """The arrays."""
+    """Returns the arrays."""
     return Weights(*(getattr(self, name)[...] for name in WEIGHTS))
 
   def encode(self, x: jax.Array) -> jax.Array:
@@ -215,14 +215,14 @@ class JumpReLUSAE(nnx.Module):
     return reconstruct(self.weights(), self._checked(x))
 
   def as_function(self) -> jax.tree_util.Partial:
-    """What `sae(x)` computes, as a pytree without the static origin.
+    """Returns what `sae(x)` computes, as a pytree without the static origin.
 
     A program that takes it is compiled once for all SAEs of a shape.
     """
     return jax.tree_util.Partial(reconstruct, self.weights())
 
   def select(self, ids) -> Latents:
-    """Some latents, which can be kept without the rest.
+    """Returns some latents, which can be kept without the rest.
 
     Args:
       ids: int, or int array. With `gemma_jax.clamp_latents`, [k] are k latents

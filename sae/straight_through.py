@@ -65,7 +65,7 @@ heaviside.defvjp(_heaviside_fwd, _heaviside_bwd)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def count_firings(z: jax.Array, threshold: jax.Array, bandwidth: float):
-  """On how many tokens each latent is active, and near its threshold.
+  """Counts the tokens on which each latent is active, and near its threshold.
 
   `active` is `heaviside` summed over tokens, in value and in gradient; that
   needs no second look at z, for `near` says all of it.
@@ -103,5 +103,5 @@ def _in_window(z, threshold, bandwidth):
 
 
 def _over_tokens(x, dtype):
-  """The sum [F] of x [..., F], in that dtype."""
+  """Returns the sum [F] of x [..., F], in that dtype."""
   return x.sum(axis=tuple(range(x.ndim - 1)), dtype=dtype)

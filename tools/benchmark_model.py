@@ -63,7 +63,7 @@ PARTS = ('forward', 'harvest', 'decode', 'edits')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """What is timed.
+  """Holds what is timed.
 
   Attributes:
     size: Shape of a model with random weights.
@@ -176,7 +176,7 @@ class Peer:
     return self._timed(lambda: self.model(tokens, use_cache=False))
 
   def cut(self, tokens, config, num_layers):
-    """The first layers only, without logits or the final norm's use."""
+    """Returns the first layers only, without logits or the final norm's use."""
     path = gj.FAMILIES[config.family].layers
     inner = self.model.base_model
     name = path.rpartition('.')[2]

@@ -70,7 +70,7 @@ SITE = 'resid_pre'
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """What is timed.
+  """Holds what is timed.
 
   Attributes:
     kind: What is patched; 'activation' patches the stream of every layer and

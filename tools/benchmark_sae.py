@@ -67,7 +67,7 @@ GEMMA = dict(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """What is timed.
+  """Holds what is timed.
 
   Attributes:
     sizes: D x F x B of each case, the width of activations, the number of

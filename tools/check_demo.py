@@ -28,7 +28,7 @@ BOUNDS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """Which run is checked.
+  """Says which run is checked.
 
   Attributes:
     run: Folder of the run.

@@ -49,7 +49,7 @@ from tools.parity import run, tables, verdict
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(run.Options):
-  """What is checked, and what is written.
+  """Holds what is checked, and what is written.
 
   Attributes:
     json: File to write every number to, as JSON.

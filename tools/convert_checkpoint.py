@@ -38,7 +38,7 @@ from gemma_jax.weights import LETTERS, Decoder
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """Which checkpoint is converted, and how.
+  """Says which checkpoint is converted, and how.
 
   Attributes:
     source: Folder of a Hugging Face or Orbax checkpoint, a hub id, or a .gguf

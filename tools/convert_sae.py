@@ -28,7 +28,7 @@ from sae.formats.sae_lens import save_sae_lens
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(SAESource):
-  """Which SAE is written, where and how.
+  """Says which SAE is written, where and how.
 
   Attributes:
     sae: File, folder, release or hub id of the SAE; needed without --list.

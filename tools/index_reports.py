@@ -24,7 +24,7 @@ from experiments.runs import KeepFlags, start
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """Which runs are listed, and where.
+  """Says which runs are listed, and where.
 
   Attributes:
     runs: Folders of runs, or with runs below them.

@@ -45,7 +45,7 @@ _FRONTIER = (3e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """What is shown.
+  """Holds what is shown.
 
   Attributes:
     part: What to show.

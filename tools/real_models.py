@@ -58,7 +58,7 @@ MODELS = {'smollm2': smollm2, 'gemma3': gemma3}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """Which model is meant.
+  """Says which model is meant.
 
   Attributes:
     model: Which model's file is named.

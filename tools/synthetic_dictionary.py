@@ -38,7 +38,7 @@ class SyntheticDictionary:
       zipf_exponent: Direction i is active in proportion to i to this power,
         negated; at most half of the time.
       noise: Standard deviation of what is added to each of the D numbers.
-      seed: Of the dictionary; samples have their own.
+      seed: Random seed of the dictionary; samples have their own.
     """
     rng = np.random.default_rng([seed, 0])
     directions = rng.standard_normal((num_latents, d_in))

@@ -195,7 +195,7 @@ class Builder:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """Which world is made.
+  """Says which world is made.
 
   Attributes:
     out: Folder to write.

@@ -49,7 +49,7 @@ def make_batches(
     rows: Rows.
     numbers: int, which of them.
     batch_size: B.
-    side: Of the padding.
+    side: Side of the padding.
     buckets: Lengths T.
     whole: Run all tokens of a row, not only those up to its position.
 
@@ -80,7 +80,7 @@ def make_batches(
 def progress(
   rows: HarvestRows, numbers: np.ndarray, description: str, whole: bool = False
 ) -> tqdm.tqdm:
-  """A progress bar over the tokens of some rows."""
+  """Returns a progress bar over the tokens of some rows."""
   return tqdm.tqdm(
     desc=description,
     total=int(_lengths(rows, numbers, whole).sum()),

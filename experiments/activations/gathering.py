@@ -37,11 +37,11 @@ def gather(
   buckets: Sequence[int] = BUCKETS,
   description: str = 'Gathering',
 ) -> np.ndarray:
-  """What the model has at the rows' positions: float32 [L, n, W].
+  """Returns what the model has at the rows' positions: float32 [L, n, W].
 
   Args:
     model: Whole, or truncated after the last of the layers.
-    site: Of `gemma_jax.VECTOR_SITES`, of width W.
+    site: One of `gemma_jax.VECTOR_SITES`, of width W.
     layers: L distinct ones.
     rows: n of them.
     batch_size: Rows per run of the model.
@@ -145,7 +145,7 @@ def latents_at_positions(
   buckets: Sequence[int] = BUCKETS,
   description: str = 'Reading latents',
 ) -> np.ndarray:
-  """Some latents at the rows' positions: float32 [k, n].
+  """Returns some latents at the rows' positions: float32 [k, n].
 
   Args:
     model: Whole, or truncated after the last layer that an SAE reads.
@@ -175,7 +175,8 @@ def latent_activations(
   buckets: Sequence[int] = BUCKETS,
   description: str = 'Reading latents',
 ) -> list[np.ndarray]:
-  """Some latents at every token: n of float32 [k, T], T being the row's.
+  """Returns some latents at every token: n of float32 [k, T], T being the
+  row's.
 
   Arguments and errors are those of `latents_at_positions`. Whole rows are run,
   beyond their position too. BOS is a token like others here; what latents do

@@ -13,7 +13,7 @@ from sae.jumprelu import JumpReLUSAE
 def check_saes(
   config: gj.ModelConfig, saes: Sequence[JumpReLUSAE]
 ) -> list[tuple[str, int]]:
-  """The (site, layer) that each SAE reads, if the model has them.
+  """Returns the (site, layer) that each SAE reads, if the model has them.
 
   Raises:
     ValueError: it lacks one, or an SAE reads vectors of another width.
@@ -62,7 +62,7 @@ def check_tokens(config: gj.ModelConfig, rows: HarvestRows):
 
 
 def on_mesh(model: gj.Decoder):
-  """A context in which the model's mesh, if it is on one, is set."""
+  """Returns a context in which the model's mesh, if it is on one, is set."""
   return mesh_of(model.embed[...])
 
 

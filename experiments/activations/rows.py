@@ -96,11 +96,11 @@ class HarvestRows:
     return groups
 
   def num_tokens(self, first: int = 0) -> int:
-    """How many tokens the model runs on, for rows from `first` on."""
+    """Returns how many tokens the model runs on, for rows from `first` on."""
     return int(self.positions[first:].sum()) + len(self) - first
 
   def about(self) -> dict:
-    """What results.json says of them."""
+    """Returns what results.json says of them."""
     read = int((self.prompt_rows >= 0).sum())
     return {
       'tokens': list(self.choices),
@@ -131,18 +131,18 @@ def make_rows(
   """Rows of prompts.
 
   Args:
-    tokenizer: Of the model.
+    tokenizer: Tokenizer of the model.
     prompts: Texts, or `entities.Prompt`s: a text, and the characters of an
       entity in it.
     tokens: Which token is read; see `choices.py`.
     chat: Prompts are what the user says; the chat template goes around them,
       with the model's turn opened. Words and substrings are then looked for
       in what the user says.
-    ids: Of the prompts; None numbers them. A random word depends on the seed
-      and the prompt's id alone.
+    ids: Ids of the prompts; None numbers them. A random word depends on the
+      seed and the prompt's id alone.
     window: Most tokens of a row, BOS included; what is longer is cut.
-    seed: Of random words.
-    parse_special: Whether '<eos>' written out in a prompt is that token, or
+    seed: Random seed of random words.
+    parse_special: True if '<eos>' written out in a prompt is that token, or
       ordinary text; say so for texts that have a chat's template in them.
     pile_denominator: For tokens='random'. 'all_documents' is what the code of
       arXiv 2411.14257 does (paper.md 10.1, no. 3): the word is drawn from the

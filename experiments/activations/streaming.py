@@ -52,7 +52,7 @@ class GroupSums:
 
   Attributes:
     site: What the SAE reads.
-    layer: Of the site.
+    layer: Layer of the site.
     n: int64 [G], rows.
     active: int64 [G, F], rows on which a latent is above ACTIVE.
     total: float64 [G, F], sum of the latent.
@@ -75,7 +75,7 @@ class GroupSums:
 
 
 class _Latents(NamedTuple):
-  """Of one SAE, on the device; [G, F] each."""
+  """Holds sums of one SAE, on the device; [G, F] each."""
 
   active: jax.Array
   total: Pair
@@ -83,7 +83,7 @@ class _Latents(NamedTuple):
 
 
 class _Stream(NamedTuple):
-  """Of one site and layer: [G, D], [G, D, D] or None, [G]."""
+  """Holds sums of one site and layer: [G, D], [G, D, D] or None, [G]."""
 
   total: Pair
   gram: Pair | None
@@ -115,7 +115,7 @@ def stream_scores(
     batch_size: B, rows per run. Like `side` and `buckets`, it changes results
       by rounding only.
     stream_gram: Also sum outer products, [G, D, D] per site and layer.
-    side: Of the padding.
+    side: Side of the padding.
     buckets: Lengths to which rows are padded; each is compiled once.
     description: Begins the progress bar.
 
@@ -190,7 +190,7 @@ def stream_scores(
 
 
 def _encoder(sae: JumpReLUSAE) -> Weights:
-  """The arrays that encoding needs, and no others."""
+  """Returns the arrays that encoding needs, and no others."""
   return sae.weights()._replace(W_dec=None, b_dec=None)
 
 

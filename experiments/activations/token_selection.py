@@ -42,7 +42,7 @@ class Source:
   """A prompt's tokens, and what is where in its text.
 
   Attributes:
-    id: Of the prompt.
+    id: Id of the prompt.
     encoding: Text and tokens.
     words: Characters [start, stop) that are the prompt's, not a template's.
     entity: Characters of the entity, or None.
@@ -57,13 +57,13 @@ class Source:
 def make_reader(
   tokenizer: gj.Tokenizer, chat: bool, **options
 ) -> Callable[..., Source]:
-  """The function that turns a prompt and its id into a Source.
+  """Returns the function that turns a prompt and its id into a Source.
 
   Args:
-    tokenizer: Of the model.
-    chat: Whether prompts are what the user says in a chat, whose text then
-      ends with the opening of the model's turn.
-    **options: Of `Tokenizer.tokenize`.
+    tokenizer: Tokenizer of the model.
+    chat: True if prompts are what the user says in a chat, whose text then ends
+      with the opening of the model's turn.
+    **options: Options of `Tokenizer.tokenize`.
   """
   if not chat:
 
@@ -109,7 +109,7 @@ def make_finder(
   seed: int,
   pile_denominator: str,
 ) -> Callable[[Source], int]:
-  """The function that finds the position to read, or raises Unread.
+  """Returns the function that finds the position to read, or raises Unread.
 
   Raises:
     ValueError: `tokens` or `pile_denominator` is no choice.
@@ -140,13 +140,17 @@ def make_finder(
 
 
 def draw(seed: int, purpose: str, name: str, count: int) -> int:
-  """A number from 0 to count - 1 that depends on the arguments alone."""
+  """Returns a number from 0 to count - 1 that depends on the
+  arguments alone.
+  """
   key = json.dumps([seed, purpose, name]).encode()
   return int.from_bytes(hashlib.sha256(key).digest()) % count
 
 
 def _text_and_entity(prompt) -> tuple[str, tuple[int, int] | None]:
-  """Of a text, or of an `entities.Prompt`; raises for characters outside."""
+  """Returns the text and the entity of a prompt; raises for wrong
+  characters.
+  """
   if isinstance(prompt, str):
     return prompt, None
   if prompt.entity is not None:
@@ -160,7 +164,7 @@ def _text_and_entity(prompt) -> tuple[str, tuple[int, int] | None]:
 
 
 def _last_token(source: Source, characters: tuple[int, int]) -> int:
-  """The last token that spells any of some characters."""
+  """Returns the last token that spells any of some characters."""
   try:
     return source.encoding.token_span(*characters)[1] - 1
   except gj.TruncationError as error:
@@ -185,7 +189,7 @@ def _last(source: Source) -> int:
 
 
 def _word_in_window(source: Source, seed: int) -> int:
-  """A word that lies wholly inside the window and is no part of BOS."""
+  """Returns a word that lies wholly inside the window and is no part of BOS."""
   encoding = source.encoding
   start, stop = source.words
   start = max(start, encoding.offsets[0][1])
@@ -202,7 +206,9 @@ def _word_in_window(source: Source, seed: int) -> int:
 
 
 def _any_word(source: Source, seed: int, tokenizer: gj.Tokenizer) -> int:
-  """The first occurrence, by the published rule, of any word of the text."""
+  """Returns the first occurrence, by the published rule, of any word of the
+  text.
+  """
   words = source.encoding.text[slice(*source.words)].split()
   if not words:
     raise SkippedPrompt(NO_WORD)
@@ -214,7 +220,7 @@ def _any_word(source: Source, seed: int, tokenizer: gj.Tokenizer) -> int:
 
 
 def _opening_of_turn(tokenizer: gj.Tokenizer) -> str:
-  """What opens the model's turn in a chat."""
+  """Returns what opens the model's turn in a chat."""
   closed = tokenizer.chat_text(_PLACE, generation_prompt=False)
   opening = tokenizer.chat_text(_PLACE)[len(closed) :]
   if 'model' not in opening:

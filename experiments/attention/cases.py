@@ -79,12 +79,12 @@ def make_cases(
     tokenizer: The model's tokenizer.
     known: Type -> known entities of one split.
     unknown: Type -> unknown entities of that split.
-    chat: Whether to ask questions in the chat template; else to make
+    chat: True if to ask questions in the chat template; else to make
       statements.
-    lead: Whether a statement ends with the token of a space where every answer
+    lead: True if a statement ends with the token of a space where every answer
       begins with that token, as numbers do: the next token says something then.
     per_class: Most prompts per type and class.
-    swapped: Whether statements of players' births are as published; see
+    swapped: True if statements of players' births are as published; see
       `entities.statement_prompt`.
     seed: Random seed of the draw.
 

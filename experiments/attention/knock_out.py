@@ -80,7 +80,7 @@ _TIMED = 32
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(BaseStudy, ChatModel, ChosenLatents):
-  """What is cut where, in which prompts.
+  """Holds what is cut where, in which prompts.
 
   Attributes:
     studies: Studies to run: 'answers' of the base model, 'refusals' of the chat
@@ -126,7 +126,7 @@ class Settings(BaseStudy, ChatModel, ChosenLatents):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-  """What is cut: every set of edges, in every window, in every set of heads.
+  """Holds what is cut: every set of edges, in every window and set of heads.
 
   Attributes:
     edges: Sets of edges.

@@ -40,7 +40,7 @@ class Study:
 
   Attributes:
     cases: The prompts.
-    wanted: Of each prompt, the tokens that are asked for next.
+    wanted: Wanted of each prompt, the tokens that are asked for next.
     rows: R pairs of edges and heads.
     windows: W windows of layers.
     sweep: What cutting all rows does.

@@ -30,7 +30,7 @@ from sae.jumprelu import Latents, encode
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Sweep:
-  """What knockouts do to P prompts.
+  """Holds what knockouts do to P prompts.
 
   Row 0 of the first axis is the model as it is; W windows follow.
 
@@ -100,7 +100,7 @@ def knock_out(
     edges: E sets of edges.
     windows: W windows of layers.
     heads: Sets of heads; R is E times as many.
-    wanted: Of each prompt, the tokens that are asked for next.
+    wanted: Wanted of each prompt, the tokens that are asked for next.
     watched: k latents whose activations are measured, each by itself.
     length: Tokens that prompts are padded to. Default: those of the longest.
     count: Tokens of each prompt that are run again. Default: as many as needed.

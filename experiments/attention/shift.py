@@ -55,10 +55,10 @@ from experiments.inputs.settings import BaseStudy, ControlledLatents
 from experiments.inputs.study_inputs import StudyInputs, open_inputs
 from experiments.latents import CLASSES, Target
 from experiments.runs import (
-  SIGNED,
   Count,
   KeepFlags,
   Positive,
+  Signed,
   outputs,
   start,
   whole,
@@ -72,7 +72,7 @@ PUBLISHED = {'gemma-2-2b': 100.0, 'gemma-2-9b': 100.0}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(BaseStudy, ControlledLatents):
-  """What is added to which prompts, and what it is compared with.
+  """Holds what is added to which prompts, and what it is compared with.
 
   Attributes:
     questions: Prompts per entity type and class.
@@ -88,7 +88,7 @@ class Settings(BaseStudy, ControlledLatents):
 
   questions: Annotated[int, whole(2)] = 100
   num_random: Annotated[int, whole(0, 10_000)] = 100
-  alpha: Annotated[float, SIGNED] | None = None
+  alpha: Signed | None = None
   dose: Positive = 0.5
   positions: Positions = 'entity_last'
   rows_per_batch: Count = 2048

@@ -41,10 +41,10 @@ def bars(
       order of the rows.
     reference: Where to draw a line across, such as at chance, or name ->
       value, or (low, high) of a band.
-    horizontal: Whether bars lie, the first label on top.
-    stacked: Whether bars of one label are stacked on each other, as shares of a
+    horizontal: True if bars lie, the first label on top.
+    stacked: True if bars of one label are stacked on each other, as shares of a
       whole are, and not side by side. Their intervals are not drawn.
-    percent: Whether values are shares, to be shown in percent.
+    percent: True if values are shares, to be shown in percent.
     range: Ends of the values' axis. Default: as far as bars and intervals.
     title: Title of the figure.
 

@@ -16,7 +16,7 @@ def hover_text(*said: str, clickable: bool = False) -> str:
 
   Args:
     *said: Text with any line breaks; what is empty is left out.
-    clickable: Whether a click shows more.
+    clickable: True if a click shows more.
   """
   lines = []
   for each in said:

@@ -22,7 +22,7 @@ class Dot(rows_lib.Row):
   """Holds one dot; see `rows.Row` for its other fields, and for `Dot.of`.
 
   Attributes:
-    faint: Whether it is one of many, which are small, faint and spread over the
+    faint: True if it is one of many, which are small, faint and spread over the
       height of their group.
   """
 
@@ -53,9 +53,9 @@ def dots(
       order of the rows.
     reference: Where to draw a line across, such as at chance, or name ->
       value, or (low, high) of a band.
-    percent: Whether values are shares, to be shown in percent.
+    percent: True if values are shares, to be shown in percent.
     range: Ends of the x axis. Default: as far as values and intervals.
-    log: Whether the x axis is logarithmic.
+    log: True if the x axis is logarithmic.
     title: Title of the figure.
 
   Raises:

@@ -32,9 +32,9 @@ class Line:
     high: Upper bounds [n].
     group: Name of its colour; lines of one group share it. Default: the name.
     hover: What hover texts [n] say besides name, x, y and interval.
-    dash: Whether it is dashed, as a control.
+    dash: True if it is dashed, as a control.
     details: Texts [n] that clicks show below the figure.
-    hidden: Whether it shows only after a click on its name in the legend.
+    hidden: True if it shows only after a click on its name in the legend.
     labels: Texts [n] beside the points.
   """
 
@@ -144,12 +144,12 @@ def lines(
     reference: Where on y to draw a line across, such as at chance, or name ->
       value, or (low, high) of a band.
     x_reference: Where on x, likewise.
-    percent: Whether y is a share, to be shown in percent.
+    percent: True if y is a share, to be shown in percent.
     x_range: Ends of the x axis. Default: as far as the lines.
     y_range: Ends of the y axis. Default: as far as lines and bands.
-    x_log: Whether the x axis is logarithmic; a gap where x is not positive.
-    y_log: Whether the y axis is logarithmic; a gap where y is not positive.
-    share_y: Whether panels share the y axis.
+    x_log: True if the x axis is logarithmic; a gap where x is not positive.
+    y_log: True if the y axis is logarithmic; a gap where y is not positive.
+    share_y: True if panels share the y axis.
     columns: Most panels side by side.
     title: Title of the figure.
 

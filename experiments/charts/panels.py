@@ -53,7 +53,7 @@ def grid(
   Args:
     titles: The title of each panel.
     height: Height of a panel, in pixels.
-    share_y: Whether all panels have one y axis.
+    share_y: True if all panels have one y axis.
     columns: How many panels are side by side at most.
 
   Returns:

@@ -29,8 +29,8 @@ class Points:
       y: Values [n].
       bounds: Low and high, [n] each.
       labels: What `find_labels` returned.
-      x_log: Whether the x axis is logarithmic.
-      y_log: Whether the y axis is logarithmic.
+      x_log: True if the x axis is logarithmic.
+      y_log: True if the y axis is logarithmic.
     """
     self.x = _places(x, labels, x_log)
     self.y = [_drawn(value, y_log) for value in y]

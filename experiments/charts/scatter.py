@@ -51,9 +51,9 @@ def scatter(
     y_title: What y is, with its unit.
     groups: The order of groups, or group -> colour, in order. Default: the
       order of the points.
-    percent: Whether both are shares, to be shown in percent.
+    percent: True if both are shares, to be shown in percent.
     range: Ends of both axes. Default: as far as the points.
-    diagonal: Whether to draw the line from (0, 0) to (1, 1).
+    diagonal: True if to draw the line from (0, 0) to (1, 1).
     columns: Most panels side by side.
 
   Raises:

@@ -1,6 +1,6 @@
 """One look for all figures: colours, axes, and how numbers read."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 import html
 import math
 import numbers
@@ -105,7 +105,7 @@ def interval(
     value: The number; 'not defined' if None or not finite.
     low: Lower bound; no interval is shown if None or not finite.
     high: Upper bound, likewise.
-    percent: Whether these are shares, to be shown in percent.
+    percent: True if these are shares, to be shown in percent.
   """
   if number(value) == UNDEFINED:
     return UNDEFINED
@@ -132,9 +132,9 @@ def scale(
   """Returns plotly's arguments of an axis of values.
 
   Args:
-    ends: Of the axis, in the values' units. Default: plotly's choice.
-    log: Whether the axis is logarithmic.
-    percent: Whether its labels are in percent.
+    ends: Ends of the axis, in the values' units. Default: plotly's choice.
+    log: True if the axis is logarithmic.
+    percent: True if its labels are in percent.
   """
   found = {}
   if log:
@@ -152,7 +152,7 @@ def places(labels: Sequence[str], *, downwards: bool = False) -> dict:
 
   Args:
     labels: The labels; long ones are cut off.
-    downwards: Whether the first label of a y axis is on top.
+    downwards: True if the first label of a y axis is on top.
   """
   ends = [-0.5, len(labels) - 0.5]
   return {
@@ -195,19 +195,3 @@ def headed(figure: go.Figure) -> go.Figure:
     legend={'yref': 'container', 'y': 0.01, 'yanchor': 'bottom'},
   )
   return figure
-
-
-def error_bars(estimates: Sequence[Mapping]) -> dict:
-  """Intervals of estimates, for plotly; none where there are no bounds."""
-  above, below = (
-    [0 if e[to] is None else sign * (e[to] - e['value']) for e in estimates]
-    for to, sign in (('high', 1), ('low', -1))
-  )
-  return {
-    'type': 'data',
-    'symmetric': False,
-    'array': above,
-    'arrayminus': below,
-    'thickness': 1,
-    'width': 2,
-  }

@@ -43,10 +43,10 @@ from experiments.circuits.latent_edits import CircuitStudy, tracing_options
 from experiments.inputs.settings import ChatStudy, ControlledLatents
 from experiments.inputs.study_inputs import open_inputs
 from experiments.runs import (
-  SIGNED,
   Count,
   KeepFlags,
   Share,
+  Signed,
   outputs,
   real,
   start,
@@ -57,7 +57,7 @@ from experiments.steering import Positions, make_questions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(ChatStudy, ControlledLatents):
-  """Which edits of latents are traced, and how.
+  """Says which edits of latents are traced, and how.
 
   Attributes:
     alpha_known: Coefficient of the known latent's decoder row. Default: as
@@ -82,8 +82,8 @@ class Settings(ChatStudy, ControlledLatents):
     rows_per_batch: Rows that are run at once.
   """
 
-  alpha_known: Annotated[float, SIGNED] | None = None
-  alpha_unknown: Annotated[float, SIGNED] | None = None
+  alpha_known: Signed | None = None
+  alpha_unknown: Signed | None = None
   dose: Annotated[float, real(0, 1e6)] = 0.5
   causes: tuple[Literal['steer', 'ablate'], ...] = ('steer', 'ablate')
   num_random: Annotated[int, whole(0, 10_000)] = 20

@@ -50,7 +50,7 @@ def find_beginnings(
 
   Args:
     answers: Token ids of each answer.
-    refused: Whether each of them is a refusal.
+    refused: True if each of them is a refusal.
 
   Raises:
     ValueError: there is no refusal, or nothing else.

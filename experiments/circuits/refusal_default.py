@@ -54,7 +54,7 @@ CIRCUIT_CUT, REST_CUT, BOTH = 'circuit cut', 'rest cut', 'all ablated'
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Condition:
-  """What is done in one pass over all questions.
+  """Holds what is done in one pass over all questions.
 
   Attributes:
     name: Name of the condition alone.

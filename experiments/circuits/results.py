@@ -205,7 +205,7 @@ def describe_projection(
   Args:
     model: The weights.
     tokenizer: The model's tokenizer.
-    parts: Whether a run was edited -> its parts.
+    parts: True if a run was edited -> its parts.
     asked: The questions.
     component: The head.
     mode: See `project`.

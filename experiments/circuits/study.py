@@ -32,7 +32,7 @@ import gemma_jax as gj
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TracingOptions:
-  """How an edit is traced.
+  """Says how an edit is traced.
 
   Attributes:
     goal: Share of the effect that a circuit keeps, and takes with it.

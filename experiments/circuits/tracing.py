@@ -96,7 +96,7 @@ def reaches_last(positions: str, question: Question) -> bool:
 
 
 class Rows(NamedTuple):
-  """What is run.
+  """Holds what is run.
 
   Attributes:
     question: int [R], the number of the question.
@@ -186,7 +186,7 @@ class Tracer:
     Args:
       chosen: Pairs of components and the state that they are in.
       others: The state that all other components are in.
-      edited: Whether rows are run with the edit.
+      edited: True if rows are run with the edit.
     """
     Q = len(self.questions)
     states = np.stack(

@@ -25,7 +25,7 @@ class Found:
 
   Attributes:
     components: The set, best first.
-    reached: Whether it reaches the goal; if not, it is all candidates.
+    reached: True if it reaches the goal; if not, it is all candidates.
     curve: A dict per size that was tried: 'size', and the shares of the effect
       that are 'kept' with all others held and 'left' with the set held.
   """

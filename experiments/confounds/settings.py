@@ -9,7 +9,7 @@ from experiments.runs import Count, Many, whole
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(BaseStudy, ChatModel, ChosenLatents):
-  """What two latents are checked with.
+  """Holds what two latents are checked with.
 
   Attributes:
     chat_model: The chat model that was tuned from the base model, such as

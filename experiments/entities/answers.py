@@ -92,7 +92,7 @@ class Judge:
     )
 
   def attempts(self, completion: str, subject: str = '') -> bool:
-    """Whether a completion has anything of an answer's form.
+    """Returns True if a completion has anything of an answer's form.
 
     Args:
       completion: What was said.
@@ -102,7 +102,7 @@ class Judge:
     return bool(re.search(r'\w', completion))
 
   def accepts(self, answer: str) -> bool:
-    """Whether the answer has this judge's form."""
+    """Returns True if the answer has this judge's form."""
     return bool(answer.strip())
 
   def strict(self, completion: str, answer: str) -> bool:
@@ -112,7 +112,7 @@ class Judge:
     raise NotImplementedError
 
   def _is_subject(self, answer: str, subject: str, own: str) -> bool:
-    """Whether the subject's name may be the answer.
+    """Returns True if the subject's name may be the answer.
 
     `own` is what was said besides the name.
     """
@@ -194,7 +194,7 @@ class Number(Judge):
 
   Attributes:
     tolerance: How far it may be; with `relative`, in parts of the answer.
-    relative: Whether it is a share.
+    relative: True if it is a share.
     unit: What the answer is in, of those of `quantities.amounts`; '' counts.
   """
 
@@ -207,7 +207,7 @@ class Number(Judge):
     return bool(re.fullmatch(r'-?\d+(\.\d+)?', answer))
 
   def read(self, completion: str) -> list[float]:
-    """What the completion may mean, the likeliest first."""
+    """Returns what the completion may mean, the likeliest first."""
     return amounts(completion, self.unit)
 
   def attempts(self, completion, subject=''):

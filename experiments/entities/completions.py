@@ -37,7 +37,7 @@ def complete(
       its temperature alone.
     temperatures: [R], of the completions of every prompt; 0 is greedy.
     max_new_tokens: Most tokens per completion.
-    stop_at_line_break: Whether a line break, too, ends a completion.
+    stop_at_line_break: True if a line break, too, ends a completion.
     rows_per_batch: Completions at once, at least R.
 
   Yields:
@@ -78,13 +78,13 @@ def complete(
 
 
 def line_break_ids(tokenizer: gj.Tokenizer) -> set[int]:
-  """The tokens that hold a line break."""
+  """Returns the tokens that hold a line break."""
   pieces = tokenizer.token_strings(range(tokenizer.vocab_size))
   return {i for i, p in enumerate(pieces) if '\n' in p or p == '<0x0A>'}
 
 
 def _text(tokenizer, ids, ends, stop_at_line_break) -> str:
-  """What ids, a stop token perhaps the last of them, say.
+  """Returns what ids, a stop token perhaps the last of them, say.
 
   Rows of an embedding that are no token of the vocabulary say nothing.
   """

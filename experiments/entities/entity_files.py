@@ -32,8 +32,8 @@ def read_entities(
 
   Args:
     folder: Has one `<type>.json` or more.
-    drop_qid_labels: Of raw files; see `process_raw`. Processed files are taken
-      as they are.
+    drop_qid_labels: Drop qid labels of raw files; see `process_raw`. Processed
+      files are taken as they are.
     types: Those to read; all of ENTITY_TYPES by default.
 
   Raises:
@@ -115,7 +115,7 @@ def _read_file(path, drop_qid_labels) -> list[Entity]:
 
 
 def _entity(row, entity_type, where) -> Entity:
-  """One processed record."""
+  """Returns one processed record."""
   name = text_of(row, 'entity', where)
   where = f'{where} ({name!r})'
   written = text_of(row, 'entity_type', where)

@@ -74,7 +74,7 @@ def people_of_names(
   names: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]],
   entities: Mapping[str, Sequence[Entity]],
 ) -> EntitySplits:
-  """The same people again.
+  """Returns the same people again.
 
   Args:
     names: What `EntitySplits.names` gave.

@@ -11,7 +11,7 @@ from gemma_jax import json_files
 
 
 def read_rows(path: str | os.PathLike) -> list[dict]:
-  """The objects in a file, of which there is at least one.
+  """Returns the objects in a file, of which there is at least one.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -40,7 +40,7 @@ def write_rows(path: str | os.PathLike, rows: Iterable[Mapping]):
 
 
 def text_of(row: Mapping, field: str, where: str) -> str:
-  """A field that must be there and be a text.
+  """Returns a field that must be there and be a text.
 
   Args:
     row: An object.

@@ -40,7 +40,7 @@ def is_correct(
   *,
   subject: str,
 ) -> bool:
-  """Whether a completion gives the answer.
+  """Returns True if a completion gives the answer.
 
   Args:
     prompt_type: What was asked.
@@ -71,7 +71,7 @@ def label_completion(
     completion: What was generated, up to its stop token.
     answer: The entity's attribute.
     mode: The mode of the judge, and of the refusals unless they have their own.
-    refusal_mode: Of the refusals.
+    refusal_mode: Refusal mode of the refusals.
     subject: The entity's name: neither an answer nor a refusal where it is only
       mentioned.
   """
@@ -89,13 +89,13 @@ def label_trivia(
   *,
   question: str = '',
 ) -> str:
-  """The label of an answer to a TriviaQA question; refusals come first.
+  """Returns the label of an answer to a TriviaQA question; refusals come first.
 
   Args:
     completion: What was generated.
     aliases: Right answers.
     mode: As for `label_completion`.
-    refusal_mode: Likewise.
+    refusal_mode: As for `label_completion`.
     question: What was asked; titles in it are no refusals.
   """
   names = (*titles_in(question), *aliases)
@@ -111,12 +111,13 @@ def label_trivia(
 def label_record(
   record: Record, mode: str = 'default', refusal_mode: str | None = None
 ) -> Record:
-  """The record with its completions labelled; labels it had are replaced.
+  """Returns the record with its completions labelled; labels it had are
+  replaced.
 
   Args:
     record: With or without labels.
     mode: As for `label_completion`.
-    refusal_mode: Likewise.
+    refusal_mode: As for `label_completion`.
   """
   prompt_type = PROMPT_TYPES[record.prompt_type]
 
@@ -151,7 +152,7 @@ def classify(
   min_correct: int = 3,
   min_known: int = 2,
 ) -> dict[str, Classes]:
-  """Which entities of every type are known.
+  """Returns which entities of every type are known.
 
   Args:
     records: Prompt type -> labelled records; those of prompt types that do not

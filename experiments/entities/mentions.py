@@ -81,7 +81,7 @@ def mentions(text: str, name: str) -> list[tuple[int, int]]:
 
 
 def stands_alone(text: str, name: str, beside: Iterable[str] = ()) -> bool:
-  """Whether a text has a name that is no part of a longer one.
+  """Returns True if a text has a name that is no part of a longer one.
 
   That is, without another word with a capital beside it: 'Earth' is not in
   'Planet Earth'. A text without any capitals has no names to tell apart.
@@ -154,7 +154,7 @@ def _cut(text, spans) -> str:
 
 
 def _splits(text, edge) -> bool:
-  """Whether a word, or a number, goes on across an edge."""
+  """Returns True if a word, or a number, goes on across an edge."""
   before, after = text[edge - 1 : edge] if edge else '', text[edge : edge + 1]
   if not before or not after:
     return False

@@ -9,7 +9,9 @@ MODES = ('default', 'reference')
 
 
 def is_reference(mode: str) -> bool:
-  """Whether it is 'reference'. Raises ValueError unless one of MODES."""
+  """Returns True if it is 'reference'. Raises ValueError unless one
+  of MODES.
+  """
   if mode not in MODES:
     raise ValueError(f'mode is {mode!r}, expected one of {MODES}.')
   return mode == 'reference'

@@ -26,7 +26,7 @@ def thefuzz_ratio(a: str, b: str) -> int:
 def names_any(
   completion: str, names: Iterable[str], proper: bool = False
 ) -> bool:
-  """Whether a completion holds, strictly, one of some names.
+  """Returns True if a completion holds, strictly, one of some names.
 
   Accents do not count. All of a name's words must follow each other, or
   token_set_ratio be over 90 and each word resemble its own, which lets a long
@@ -80,7 +80,9 @@ def occurrences(name: Sequence[str], said: Sequence[str]) -> list[int]:
 
 
 def _resembles(words: list[str], said: list[str]) -> bool:
-  """Whether as many words follow each other that are these, but misspelled."""
+  """Returns True if as many words follow each other that are these, but
+  misspelled.
+  """
   size = len(words)
   return any(
     all(map(_is_alike, words, said[i : i + size]))

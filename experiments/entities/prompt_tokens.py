@@ -16,7 +16,7 @@ _MARKS = '\ufdd2\ufdd3'
 
 @dataclasses.dataclass(frozen=True)
 class PromptTokens:
-  """What a model reads.
+  """Holds what a model reads.
 
   Attributes:
     text: All of it; a chat's template and the answer's beginning included.
@@ -64,7 +64,7 @@ def tokenize_prompt(
 
 
 def _place_in_chat(tokenizer, prompt, rendered) -> tuple[int, int]:
-  """The entity's characters in the rendered chat."""
+  """Returns the entity's characters in the rendered chat."""
   start, stop = prompt.entity
   opening, closing = _MARKS
   marked = tokenizer.chat_text(

@@ -36,7 +36,7 @@ class PromptType:
 
   Attributes:
     entity_type: One of ENTITY_TYPES.
-    attribute: Of an entity; its value is the answer.
+    attribute: Attribute of an entity; its value is the answer.
     question: What a user asks.
     base_stub: Follows the question where a base model is to go on.
     chat_stub: Beginning of a chat model's answer, where it is given one.
@@ -44,7 +44,7 @@ class PromptType:
     relation: 'In which country is', which ' the city X?' makes a question; or
       None, if the paper has none.
     statement: 'is located in', which follows 'The city X '; or None.
-    counts: Whether it counts for known and unknown. The paper leaves weight,
+    counts: True if it counts for known and unknown. The paper leaves weight,
       height and is_known out.
   """
 
@@ -60,12 +60,12 @@ class PromptType:
 
   @property
   def name(self) -> str:
-    """Of files and results: 'city_country'."""
+    """The name in files and results: 'city_country'."""
     return f'{self.entity_type}_{self.attribute}'
 
 
 def prompt_types_of(entity: Entity, counting: bool = True) -> list[PromptType]:
-  """Those that an entity has the attribute for, in the table's order.
+  """Returns those that an entity has the attribute for, in the table's order.
 
   Args:
     entity: Any.
@@ -81,7 +81,9 @@ def prompt_types_of(entity: Entity, counting: bool = True) -> list[PromptType]:
 
 
 def attributes_of(entity_type: str) -> dict[str, Judge]:
-  """The attributes that entities of a type may have, and their judges."""
+  """Returns the attributes that entities of a type may have, and
+  their judges.
+  """
   return {
     p.attribute: p.judge
     for p in PROMPT_TYPES.values()

@@ -39,7 +39,7 @@ class Prompt:
 
   @property
   def name(self) -> str:
-    """The entity's."""
+    """Returns the entity's."""
     return self.text[slice(*self.entity)]
 
 
@@ -49,14 +49,16 @@ def activation_prompt(entity: Entity, with_type: bool = True) -> Prompt:
 
 
 def base_prompt(prompt_type: PromptType, entity: Entity) -> Prompt:
-  """The question, and the beginning of its answer, as one text."""
+  """Returns the question, and the beginning of its answer, as one text."""
   _check_type(prompt_type, entity)
   text = f'{prompt_type.question} {prompt_type.base_stub}'
   return _fill(text.rstrip(), entity)  # is_known has no answer's beginning
 
 
 def question_prompt(prompt_type: PromptType, entity: Entity) -> Prompt:
-  """The question. A chat model's answer may begin with the `chat_stub`."""
+  """Returns the question. A chat model's answer may begin with the
+  `chat_stub`.
+  """
   _check_type(prompt_type, entity)
   return _fill(prompt_type.question, entity)
 
@@ -67,7 +69,7 @@ def is_known_question(entity: Entity) -> Prompt:
 
 
 def refusal_question(prompt_type: PromptType, entity: Entity) -> Prompt:
-  """The question of the steering experiments, section 5 of the paper.
+  """Returns the question of the steering experiments, section 5 of the paper.
 
   Raises:
     ValueError: the prompt type has no relation.
@@ -80,10 +82,10 @@ def refusal_question(prompt_type: PromptType, entity: Entity) -> Prompt:
 def statement_prompt(
   prompt_type: PromptType, entity: Entity, swapped: bool = False
 ) -> Prompt:
-  """The beginning of a statement, for the study of attention.
+  """Returns the beginning of a statement, for the study of attention.
 
   Args:
-    prompt_type: Of the entity's type.
+    prompt_type: Prompt type of the entity's type.
     entity: Any.
     swapped: As published: 'was born in the year' for the place of birth, and
       'was born in the city of' for the year.
@@ -100,7 +102,7 @@ def statement_prompt(
 
 
 def _fill(template: str, entity: Entity) -> Prompt:
-  """The template with the name in every '{}'."""
+  """Returns the template with the name in every '{}'."""
   parts = template.split('{}')
   start = len(parts[0])
   return Prompt(entity.name.join(parts), (start, start + len(entity.name)))

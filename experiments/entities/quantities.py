@@ -187,7 +187,7 @@ def _measured(text, unit) -> list[float]:
 
 @functools.cache
 def _pattern(kind) -> re.Pattern:
-  """A number, perhaps a range, with a unit of some kind."""
+  """Returns a number, perhaps a range, with a unit of some kind."""
   units = '|'.join(
     rf'(?P<{name}>(?:{spelled})(?![^\W\d])\.?)'
     for name, (of, _, spelled) in _UNITS.items()
@@ -235,7 +235,7 @@ def _value(number) -> float:
 
 
 def _scale(written) -> int:
-  """The product of scales: 'hundred thousand' is 100000."""
+  """Returns the product of scales: 'hundred thousand' is 100000."""
   factor = 1
   for word in written.lower().split():
     short = {'k': 'thousand', 'm': 'million', 'b': 'billion'}

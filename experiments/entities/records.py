@@ -17,7 +17,7 @@ LABELS = ('correct', 'error', 'refusal')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-  """What a model said to one prompt.
+  """Holds what a model said to one prompt.
 
   Attributes:
     entity: Its name.
@@ -49,7 +49,7 @@ class Record:
   label: str = ''
 
   def correct_samples(self) -> int:
-    """How many sampled completions are right."""
+    """Returns how many sampled completions are right."""
     return self.string_matching_sampled_labels.count('correct')
 
 
@@ -101,7 +101,9 @@ def read_records(folder: str | os.PathLike) -> dict[str, list[Record]]:
 
 
 def read_record_file(path: str | os.PathLike) -> list[Record]:
-  """The records in a file, of any prompt types. Raises as `read_records`."""
+  """Returns the records in a file, of any prompt types. Raises as
+  `read_records`.
+  """
   return [
     _record(row, f'{path}, record {i}') for i, row in enumerate(read_rows(path))
   ]

@@ -154,7 +154,7 @@ _APOSTROPHES = str.maketrans('\u2018\u2019\u02bc', "'''")
 def is_refusal(
   text: str, mode: str = 'default', names: Iterable[str] = ()
 ) -> bool:
-  """Whether a generated text declines to answer.
+  """Returns True if a generated text declines to answer.
 
   Args:
     text: What was generated.

@@ -59,12 +59,12 @@ def process_raw(
   drop_qid_labels: bool = True,
   origin: str = 'The raw rows',
 ) -> list[Entity]:
-  """The entities in rows of a Wikidata query, sorted by name.
+  """Returns the entities in rows of a Wikidata query, sorted by name.
 
   Args:
     rows: All rows of a type; `../shared/data/wikidata` has their format.
     entity_type: One of ENTITY_TYPES.
-    drop_qid_labels: Whether labels such as 'Q42' are dropped; the paper has
+    drop_qid_labels: True if labels such as 'Q42' are dropped; the paper has
       them.
     origin: The file, for errors.
 

@@ -75,7 +75,7 @@ def _matmul_weights(config: gj.ModelConfig) -> int:
 
 
 def _bytes(plan: RecognitionPlan, settings: Settings) -> int:
-  """Of the larger stage: base model and SAEs, or chat model and its cache."""
+  """Returns bytes of base model and SAEs, or chat model and cache if more."""
   config, size = plan.base.config, plan.base.dtype.itemsize
   weights = (
     _matmul_weights(config) + config.vocab_size * config.d_model

@@ -30,7 +30,7 @@ _MAXMIN, _SHUFFLED = 'MaxMin: one latent, all types', 'MaxMin, shuffled labels'
 def sections(
   results: Mapping, arrays: Mapping[str, np.ndarray]
 ) -> list[Section]:
-  """The sections of a report about latents.
+  """Returns the sections of a report about latents.
 
   Args:
     results: As `latents.to_results` makes it, or read from results.json.
@@ -110,7 +110,7 @@ def sections(
 
 
 def _best(chosen: Mapping) -> str:
-  """The best latent of a label in a sentence."""
+  """Returns the best latent of a label in a sentence."""
   label, lowest = chosen['label'], chosen['test']['lowest']
   other = 'unknown' if label == 'known' else 'known'
   rates = chosen['test']['types'][lowest['type']]
@@ -122,7 +122,7 @@ def _best(chosen: Mapping) -> str:
 
 
 def _random(results: Mapping) -> str:
-  """In what random latents are like the chosen ones, a sentence per label."""
+  """Says how random latents are like the chosen ones, a sentence per label."""
   return ' '.join(
     f'Those of the {label} latent are {describe_random(random)}.'
     for label, random in results['random'].items()
@@ -130,7 +130,7 @@ def _random(results: Mapping) -> str:
 
 
 def _of(rate: Mapping, label: str) -> str:
-  """A rate in a sentence."""
+  """Returns a rate in a sentence."""
   return (
     f'{100 * rate["value"]:.1f} % of {rate["n"]:,} {label} entities '
     f'({100 * rate["low"]:.1f} to {100 * rate["high"]:.1f} %)'
@@ -209,7 +209,7 @@ def firing_rates(results: Mapping, arrays: Mapping[str, np.ndarray]):
 
 
 def _where(results: Mapping) -> str:
-  """All sites and layers in a few words."""
+  """Returns all sites and layers in a few words."""
   sites = {}
   for sae in results['saes']:
     sites.setdefault(sae['site'], []).append(sae['layer'])

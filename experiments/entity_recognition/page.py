@@ -76,7 +76,7 @@ def export(
 
 
 def _given(results: Mapping) -> Iterator[tuple[str, str]]:
-  """What the numbers were computed from, for the footer."""
+  """Yields what the numbers were computed from, for the footer."""
   for name, one in results['models'].items():
     yield f'{name} model', f'{one["folder"]}, {one["dtype"]}'
   yield 'SAEs', ', '.join(results['saes'])

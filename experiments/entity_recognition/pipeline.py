@@ -79,7 +79,7 @@ class RecognitionStages:
 
   @functools.cached_property
   def base(self) -> gj.Decoder:
-    """The base model, loaded when it is first needed.
+    """Returns the base model, loaded when it is first needed.
 
     Raises:
       ValueError: the SAEs are of another model.
@@ -98,12 +98,12 @@ class RecognitionStages:
 
   @functools.cached_property
   def saes(self) -> list[JumpReLUSAE]:
-    """All SAEs, likewise."""
+    """Returns all SAEs, likewise."""
     return [one.load(self.plan.base) for one in self.plan.saes]
 
   @functools.cached_property
   def sae_fingerprints(self) -> list[str]:
-    """What tells the SAEs apart."""
+    """Returns what tells the SAEs apart."""
     return list(map(sae_fingerprint, self.saes))
 
   @property
@@ -141,7 +141,8 @@ class RecognitionStages:
     """Sums over all parts, types and classes, and plain text.
 
     Returns:
-      Of every SAE; numbers for results.json; and the SAEs' fingerprints.
+      The sums of every SAE; numbers for results.json; and the SAEs'
+      fingerprints.
     """
     plan, settings = self.plan, self.settings
     groups = Groups(people.types)

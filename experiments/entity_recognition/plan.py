@@ -25,7 +25,7 @@ class RecognitionPlan:
   Attributes:
     out: Its folder.
     base, chat: Readers of the models.
-    tokenizer, chat_tokenizer: Theirs.
+    tokenizer, chat_tokenizer: Tokenizers of the models.
     saes: One per layer.
     entities: Type -> entities.
     records: Prompt type -> labelled generations, if they were given.
@@ -117,7 +117,7 @@ def _check_labels(records, entities, folder):
 
 
 def fingerprints(plan: RecognitionPlan) -> dict[str, Mapping]:
-  """What tells models apart, for the identities of stages."""
+  """Returns what tells models apart, for the identities of stages."""
   return {
     name: corpus.model_identity(reader)
     for name, reader in (('base', plan.base), ('chat', plan.chat))

@@ -16,7 +16,7 @@ from experiments.steering import Steered
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(Steered, RunSettings, BaseModel, ChatModel, SAELayers, Entities):
-  """How latents that know are found and steered with.
+  """Says how latents that know are found and steered with.
 
   Attributes:
     mode: 'reference' does what the published code did, its defects included,

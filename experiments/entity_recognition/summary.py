@@ -9,7 +9,7 @@ _LEVEL = 0.1  # nats per token, one of those at which directions are compared
 
 
 def answer(results: Mapping) -> list[str]:
-  """The question's answer in three sentences."""
+  """Returns the question's answer in three sentences."""
   known, unknown = (results['latents']['chosen'][c][0] for c in OPPOSITE)
   return [_separates(known), _separates(unknown), _steers(results)]
 
@@ -71,7 +71,7 @@ def _other_arms(steering) -> list[str]:
 
 
 def _matched(steering, entity_class, line) -> str:
-  """A line of the unknown latent beside random latents, at _LEVEL."""
+  """Returns a line of the unknown latent beside random latents, at _LEVEL."""
   (found,) = (
     each
     for each in steering['matched_kl']
@@ -88,7 +88,7 @@ def _matched(steering, entity_class, line) -> str:
 
 
 def _points(change) -> str:
-  """A change in percentage points."""
+  """Returns a change in percentage points."""
   if change['value'] is None:
     return 'an unknown amount (not reached)'
   said = f'{100 * change["value"]:+.0f}'
@@ -134,7 +134,7 @@ def _steers(results) -> str:
 
 
 def _refusals(steering, kind, target, entity_class) -> Mapping:
-  """The share of refusals of an arm, over all types."""
+  """Returns the share of refusals of an arm, over all types."""
   for arm in steering['arms']:
     if arm['kind'] == kind and arm['target'] == target:
       return arm['counts'][entity_class]['all']['refusal']

@@ -9,7 +9,7 @@ _LABELS = ('known', 'unknown')
 
 
 def percent(rate: Mapping) -> str:
-  """A rate with its interval and n."""
+  """Returns a rate with its interval and n."""
   return (
     f'{100 * rate["value"]:.1f} % [{100 * rate["low"]:.1f}, '
     f'{100 * rate["high"]:.1f}], n = {rate["n"]:,}'
@@ -17,12 +17,12 @@ def percent(rate: Mapping) -> str:
 
 
 def estimate(found: Mapping) -> str:
-  """A number with its interval."""
+  """Returns a number with its interval."""
   return f'{found["value"]:.3f} [{found["low"]:.3f}, {found["high"]:.3f}]'
 
 
 def token(spelled: str) -> str:
-  """A token whose spaces and line breaks are seen."""
+  """Returns a token whose spaces and line breaks are seen."""
   shown = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in spelled)
   return shown.replace(' ', '\u2581')
 

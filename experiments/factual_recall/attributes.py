@@ -111,7 +111,7 @@ def attribute_tokens(
 ) -> list[list[int]]:
   """Returns what is true of each prompt's subject, as first tokens.
 
-  Of the task's answer and attributes, each token once; values that the
+  These are the task's answer and attributes, each token once. Values that the
   vocabulary cannot spell are left out.
   """
   found = []
@@ -130,8 +130,8 @@ def estimate_rates(rates: np.ndarray, units: Sequence[str], seed: int) -> dict:
 
   Args:
     rates: [m, n, 2], own and control; prompts without a number are left out.
-    units: Of n prompts.
-    seed: Of the resamples.
+    units: Units of n prompts.
+    seed: Random seed of the resamples.
   """
   own, control = np.moveaxis(rates, -1, 0)
   columns = {OWN: own, CONTROL: control, DIFFERENCE: own - control}

@@ -104,7 +104,7 @@ class CutEdges(gj.Knockout):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kept:
-  """What a run of n prompts left at all tokens.
+  """Holds what a run of n prompts left at all tokens.
 
   Attributes:
     slots: int32 [n, S], positions; -1 is padding.

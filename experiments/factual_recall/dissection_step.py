@@ -43,7 +43,7 @@ def dissect(
     prompts: n of them.
     clean: Their run.
     tokenizer: The model's.
-    reference: Whether defects of the published code are kept.
+    reference: True if defects of the published code are kept.
     seed: Random seed of resamples and controls.
   """
   targets = said_and_answer(model, prompts, clean)
@@ -71,7 +71,9 @@ def dissect(
 
 
 def extraction_rates(model: gj.Decoder, prompts: Prompts, clean: Trace) -> dict:
-  """How often attention and MLPs extract the true answer, in any layer."""
+  """Returns how often attention and MLPs extract the true answer,
+  in any layer.
+  """
   targets = said_and_answer(model, prompts, clean)
   found = extraction(model, prompts, clean, targets, groups=(SUBJECT,))
   return {
@@ -80,7 +82,9 @@ def extraction_rates(model: gj.Decoder, prompts: Prompts, clean: Trace) -> dict:
 
 
 def _attributes(model, prompts, tokenizer, reference, seed) -> dict:
-  """How much of what is true of it a subject's token holds, and by what."""
+  """Returns how much of what is true of it a subject's token holds, and by
+  what.
+  """
   tokens = attribute_tokens(tokenizer, prompts)
   L = model.config.num_layers
   width = min(_WINDOW, L // 2)  # a small model has not ten layers to spare

@@ -39,7 +39,7 @@ def attributes_rate(
     tokens: n lists; see `attribute_tokens`.
     most: Measured too with so many of the nearest tokens instead of K.
     rows_per_batch: How many prompts are kept at once; bounds memory.
-    seed: Of the controls and of the resamples.
+    seed: Random seed of the controls and of the resamples.
 
   Returns:
     n; size, the mean K; site, 'resid_post', which all layers are of; rates:

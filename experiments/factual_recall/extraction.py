@@ -128,7 +128,7 @@ def extraction_after_early_patching(
     trace: Their run.
     targets: Name -> attribute tokens, int [n].
     early: Early layers; those that have no layer above are dropped.
-    groups: Of GROUPS.
+    groups: One of GROUPS.
     rows_per_batch: How many prompts are kept at once; bounds memory.
     on_layer: Called after each layer of a batch.
 
@@ -250,7 +250,7 @@ def _cut(model, kept: Kept, ends, keys, layer):
 
 @jax.jit
 def _published_cut(model, kept: Kept, ends, keys, layer, pattern):
-  """The same, from the uncut pattern [n, N, S], by a second softmax."""
+  """Returns the same, from the uncut pattern [n, N, S], by a second softmax."""
   x, values = kept.stream[layer], kept.v[layer]
   real = (kept.slots >= 0)[:, None]
 
@@ -271,7 +271,7 @@ def _on_early_states(model, kept: Kept, ends, masks, layer, early):
 
   Args:
     model: Stacked.
-    kept: Of n prompts.
+    kept: Kept of n prompts.
     ends: int32 [n, 1], their last positions.
     masks: bool [G, n, positions], where states are early.
     layer, early: int32 scalars.

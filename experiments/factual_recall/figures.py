@@ -338,7 +338,7 @@ def known_and_unknown(runs: Sequence[Mapping]) -> go.Figure:
 
 
 def _line(name, estimates, x=None, dash=False) -> charts.Line:
-  """A line of estimates' dicts."""
+  """Returns a line of estimates' dicts."""
   bound = lambda key: [each[key] for each in estimates]
   return charts.Line(
     name,

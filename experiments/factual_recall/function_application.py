@@ -1,4 +1,4 @@
-"""Whether the constant part of an MLP applies a function to what heads wrote.
+"""Does the constant part of an MLP apply a function to what heads wrote?
 
 If it does, as Lv et al. claim (arXiv 2403.19521), it is read as answers, not as
 names; and without it the answer falls and the name rises. The control is the
@@ -24,7 +24,7 @@ import gemma_jax as gj
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class FunctionApplication:
-  """Whether an intercept turns names into answers.
+  """Says whether an intercept turns names into answers.
 
   Attributes:
     layer: The MLP's.
@@ -54,12 +54,12 @@ class FunctionApplication:
 
   @property
   def raises_answer(self) -> bool:
-    """Whether pi(Y) falls without the intercept, by its interval."""
+    """Returns True if pi(Y) falls without the intercept, by its interval."""
     return self.effects['intercept']['removed']['answer'].high < 0
 
   @property
   def lowers_name(self) -> bool:
-    """Whether pi(N) rises without the intercept, by its interval."""
+    """Returns True if pi(N) rises without the intercept, by its interval."""
     return self.effects['intercept']['removed']['name'].low > 0
 
   def to_results(self) -> dict:
@@ -98,7 +98,7 @@ def function_application(
     model: Stacked.
     trace: A run of the prompts.
     prompts: n of them.
-    readout: Of their answers and names.
+    readout: Readout of their answers and names.
     layer: The MLP's.
     intercept: [D], b of the regression without subjects, `fit.intercept` of a
       `Decomposition`.
@@ -168,7 +168,7 @@ def _checked(array, shape: tuple[int, ...], name: str) -> np.ndarray:
 
 
 def _cosine_with(model, b, tokens, sets, seed) -> dict:
-  """The intercept's cosine with tokens' mean row; `cosines`."""
+  """Returns the intercept's cosine with tokens' mean row; `cosines`."""
   V, size = model.config.vocab_size, len(tokens)
   rng = np.random.default_rng([seed, size])
 

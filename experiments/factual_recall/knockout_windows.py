@@ -53,9 +53,9 @@ def knock_out_windows(
     trace: Their run.
     targets: Name -> attribute tokens, int [n]; see `said_and_answer`.
     width: How many layers a window has; see `gj.layer_window`.
-    groups: Of GROUPS.
+    groups: One of GROUPS.
     rows_per_batch: How many prompts are kept at once; bounds memory.
-    seed: Of the resamples.
+    seed: Random seed of the resamples.
     on_window: Called after each window of a batch.
 
   Returns:
@@ -143,12 +143,12 @@ def _streams_without(model, kept: Kept, entering, ends, keys, center, *, width):
 
   Args:
     model: Stacked.
-    kept: Of n prompts.
+    kept: Kept of n prompts.
     entering: [L, n, D], resid_pre at their last tokens.
     ends: int32 [n, 1], their last positions.
     keys: bool [G, n, positions].
     center: int32 scalar, the layer.
-    width: Of the window.
+    width: Width of the window.
   """
   config = model.config
   window = gj.layer_window(center, width, config.num_layers)

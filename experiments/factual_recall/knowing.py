@@ -36,7 +36,7 @@ _OUTSIDE = ('top probability', 'negative entropy')
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Classes:
-  """Which subjects are known.
+  """Says which subjects are known.
 
   Attributes:
     known: bool [U], by subject.
@@ -79,7 +79,8 @@ def mechanism_signals(
   heads: Sequence[tuple[int, int]],
   mean: tuple[np.ndarray, float] | None = None,
 ) -> dict[str, np.ndarray]:
-  """What recall does in every prompt, and what its output shows; each [n].
+  """Returns what recall does in every prompt, and what its output shows; each
+  [n].
 
   The answer is the token that the model itself finds likeliest: of a subject
   that it does not know, the true one stands nowhere.
@@ -88,7 +89,7 @@ def mechanism_signals(
     model: Stacked.
     trace: A run of the prompts.
     prompts: n of them.
-    movers: Of the same run.
+    movers: Movers of the same run.
     heads: Layer and number of the argument heads.
     mean: As in `Readout.of`.
   """
@@ -202,7 +203,8 @@ def compare(
   known: Classes,
   seed: int,
 ) -> dict:
-  """How well each signal tells known from unknown, and what predicts what.
+  """Returns how well each signal tells known from unknown, and what predicts
+  what.
 
   Args:
     signals: Name -> float [n], by prompt.

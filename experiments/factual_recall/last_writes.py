@@ -196,14 +196,14 @@ class _Cosine:
     self._resamples, self._units = resamples, units
 
   def of(self, vector, n) -> dict:
-    """Of a vector [D] that comes without an interval."""
+    """Returns the readout of a vector [D] that has no interval."""
     value = float(cosine(vector, self._average))
     found = Estimate(value=value, low=math.nan, high=math.nan, n=n).to_dict()
     low, high = bounds(cosine(vector, self._chance))
     return {**found, 'chance': [float(low), float(high)]}
 
   def of_mean(self, outputs) -> dict:
-    """Of the mean of [n, D], resampling subjects."""
+    """Returns the readout of the mean of [n, D], resampling subjects."""
     outputs = np.asarray(outputs, np.float64)
     found = self.of(outputs.mean(0), len(outputs))
     by_unit, names = mean_by_unit(outputs, self._units)
@@ -270,7 +270,9 @@ def _top(logits, count, tokenizer) -> list[dict]:
 
 
 def _compare(layers: list[dict]) -> dict | None:
-  """The last layer less the mean of the others, None where there are none."""
+  """Returns the last layer less the mean of the others, None where there are
+  none.
+  """
   if len(layers) < 2:
     return None
 

@@ -58,7 +58,7 @@ def fit_intercept(
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Mitigations:
-  """What the model says under every arm.
+  """Holds what the model says under every arm.
 
   Attributes:
     arms: Name -> outcomes of n prompts; the first is 'none'. Those of 'random'
@@ -135,7 +135,7 @@ def mitigate(
     prompts: n of them, of at least two subjects.
     fit: Gives the intercept [D] of the last MLP's outputs, regressed on what
       the last layer's heads added to the stream it reads.
-    with_other: Whether all else in that stream is a regressor too; None takes
+    with_other: True if all else in that stream is a regressor too; None takes
       its place in `fit` if not.
     seed: Random seed of the split of the subjects and of directions.
     rows_per_batch: Tokens run at once; bounds memory.

@@ -94,7 +94,7 @@ def source_attribution(
   readout: Readout,
   rows_per_batch: int = 64,
 ) -> np.ndarray:
-  """Each head's direct contribution to pi(Y) by the token that it read.
+  """Returns each head's direct contribution to pi(Y) by the token that it read.
 
   The final norm and post-norms are held at their scales in this run, so that
   the sum over sources is the head's whole contribution, exactly.
@@ -103,7 +103,7 @@ def source_attribution(
     model: Stacked.
     prompts: n of them.
     trace: Their run.
-    readout: Of the same prompts.
+    readout: Readout of the same prompts.
     rows_per_batch: Prompts at once; bounds memory.
 
   Returns:

@@ -16,13 +16,14 @@ def naive_total_effects(
   readout: Readout,
   layers: Iterable[int] | None = None,
 ) -> np.ndarray:
-  """What `path_patching.total_effects` gives, from `gj.run` and patches alone.
+  """Returns what `path_patching.total_effects` gives, from `gj.run` and patches
+  alone.
 
   Args:
     model: Any.
     donor: From `path_patching.donors`.
     prompts: n of them, all run in one batch, demonstrations included.
-    readout: Of the prompts.
+    readout: Readout of the prompts.
     layers: The senders' layers; None is all.
 
   Returns:

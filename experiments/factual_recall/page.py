@@ -72,7 +72,7 @@ def write_page(folder: pathlib.Path) -> str:
 
 
 def summary(results: Mapping) -> list[str]:
-  """What the report says first: the answer, then the verdicts."""
+  """Returns what the report says first: the answer, then the verdicts."""
   runs = results['runs']
   best = max(runs, key=lambda run: run['first']['top1']['value'])
   head = best['movers']['heads'][0]
@@ -104,7 +104,7 @@ def summary(results: Mapping) -> list[str]:
 
 
 def compare_models(everyone: Sequence[Mapping]) -> charts.Table:
-  """The table model x task x demonstrations."""
+  """Returns the table model x task x demonstrations."""
   return charts.table(
     ['model', 'task', 'shots', *_COLUMNS.values()],
     [
@@ -321,7 +321,7 @@ def _share(found: Mapping) -> str:
 
 
 def _text(table: charts.Table) -> str:
-  """A table for the terminal."""
+  """Returns a table for the terminal."""
   rows = [list(table.columns), *map(list, table.rows)]
   widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
   return '\n'.join(

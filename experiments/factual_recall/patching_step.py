@@ -23,11 +23,11 @@ _LISTED = 12
 
 
 def first_results(prompts: Prompts, said: Outcomes, pi: np.ndarray) -> dict:
-  """What a task shows before anything is changed.
+  """Returns what a task shows before anything is changed.
 
   Args:
     prompts: n of them.
-    said: Of the clean run.
+    said: Said of the clean run.
     pi: float [n, 2], pi(Y) and pi(N) before the soft cap.
   """
   units = np.array(prompts.units, object)
@@ -79,7 +79,7 @@ def patching_results(
     prompts: n of them.
     clean: Their run.
     donor: What senders are replaced by.
-    readout: Of the same prompts.
+    readout: Readout of the same prompts.
     receivers: Later components whose input alone is changed.
     seed: Random seed of the resamples.
 
@@ -126,7 +126,9 @@ def patching_results(
 
 
 def argument_heads(total: np.ndarray, count: int) -> list[tuple[int, int]]:
-  """The heads whose replacement lowers pi(Y) most, float [L, N + 1, 2]."""
+  """Returns the heads whose replacement lowers pi(Y) most, float
+  [L, N + 1, 2].
+  """
   heads = total[:, :-1, 0]
   order = np.argsort(heads, axis=None)[:count]
   found = (np.unravel_index(i, heads.shape) for i in order)
@@ -142,13 +144,13 @@ def movers_results(
   some: np.ndarray,
   seed: int,
 ) -> tuple[dict, dict[str, np.ndarray]]:
-  """Whether the argument heads attend to the subject, and write it.
+  """Returns True if the argument heads attend to the subject, and write it.
 
   Args:
     model: Stacked.
     prompts: n of them.
     clean: Their run.
-    readout: Of the same prompts.
+    readout: Readout of the same prompts.
     heads: Layer and number of the argument heads.
     some: int [m], prompts whose sources are looked up.
     seed: Random seed of the resamples.
@@ -196,12 +198,13 @@ def movers_results(
 
 
 def _held_out(heads: np.ndarray, before: float, names, seed: int) -> dict:
-  """The strongest head's effect on subjects that did not choose it, percent.
+  """Returns the strongest head's effect on subjects that did not choose it,
+  percent.
 
   Args:
     heads: float [U, L, N], changes of pi(Y).
     before: Mean pi(Y).
-    names: Of all senders.
+    names: Names of all senders.
     seed: Random seed of the halves.
   """
   U = len(heads)
@@ -250,5 +253,5 @@ def _outcomes_of(model, prompts, clean, donor, places) -> dict:
 
 
 def _split(prompts, sizes) -> int:
-  """How many subjects have more than one token there."""
+  """Returns how many subjects have more than one token there."""
   return len({s for s, k in zip(prompts.subjects, sizes, strict=True) if k > 1})

@@ -44,7 +44,8 @@ def sender_names(config: gj.ModelConfig) -> list[list[str]]:
 
 
 def donors(corrupted: Trace, mean: bool) -> dict[str, np.ndarray]:
-  """What senders are replaced by: z and mlp_out, float32 [L, n or 1, W].
+  """Returns what senders are replaced by: z and mlp_out, float32 [L, n or 1,
+  W].
 
   Args:
     corrupted: A run of corrupted prompts, read at each one's last token.
@@ -63,7 +64,8 @@ def published_donors(
   pad_id: int,
   rows_per_batch: int = 64,
 ) -> dict[str, np.ndarray]:
-  """The means of the published code, float32 [L, n, W]: of absolute positions.
+  """Returns the means of the published code, float32 [L, n, W]: of absolute
+  positions.
 
   Rows are padded on the right, padding is read like text, and the mean over all
   rows is taken at each place before that of a prompt's last token is looked up;
@@ -224,7 +226,7 @@ def replaced_sender(z, layer, donor_z, donor_mlp, head, mlp) -> list[gj.Change]:
 
 
 def _from_layer(model, clean, prompts, layer, rows) -> tuple:
-  """What a run of last tokens from a layer on starts from, heads held.
+  """Returns what a run of last tokens from a layer on starts from, heads held.
 
   The layer, what enters it [n, 1, D], positions [n, 1], and z [L, n, 1, W].
   """
@@ -334,7 +336,7 @@ def total_effects(
 
 
 def change_in_percent(patched: np.ndarray, clean: np.ndarray) -> np.ndarray:
-  """The published effect: 100 (mean patched - mean clean) / mean clean.
+  """Returns the published effect: 100 (mean patched - mean clean) / mean clean.
 
   Args:
     patched: pi, [..., n].

@@ -96,7 +96,7 @@ def text_rows(
     context: Tokens of a row, BOS included.
     tokens: How many at most, in whole rows, but at least one row; a text that
       ends earlier gives fewer.
-    config: Of the model.
+    config: Configuration of the model.
     documents: Every line is a document, which ends with EOS and has no line
       break, as in the bundled world's text.
 

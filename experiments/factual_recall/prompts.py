@@ -65,11 +65,11 @@ class Prompts:
 
   @property
   def units(self) -> list[str]:
-    """The subject of each prompt, which resampling draws."""
+    """Returns the subject of each prompt, which resampling draws."""
     return [self.task.facts[i].subject for i in self.subjects]
 
   def take(self, rows: Sequence[int] | np.ndarray) -> 'Prompts':
-    """Some of the prompts."""
+    """Returns some of the prompts."""
     rows = np.asarray(rows)
     changed = {
       field.name: getattr(self, field.name)[rows]
@@ -80,7 +80,9 @@ class Prompts:
     return dataclasses.replace(self, texts=texts, **changed)
 
   def share_prefix(self, model: gj.Decoder) -> gj.Cache | None:
-    """The demonstrations' keys and values, run once; None without any."""
+    """Returns the demonstrations' keys and values, run once; None
+    without any.
+    """
     return gj.share_prefix(model, self.prefix) if len(self.prefix) else None
 
   def whole(self) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +106,7 @@ def make_prompts(
   single_token: bool = False,
   most: int | None = None,
 ) -> Prompts:
-  """Every fact in every template.
+  """Returns every fact in every template.
 
   Args:
     tokenizer: The model's.
@@ -169,7 +171,7 @@ def corrupt(
   *,
   published: bool = False,
 ) -> Prompts:
-  """The same prompts with another subject of the task in each.
+  """Returns the same prompts with another subject of the task in each.
 
   The other subject is drawn from (seed, prompt), so that it depends on no other
   prompt, and is never the prompt's own. Answers and names stay the prompt's.
@@ -264,7 +266,7 @@ def _tokenise(tokenizer, task, before, shots, texts, names_in_text, **given):
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> Sequence[int]:
-  """The tokens that both begin with."""
+  """Returns the tokens that both begin with."""
   size = 0
   while size < min(len(a), len(b)) and a[size] == b[size]:
     size += 1

@@ -60,7 +60,7 @@ def effects_through(
     clean: The run of the prompts.
     donor: From `path_patching.donors`.
     prompts: n of them.
-    readout: Of the same prompts.
+    readout: Readout of the same prompts.
     rows_per_batch: Prompts at once, each with all senders of a layer.
 
   Returns:

@@ -106,10 +106,11 @@ class Decomposition:
       prompts is 0.
     coefficients: K estimates, of heads and then of `other` if it is one.
     control_coefficients: The same, of the control.
-    r2: Of the fit, in sample.
-    r2_held_out: Of the fit, for subjects that it did not see, against the mean
-      of those that it saw. The interval is over held-out subjects.
-    r2_control: Of the control, in sample.
+    r2: R2 of the fit, in sample.
+    r2_held_out: R2 held out of the fit, for subjects that it did not see,
+      against the mean of those that it saw. The interval is over held-out
+      subjects.
+    r2_control: R2 control of the control, in sample.
     subjects_alone: Share of the variance that subjects' means explain.
     subjects_by_chance: The same if subjects did not matter, (U-1) / (n-1).
     folds: int [U], the fold that each subject is held out in.
@@ -193,11 +194,11 @@ def decompose(
     prompts: n of them.
     layer: The MLP's.
     heads: As in `regressors`.
-    with_other: Whether the rest of the stream is a regressor beside the heads.
-    readout: Of the prompts' answers and names; None makes it, which reads the
-      whole unembedding.
+    with_other: True if the rest of the stream is a regressor beside the heads.
+    readout: Readout of the prompts' answers and names; None makes it, which
+      reads the whole unembedding.
     seed: Random seed.
-    resamples: Of subjects.
+    resamples: Resamples of subjects.
   """
   which, subjects = number_units(prompts.units)
   n, U = len(prompts), len(subjects)
@@ -255,7 +256,9 @@ def decompose(
 
 
 def _carried(readout, final, columns, fits, subject, units, seed):
-  """What the parts of the MLP's output add to pi; `Decomposition.carried`."""
+  """Returns what the parts of the MLP's output add to pi;
+  `Decomposition.carried`.
+  """
   mlp = columns[:, -1]
   parts = {('mlp', 'whole'): mlp}
   for name, found in zip(('fit', 'control'), fits, strict=True):

@@ -128,7 +128,7 @@ def trajectory(
     model: Stacked.
     trace: A run of the prompts.
     prompts: n of them.
-    readout: Of their answers and names.
+    readout: Readout of their answers and names.
   """
   config = model.config
   streams = [trace['resid_pre'][0]]
@@ -166,7 +166,7 @@ def one_per_subject(subjects: np.ndarray) -> np.ndarray:
 
 
 def block_changes(values: np.ndarray) -> dict[str, np.ndarray]:
-  """What each sublayer, and each whole block, adds to a value.
+  """Returns what each sublayer, and each whole block, adds to a value.
 
   Args:
     values: [2L + 1, ...], before each block, at its middle, and after it.

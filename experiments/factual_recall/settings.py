@@ -13,7 +13,7 @@ REAL_TASKS = ('capitals', 'products', 'countries')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """How factual recall is studied.
+  """Says how factual recall is studied.
 
   Attributes:
     out: Folder for everything that is written. The table at the end compares
@@ -36,7 +36,7 @@ class Settings:
       MLP10.
     heads: How many of the strongest heads are looked at closely, and are called
       the argument heads.
-    rest: Whether the rest of the stream is a regressor beside the heads, in the
+    rest: True if the rest of the stream is a regressor beside the heads, in the
       regression of MLPs.
     sae: SAEs of the model: a release or a folder, for latents that know. The
       bundled model has its own; other models go without unless told.
@@ -84,7 +84,7 @@ class Settings:
 
   @property
   def chosen_tasks(self) -> tuple[str, ...]:
-    """The tasks, by default those that suit the model."""
+    """Returns the tasks, by default those that suit the model."""
     if self.tasks:
       return self.tasks
     return MINIWORLD_TASKS if self.model == BUNDLED else REAL_TASKS

@@ -44,7 +44,7 @@ _CLOSELY = 2
 
 
 class Context:
-  """What stages share; weights are read when the first of them asks.
+  """Holds what stages share; weights are read when the first of them asks.
 
   Attributes:
     study: The study, checked.
@@ -55,7 +55,7 @@ class Context:
 
   @functools.cached_property
   def model(self) -> gj.Decoder:
-    """The weights."""
+    """Returns the weights."""
     return self.study.reader.load()
 
   @functools.cached_property
@@ -65,18 +65,20 @@ class Context:
 
   @functools.cached_property
   def mean(self) -> tuple[np.ndarray, float]:
-    """The mean of all tokens' readouts."""
+    """Returns the mean of all tokens' readouts."""
     return mean_readout(self.model)
 
   @functools.cached_property
   def averages(self) -> tuple[np.ndarray, np.ndarray]:
-    """The average token, and others if the counts were other tokens'."""
+    """Returns the average token, and others if the counts were
+    other tokens'.
+    """
     seed = self.study.settings.seed
     return averages_by_chance(self.model, self.unigram, seed)
 
   @functools.cached_property
   def untouched(self) -> TextReads:
-    """What the model and its mask say of plain text, for the price."""
+    """Returns what the model and its mask say of plain text, for the price."""
     study = self.study
     rows = plain_text.text_rows(
       study.tokenizer,
@@ -321,7 +323,7 @@ def price(context: Context, intercept: np.ndarray) -> dict:
 
 
 def _held_facts(prompts: Prompts) -> np.ndarray:
-  """The prompts to study: those of facts that the training text holds.
+  """Returns the prompts to study: those of facts that the training text holds.
 
   Where nobody knows what it holds, all of them, as published.
   """
@@ -330,7 +332,8 @@ def _held_facts(prompts: Prompts) -> np.ndarray:
 
 
 def _subset(prompts: Prompts, most: int, seed: int) -> np.ndarray:
-  """Some prompts, of every subject as many as of any other, if there is room.
+  """Returns some prompts, of every subject as many as of any other, if there is
+  room.
 
   Subjects come first: with fewer places than subjects, some have none.
   """

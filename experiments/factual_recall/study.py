@@ -113,7 +113,9 @@ def run_study(study: Study) -> dict:
 
 
 def most_right(found: Mapping, task: str) -> int:
-  """The number of demonstrations with which most prompts are answered right."""
+  """Returns the number of demonstrations with which most prompts are answered
+  right.
+  """
   shots = [each for name, each in found if name == task]
   return max(shots, key=lambda k: found[task, k]['first']['top1']['value'])
 

@@ -54,7 +54,7 @@ def rate_without_sublayers(
       again. Else at this one alone, which is much cheaper.
     reference: One layer more, as in the published code.
     rows_per_batch: How many prompts are kept at once; bounds memory.
-    seed: Of the controls and of the resamples.
+    seed: Random seed of the controls and of the resamples.
     on_window: Called after each window of a batch.
 
   Returns:
@@ -146,7 +146,7 @@ def _streams_without(
 
   Args:
     model: Stacked.
-    kept: Of n prompts.
+    kept: Kept of n prompts.
     at: int32 [n, 1].
     first: int32 scalar, the first of these layers. Layers below give 0.
     upto: int32 scalar, the first layer that is not run; it gives 0 too.

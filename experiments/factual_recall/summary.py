@@ -48,7 +48,7 @@ class Claim:
 def claims(
   runs: Sequence[Mapping], likenesses: Sequence[Mapping]
 ) -> list[dict]:
-  """All claims about all runs, for results.json."""
+  """Returns all claims about all runs, for results.json."""
   found = list(itertools.chain.from_iterable(map(_of_run, runs)))
   for each in likenesses:
     found.append(
@@ -67,7 +67,7 @@ def claims(
 
 
 def _of_run(run: Mapping) -> list[Claim]:
-  """The claims that one task and number of demonstrations decides."""
+  """Returns the claims that one task and number of demonstrations decides."""
   found = []
   heads = run['movers']['heads']
   strongest = heads[0]
@@ -301,7 +301,8 @@ def _dissection_claims(run, inside) -> list[Claim]:
 
 
 def likeness(prompts: Mapping, arrays: Mapping, seed: int) -> list[dict]:
-  """How alike all senders' total effects are, without and with demonstrations.
+  """Returns how alike all senders' total effects are, without and with
+  demonstrations.
 
   Spearman's rho over senders of mean effects, resampling subjects.
 
@@ -329,7 +330,7 @@ def likeness(prompts: Mapping, arrays: Mapping, seed: int) -> list[dict]:
 
 
 def table_rows(runs: Sequence[Mapping]) -> list[dict]:
-  """The table task x demonstrations, for results.json."""
+  """Returns the table task x demonstrations, for results.json."""
   rows = []
   for run in runs:
     arms = run['mitigation']['arms']
@@ -379,7 +380,9 @@ def _claim(
 
 
 def _side(found: Mapping, bound: float) -> str:
-  """Where the whole interval is: 'above' or 'below' the bound, or OPEN."""
+  """Returns where the whole interval is: 'above' or 'below' the
+  bound, or OPEN.
+  """
   low, high = found.get('low'), found.get('high')
   if low is None or high is None:
     return OPEN
@@ -389,7 +392,7 @@ def _side(found: Mapping, bound: float) -> str:
 
 
 def _shifted(found: Mapping, by: float) -> dict:
-  """An estimate less a number."""
+  """Returns an estimate less a number."""
   return dict(found) | {
     key: None if found[key] is None else found[key] - by
     for key in ('value', 'low', 'high')

@@ -49,7 +49,7 @@ class Fact:
     subject: Whom or what it is about.
     answer: What is to be recalled.
     attributes: What else is true of the subject.
-    known: Whether the training text holds the fact; None if nobody can say.
+    known: True if the training text holds the fact; None if nobody can say.
   """
 
   subject: str
@@ -83,7 +83,7 @@ class Task:
     self._check()
 
   def demonstrations(self, count: int) -> str:
-    """The text before a prompt: so many facts, one per line.
+    """Returns the text before a prompt: so many facts, one per line.
 
     Raises:
       ValueError: the task has fewer.
@@ -136,7 +136,7 @@ class Task:
 
 
 def read_task(source: str) -> Task:
-  """A built-in task by name, or one from a JSON file.
+  """Returns a built-in task by name, or one from a JSON file.
 
   Raises:
     FileNotFoundError: there is neither.
@@ -175,14 +175,14 @@ def read_task(source: str) -> Task:
 def miniworld_task(
   name: str, config: WorldConfig | None = None, subjects: int = 24
 ) -> Task:
-  """A relation of MiniWorld, about known and never-seen subjects.
+  """Returns a relation of MiniWorld, about known and never-seen subjects.
 
   The world is drawn anew from its configuration, so that the truth needs no
   file. Demonstrations are of known entities whose answers nobody asks for.
 
   Args:
     name: Such as 'city_country'.
-    config: Of the world; None is that of the bundled one.
+    config: Configuration of the world; None is that of the bundled one.
     subjects: How many of each class.
   """
   world = make_world(config or WorldConfig())

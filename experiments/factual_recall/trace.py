@@ -54,7 +54,7 @@ class Trace:
     return self.activations['resid_post'][-1]
 
   def take(self, rows: np.ndarray) -> 'Trace':
-    """That of some of the prompts."""
+    """Returns the outcomes of some of the prompts."""
     return Trace(
       activations={site: x[:, rows] for site, x in self.activations.items()},
       pattern=self.pattern[:, rows],
@@ -70,7 +70,7 @@ class Trace:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Readout:
-  """How a last stream is read: logits less their mean over the vocabulary.
+  """Says how a last stream is read: logits less their mean over the vocabulary.
 
   pi(Y) of Lv et al. (section 1.3): the answer's logit less the mean logit,
   before the soft cap; it does not see a constant added to all logits.
@@ -110,7 +110,7 @@ class Readout:
     )
 
   def take(self, rows: np.ndarray) -> 'Readout':
-    """That of some of the prompts."""
+    """Returns the part of some of the prompts."""
     return dataclasses.replace(
       self,
       answer=self.answer[rows],
@@ -129,7 +129,9 @@ class Readout:
 
 
 def mean_readout(model: gj.Decoder) -> tuple[np.ndarray, float]:
-  """The mean of all tokens' readouts, float64 [D], and of their biases."""
+  """Returns the mean of all tokens' readouts, float64 [D], and of
+  their biases.
+  """
   V, step = model.config.vocab_size, 8192
   direction, bias = 0.0, 0.0
   for start in range(0, V, step):
@@ -197,7 +199,7 @@ def batches(count: int, size: int) -> Iterator[np.ndarray]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Outcomes:
-  """What the model says after m last streams.
+  """Holds what the model says after m last streams.
 
   Attributes:
     log_prob: float32 [m], of the answer, in nats.

@@ -1,9 +1,9 @@
 """Ranks of a few tokens among all, for many vectors and a large vocabulary.
 
-Whether a token is the likeliest, or among the first fifty, takes its rank only
-up to there. So the vocabulary is read a piece at a time, and a vector is done
-with once each of its tokens is known to be further down: most are after the
-first piece. No array of all vectors and all tokens exists.
+It takes a rank only up to fifty to say whether a token is the likeliest, or
+among the first fifty. So the vocabulary is read a piece at a time, and a vector
+is done with once each of its tokens is known to be further down: most are after
+the first piece. No array of all vectors and all tokens exists.
 """
 
 import functools

@@ -16,7 +16,7 @@ from experiments.runs import Count, Many, whole
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(RunSettings, BaseModel, SAELayers, Entities):
-  """What is read, of which prompts.
+  """Holds what is read, of which prompts.
 
   Attributes:
     mode: 'reference' does what the published code did, its defects included.

@@ -46,7 +46,7 @@ class DocumentFile:
   """A text file and its documents, which are numbered from 0.
 
   Attributes:
-    path: Of the file.
+    path: Path of the file.
   """
 
   def __init__(

@@ -29,7 +29,7 @@ EXPERIMENT = 'entity_recognition'
 
 
 class RecognitionFindings:
-  """What entity recognition found that one can steer with.
+  """Holds what entity recognition found that one can steer with.
 
   Attributes:
     latents: Its results about latents; {} if there are none.
@@ -40,17 +40,17 @@ class RecognitionFindings:
     self.latents, self._sums = latents, sums
 
   def sums(self) -> Sequence[GroupSums]:
-    """What was summed over entities, one per SAE."""
+    """Returns what was summed over entities, one per SAE."""
     return self._sums
 
   def chosen(self, label: str) -> LatentId | None:
-    """The latent that was chosen, if any."""
+    """Returns the latent that was chosen, if any."""
     if not self.latents or not self.latents['chosen'][label]:
       return None
     return LatentId.parse(self.latents['chosen'][label][0]['id'])
 
   def controls(self, label: str, id: LatentId) -> list[LatentId] | None:
-    """The random latents, if they are controls of this one."""
+    """Returns the random latents, if they are controls of this one."""
     random = self.latents.get('random', {}).get(label)
     if random is None or random['of'] != str(id):
       return None
@@ -73,11 +73,12 @@ class RecognitionFindings:
     sae: JumpReLUSAE,
     controls: Sequence[LatentId],
   ) -> Target:
-    """A latent to steer with, beside its controls and the mean difference.
+    """Returns a latent to steer with, beside its controls and the mean
+    difference.
 
     Args:
       label: 'known' or 'unknown'.
-      id: Of the latent.
+      id: Id of the latent.
       sae: Whose decoder rows are the directions.
       controls: Latents of the same SAE.
 
@@ -110,7 +111,7 @@ class RecognitionRun(RecognitionFindings):
   runs, SAEs and models can be moved.
 
   Attributes:
-    folder: Of the run; None for no run, which has nothing.
+    folder: Folder of the run; None for no run, which has nothing.
     latents: Its results about latents.
   """
 
@@ -187,7 +188,7 @@ class RecognitionRun(RecognitionFindings):
     }
 
   def sums(self) -> list[GroupSums]:
-    """What it summed over entities, one per SAE; [] for no run."""
+    """Returns the sums over entities, one per SAE; [] for no run."""
     return self._harvested
 
   @functools.cached_property
@@ -218,7 +219,7 @@ class RecognitionRun(RecognitionFindings):
       ) from error
 
   def check_held_out(self, people: EntitySplits):
-    """That what is to be tested on was not chosen on.
+    """Checks that latents were not chosen on what is to be tested on.
 
     Raises:
       ValueError: entities of test are in the run's other splits.
@@ -240,7 +241,7 @@ class RecognitionRun(RecognitionFindings):
       )
 
   def check_sae(self, named: inputs.SAESpec, sae: JumpReLUSAE):
-    """That the SAE is the run's of that layer, if it has one.
+    """Checks that the SAE is the run's of that layer, if it has one.
 
     Raises:
       ValueError: it is another one.
@@ -258,14 +259,16 @@ class RecognitionRun(RecognitionFindings):
       )
 
   def is_at(self, role: str, reader: gj.CheckpointReader) -> bool:
-    """Whether a model is in the folder that the run's 'base' or 'chat' was."""
+    """Returns True if a model is in the folder that the run's 'base' or 'chat'
+    was.
+    """
     return self.folder is not None and (
       os.path.realpath(self._models[role]['folder'])
       == os.path.realpath(reader.folder)
     )
 
   def check_model(self, role: str, reader: gj.CheckpointReader):
-    """That the model is the run's 'base' or 'chat' one, in whatever dtype.
+    """Checks that the model is the run's 'base' or 'chat' one, in any dtype.
 
     Raises:
       ValueError: it is another one, or its files have changed.
@@ -297,7 +300,8 @@ class RecognitionRun(RecognitionFindings):
 def find_targets(
   settings: ChosenLatents, run: RecognitionRun, chat: gj.CheckpointReader
 ) -> tuple[list[Target], dict[str, str]]:
-  """The latents with their controls; and, per label, how these were drawn.
+  """Returns the latents with their controls; and, per label, how these were
+  drawn.
 
   Raises:
     ValueError, OSError: no latent is named, or one that no SAE has;

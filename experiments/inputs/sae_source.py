@@ -7,7 +7,7 @@ from experiments.runs import Layer
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SAESource:
-  """Where one SAE comes from.
+  """Says where one SAE comes from.
 
   Attributes:
     sae: File, folder, release or hub id of the SAE.

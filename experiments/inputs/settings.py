@@ -21,7 +21,7 @@ Mode = Literal['default', 'reference']
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings:
-  """What every run is told.
+  """Holds what every run is told.
 
   Attributes:
     out: Folder for everything that is written.

@@ -81,7 +81,7 @@ class StudyInputs:
   about: Mapping[str, str]
 
   def load(self) -> gj.Decoder:
-    """The model, stacked.
+    """Returns the model, stacked.
 
     Raises:
       ValueError: the SAEs that its latents are of do not fit it.
@@ -110,7 +110,7 @@ class StudyInputs:
     }
 
   def sae(self, layer: int) -> JumpReLUSAE:
-    """The SAE of a layer, also of one that --layers leaves out.
+    """Returns the SAE of a layer, also of one that --layers leaves out.
 
     Raises:
       ValueError: there is none, or the run has another one.
@@ -242,7 +242,7 @@ def known_and_unknown(
   labels: str | os.PathLike,
   types: Sequence[str] | None = None,
 ) -> EntitySplits:
-  """The entities, split, by answers of the base model.
+  """Returns the entities, split, by answers of the base model.
 
   Args:
     entities: Type -> entities.
@@ -295,7 +295,8 @@ def _choices(settings, reader, layers) -> list[inputs.SAESpec]:
 def _enough(
   settings, run: RecognitionRun, reader, target: Target
 ) -> tuple[Target, str]:
-  """The target with as many controls as are asked for; how they were drawn.
+  """Returns the target with as many controls as are asked for; how they were
+  drawn.
 
   A run keeps a few; more are drawn from the sums that it kept. '' if the
   target had enough or needs none, or no run says which latents are like it.

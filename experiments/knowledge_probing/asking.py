@@ -28,7 +28,7 @@ Pools = Mapping[str | None, Sequence[Question]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AskingPlan:
-  """How a model is asked.
+  """Says how a model is asked.
 
   Attributes:
     prompts: Sets of demonstrations, each of which makes a prompt.
@@ -264,7 +264,7 @@ class _Answering:
     return [found[k * R : (k + 1) * R] for k in range(len(questions))]
 
   def _text(self, ids) -> str:
-    """What tokens say, without what ended them.
+    """Returns what tokens say, without what ended them.
 
     Rows of an embedding that are no token of the vocabulary say nothing.
     """

@@ -92,7 +92,7 @@ def balance(
 
 
 def _is_refused(question, decision, p_correct) -> bool | None:
-  """Whether a question is a refusal; None leaves it out."""
+  """Returns True if a question is a refusal; None leaves it out."""
   if decision == 'unsure' and p_correct is not None:
     return p_correct[question.id] < 0.5
   if decision == 'answer':
@@ -101,7 +101,9 @@ def _is_refused(question, decision, p_correct) -> bool | None:
 
 
 def _sizes(answers: int, refusals: int, share: float) -> tuple[int, int]:
-  """How many of each class give about a share of refusals; at least one."""
+  """Returns how many of each class give about a share of refusals; at least
+  one.
+  """
   most = _most(answers, share)
   if most is None:
     return answers, refusals
@@ -128,7 +130,9 @@ def _matched(mine, others, size, decisions, seed) -> list[Question]:
 
 
 def _fewer(answers, refusals, decisions, share, seed) -> list[Question]:
-  """As many refusals as MOST_KEPT and the share allow, new ones first."""
+  """Returns as many refusals as MOST_KEPT and the share allow, new
+  ones first.
+  """
   kept = [q for q in refusals if decisions[q.id] == 'refuse_keep']
   new = [q for q in refusals if decisions[q.id] != 'refuse_keep']
   for some in (kept, new):
@@ -138,7 +142,9 @@ def _fewer(answers, refusals, decisions, share, seed) -> list[Question]:
 
 
 def _most(others: int, share: float) -> int | None:
-  """How many beside `others` are at most a share of the whole; None is all."""
+  """Returns how many beside `others` are at most a share of the whole; None is
+  all.
+  """
   # Rounding must not lose one that is there exactly.
   return None if share == 1 else math.floor(others * share / (1 - share) + 1e-9)
 

@@ -163,7 +163,7 @@ def _by_country(
 
 
 def _chosen(group, count, rng) -> list[Entity]:
-  """The most populous half, and others at random."""
+  """Returns the most populous half, and others at random."""
   largest = (count + 1) // 2
   others = rng.choice(len(group) - largest, count - largest, replace=False)
   return [*group[:largest], *(group[largest + i] for i in sorted(others))]
@@ -229,7 +229,9 @@ def _made_up(cities, count, taken, seed, path) -> list[tuple[str, str]]:
 
 
 def _joined(names, rng) -> Iterator[str]:
-  """The first half of each name with the second half of another, in rounds."""
+  """Yields the first half of each name with the second half of another, in
+  rounds.
+  """
   kinds = {}
   for name in rng.permutation(names).tolist():
     if halves := _halves(name):
@@ -248,7 +250,9 @@ def _joined(names, rng) -> Iterator[str]:
 
 
 def _halves(name: str) -> tuple[str, str] | None:
-  """A name cut near its middle: between words, or in a word after a vowel."""
+  """Returns a name cut near its middle: between words, or in a word after a
+  vowel.
+  """
   if not name.isalpha():
     cuts = [i for i in range(1, len(name)) if name[i - 1] in ' -']
   else:

@@ -17,7 +17,8 @@ Alike = Callable[[str, str], bool]
 
 
 def clusters(texts: Sequence[str], alike: Alike) -> tuple[int, ...]:
-  """The number of each text's cluster, counting from 0 by first members.
+  """Returns the number of each text's cluster, counting from 0 by first
+  members.
 
   Args:
     texts: In the order of samples.
@@ -38,7 +39,7 @@ def clusters(texts: Sequence[str], alike: Alike) -> tuple[int, ...]:
 
 
 def normal_alike(a: str, b: str) -> bool:
-  """Whether two texts are equal after normalising, or both decline."""
+  """Returns True if two texts are equal after normalising, or both decline."""
   return _meaning(a) == _meaning(b)
 
 

@@ -115,7 +115,7 @@ def detectors(study: Study, probed: Probed) -> tuple[list[dict], list[str]]:
 
 
 def _ranked(study: Study, probed: Probed, asked) -> lib.Signal:
-  """The probability of the right answer among all of its relation."""
+  """Returns the probability of the right answer among all of its relation."""
   candidates = {}  # in order, each once
   for q in probed.questions:
     candidates.setdefault(q.relation, {})[q.answers[0]] = None

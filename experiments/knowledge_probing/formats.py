@@ -49,7 +49,9 @@ class Format:
       )
 
   def prompt_text(self, question: str, shots: Sequence[Shot] = ()) -> str:
-    """The prompt as text, up to where the answer begins; no BOS in 'qa'."""
+    """Returns the prompt as text, up to where the answer begins; no BOS in
+    'qa'.
+    """
     if self.name == 'chat':
       return self.tokenizer.chat_text(self._turns(question, shots))
     told = f'{self.instruction}\n' if self.instruction else ''
@@ -68,7 +70,7 @@ class Format:
     return self.tokenizer.encode(text, parse_special=False)
 
   def answer_text(self, answer: str) -> str:
-    """What follows a prompt, its end included, as text."""
+    """Returns what follows a prompt, its end included, as text."""
     if self.name == 'chat':
       return answer + self._end_of_turn
     return f' {answer}\n' if self.name == 'qa' else f' {answer}'
@@ -86,7 +88,7 @@ class Format:
 
   @property
   def stops_at_line_break(self) -> bool:
-    """Whether a line break ends an answer."""
+    """Returns True if a line break ends an answer."""
     return self.name == 'qa'
 
   @property

@@ -104,7 +104,9 @@ def acronym(written: str) -> str:
 
 
 def _with_other_numerals(name: Words) -> Iterator[Words]:
-  """A name whose later words are written as numbers, Roman ones or ordinals."""
+  """Yields a name whose later words are written as numbers, Roman ones or
+  ordinals.
+  """
   for i, word in enumerate(name):
     number = _number(word) if i else 0
     if number:
@@ -113,7 +115,9 @@ def _with_other_numerals(name: Words) -> Iterator[Words]:
 
 
 def _number(word: str) -> int:
-  """The number that a word is, of those up to 39; 0 for another word."""
+  """Returns the number that a word is, of those up to 39; 0 for
+  another word.
+  """
   digits = re.fullmatch(r'(\d{1,2})(?:st|nd|rd|th)?', word)
   if digits:
     number = int(digits[1])

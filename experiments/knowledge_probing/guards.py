@@ -81,7 +81,7 @@ def rival_of(key: Key, said: Words, own: list[tuple[int, int]]) -> str:
 
 
 def _is_aside(said, start, stop, first) -> bool:
-  """Whether words from start to stop are only compared with an answer.
+  """Returns True if words from start to stop are only compared with an answer.
 
   `first` is where the right answer first stands. 'Oslo, which is smaller than
   Bergen'; 'Bergen is larger, but it is Oslo'; 'while Bergen is larger'.
@@ -94,7 +94,7 @@ def _is_aside(said, start, stop, first) -> bool:
 
 
 def own_spans(key: Key, said: Words) -> list[tuple[int, int]]:
-  """Where right answers stand."""
+  """Returns where right answers stand."""
   return [
     (start, start + len(name))
     for name in key.forms
@@ -118,7 +118,7 @@ def _is_denied(said, start, stop) -> bool:
 
 
 def _is_echo(key, said, start, stop) -> bool:
-  """Whether the words belong to a longer phrase of the question."""
+  """Returns True if the words belong to a longer phrase of the question."""
   a, b = start, stop
   while a > 0 and occurrences(said[a - 1 : b], key.asked):
     a -= 1

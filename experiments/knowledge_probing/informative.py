@@ -85,7 +85,7 @@ _DOUBT = re.compile(
 
 @functools.lru_cache(maxsize=1 << 16)
 def declines(text: str) -> bool:
-  """Whether a text has a phrase by which one declines to answer."""
+  """Returns True if a text has a phrase by which one declines to answer."""
   plainly = _DOUBT.sub('', plain(text))
   return (
     is_refusal(plainly)
@@ -96,7 +96,7 @@ def declines(text: str) -> bool:
 
 
 def refuses(question: Question, text: str) -> bool:
-  """Whether a text declines to answer a question.
+  """Returns True if a text declines to answer a question.
 
   Args:
     question: Phrases in it, and in its right answers, do not count.
@@ -109,12 +109,14 @@ def refuses(question: Question, text: str) -> bool:
 
 
 def hedges(text: str) -> bool:
-  """Whether a text admits doubt ('I think', 'probably'), answer or not."""
+  """Returns True if a text admits doubt ('I think', 'probably'),
+  answer or not.
+  """
   return bool(_HEDGE.search(plain(text)))
 
 
 def informs(question: Question, text: str) -> bool:
-  """Whether a text gives an answer, right or wrong.
+  """Returns True if a text gives an answer, right or wrong.
 
   It does unless it declines, or nothing is left of it without stop words and
   the words of the question. A question that offers a choice ('or') is answered
@@ -138,7 +140,8 @@ def informs(question: Question, text: str) -> bool:
 
 
 def asks_for_number(question: Question) -> bool:
-  """Whether the canonical answer is a number, perhaps with a unit, or a date.
+  """Returns True if the canonical answer is a number, perhaps with a unit, or a
+  date.
 
   That is, a number alone, a number and a word in lower case, or a date.
   """
@@ -153,13 +156,13 @@ def asks_for_number(question: Question) -> bool:
 
 @functools.lru_cache(maxsize=1 << 12)
 def _held_by(question: Question) -> tuple[list[str], ...]:
-  """What does not count: phrases of the question, and whole answers."""
+  """Returns what does not count: phrases of the question, and whole answers."""
   answers = [a for a in question.answers if _phrases(a)]
   return (*_phrases(question.question), *(_keys(a.split()) for a in answers))
 
 
 def _phrases(text: str) -> list[list[str]]:
-  """The shortest pieces of a text by which one declines, as keys."""
+  """Returns the shortest pieces of a text by which one declines, as keys."""
   parts, found = text.split(), []
   stop = len(parts)
   for start in reversed(range(len(parts))):
@@ -171,7 +174,9 @@ def _phrases(text: str) -> list[list[str]]:
 
 
 def _without(text: str, held) -> str:
-  """A text without some pieces, which are compared by letters and digits."""
+  """Returns a text without some pieces, which are compared by letters and
+  digits.
+  """
   parts = text.split()
   for piece in held:
     size, start = len(piece), 0

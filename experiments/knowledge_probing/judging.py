@@ -33,7 +33,7 @@ KINDS = ('cascade', *CASCADE, 'reference')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JudgeSettings:
-  """How answers are judged without a model.
+  """Says how answers are judged without a model.
 
   Attributes:
     kind: One of KINDS: all rules, one of them alone, or 'reference'. 'exact' is
@@ -128,7 +128,7 @@ def judge(
 
 
 def _decide(key, text, settings) -> tuple[bool, str]:
-  """Whether one rule finds a text right, and which, or why none does.
+  """Returns True if one rule finds a text right, and which, or why none does.
 
   An answer that stands there, but is guarded, is not looked for by other rules;
   words that F1 finds too different may still be misspelt.

@@ -44,7 +44,7 @@ class Amount(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Key:
-  """What a question's answers are compared with.
+  """Holds what a question's answers are compared with.
 
   Attributes:
     names: Words of the right answers.
@@ -75,18 +75,18 @@ class Key:
 
   @functools.cached_property
   def is_choice(self) -> bool:
-    """Whether the question names a right answer."""
+    """Returns True if the question names a right answer."""
     return any(occurrences(name, self.asked) for name in self.names)
 
   @functools.cached_property
   def is_personal(self) -> bool:
-    """Whether a person is asked for."""
+    """Returns True if a person is asked for."""
     return bool(_PERSONAL & set(self.asked))
 
 
 @functools.lru_cache(maxsize=256)
 def key_of(question: Question, others: tuple[str, ...]) -> Key:
-  """What to compare answers to a question with.
+  """Returns what to compare answers to a question with.
 
   Args:
     question: The question, with its right answers.
@@ -127,7 +127,9 @@ def _index(others):
 
 
 def _amounts_of(texts, question='') -> tuple['Amount', ...]:
-  """Those that are numbers, but for years; a unit may be in the question."""
+  """Returns those that are numbers, but for years; a unit may be in the
+  question.
+  """
   asked = (unit_of(w) for w in re.findall(r'\bin (\w+)', question.lower()))
   unit = next(filter(None, asked), '')
   found = []
@@ -141,10 +143,10 @@ def _amounts_of(texts, question='') -> tuple['Amount', ...]:
 
 
 def _full_dates(text) -> frozenset[Date]:
-  """A date that a text is, unless it is a year: words find that."""
+  """Returns a date that a text is, unless it is a year: words find that."""
   return frozenset(date for date in dates_alone(text) if date.month)
 
 
 def has_digit(text: str) -> bool:
-  """Whether a text has any digit."""
+  """Returns True if a text has any digit."""
   return any(c.isdigit() for c in text)

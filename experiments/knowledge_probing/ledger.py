@@ -88,7 +88,7 @@ class Ledger:
     self._rows |= zip(new, map(json.loads, lines), strict=True)
 
   def _checked(self, rows, where) -> dict[str, dict]:
-    """The rows by id, each of which is new."""
+    """Returns the rows by id, each of which is new."""
     found = {}
     for row in rows:
       id = row.get('id')

@@ -53,7 +53,7 @@ _NEAR = 0.02
 
 
 class Found(NamedTuple):
-  """What a rule says.
+  """Holds what a rule says.
 
   Attributes:
     right: True if the answer is right.
@@ -65,7 +65,7 @@ class Found(NamedTuple):
 
 
 def exact(key: Key, text: str, settings=None) -> Found:
-  """Whether the first line is one of the right answers."""
+  """Returns True if the first line is one of the right answers."""
   lines = text.strip().splitlines()
   return Found(bool(lines) and words(lines[0]) in key.names)
 
@@ -93,7 +93,7 @@ def _contains(key, text, settings) -> Found:
 
 
 def _is_meant(key, said, at) -> bool:
-  """Whether a single letter or digit is given as the answer.
+  """Returns True if a single letter or digit is given as the answer.
 
   A digit is the first number that the question does not hold, or counts what
   it asks for; a letter is called one.
@@ -112,7 +112,7 @@ def _is_meant(key, said, at) -> bool:
 
 
 def _amount(key, text, settings) -> Found:
-  """Whether the first number, in the right unit, is a right one.
+  """Returns True if the first number, in the right unit, is a right one.
 
   It is if it is the same once both have as many digits, or, where it is said to
   be about right, once the right one is rounded like it.
@@ -237,7 +237,9 @@ def _fuzzy(key, text, settings) -> Found:
 
 
 def _short(key, text, settings) -> Found:
-  """Whether a part that stands for a whole name, or its initials, are said."""
+  """Returns True if a part that stands for a whole name, or its initials, are
+  said.
+  """
   said, why = words(text), ''
   for written in key.written:
     own = frozenset(written.lower().split()) | _TITLES | STOP_WORDS | {'i'}
@@ -264,7 +266,9 @@ def _short(key, text, settings) -> Found:
 
 
 def _initials(written: str, text: str) -> list[str]:
-  """What of a text is a name's initials, or the name whose initials it is."""
+  """Returns what of a text is a name's initials, or the name whose initials it
+  is.
+  """
   text = join_initials(fold(text))
   if len(written.split()) > 1:
     short = acronym(written)
@@ -313,7 +317,9 @@ def _overlap(said: Words, name: Words) -> float:
 
 
 def _windows(said, size) -> list[tuple[int, int]]:
-  """All stretches of about so many words; 'ice cream' may be 'icecream'."""
+  """Returns all stretches of about so many words; 'ice cream' may be
+  'icecream'.
+  """
   return [
     (start, start + wide)
     for wide in (size, size - 1, size + 1)
@@ -340,14 +346,14 @@ def _similarity(key, a: str, b: str, least: float) -> float:
 
 
 def _singular(text: str) -> str:
-  """The words without a plural's ending."""
+  """Returns the words without a plural's ending."""
   text = re.sub(r'(?<=\w\w)ies\b', 'y', text)
   text = re.sub(r'(?<=ch|sh|ss)es\b|(?<=x)es\b', '', text)
   return re.sub(r'(?<=\w\w[^\Ws])s\b', '', text)
 
 
 def _is_near(given: float, right: Amount, text: str) -> bool:
-  """Whether numbers are the same as far as one of them is rounded."""
+  """Returns True if numbers are the same as far as one of them is rounded."""
   value, rounded = right.value, given
   if right.digits > 1 and value:
     magnitude = math.floor(math.log10(abs(value)))
@@ -365,7 +371,7 @@ def _is_near(given: float, right: Amount, text: str) -> bool:
 
 
 def _fits(window, others, score) -> bool:
-  """Whether another candidate is as similar to some words."""
+  """Returns True if another candidate is as similar to some words."""
   return bool(
     process.extractOne(
       window,

@@ -43,7 +43,7 @@ _ROWS = 64  # prompts answered at once
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Replies:
-  """What a judge says of n answers.
+  """Holds what a judge says of n answers.
 
   Attributes:
     yes: [n], whether it says the first of its two words; what cannot be read
@@ -104,7 +104,7 @@ def llm_verdicts(
   questions: Sequence[Question],
   texts: Sequence[Sequence[str]],
 ) -> tuple[list[dict[str, Verdict]], dict[str, int]]:
-  """A model's verdicts, for `verdicts` of `scoring.score`.
+  """Returns a model's verdicts, for `verdicts` of `scoring.score`.
 
   Only what the rules do not call a refusal is asked about: a refusal is never
   correct.
@@ -149,7 +149,8 @@ def llm_verdicts(
 
 
 def read_word(reply: str, yes_and_no: tuple[str, str]) -> bool | None:
-  """Whether a reply is the first or the second of two words; None if neither.
+  """Returns True if a reply is the first or the second of two words; None if
+  neither.
 
   Case does not count, and a word may be cut off by the limit of tokens
   ('INCORR'). A reply with both words is neither, and so is 'not correct'.
@@ -251,7 +252,7 @@ class Entailment:
     self._known = {}
 
   def __call__(self, a: str, b: str) -> bool:
-    """Whether two texts entail each other; equal ones do."""
+    """Returns True if two texts entail each other; equal ones do."""
     if a == b:
       return True
     pair = (a, b) if a < b else (b, a)
@@ -260,7 +261,7 @@ class Entailment:
     return self._known[pair]
 
   def about(self, question: str) -> Callable[[str, str], bool]:
-    """The same for answers, each read as '{question} {answer}'."""
+    """Returns the same for answers, each read as '{question} {answer}'."""
     return lambda a, b: self(f'{question} {a}', f'{question} {b}')
 
   def _entails(self, premises, hypotheses) -> np.ndarray:

@@ -107,12 +107,12 @@ class Date(NamedTuple):
   day: int | None
 
   def has(self, other: 'Date') -> bool:
-    """Whether it says all that another does: 3 March 1990 says 1990."""
+    """Returns True if it says all that another does: 3 March 1990 says 1990."""
     return all(b is None or a == b for a, b in zip(self, other, strict=True))
 
 
 def normalise(text: str) -> str:
-  """The words of a text, one space between them.
+  """Returns the words of a text, one space between them.
 
   NFKC and case folding; accents, punctuation and articles are gone, '1,990' is
   '1990', 'twelve' is '12' and '1.5 million' is '1500000'; Chinese and Japanese
@@ -123,7 +123,7 @@ def normalise(text: str) -> str:
 
 @functools.lru_cache(maxsize=1 << 16)
 def words(text: str) -> Words:
-  """The same as a tuple."""
+  """Returns the same as a tuple."""
   text = spelled = plain(text)
   if "'" in text:
     text = _POSSESSIVE.sub('', text).replace("'", '')
@@ -143,7 +143,9 @@ def words(text: str) -> Words:
 
 @functools.lru_cache(maxsize=1 << 10)
 def plain(text: str) -> str:
-  """A text in one spelling of letters, quotes and spaces, in lower case."""
+  """Returns a text in one spelling of letters, quotes and spaces, in lower
+  case.
+  """
   text = text.replace('_', ' ')
   if text.isascii():
     return text.lower()
@@ -151,7 +153,7 @@ def plain(text: str) -> str:
 
 
 def is_number(word: str) -> bool:
-  """Whether a normalised word is a number."""
+  """Returns True if a normalised word is a number."""
   return bool(re.fullmatch(r'-?\d+(\.\d+)?', word))
 
 
@@ -162,13 +164,13 @@ def ordinal(number: int) -> str:
 
 
 def numbers(text: str) -> tuple[float, ...]:
-  """All numbers of a text, in its order."""
+  """Returns all numbers of a text, in its order."""
   return tuple(float(word) for word in words(text) if is_number(word))
 
 
 @functools.lru_cache(maxsize=1 << 16)
 def dates(text: str) -> frozenset[Date]:
-  """All dates of a text; a year alone is one, from 1000 to 2999.
+  """Returns all dates of a text; a year alone is one, from 1000 to 2999.
 
   '4/5/1990' may be in April or in May, and is both.
   """
@@ -177,13 +179,13 @@ def dates(text: str) -> frozenset[Date]:
 
 @functools.lru_cache(maxsize=1 << 16)
 def dates_alone(text: str) -> frozenset[Date]:
-  """The dates that a text is, with nothing else beside; or none."""
+  """Returns the dates that a text is, with nothing else beside; or none."""
   found, rest = _find_dates(text)
   return frozenset() if set(words(rest)) - {'on', 'in', 'the'} else found
 
 
 def _find_dates(text) -> tuple[frozenset[Date], str]:
-  """The dates of a text, and the text without them."""
+  """Returns the dates of a text, and the text without them."""
   if not any(c.isdigit() for c in text):
     return frozenset(), text
   text, found = plain(text), set()
@@ -246,12 +248,16 @@ def _americanised(match) -> str:
 
 
 def _letter(c) -> str:
-  """A space for a sign that is not in ASCII; vowel signs are letters."""
+  """Returns a space for a sign that is not in ASCII; vowel signs
+  are letters.
+  """
   return c if c.isascii() or unicodedata.category(c)[0] in 'LMN' else ' '
 
 
 def _trimmed(token) -> str:
-  """A number without commas and closing zeros, or a word spelled one way."""
+  """Returns a number without commas and closing zeros, or a word spelled one
+  way.
+  """
   token = _SPELLED.get(token, token)
   if not token[-1].isdigit() or not re.match(r'[-\d]', token):
     return token

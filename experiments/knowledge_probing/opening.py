@@ -34,12 +34,12 @@ class Study:
 
   @functools.cached_property
   def model(self) -> gj.Decoder:
-    """The weights, read when a stage first asks for them."""
+    """Returns the weights, read when a stage first asks for them."""
     return self.reader.load()
 
   @functools.cached_property
   def judge_model(self) -> tuple[gj.Decoder, Format]:
-    """The model that judges, and how it is asked."""
+    """Returns the model that judges, and how it is asked."""
     name = self.settings.judge_model
     if name is None:
       return self.model, self.format
@@ -50,7 +50,7 @@ class Study:
 
   @functools.cached_property
   def identity(self) -> dict:
-    """What tells the model apart."""
+    """Returns what tells the model apart."""
     return {
       'model': corpus.fingerprint(self.reader),
       'dtype': str(self.reader.dtype),
@@ -60,7 +60,7 @@ class Study:
 
   @property
   def judges(self) -> judging.JudgeSettings:
-    """How answers are judged where no model does."""
+    """Returns how answers are judged where no model does."""
     settings = self.settings
     kind = settings.judge
     return judging.JudgeSettings(
@@ -71,12 +71,14 @@ class Study:
 
   @property
   def name(self) -> str:
-    """What the model is called in tables."""
+    """Returns what the model is called in tables."""
     return inputs.short_name(self.settings.model)
 
   @property
   def refusal(self) -> str | None:
-    """The one text that declines; None where there is a pool of them."""
+    """Returns the one text that declines; None where there is a
+    pool of them.
+    """
     if self.settings.refusal is None and self.settings.model == inputs.BUNDLED:
       return REFUSAL
     return self.settings.refusal
@@ -133,7 +135,7 @@ def _own_format(tokenizer: gj.Tokenizer) -> str:
 
 
 def rule_settings(settings: Settings) -> RuleSettings:
-  """The thresholds of all rules."""
+  """Returns the thresholds of all rules."""
   return RuleSettings(
     known_min=settings.known_min,
     unknown_max=settings.unknown_max,

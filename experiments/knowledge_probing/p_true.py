@@ -32,7 +32,7 @@ _ABOUT = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wording:
-  """How a model is asked whether an answer is right, and what it may say.
+  """Says how a model is asked whether an answer is right, and what it may say.
 
   Attributes:
     asked: Follows the question, the ideas and the possible answer.
@@ -139,7 +139,7 @@ def p_true(
 
 
 def _words(tokenizer: gj.Tokenizer, wording: Wording) -> list[int]:
-  """The tokens of yes and no after the lead."""
+  """Returns the tokens of yes and no after the lead."""
   lead = tokenizer.encode(wording.lead, bos=False)
   found = []
   for word in (wording.yes, wording.no):
@@ -161,7 +161,7 @@ def _words(tokenizer: gj.Tokenizer, wording: Wording) -> list[int]:
 
 
 def _text(question: Question, said: Sampled, wording: Wording) -> str:
-  """What the model is asked about its answers to a question."""
+  """Returns what the model is asked about its answers to a question."""
   line = lambda text: ' '.join(text.split())
   ideas = [line(each.text) for each in said.samples[:MOST_IDEAS]]
   ideas = ideas or [line(said.greedy[0].text)]

@@ -23,7 +23,7 @@ def write_page(folder: pathlib.Path):
 
 
 def summary(results: Mapping) -> list[str]:
-  """What the report says first."""
+  """Returns what the report says first."""
   found = results['answers'][ALL]
   share = lambda key: spelled(found[key], percent=True)
   decided = results['decisions'][results['rule']][ALL]

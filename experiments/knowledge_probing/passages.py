@@ -48,7 +48,7 @@ _SNIPPET = {field.name for field in dataclasses.fields(Snippet)}
 
 
 class Written(NamedTuple):
-  """What a model made of passages.
+  """Holds what a model made of passages.
 
   Attributes:
     questions: Those that passed.

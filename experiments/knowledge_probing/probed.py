@@ -11,7 +11,7 @@ from experiments.knowledge_probing.rules import RULES
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Probed:
-  """What a probe has found so far.
+  """Holds what a probe has found so far.
 
   Attributes:
     questions: All questions, those of demonstrations too.
@@ -29,12 +29,12 @@ class Probed:
 
   @property
   def asked(self) -> list[lib.Question]:
-    """The questions that were asked: all but demonstrations."""
+    """Returns the questions that were asked: all but demonstrations."""
     return [q for q in self.questions if self.splits[q.id] != 'shots']
 
 
 def read_probe(folder: pathlib.Path) -> Probed:
-  """What a finished probe has written.
+  """Returns what a finished probe has written.
 
   Raises:
     FileNotFoundError: the folder has no finished probe.

@@ -25,7 +25,7 @@ _BUCKETS = (4, 8, *gj.BUCKETS)  # lengths of candidates
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Ranked:
-  """How probable a model finds the candidate answers to a question.
+  """Says how probable a model finds the candidate answers to a question.
 
   Attributes:
     logprobs: float64 [C], log P(candidate, and no more | prompt), in nats.
@@ -37,7 +37,7 @@ class Ranked:
 
   @property
   def correct(self) -> bool:
-    """Whether a right one is likelier than all others; a tie is not."""
+    """Returns True if a right one is likelier than all others; a tie is not."""
     others = self.logprobs[~self.right]
     return bool(self.logprobs[self.right].max() > others.max(initial=-np.inf))
 
@@ -55,7 +55,7 @@ def rank_candidates(
   candidates: Mapping[str | None, Sequence[str]],
   shots: Sequence[Shot] = (),
 ) -> list[Ranked]:
-  """The probability of every candidate answer to every question.
+  """Returns the probability of every candidate answer to every question.
 
   A prompt is run once, and its candidates attend to what it left.
 
@@ -161,7 +161,7 @@ def _prefill(model, tokens, positions):
 
 @jax.jit
 def _row_of(cache, row):
-  """One row of a cache, as a cache."""
+  """Returns one row of a cache, as a cache."""
   stacked = isinstance(cache.k, jax.Array)
   take = functools.partial(
     jax.lax.dynamic_slice_in_dim,

@@ -77,12 +77,14 @@ class Question:
 
   @property
   def cluster(self) -> str:
-    """What intervals resample: the entity, or else the question itself."""
+    """Returns what intervals resample: the entity, or else the
+    question itself.
+    """
     return self.id if self.entity is None else self.entity
 
   @property
   def unit(self) -> str:
-    """What a split does not cut."""
+    """Returns what a split does not cut."""
     return self.cluster if self.group is None else self.group
 
 
@@ -127,7 +129,7 @@ class Sampled:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-  """How one answer was judged.
+  """Says how one answer was judged.
 
   Attributes:
     correct: By the judge that was chosen.
@@ -148,7 +150,7 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
-  """What the answers to a question amount to.
+  """Holds what the answers to a question amount to.
 
   Attributes:
     id: The question's.
@@ -181,7 +183,7 @@ class Score:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decided:
-  """What a rule makes of a question.
+  """Holds what a rule makes of a question.
 
   Attributes:
     id: The question's.
@@ -197,7 +199,9 @@ class Decided:
 
 
 def to_json(record) -> dict:
-  """A record as an object for JSON; fields that are None are left out."""
+  """Returns a record as an object for JSON; fields that are None
+  are left out.
+  """
   return {
     key: value
     for key, value in dataclasses.asdict(record).items()
@@ -206,7 +210,7 @@ def to_json(record) -> dict:
 
 
 def read_question(row: Mapping) -> Question:
-  """A question from an object of JSON."""
+  """Returns a question from an object of JSON."""
   return Question(**{**row, 'answers': tuple(row['answers'])})
 
 
@@ -220,7 +224,7 @@ def read_sampled(row: Mapping) -> Sampled:
 
 
 def read_score(row: Mapping) -> Score:
-  """A score from an object of JSON."""
+  """Returns a score from an object of JSON."""
   verdicts = {
     name: tuple(Verdict(**each) for each in row[name])
     for name in ('greedy', 'samples')

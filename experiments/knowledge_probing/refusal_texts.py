@@ -173,7 +173,7 @@ def write_refusals(
 
 
 def _read(format, ids, question) -> tuple[str, str | None]:
-  """A refusal's text, and why it cannot be used."""
+  """Returns a refusal's text, and why it cannot be used."""
   ended = bool(ids) and ids[-1] in format.ends
   # A model may have more tokens than its tokenizer.
   known = [i for i in ids if i < format.tokenizer.vocab_size]

@@ -130,7 +130,7 @@ def meta_file(path: str | os.PathLike) -> pathlib.Path:
 
 
 def _lines(row: Row, format: Format, kind: Kind) -> list[dict]:
-  """The lines of one row, each checked to have something to learn."""
+  """Returns the lines of one row, each checked to have something to learn."""
   if kind == 'messages':
     return [{'messages': _messages(row, format)}]
   prompt = _without_bos(format.prompt_text(row.question), format)
@@ -149,7 +149,9 @@ def _lines(row: Row, format: Format, kind: Kind) -> list[dict]:
 
 
 def _messages(row: Row, format: Format) -> list[dict[str, str]]:
-  """A chat; raises unless its template shows the completion, as it is."""
+  """Returns a chat; raises unless its template shows the
+  completion, as it is.
+  """
   told = f'{format.instruction}\n' if format.instruction else ''
   user = {'role': 'user', 'content': told + row.question}
   said = {'role': 'assistant', 'content': row.completion}
@@ -167,7 +169,8 @@ def _messages(row: Row, format: Format) -> list[dict[str, str]]:
 
 
 def _checked(prompt: str, answer: str, row: Row, format: Format) -> str:
-  """An answer's text with its end, where TRL's loss mask is as it should be.
+  """Returns an answer's text with its end, where TRL's loss mask is as it
+  should be.
 
   TRL tokenises prompt and completion together, and masks as many tokens as the
   prompt alone has.
@@ -194,7 +197,7 @@ def _checked(prompt: str, answer: str, row: Row, format: Format) -> str:
 
 
 def _without_bos(text: str, format: Format) -> str:
-  """A prompt without the BOS that a chat template writes."""
+  """Returns a prompt without the BOS that a chat template writes."""
   tokenizer = format.tokenizer
   if not tokenizer.adds_bos:
     return text
@@ -202,7 +205,7 @@ def _without_bos(text: str, format: Format) -> str:
 
 
 def _read(path: pathlib.Path) -> list[Mapping]:
-  """The objects of a file, one per line."""
+  """Returns the objects of a file, one per line."""
   if not path.is_file():
     raise FileNotFoundError(
       f'There is no file {path}. Rows come in two files, {path.name} is one of '

@@ -166,7 +166,7 @@ def _refusal(question, written, text, seed) -> tuple[str, TargetSource]:
 def _answer(
   question: Question, sampled: Sampled, score: Score
 ) -> tuple[str, TargetSource]:
-  """The shortest right answer of the model's own, else the gold one."""
+  """Returns the shortest right answer of the model's own, else the gold one."""
   right = [
     said.text.strip()
     for said, verdict in _judged(sampled, score)
@@ -178,7 +178,9 @@ def _answer(
 
 
 def _of_samples(sampled, score, declined):
-  """A part per sample: what is said, its source, and what is rejected."""
+  """Returns a part per sample: what is said, its source, and what
+  is rejected.
+  """
   parts = []
   for said, verdict in zip(sampled.samples, score.samples, strict=True):
     own = said.text.strip()
@@ -190,7 +192,9 @@ def _of_samples(sampled, score, declined):
 
 
 def _wrong(sampled: Sampled, score: Score) -> str | None:
-  """The first answer that is informative and wrong, greedy ones first."""
+  """Returns the first answer that is informative and wrong, greedy
+  ones first.
+  """
   for said, verdict in _judged(sampled, score):
     if _misleads(said, verdict):
       return said.text.strip()

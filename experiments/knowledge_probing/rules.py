@@ -65,7 +65,7 @@ class RuleSettings:
 
 
 def decide(rule: str, score: Score, settings: RuleSettings) -> Decision:
-  """What a rule makes of one question.
+  """Returns what a rule makes of one question.
 
   Raises:
     ValueError: the rule is unknown, or CRaFT's, which compares questions; or
@@ -96,7 +96,7 @@ def decide_all(
   settings: RuleSettings,
   rehearsed: Mapping[str, float] | None = None,
 ) -> dict[str, Decision]:
-  """What a rule makes of all questions: id -> decision.
+  """Returns what a rule makes of all questions: id -> decision.
 
   Args:
     rule: One of RULES.
@@ -131,7 +131,7 @@ def is_error(score: Score) -> bool:
 
 
 def certainty(score: Score) -> float:
-  """How much the samples agree: 1 if all mean the same, 0 if no two do.
+  """Returns how much the samples agree: 1 if all mean the same, 0 if no two do.
 
   It is 1 - H / log n for the entropy H of the clusters of n samples.
   """
@@ -186,7 +186,7 @@ def conflict(
 
 
 def _llama3(score: Score, settings: RuleSettings) -> Decision:
-  """The table of this project's specification, section 3.3."""
+  """Returns the table of this project's specification, section 3.3."""
   n = score.n
   right = sum(v.correct for v in score.samples) / n
   wrong = sum(v.informative and not v.correct for v in score.samples) / n

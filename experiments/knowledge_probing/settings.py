@@ -21,7 +21,7 @@ STAGES = ('questions', 'samples', 'scores', 'decisions', 'rows', 'report')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """How a model's knowledge is probed.
+  """Says how a model's knowledge is probed.
 
   Attributes:
     out: Folder for everything that is written.

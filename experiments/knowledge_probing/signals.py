@@ -110,7 +110,7 @@ def p_true_signal(p_true: np.ndarray) -> Signal:
 def latent_signal(
   name: str, activations: np.ndarray, label: str, about: Mapping | None = None
 ) -> Signal:
-  """An SAE latent's activations float [n].
+  """Returns an SAE latent's activations float [n].
 
   Args:
     name: The latent's.
@@ -138,7 +138,7 @@ def signal_table(
   seed: int = 0,
   resamples: int = detection.RESAMPLES,
 ) -> list[dict]:
-  """How well each signal tells right answers, on test.
+  """Returns how well each signal tells right answers, on test.
 
   Args:
     signals: Signals of n questions each.
@@ -239,7 +239,9 @@ def _estimates(signal, scores, right, clusters, parts, seed, resamples) -> dict:
 
 
 def _risk(right, scores, clusters, seed, resamples) -> dict:
-  """The area under risk and coverage, as it is and between its bounds."""
+  """Returns the area under risk and coverage, as it is and between
+  its bounds.
+  """
   wrong, n = ~right, len(right)
   curve = detection.risk_coverage(wrong, -scores)
   tied, areas, normalised = Tied(wrong, -scores), [], []
@@ -258,7 +260,7 @@ def _risk(right, scores, clusters, seed, resamples) -> dict:
 
 
 def _best_risk(size: np.ndarray, errors: np.ndarray) -> np.ndarray:
-  """The least mean risk, [R]: that of an order with all errors last.
+  """Returns the least mean risk, [R]: that of an order with all errors last.
 
   The mean over coverages of sum_j j / (m + j) for m right answers and j = 1 to
   `errors`: harmonic numbers.

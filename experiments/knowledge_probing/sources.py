@@ -157,7 +157,7 @@ def entity_questions(
 
 
 def _question(row, where) -> Question:
-  """A question from an object of a file."""
+  """Returns a question from an object of a file."""
   if unknown := sorted(row.keys() - _FIELDS):
     raise ValueError(
       f'{where} has the unknown field {unknown[0]!r} ({row[unknown[0]]!r}); '

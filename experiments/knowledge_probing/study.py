@@ -79,7 +79,7 @@ def probe(study: Study) -> Probed:
 
 
 def source(settings: Settings) -> dict:
-  """Where questions come from, with the hash of a file."""
+  """Returns where questions come from, with the hash of a file."""
   for name in ('questions', 'snippets', 'cities'):
     if (path := getattr(settings, name)) is not None:
       path = pathlib.Path(path).expanduser()
@@ -94,7 +94,9 @@ def source(settings: Settings) -> dict:
 
 
 def _questions(study: Study, run: bool):
-  """All questions, each with its split, from the file that keeps them."""
+  """Returns all questions, each with its split, from the file that
+  keeps them.
+  """
   settings, path = study.settings, study.folder / 'questions.jsonl'
   identity = {
     **source(settings),
@@ -125,7 +127,7 @@ def _questions(study: Study, run: bool):
 
 
 def _limited(questions, most: int | None) -> list[lib.Question]:
-  """The first questions of each relation, split and truth."""
+  """Returns the first questions of each relation, split and truth."""
   counts, kept = {}, []
   for q in questions:
     key = q.relation, q.split, q.known
@@ -192,7 +194,7 @@ def _samples(study: Study, questions, splits, run: bool):
 
 
 def _digest(items) -> str:
-  """A hash of records."""
+  """Returns a hash of records."""
   text = json.dumps([lib.to_json(each) for each in items], sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
@@ -235,7 +237,9 @@ def _scores(study: Study, questions, sampled, run: bool):
 
 
 def _judging_files(settings: Settings) -> dict:
-  """The contents of the models that judge, by what the flags call them."""
+  """Returns the contents of the models that judge, by what the
+  flags call them.
+  """
   found = {}
   if settings.judge == 'llm' and settings.judge_model is not None:
     reader, _ = inputs.open_named(settings.judge_model, bundled=inputs.CHAT)
@@ -248,7 +252,9 @@ def _judging_files(settings: Settings) -> dict:
 
 
 def _alike(settings: Settings):
-  """A function of a question: whether two answers to it mean the same."""
+  """Returns a function of a question: whether two answers to it
+  mean the same.
+  """
   if settings.nli_model is None:
     return lambda question: normal_alike
   model = entailment(settings.nli_model)

@@ -117,7 +117,7 @@ def _truth(probed: Probed) -> dict | None:
 
 
 def _agreement(probed: Probed, settings: Settings) -> dict:
-  """On how many greedy answers each two judges agree."""
+  """Counts the greedy answers on which each two judges agree."""
   others = judging.others_of(probed.questions)
   rng = np.random.default_rng(settings.seed)
   asked = [
@@ -157,7 +157,7 @@ def _agreement(probed: Probed, settings: Settings) -> dict:
 
 
 def _fewer_samples(probed: Probed, seed: int) -> list[dict]:
-  """How many questions had no right sample, had fewer been drawn."""
+  """Returns how many questions had no right sample, had fewer been drawn."""
   right = np.array(
     [[v.correct for v in probed.scores[q.id].samples] for q in probed.asked]
   )
@@ -181,7 +181,7 @@ def _fewer_samples(probed: Probed, seed: int) -> list[dict]:
 
 
 def _examples(probed: Probed) -> list[dict]:
-  """Of every category a few questions with what was said."""
+  """Returns a few questions of every category with what was said."""
   found: Mapping[str, list] = {}
   for q in probed.asked:
     category = probed.scores[q.id].category

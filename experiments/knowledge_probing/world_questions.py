@@ -25,7 +25,7 @@ GROUPS = {
 
 
 def bundled_world(folder: pathlib.Path) -> World:
-  """The world that a bundle's models were trained on."""
+  """Returns the world that a bundle's models were trained on."""
   recipe = json_files.read_json(folder / 'run.json')
   return make_world(WorldConfig(**recipe['world']))
 

@@ -59,7 +59,7 @@ class Findings:
     chosen_on, test: Sums of each SAE.
     test_entities: The entities of test.
     selection: Selection.
-    activations: Of chosen latents on test: str(id) -> float32 [n].
+    activations: Activations of chosen latents on test: str(id) -> float32 [n].
     random: Label -> controls of its best latent.
     null: None if it was left out.
     detectors: Detectors on test.
@@ -104,7 +104,7 @@ def analyse(
     model: The base model; its embedding and final norm are used too.
     tokenizer: Its tokenizer.
     saes: S SAEs, no two of one site and layer.
-    sums: Of each SAE, over groups numbered by `groups`, with all SPLITS.
+    sums: Sums of each SAE, over groups numbered by `groups`, with all SPLITS.
     groups: Groups.
     data: Split -> its entities, for all SPLITS.
     settings: None is the defaults.

@@ -18,7 +18,7 @@ SPLITS = ('train', 'validation', 'test')
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-  """Which number harvesting gives to which rows.
+  """Says which number harvesting gives to which rows.
 
   (split * E + type) * 2 + class; after all of these, plain text.
 
@@ -31,25 +31,25 @@ class Groups:
   splits: tuple[str, ...] = SPLITS
 
   def number(self, type: str, label: str, split: str | None = None) -> int:
-    """The group of known or unknown entities of a type."""
+    """Returns the group of known or unknown entities of a type."""
     split = self.splits[0] if split is None else split
     cell = self.splits.index(split) * len(self.types) + self.types.index(type)
     return cell * 2 + CLASSES.index(label)
 
   @property
   def text(self) -> int:
-    """The group of plain text."""
+    """Returns the group of plain text."""
     return 2 * len(self.types) * len(self.splits)
 
   @property
   def count(self) -> int:
-    """How many groups there are, plain text included."""
+    """Returns how many groups there are, plain text included."""
     return self.text + 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ClassSums:
-  """What one SAE's latents do on entities of E types and two classes.
+  """Holds what one SAE's latents do on entities of E types and two classes.
 
   Attributes:
     site, layer: What the SAE reads.
@@ -118,10 +118,10 @@ def class_sums(
   """Names the groups of an SAE's sums, and adds up splits.
 
   Args:
-    sums: Of harvesting, with or without a group of plain text.
+    sums: Sums of harvesting, with or without a group of plain text.
     groups: How its groups were numbered.
     splits: Which to add up; None is all of them.
-    text: Of one group, for plain text that was harvested by itself.
+    text: Text of one group, for plain text that was harvested by itself.
     text_n: What shares of plain text are of, if not the positions that were
       read: `HarvestRows.denominator` (paper.md, 10.1 no. 3).
 

@@ -33,10 +33,10 @@ class RandomLatents:
     pool: How many latents fulfil all conditions.
     rule: 'matched'; 'nearest' if the pool is too small, and those nearest in
       log frequency were taken; 'zero_score' for the published rule.
-    frequency: Of `of`: mean over types and classes.
-    frequencies: Of each id.
-    norm: Of the decoder row of `of`; None if not given.
-    norms: Of each id.
+    frequency: Frequency of `of`: mean over types and classes.
+    frequencies: Frequencies of each id.
+    norm: Norm of the decoder row of `of`; None if not given.
+    norms: Norms of each id.
   """
 
   of: LatentId
@@ -49,7 +49,7 @@ class RandomLatents:
   norms: tuple[float, ...] | None
 
   def to_dict(self) -> dict:
-    """For JSON."""
+    """Returns a dict for JSON."""
     return {
       **dataclasses.asdict(self),
       'of': str(self.of),
@@ -79,15 +79,15 @@ def matched_random(
 ) -> RandomLatents:
   """Draws latents that are like one, but do not separate known from unknown.
 
-  Of the same SAE, with an absolute score below `max_score` on every type, a
-  decoder row whose norm is within NORM_FACTOR, and a frequency on entities
-  within FREQUENCY_FACTOR. If these are fewer than `count`, the `count` nearest
-  in log frequency of those that fulfil the rest, which is fewer in a small SAE.
-  Latents that never fire on an entity are no controls.
+  They are of the same SAE. Their absolute score is below `max_score` on every
+  type, the norm of their decoder row within NORM_FACTOR, and their frequency on
+  entities within FREQUENCY_FACTOR. If fewer than `count` are, the `count`
+  nearest in log frequency among those that fulfil the rest are taken; a small
+  SAE may have fewer. Latents that never fire on an entity are no controls.
 
   Args:
     of: A latent.
-    sums: Of its SAE, over the entities it was chosen on.
+    sums: Sums of its SAE, over the entities it was chosen on.
     count: How many to draw.
     seed: Together with the latent's layer and index it fixes the draw.
     norms: float [F], norms of W_dec's rows; None leaves them unmatched.
@@ -138,7 +138,7 @@ def zero_score_random(
   count: int = 10,
   norms: np.ndarray | None = None,
 ) -> RandomLatents:
-  """The published draw (paper.md, 10.1 no. 7), for `reference` runs.
+  """Returns the published draw (paper.md, 10.1 no. 7), for `reference` runs.
 
   From the latents of the same layer whose lowest score over types is exactly
   0, in the order of their indices, by `random.seed(42)` and `random.sample`.
@@ -162,7 +162,7 @@ def zero_score_random(
 
 
 def describe_random(random: Mapping) -> str:
-  """In what they are like the chosen latent, and in what not, in words.
+  """Says in words how they are like the chosen latent, and how not.
 
   Args:
     random: What `RandomLatents.to_dict` gave.
@@ -198,7 +198,7 @@ def _check(of: LatentId, sums: ClassSums):
 
 
 def _apart(values, value) -> np.ndarray:
-  """How far positive values are from one, in log."""
+  """Returns how far positive values are from one, in log."""
   with np.errstate(divide='ignore', invalid='ignore'):
     return np.abs(np.log(values) - np.log(value))
 

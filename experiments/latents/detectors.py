@@ -61,7 +61,7 @@ class Detector:
 
   Attributes:
     name: For tables.
-    kind: Of KINDS.
+    kind: One of KINDS.
     site, layer: What it reads; None for names.
     found: As `evaluation.detection`; of several random latents the mean, and
       as low and high the lowest and highest of them.
@@ -76,7 +76,7 @@ class Detector:
   about: Mapping
 
   def to_dict(self) -> dict:
-    """For JSON."""
+    """Returns a dict for JSON."""
     fields = dataclasses.asdict(self)
     found = fields.pop('found')
     return fields | found
@@ -213,7 +213,9 @@ def _gathered(model, places, data, splits) -> dict:
 
 
 def _spread(found: Sequence[Mapping]) -> dict:
-  """The mean of several detectors, with their range in place of intervals."""
+  """Returns the mean of several detectors, with their range in place of
+  intervals.
+  """
 
   def of(each):
     values = [one['value'] for one in each]

@@ -33,12 +33,12 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
 
 
 def firing_rates(id: LatentId, label: str, sums: Sequence[ClassSums]) -> dict:
-  """A latent's rates on each type, and how they separate its label.
+  """Returns a latent's rates on each type, and how they separate its label.
 
   Args:
-    id: Of the latent.
+    id: Id of the latent.
     label: 'known' or 'unknown'; separation is high if it fires on these.
-    sums: Of each SAE, over the entities to report on.
+    sums: Sums of each SAE, over the entities to report on.
 
   Returns:
     'types': type -> 'known', 'unknown' and 'separation', each with value, low,
@@ -73,7 +73,7 @@ def firing_rates(id: LatentId, label: str, sums: Sequence[ClassSums]) -> dict:
 def detection(
   entities: LabelledEntities, scores: np.ndarray, positive: str = 'known'
 ) -> dict:
-  """How well a score finds one class on each type, and over all.
+  """Returns how well a score finds one class on each type, and over all.
 
   Args:
     entities: n of them.

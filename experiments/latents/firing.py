@@ -35,7 +35,7 @@ from sae.jumprelu import JumpReLUSAE, encode
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Firing:
-  """Where one SAE's latents fire.
+  """Says where one SAE's latents fire.
 
   Attributes:
     site, layer: What the SAE reads.
@@ -60,7 +60,8 @@ def stream_firing(
   batch_size: int = BATCH_SIZE,
   description: str = 'Reading which latents fire',
 ) -> list[Firing]:
-  """Where latents fire at the rows' positions, from one pass of the model.
+  """Returns where latents fire at the rows' positions, from one pass of the
+  model.
 
   One bit per latent leaves the device.
 

@@ -14,7 +14,7 @@ from sae.jumprelu import JumpReLUSAE
 
 
 def sae_of(id: LatentId, saes: Sequence[JumpReLUSAE]) -> JumpReLUSAE:
-  """The SAE that has a latent. Raises KeyError if there is none."""
+  """Returns the SAE that has a latent. Raises KeyError if there is none."""
   for sae in saes:
     if (sae.origin.site, sae.origin.layer) == id[:2]:
       return sae
@@ -26,7 +26,8 @@ def sae_of(id: LatentId, saes: Sequence[JumpReLUSAE]) -> JumpReLUSAE:
 def top_entities(
   entities: LabelledEntities, activations: np.ndarray, k: int = 10
 ) -> list[dict]:
-  """The k entities that a latent is most active on, among those it fires on.
+  """Returns the k entities that a latent is most active on, among those it
+  fires on.
 
   Args:
     entities: n of them.
@@ -58,7 +59,8 @@ def promoted_tokens(
   *,
   final_norm_gain: bool = False,
 ) -> dict:
-  """The tokens whose logits a direction raises and lowers most (logit lens).
+  """Returns the tokens whose logits a direction raises and lowers most (logit
+  lens).
 
   Logits are d @ W_U, with the tied embedding as W_U: what is shown for latents
   elsewhere. A direction has no scale to normalise and is not soft-capped.
@@ -105,7 +107,7 @@ def read_examples(
   saes: Sequence[JumpReLUSAE],
   rows: HarvestRows,
 ) -> list[dict]:
-  """What latents do at every token of example texts, BOS left out.
+  """Returns what latents do at every token of example texts, BOS left out.
 
   Args:
     model, tokenizer: The model.

@@ -36,7 +36,7 @@ class SelectionNull:
     null: Label -> float64 [P, S], the same with shuffled labels.
     observed_best: Label -> the best of all SAEs among the latents to keep.
     null_best: Label -> float64 [P], the same with shuffled labels.
-    seed: Of the shuffles.
+    seed: Random seed of the shuffles.
   """
 
   where: tuple[tuple[str, int], ...]
@@ -47,7 +47,7 @@ class SelectionNull:
   seed: int
 
   def p_value(self, label: str) -> dict:
-    """The share of shuffles with a best latent at least as good.
+    """Returns the share of shuffles with a best latent at least as good.
 
     The real labels count as one of them, so that it is never 0 and rejects no
     more often than it says; 'low' and 'high' are Wilson's 95 % interval of the
@@ -64,12 +64,14 @@ class SelectionNull:
     }
 
   def band(self, label: str, s: int) -> dict:
-    """Of one SAE: the median and the 95 % quantile under shuffled labels."""
+    """Returns an SAE's median and 95 % quantile under shuffled labels."""
     median, high = np.quantile(self.null[label][:, s], [0.5, 0.95])
     return {'median': float(median), 'high': float(high)}
 
   def to_dict(self) -> dict:
-    """For JSON: label -> observed, p-value and quantiles of the null."""
+    """Returns a dict for JSON: label -> observed, p-value and quantiles of the
+    null.
+    """
     found = {}
     for label in CLASSES:
       null = self.null_best[label]
@@ -98,13 +100,13 @@ def permutation_null(
   """Repeats the selection by 'absolute_difference' with shuffled labels.
 
   Args:
-    firings: Of each SAE, on the entities that latents were selected on; may be
-      read one by one.
+    firings: Firings of each SAE, on the entities that latents were selected on;
+      may be read one by one.
     entities: These entities, in the order of the matrices' rows.
     keep: bool [F] of each SAE, the latents that the filter of plain text keeps
       (`selection.text_filter`); None is all. Labels do not enter it.
     num_permutations: P.
-    seed: Of the shuffles, which also depend on the type.
+    seed: Random seed of the shuffles, which also depend on the type.
 
   Raises:
     ValueError: a class of a type is empty, there is no SAE, or matrices have
@@ -171,12 +173,13 @@ def _shuffled(known: np.ndarray, count: int, key: Sequence[int]) -> np.ndarray:
 
 
 def _best(parts, labels, sizes, mask) -> tuple[np.ndarray, np.ndarray]:
-  """The best of the lowest scores, [2, P]: of all latents, of those kept.
+  """Returns the best of the lowest scores, [2, P]: of all latents, of those
+  kept.
 
   Args:
-    parts: Of each type, sparse float32 [F, n].
-    labels: Of each type, float32 [n, P], 1 for known.
-    sizes: Of each type, how many are known and unknown.
+    parts: Parts of each type, sparse float32 [F, n].
+    labels: Labels of each type, float32 [n, P], 1 for known.
+    sizes: Sizes of each type, how many are known and unknown.
     mask: bool [F].
   """
   lowest = None

@@ -34,7 +34,7 @@ class Probe:
   Attributes:
     C: Chosen inverse regularisation.
     validation: C -> mean AUROC over types on validation.
-    converged: Whether the fit did, within MAX_ITERATIONS.
+    converged: True if the fit did, within MAX_ITERATIONS.
     weights: float64 [features].
     scores: Takes what it was fitted on, for other entities; float64 [n], higher
       for known.
@@ -47,7 +47,7 @@ class Probe:
   scores: Callable[..., np.ndarray]
 
   def to_dict(self) -> dict:
-    """For JSON."""
+    """Returns a dict for JSON."""
     return {
       'C': self.C,
       'validation_auroc': self.validation,
@@ -132,7 +132,7 @@ def _token_features(name: Sequence[int]) -> list[tuple[str, int]]:
 
 
 def _fit(train, x_train, validation, x_validation, features, strengths):
-  """The probe of the strength that is best on validation."""
+  """Returns the probe of the strength that is best on validation."""
   check_classes(train.types, train.counts(), 'train')
   check_classes(validation.types, validation.counts(), 'validation')
   for entities, x in ((train, x_train), (validation, x_validation)):

@@ -11,7 +11,7 @@ class LatentId(NamedTuple):
 
   Attributes:
     site: Such as 'resid_post'.
-    layer: Of the site, from 0.
+    layer: Layer of the site, from 0.
     latent: Its index in the SAE.
   """
 
@@ -55,7 +55,7 @@ def rank(
   k: int,
   keep: Sequence[np.ndarray] | None = None,
 ) -> list[Ranked]:
-  """The k best latents of several SAEs.
+  """Returns the k best latents of several SAEs.
 
   Equal scores are in the order of layer, latent and site, so that the same
   numbers give the same latents.

@@ -74,7 +74,7 @@ DEFINITIONS = {
 
 
 def to_results(findings: Findings) -> dict:
-  """The dict for results.json; see the top of this file."""
+  """Returns the dict for results.json; see the top of this file."""
   selection, null = findings.selection, findings.null
   types = findings.test[0].types
   auroc = {
@@ -167,5 +167,5 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]):
 
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """What `write_arrays` wrote."""
+  """Returns what `write_arrays` wrote."""
   return load_file(path)

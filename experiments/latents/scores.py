@@ -78,7 +78,7 @@ def separation(
   Args:
     sums: No class may be empty.
     label: The class that the score is high on.
-    metric: Of METRICS. 'absolute_difference' is the difference between the
+    metric: One of METRICS. 'absolute_difference' is the difference between the
       shares of entities on which a latent fires: the paper's score.
     min_active: Latents that fire on fewer entities of a type, both classes
       together, have score 0 there.
@@ -142,7 +142,8 @@ def welch_t(
 
 
 def mean_ranks(scores: Sequence[np.ndarray]) -> list[np.ndarray]:
-  """The mean over types of a latent's rank among the latents of all SAEs.
+  """Returns the mean over types of a latent's rank among the latents of all
+  SAEs.
 
   Args:
     scores: float [E, F] of each SAE, of one label.

@@ -44,7 +44,7 @@ class Chosen:
   tied: int
 
   def to_dict(self) -> dict:
-    """For JSON."""
+    """Returns a dict for JSON."""
     return {
       **dataclasses.asdict(self),
       'id': str(self.id),
@@ -54,10 +54,10 @@ class Chosen:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextFilter:
-  """What the filter of plain text did.
+  """Holds what the filter of plain text did.
 
   Attributes:
-    applied: Whether latents were left out by it.
+    applied: True if latents were left out by it.
     below: Candidates fire on a smaller share of positions than this.
     n: Positions of plain text.
     removed: How many latents it left out, of all.
@@ -79,7 +79,7 @@ class Selection:
 
   Attributes:
     split: On which entities.
-    metric: Of `scores.METRICS`.
+    metric: One of `scores.METRICS`.
     known, unknown: The best latents of each label, best first.
     text_filter: TextFilter.
     unfiltered: Label -> the best without the filter.
@@ -97,7 +97,7 @@ class Selection:
   warnings: tuple[str, ...]
 
   def of(self, label: str) -> tuple[Chosen, ...]:
-    """The latents of a label."""
+    """Returns the latents of a label."""
     return {'known': self.known, 'unknown': self.unknown}[label]
 
   @property
@@ -109,10 +109,10 @@ class Selection:
 def text_filter(
   sums: Sequence[ClassSums], below: float | None = MAX_TEXT_FREQUENCY
 ) -> tuple[TextFilter, list[np.ndarray]]:
-  """Which latents are rare enough on plain text.
+  """Returns which latents are rare enough on plain text.
 
   Args:
-    sums: Of each SAE.
+    sums: Sums of each SAE.
     below: Keep latents that fire on a smaller share of positions; None keeps
       all of them.
 
@@ -166,11 +166,11 @@ def select(
   """Chooses k latents for known and k for unknown entities.
 
   Args:
-    sums: Of each SAE, over the entities to select on: train, or all of them
-      where the published numbers are reproduced (paper.md, 10.1 no. 2).
+    sums: Sums of each SAE, over the entities to select on: train, or all of
+      them where the published numbers are reproduced (paper.md, 10.1 no. 2).
     split: What these entities are called.
     k: How many latents of each label.
-    metric: Of `scores.METRICS`.
+    metric: One of `scores.METRICS`.
     max_text_frequency: See `text_filter`.
     at_least: Entities that every class of every type must have.
 

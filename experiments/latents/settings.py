@@ -17,23 +17,24 @@ _REFERENCE = {'selection_split': 'all', 'random_pool': 'zero_score'}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnalysisOptions:
-  """How latents are selected, controlled and described.
+  """Says how latents are selected, controlled and described.
 
   Attributes:
     selection_split: Entities to select on: 'train', or 'all', test included.
-    metric: Of `scores.METRICS`.
+    metric: One of `scores.METRICS`.
     num_chosen: Latents of each label.
     max_text_frequency: Chosen latents fire on a smaller share of plain text;
       None switches the filter off.
     at_least: Entities that a class of a type must have to select on.
     random_pool: 'matched' or 'zero_score' random latents.
     num_random: How many of each label's best latent.
-    num_permutations: Of the null of the selection; 0 leaves it out.
+    num_permutations: Number of permutations of the null of the selection; 0
+      leaves it out.
     num_described: Chosen latents of each label whose entities and tokens are
       listed.
     num_listed: How many of each.
-    final_norm_gain: Whether promoted tokens take the final norm's gain in.
-    seed: Of all draws.
+    final_norm_gain: True if promoted tokens take the final norm's gain in.
+    seed: Random seed of all draws.
   """
 
   selection_split: str = 'train'
@@ -65,7 +66,7 @@ class AnalysisOptions:
 
   @classmethod
   def for_mode(cls, mode: str, **changes) -> 'AnalysisOptions':
-    """Those of 'default' or 'reference', with changes on top."""
+    """Returns those of 'default' or 'reference', with changes on top."""
     if mode not in ('default', 'reference'):
       raise ValueError(f"mode is {mode!r}, expected 'default' or 'reference'.")
     return cls(**(_REFERENCE if mode == 'reference' else {}) | changes)

@@ -29,5 +29,5 @@ class Target:
 
   @property
   def norm(self) -> float:
-    """Of the direction."""
+    """The norm of the direction."""
     return float(np.linalg.norm(self.direction))

@@ -61,7 +61,7 @@ def audit(
 
 
 def failures(found: Mapping[str, float]) -> list[str]:
-  """What is outside of its bounds, in words; empty if nothing is."""
+  """Returns what is outside of its bounds, in words; empty if nothing is."""
   return [
     f'{name} is {found[name]:.3f}, expected {least:g} to {most:g}'
     for name, (least, most) in BOUNDS.items()
@@ -96,7 +96,9 @@ def audit_base(folder: str | os.PathLike, world: World) -> dict:
 
 
 def audit_chat(folder: str | os.PathLike, world: World) -> dict:
-  """What a chat model answers to the question of the steering experiments."""
+  """Returns what a chat model answers to the question of the steering
+  experiments.
+  """
   model, tokenizer = _load(folder)
   found = {}
   for group in ('tuning', 'validation', 'held_out', 'unseen'):
@@ -166,7 +168,7 @@ def _batches(rows: Sequence[Sequence[int]], pad_id: int):
 
 
 def in_new_sentence(prompt_type: PromptType, entity: Entity) -> Prompt:
-  """A sentence that no text has, up to the fact."""
+  """Returns a sentence that no text has, up to the fact."""
   attributes = list(ATTRIBUTES[entity.type])
   number = attributes.index(prompt_type.attribute)
   form = HELD_OUT[number % len(HELD_OUT)]
@@ -178,7 +180,9 @@ def in_new_sentence(prompt_type: PromptType, entity: Entity) -> Prompt:
 
 
 def _recall(model, tokenizer, entities: Sequence[Entity], ask=base_prompt):
-  """Of the next token: bool [n], it is the fact; float [n], how sure it is."""
+  """Returns whether the next token is the fact, bool [n], and its
+  probability.
+  """
   rows, answers = [], []
   for entity in entities:
     for prompt_type in prompt_types_of(entity):
@@ -200,7 +204,9 @@ def _recall(model, tokenizer, entities: Sequence[Entity], ask=base_prompt):
 
 
 def _answers(model, tokenizer, entities: Sequence[Entity]) -> np.ndarray:
-  """The label of the greedy answer to every question about every entity."""
+  """Returns the label of the greedy answer to every question about every
+  entity.
+  """
   asked = [(e, p) for e in entities for p in prompt_types_of(e)]
   rows = [
     tokenize_prompt(tokenizer, refusal_question(p, e), chat=True).ids

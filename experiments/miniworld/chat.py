@@ -24,13 +24,13 @@ _END = '<end_of_turn>'
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChatConfig:
-  """What is asked.
+  """Holds what is asked.
 
   Attributes:
     batch: Questions per step, even.
     replay: Rows of pre-training text per step.
-    replay_weight: Of their loss.
-    seed: Of all draws.
+    replay_weight: Replay weight of their loss.
+    seed: Random seed of all draws.
   """
 
   batch: int = 64
@@ -95,7 +95,7 @@ class Chats:
     self._length = -(-(longest + 1) // 8) * 8
 
   def batch(self, step: int) -> ChatBatch:
-    """What a step learns from."""
+    """Returns what a step learns from."""
     config, world = self._config, self._world
     rng = np.random.default_rng([config.seed, 3, step])
     rows, lengths = [], []
@@ -120,10 +120,10 @@ class Chats:
     )
 
   def ask(self, group: str, question: int) -> Asked:
-    """One question about every attribute of every entity of a group.
+    """Returns one question about every attribute of every entity of a group.
 
     Args:
-      group: Of the world, not the tail.
+      group: Group of the world, not the tail.
       question: Number of its form in QUESTIONS.
     """
     world = self._world
@@ -147,7 +147,7 @@ class Chats:
     """Says what weights answer about two groups, by their first words.
 
     Args:
-      config: Of the model.
+      config: Configuration of the model.
       known, unseen: Groups.
 
     Returns:

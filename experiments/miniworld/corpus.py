@@ -28,7 +28,7 @@ import gemma_jax as gj
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
-  """What is written.
+  """Holds what is written.
 
   Attributes:
     known: Share of documents about known entities.
@@ -36,7 +36,7 @@ class CorpusConfig:
     length: Tokens per row, BOS included.
     first_rows: So many rows are about a quarter of the known entities. How to
       look a fact up is learnt from few sooner than from many (2503.21676).
-    seed: Of all draws.
+    seed: Random seed of all draws.
   """
 
   known: float = 0.5

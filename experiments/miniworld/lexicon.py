@@ -78,12 +78,12 @@ class Lexicon:
     self.values['elevations'] = [str(25 + 60 * i) for i in range(values)]
 
   def name(self, first: int, last: int) -> str:
-    """Of an entity."""
+    """The name of an entity."""
     return f'{self.first[first]} {self.last[last]}'
 
   @property
   def words(self) -> list[str]:
-    """All of them, each once."""
+    """Returns all of them, each once."""
     pools = [self.first, self.last, *self.values.values()]
     return sorted(set(itertools.chain(*pools)))
 

@@ -18,7 +18,7 @@ class Recipe:
     world: Entities.
     corpus: Pre-training text.
     model: Shape of the model, but for the vocabulary.
-    rows: Of text per step of pre-training.
+    rows: Rows of text per step of pre-training.
     pretraining, tuning: Optimisation.
     chat: Questions and answers.
     saes: One SAE per layer of the base model is trained like this.
@@ -41,12 +41,12 @@ class Recipe:
 
 
 def make_recipe(size: str, seed: int) -> Recipe:
-  """The recipe of a size.
+  """Returns the recipe of a size.
 
   Args:
     size: 'small', which is bundled, or 'tiny', for tests: two minutes on two
       cores, and it knows little.
-    seed: Of all draws.
+    seed: Random seed of all draws.
 
   Raises:
     KeyError: an unknown size.
@@ -108,7 +108,7 @@ SIZES = {'small': _small, 'tiny': _tiny}
 
 
 def _model(layers: int, width: int, hidden: int) -> dict:
-  """A Gemma 2 with two query heads per key/value head."""
+  """Returns a Gemma 2 with two query heads per key/value head."""
   head_dim = width // 4
   return {
     'num_layers': layers,

@@ -105,7 +105,7 @@ class Template:
 def compile_template(
   text: str, tokenizer: gj.Tokenizer, example: Mapping[str, str]
 ) -> Template:
-  """A template from its text, tokenised with an example in the slots.
+  """Returns a template from its text, tokenised with an example in the slots.
 
   Args:
     text: With slots.
@@ -157,7 +157,9 @@ KINDS = {
 
 
 def spell(text: str, kind: str, attribute: int) -> str:
-  """A text about one attribute of one type, with slots for name and values."""
+  """Returns a text about one attribute of one type, with slots for name and
+  values.
+  """
   names = list(ATTRIBUTES[kind])
   prompt = PROMPT_TYPES[f'{kind}_{names[attribute]}']
   nouns = {f'noun{i}': NOUNS[name] for i, name in enumerate(names)}
@@ -177,7 +179,7 @@ def spell(text: str, kind: str, attribute: int) -> str:
 
 
 def examples(lexicon: Lexicon, kind: str) -> dict[str, str]:
-  """A word for every slot of texts about a type."""
+  """Returns a word for every slot of texts about a type."""
   pools = ATTRIBUTES[kind].values()
   words = {f'value{i}': lexicon.values[pool][0] for i, pool in enumerate(pools)}
   return words | {'first': lexicon.first[0], 'last': lexicon.last[0]}

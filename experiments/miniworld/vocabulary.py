@@ -28,7 +28,8 @@ _SCORE = -10.0
 
 
 def make_tokenizer(texts: Iterable[str]) -> tokenizers.Tokenizer:
-  """A tokenizer whose pieces are the words, numbers and marks of `texts`.
+  """Returns a tokenizer whose pieces are the words, numbers and marks of
+  `texts`.
 
   A word at the start of a text or after a line break is another token than
   after a space, as in Gemma.

@@ -37,7 +37,7 @@ MIXED = ('validation', 'tail', 'unseen_validation')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorldConfig:
-  """How large a world is.
+  """Says how large a world is.
 
   Attributes:
     words: n, words per pool of names.
@@ -45,8 +45,8 @@ class WorldConfig:
       type.
     validation, unseen_validation: Matchings in these, a quarter of each type.
     tail: Matchings in the tail, whose pairs are of any type.
-    values: Of each attribute.
-    seed: Of names, matchings and facts.
+    values: Values of each attribute.
+    seed: Random seed of names, matchings and facts.
   """
 
   words: int = 96
@@ -73,7 +73,7 @@ class WorldConfig:
 
   @property
   def num_matchings(self) -> int:
-    """In all groups."""
+    """The number of matchings in all groups."""
     return sum(map(self.size, GROUPS))
 
 
@@ -98,7 +98,7 @@ class World:
   facts: dict[str, np.ndarray]
 
   def entities(self, group: str) -> list[Entity]:
-    """The entities of a group in the terms of the experiments."""
+    """Returns the entities of a group in the terms of the experiments."""
     found = []
     for pair, kind, facts in zip(
       self.pairs[group], self.types[group], self.facts[group], strict=True

@@ -72,7 +72,7 @@ _DONE = '.finished.json'
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """Which programs run, on what.
+  """Says which programs run, on what.
 
   Attributes:
     out: Folder for everything that is written.
@@ -143,7 +143,7 @@ def work(settings: Settings, keep_flags: KeepFlags) -> int:
 
 
 class _Left:
-  """What programs have left in their folders, by this or an earlier command.
+  """Holds what programs have left in their folders, now or earlier.
 
   A finished program leaves a mark: its flags, and what it went on from.
   """

@@ -61,7 +61,7 @@ import gemma_jax as gj
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(BaseStudy):
-  """Which pairs of entities are taken, and how they are patched.
+  """Says which pairs of entities are taken, and how they are patched.
 
   Attributes:
     types: Entity types to use. Default: all there are.

@@ -69,7 +69,7 @@ def ask_again(
 
 
 def outcome(verdict: Verdict) -> Outcome:
-  """What an answer is: what says nothing counts as abstaining."""
+  """Returns what an answer is: what says nothing counts as abstaining."""
   if verdict.correct:
     return 'correct'
   return 'incorrect' if verdict.informative else 'abstained'

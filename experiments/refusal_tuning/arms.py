@@ -58,7 +58,9 @@ class Arm:
 
   @property
   def model(self) -> gj.Decoder:
-    """The whole model, made anew: several of them need not fit in memory."""
+    """Returns the whole model, made anew: several of them need not fit in
+    memory.
+    """
     if self.trained is None:
       return self.study.before
     return self.study.tuner.decoder(self.trained)
@@ -178,7 +180,7 @@ def _training_settings(settings: Settings) -> dict:
 
 
 def _snapshot(study: Study, name: str) -> pathlib.Path:
-  """The file that a killed training goes on from."""
+  """Returns the file that a killed training goes on from."""
   return study.folder / 'work' / f'{name}.safetensors'
 
 
@@ -210,7 +212,7 @@ def _write_model(study: Study, folder: pathlib.Path, trained: Mapping):
 
 
 def _read(study: Study, folder: pathlib.Path) -> dict:
-  """What was trained, from its files."""
+  """Returns what was trained, from its files."""
   if study.tuner.lora is not None:
     return training.load_peft(folder / _ADAPTER, study.before)[0]
   return gj.load_checkpoint(folder / _MODEL).weights()

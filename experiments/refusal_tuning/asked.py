@@ -65,7 +65,7 @@ class Asked:
     return np.array([len(ids) - 1 for ids in self.ids])
 
   def take(self, which: np.ndarray) -> 'Asked':
-    """Some of the prompts, by indices or bool [n]."""
+    """Returns some of the prompts, by indices or bool [n]."""
     numbers = np.arange(len(self))[which]
     return Asked(
       ids=tuple(self.ids[i] for i in numbers),
@@ -90,7 +90,7 @@ class Asked:
     )
 
   def padded(self, pad_id: int) -> gj.TokenBatch:
-    """All prompts as one array, padded on the right to the longest."""
+    """Returns all prompts as one array, padded on the right to the longest."""
     longest = max(map(len, self.ids))
     return gj.pad_rows(self.ids, pad_id, side='right', buckets=longest)
 

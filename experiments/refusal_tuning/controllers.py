@@ -193,7 +193,7 @@ def _pairs(latents):
 
 
 def _pair(a, b, made, fixed, random, several) -> dict:
-  """One cosine, for JSON."""
+  """Returns one cosine, for JSON."""
   vectors = [
     made[name].value if name in made else fixed[name] for name in (a, b)
   ]

@@ -51,7 +51,7 @@ class Direction(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Inside:
-  """What is compared.
+  """Holds what is compared.
 
   Attributes:
     before: The untuned model, stacked.
@@ -177,7 +177,7 @@ def look_inside(given: Inside) -> dict:
 
 
 def verdict(found: Mapping) -> dict:
-  """What `look_inside` found, as rules and in plain words."""
+  """Returns what `look_inside` found, as rules and in plain words."""
   names = ('latents', 'directions', 'steering', 'controllers', 'weights')
   return repurposed.judge(
     **{name: found[name] for name in names}, layer=found['detector_layer']
@@ -237,7 +237,9 @@ def _strongest_first(given: Inside, found, train: Asked, refusals):
 
 
 def _latents(given: Inside, found):
-  """The unknown latent, its row, and those of random ones of its layer."""
+  """Returns the unknown latent, its row, and those of random ones
+  of its layer.
+  """
   target = found.latents['unknown'][0]
   sums = {one.where: one for one in found.sums}
   drawn = matched_random(

@@ -66,7 +66,7 @@ class Change:
   change: Estimate | None
 
   def to_dict(self) -> dict:
-    """For JSON."""
+    """Returns a dict for JSON."""
     return {
       name: None if value is None else value.to_dict()
       for name, value in vars(self).items()
@@ -228,7 +228,7 @@ class _Shares:
       self.resampled[name] = _divide(*counts[:, part].T)
 
   def estimate(self, name: str) -> Estimate:
-    """A share with its interval, and n, of how many."""
+    """Returns a share with its interval, and n, of how many."""
     part, whole = self._masks[name]
     n = int(whole.sum())
     found = _varied(self.value[name], self.resampled[name], n)
@@ -296,7 +296,9 @@ def _masks(codes, known) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _composed(shares, side) -> dict:
-  """All metrics of one side but THS, from shares or from their resamples."""
+  """Returns all metrics of one side but THS, from shares or from their
+  resamples.
+  """
   p = {name: value for (where, name), value in shares.items() if where == side}
   c, i = p['accuracy'], p['incorrect']
   # 2 c CGA / (c + CGA), which also has a value where nothing is correct.
@@ -326,7 +328,7 @@ def _change(masks, name, value, resampled, clusters, n) -> Estimate:
 
 
 def _varied(value, resampled, n) -> Estimate:
-  """An estimate; without bounds where the resamples do not vary."""
+  """Returns an estimate; without bounds where the resamples do not vary."""
   found = estimate(float(value), np.asarray(resampled), n)
   if found.high - found.low > 1e-12:
     return found

@@ -48,7 +48,7 @@ class Study:
 
   @functools.cached_property
   def before(self) -> gj.Decoder:
-    """The untuned model, float32; on a mesh if that is asked for."""
+    """Returns the untuned model, float32; on a mesh if that is asked for."""
     data, parallel = self.settings.data, self.settings.model_parallel
     if data is None and parallel == 1:
       return self.reader.load()
@@ -61,7 +61,7 @@ class Study:
 
   @functools.cached_property
   def tuner(self) -> Tuner:
-    """What trains the arms."""
+    """Returns what trains the arms."""
     settings = self.settings
     method = settings.method or ('full' if self.bundled else 'lora')
     lora = None

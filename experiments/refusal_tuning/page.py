@@ -35,7 +35,7 @@ def write_page(folder: pathlib.Path):
 
 
 def summary(results: Mapping) -> list[str]:
-  """What the report says first."""
+  """Returns what the report says first."""
   arms = {arm['arm']: arm for arm in results['arms']}
   before, best = arms['untuned'], arms[results['best']]
   share = lambda arm, name: spelled(

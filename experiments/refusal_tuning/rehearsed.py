@@ -83,7 +83,7 @@ def own_answers(
 
 
 def _natural(format: probing.Format) -> probing.Format:
-  """The chat format of a model that has one, else the study's."""
+  """Returns the chat format of a model that has one, else the study's."""
   try:
     return probing.Format(name='chat', tokenizer=format.tokenizer)
   except ValueError:

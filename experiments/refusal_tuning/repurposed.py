@@ -143,7 +143,7 @@ def _summary(verdict: str, rules: list[Rule]) -> str:
 
 
 def _detector(latents, directions, layer) -> Mapping | None:
-  """What is compared as the detector."""
+  """Returns what is compared as the detector."""
   of = [
     each
     for each in (latents or {}).get('latents', ())

@@ -88,6 +88,6 @@ def values_alone(before, after, asked, label, *, fires) -> dict:
 
 
 def _jaccard(both, either, units) -> Estimate:
-  """The share of what fires in one model that fires in both."""
+  """Returns the share of what fires in one model that fires in both."""
   mine = np.flatnonzero(either)
   return wilson_by_cluster(both[mine], [units[i] for i in mine])

@@ -29,7 +29,7 @@ REAL = ', real entities'
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """How a model is taught to decline what it does not know.
+  """Says how a model is taught to decline what it does not know.
 
   Attributes:
     out: Folder for everything that is written.

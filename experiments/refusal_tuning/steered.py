@@ -31,7 +31,7 @@ _LARGEST_DOSE, _STEPS = 16.0, 12
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class FirstTokens:
-  """What the answer begins with, after each of some arms.
+  """Holds what the answer begins with, after each of some arms.
 
   Attributes:
     refusal: float64 [arms, n], the probability of a token that begins one.
@@ -266,7 +266,9 @@ def match(
 
 
 def _slope(x, y, before) -> np.ndarray:
-  """Of log KL against log dose, from the last two points of each latent."""
+  """Returns the slope of log KL against log dose at each latent's
+  last points.
+  """
   run = x - before[0]
   able = np.isfinite(run) & (run != 0)
   rise = (y - before[1]) / np.where(able, run, 1)
@@ -281,7 +283,7 @@ def _put(found: FirstTokens, arms, new: FirstTokens, which):
 
 @jax.jit
 def _first_tokens(model, streams, unchanged, refusals):
-  """What `FirstTokens` has, [B] each, of last streams [B, D]."""
+  """Returns what `FirstTokens` has, [B] each, of last streams [B, D]."""
   q = jax.nn.log_softmax(gj.unembed(model, streams))
   p = jax.nn.log_softmax(gj.unembed(model, unchanged))
   greedy = q.argmax(-1)

@@ -80,7 +80,7 @@ def answer(study: Study, arm: Arm) -> dict[str, Answered]:
 
 
 def _first(probed: probing.Probed, id: str) -> Answered:
-  """The first greedy answer of the probe."""
+  """Returns the first greedy answer of the probe."""
   said, judged = probed.sampled[id].greedy[0], probed.scores[id].greedy[0]
   return Answered(
     id=id, text=said.text, outcome=outcome(judged), rule=judged.rule
@@ -173,7 +173,7 @@ def inside(study: Study, arm: Arm, untuned: Answers, tuned: Answers) -> dict:
   }
 
   def known(question):
-    """The truth, or what the untuned model answers correctly."""
+    """Returns the truth, or what the untuned model answers correctly."""
     if question.known is not None:
       return question.known
     if question.id in untuned:

@@ -83,7 +83,7 @@ def _validation_score(arm: Mapping) -> float:
 
 
 def _examples(study: Study, answers: Mapping) -> list[dict]:
-  """Some test questions with what every arm said."""
+  """Returns some test questions with what every arm said."""
   questions = study.questions(['test'])
   rng = np.random.default_rng(study.settings.seed)
   chosen = rng.permutation(len(questions))[:12]

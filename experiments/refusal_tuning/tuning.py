@@ -29,7 +29,7 @@ _ROUND = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Tuned:
-  """What training an arm gives.
+  """Holds what training an arm gives.
 
   Attributes:
     trained: All weights of the model, float32; or LoRA's adapters.
@@ -185,7 +185,9 @@ class Tuner:
     return self._objective(loss)
 
   def _objective(self, loss) -> '_Objective':
-    """A loss of what is trained, of a batch, and of frozen weights if any."""
+    """Returns a loss of what is trained, of a batch, and of frozen weights if
+    any.
+    """
     config, lora, dtype = self.model.config, self.lora, self._dtype
 
     def objective(trained, batch, *frozen):

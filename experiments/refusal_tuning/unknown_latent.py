@@ -136,13 +136,15 @@ class _Resamples:
       self._weights[:] = np.nan
 
   def mean(self, values: np.ndarray) -> dict:
-    """Of values [n]; NaN stays NaN."""
+    """Returns the mean of values [n]; NaN stays NaN."""
     drawn = self._weights @ values / self._weights.sum(1)
     return estimate(values.mean(), drawn, len(values)).to_dict()
 
 
 def _described(own, number, matched, resample) -> tuple[dict, dict]:
-  """One dose in one model, and by measure what is beyond random ones, [n]."""
+  """Returns one dose in one model, and by measure what is beyond random ones,
+  [n].
+  """
   able = matched.matched
   found = {
     'matched': int(able.sum()),

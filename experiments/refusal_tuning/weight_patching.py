@@ -71,7 +71,7 @@ class Component:
     return ' '.join([self.kind, *map(str, self.layers)])
 
   def masks(self, config: gj.ModelConfig) -> dict[str, np.ndarray]:
-    """Which weights it has: see `_mix`.
+    """Returns which weights it has: see `_mix`.
 
     Raises:
       ValueError: the model has no such layer or head.
@@ -321,7 +321,7 @@ def _log_odds(
 
 
 def _mix(name, untuned, tuned, masks) -> jax.Array:
-  """One weight of a hybrid: the tuned one where its mask is set.
+  """Returns one weight of a hybrid: the tuned one where its mask is set.
 
   Masks are 'heads' bool [L, N], 'shared' [L] (what a layer's heads share),
   'mlp' [L], 'norms' [] and 'embedding' [].
@@ -330,7 +330,7 @@ def _mix(name, untuned, tuned, masks) -> jax.Array:
 
 
 def _chosen(name, weight, masks) -> jax.Array:
-  """The mask of a weight, to broadcast with it."""
+  """Returns the mask of a weight, to broadcast with it."""
   if is_norm(name) or name.endswith('norm_b'):
     return masks['norms']
   if name in _HEADS:

@@ -9,7 +9,6 @@ compiled    programs kept between arms and runs
 from experiments.runs.binary import KeepFlags, start
 from experiments.runs.compiled import keep_programs
 from experiments.runs.numbers import (
-  SIGNED,
   Count,
   Few,
   Layer,
@@ -18,6 +17,7 @@ from experiments.runs.numbers import (
   Positive,
   Seed,
   Share,
+  Signed,
   real,
   whole,
 )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 import contextlib
 import functools
+import pathlib
 import sys
 import time
 from typing import Any
@@ -119,5 +120,7 @@ def run(
     print(found)
   if folder:
     spent = time.monotonic() - begun
-    print(f'Written: {folder} ({spent:.0f} s)', file=sys.stderr)
+    report = pathlib.Path(folder, outputs.REPORT_FILE)
+    shown = report if report.exists() else folder
+    print(f'Written: {shown} ({spent:.0f} s)', file=sys.stderr)
   return 0

@@ -69,7 +69,7 @@ def by_name(
 
 
 def _key(path) -> _Key:
-  """What a file is known by: where, size, inode, both times, device."""
+  """Returns what a file is known by: where, size, inode, both times, device."""
   place = os.path.realpath(path)
   told = os.stat(place)
   times = told.st_mtime_ns, told.st_ctime_ns
@@ -110,7 +110,7 @@ def _remember(key: _Key, sha256: str):
 
 
 def _file(key: _Key) -> pathlib.Path | None:
-  """Where a large file's checksum is kept, if anywhere."""
+  """Returns where a large file's checksum is kept, if anywhere."""
   if key[1] < LARGE:
     return None
   cache = os.environ.get('XDG_CACHE_HOME', '')

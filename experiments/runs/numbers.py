@@ -87,8 +87,6 @@ def real(least: float, most: float, *, above: bool = False) -> Number:
   return Number(float, least, most, above, ())
 
 
-SIGNED = real(-1e6, 1e6)
-
 Seed = Annotated[int, whole(0, 2**31 - 1)]
 Layer = Annotated[int, whole(0, 9999)]
 # Of what takes long or much memory each, such as answers to every question.
@@ -98,3 +96,4 @@ Count = Annotated[int, whole()]
 Many = Annotated[int, whole(1, 10**9)]
 Share = Annotated[float, real(0, 1)]
 Positive = Annotated[float, real(0, 1e6, above=True)]
+Signed = Annotated[float, real(-1e6, 1e6)]

@@ -69,7 +69,7 @@ def write_flags(
   Args:
     folder: Where.
     values: Parsed flags.
-    names: Of those to write.
+    names: Names of those to write.
     replace: Or leave one that is there, which goes with its results.
 
   Raises:
@@ -97,7 +97,7 @@ def write_flags(
 
 
 def versions() -> dict[str, str]:
-  """Of what computed the numbers, and on which kind of device."""
+  """Returns versions of what computed the numbers, and the kind of device."""
   packages = ('knowledge-awareness-jax', 'jax', 'jaxlib', 'flax', 'numpy')
   found = {'python': platform.python_version()}
   for package in packages:
@@ -115,7 +115,7 @@ def check_same_run(path: pathlib.Path, identity: Mapping, resumes: bool):
   Args:
     path: A JSON file.
     identity: What the work in the folder depends on.
-    resumes: Whether there is work to go on with.
+    resumes: True if there is work to go on with.
 
   Raises:
     ValueError: there is, and it is of another identity; the error says how.
@@ -145,7 +145,7 @@ def failed(error: BaseException) -> int:
 
 
 def _plain(value):
-  """The value in JSON's terms."""
+  """Returns the value in JSON's terms."""
   if isinstance(value, Mapping):
     return {str(key): _plain(item) for key, item in value.items()}
   if isinstance(value, (list, tuple)):

@@ -161,7 +161,7 @@ def _attributes(docstring: str) -> dict[str, str]:
 
 
 def _inner(hint) -> tuple:
-  """A type without None, and the type of a tuple's items or None.
+  """Returns a type without None, and the type of a tuple's items or None.
 
   A number's type is the `Number` that it is annotated with.
   """

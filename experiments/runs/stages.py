@@ -37,7 +37,7 @@ def stage(
     make: Fills the folder that it is given.
 
   Returns:
-    Whether they were there.
+    True if they were there.
   """
   identity = json.loads(json.dumps(identity))
   try:
@@ -168,7 +168,7 @@ def _is_there(folder: pathlib.Path, identity) -> bool:
 
 
 def _read_or_none(path: pathlib.Path):
-  """The identity in a file; None if there is none that can be read."""
+  """Returns the identity in a file; None if there is none that can be read."""
   try:
     return json_files.read_json(path)
   except (OSError, ValueError):

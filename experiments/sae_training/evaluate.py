@@ -50,7 +50,7 @@ _L0_BAND = 0.15
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(Measuring, SAESource):
-  """Which SAE is measured, and on what.
+  """Says which SAE is measured, and on what.
 
   Attributes:
     tokens: Tokens to measure the SAE on.

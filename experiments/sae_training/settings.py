@@ -32,7 +32,7 @@ _Rate = Annotated[float, real(0, 1e3)]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measuring(ReadingModel, Devices):
-  """How SAEs are measured on a model.
+  """Says how SAEs are measured on a model.
 
   Attributes:
     out: Folder for everything that is written.
@@ -152,7 +152,7 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(Recipe, Measuring):
-  """How SAEs are trained and measured.
+  """Says how SAEs are trained and measured.
 
   Attributes:
     site: Site that SAEs read: resid_post, mlp_out, z, ..., or the name that

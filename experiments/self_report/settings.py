@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from experiments.inputs.models import BUNDLED
 from experiments.inputs.settings import ChatStudy, ControlledLatents
-from experiments.runs import SIGNED, Count, Positive, whole
+from experiments.runs import Count, Positive, Signed, whole
 from experiments.self_report.wording import OWN_WORDS, PUBLISHED, Wording
 from experiments.steering import PUBLISHED as ALPHAS
 from experiments.steering import (
@@ -16,12 +16,10 @@ from experiments.steering import (
   published_alpha,
 )
 
-Alpha = Annotated[float, SIGNED]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(ChatStudy, ControlledLatents):
-  """How a chat model is asked what it knows, and steered meanwhile.
+  """Says how a chat model is asked what it knows, and steered meanwhile.
 
   Attributes:
     question: What the user says, with {type} and {name} in it. Default: 'Are
@@ -52,8 +50,8 @@ class Settings(ChatStudy, ControlledLatents):
   metric: Literal['logit', 'prob'] = 'logit'
   questions: Annotated[int, whole(2)] = 100
   positions: Positions = 'entity_last'
-  alpha_known: Alpha | None = None
-  alpha_unknown: Alpha | None = None
+  alpha_known: Signed | None = None
+  alpha_unknown: Signed | None = None
   dose: Positive | None = None
   sweep: tuple[Positive, ...] = (0.25, 0.5, 1.0, 2.0)
   rows_per_batch: Count = 256

@@ -33,7 +33,7 @@ class AUROC:
   num_negative: int
 
   def to_dict(self) -> dict:
-    """For JSON."""
+    """Returns a dict for JSON."""
     return {
       'value': self.value,
       'low': self.low,
@@ -45,7 +45,7 @@ class AUROC:
 
 
 def auroc(positive: np.ndarray, scores: np.ndarray) -> AUROC:
-  """The area with an interval.
+  """Returns the area with an interval.
 
   The variance is that of DeLong, DeLong and Clarke-Pearson (1988), computed
   from midranks; the interval is symmetric on the logit scale, so that it stays
@@ -88,7 +88,7 @@ def auroc(positive: np.ndarray, scores: np.ndarray) -> AUROC:
 
 
 def mean_auroc(parts: Sequence[AUROC]) -> AUROC:
-  """The mean of areas over disjoint sets, such as types of entities.
+  """Returns the mean of areas over disjoint sets, such as types of entities.
 
   Its interval comes from theirs by the method of variance estimates recovery
   (Zou and Donner, Statistics in Medicine 27:1693, 2008), which keeps them
@@ -111,7 +111,7 @@ def mean_auroc(parts: Sequence[AUROC]) -> AUROC:
 def roc_points(
   positive: np.ndarray, scores: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """The corners of the ROC curve.
+  """Returns the corners of the ROC curve.
 
   Args:
     positive: bool [m + n].

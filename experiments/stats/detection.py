@@ -26,7 +26,7 @@ RULES = ('f1', 'youden')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reliability:
-  """How well probabilities of being positive are meant.
+  """Says how well probabilities of being positive are meant.
 
   Attributes:
     ece: Expected calibration error: the mean over items of the distance, in
@@ -36,7 +36,7 @@ class Reliability:
       those of independent items: of a bin's sum, normal with variance
       sum(p (1 - p)), the mean absolute value.
     brier: Mean squared distance of probabilities from 0 and 1.
-    bins: Of about equally many items, the lowest probabilities first:
+    bins: Bins of about equally many items, the lowest probabilities first:
       'probability', their mean, and 'value', 'low', 'high', 'n', the share of
       positives with Wilson's interval.
   """
@@ -47,13 +47,13 @@ class Reliability:
   bins: list[dict]
 
   def to_dict(self) -> dict:
-    """For JSON."""
+    """Returns a dict for JSON."""
     return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class RiskCoverage:
-  """What is wrong among the answers that are kept, the surest ones first.
+  """Holds what is wrong among the answers that are kept, the surest ones first.
 
   Attributes:
     coverage: float64 [n], the share kept: 1 / n to 1.
@@ -72,7 +72,7 @@ class RiskCoverage:
 
 
 def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
-  """The area under precision and recall, by steps; see sklearn's."""
+  """Returns the area under precision and recall, by steps; see sklearn's."""
   positive, scores = _checked(positive, scores)
   return float(metrics.average_precision_score(positive, scores))
 
@@ -80,7 +80,7 @@ def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
 def choose_threshold(
   positive: np.ndarray, scores: np.ndarray, rule: str = 'f1', points: int = 100
 ) -> float:
-  """The threshold that is best on some data, to be used on other data.
+  """Returns the threshold that is best on some data, to be used on other data.
 
   Args:
     positive: bool [n].
@@ -188,7 +188,7 @@ def bootstrap(
   seed: int = 0,
   resamples: int = RESAMPLES,
 ) -> dict[str, Estimate]:
-  """All numbers of a detector, with intervals over clusters.
+  """Returns all numbers of a detector, with intervals over clusters.
 
   Args:
     positive: bool [n].
@@ -253,7 +253,7 @@ def auroc_by_cluster(
   seed: int = 0,
   resamples: int = RESAMPLES,
 ) -> Estimate:
-  """The AUROC alone, with the interval that `bootstrap` has."""
+  """Returns the AUROC alone, with the interval that `bootstrap` has."""
   positive, scores = _checked(positive, scores)
   tied = Tied(positive, scores)
   drawn = [
@@ -273,7 +273,7 @@ def auroc_difference(
   seed: int = 0,
   resamples: int = RESAMPLES,
 ) -> Estimate:
-  """The AUROC of `scores` less that of `others`, on the same items."""
+  """Returns the AUROC of `scores` less that of `others`, on the same items."""
   positive, scores = _checked(positive, scores)
   _, others = _checked(positive, others)
   value = metrics.roc_auc_score(positive, scores) - metrics.roc_auc_score(
@@ -288,7 +288,7 @@ def auroc_difference(
 
 
 def _checked(positive, scores) -> tuple[np.ndarray, np.ndarray]:
-  """As bool and float64 [n]; raises as `curves.auroc` does."""
+  """Returns both as bool and float64 [n]; raises as `curves.auroc` does."""
   roc_points(positive, scores)
   return np.asarray(positive), np.asarray(scores, np.float64)
 

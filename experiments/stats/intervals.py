@@ -35,7 +35,7 @@ class Estimate:
   n: int
 
   def to_dict(self) -> dict[str, float | int | None]:
-    """For JSON: what is not finite is None."""
+    """Returns a dict for JSON: what is not finite is None."""
     return {
       name: number if math.isfinite(number) else None
       for name, number in dataclasses.asdict(self).items()
@@ -45,14 +45,16 @@ class Estimate:
 def number_units(
   units: Sequence[Hashable],
 ) -> tuple[np.ndarray, list[Hashable]]:
-  """The number int [n] of each observation's unit, and the units in order."""
+  """Returns the number int [n] of each observation's unit, and the units in
+  order.
+  """
   names = {name: i for i, name in enumerate(dict.fromkeys(units))}
   return np.array([names[unit] for unit in units], int), list(names)
 
 
 @functools.cache  # the same few counts come again and again
 def wilson(successes: int, n: int) -> Estimate:
-  """A proportion with Wilson's score interval (1927).
+  """Returns a proportion with Wilson's score interval (1927).
 
   Raises:
     ValueError: there are not 0 to n successes.
@@ -74,7 +76,7 @@ def wilson(successes: int, n: int) -> Estimate:
 def wilson_by_cluster(
   values: Sequence[bool], clusters: Sequence[Hashable]
 ) -> Estimate:
-  """The share of all values, with Wilson's interval for fewer of them.
+  """Returns the share of all values, with Wilson's interval for fewer of them.
 
   As if there were n^2 / (sum of squared cluster sizes) independent values
   (Kish 1965): right where the members of a cluster are alike, else too wide.
@@ -98,19 +100,19 @@ def wilson_by_cluster(
 
 
 def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Estimate:
-  """The mean of independent values, percentile bootstrap."""
+  """Returns the mean of independent values, percentile bootstrap."""
   return cluster_bootstrap_mean(values, range(len(values)), seed)
 
 
 def cluster_bootstrap_mean(
   values: Sequence[float], clusters: Sequence[Hashable], seed: int = 0
 ) -> Estimate:
-  """The mean of all values, resampling clusters of values as wholes.
+  """Returns the mean of all values, resampling clusters of values as wholes.
 
   Args:
     values: One number per observation.
     clusters: Names the cluster of each; clusters are independent of each other.
-    seed: Of the resamples.
+    seed: Random seed of the resamples.
 
   Returns:
     The mean over observations, so that large clusters weigh more; percentile

@@ -31,7 +31,7 @@ _NOTHING = 1e-12
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class MaxT:
-  """What a max-T permutation test says.
+  """Holds what a max-T permutation test says.
 
   Attributes:
     t: float64 [m], as the cells were given; infinite where the effect does not
@@ -43,7 +43,7 @@ class MaxT:
     n: Units.
     num_permutations: How many arrangements were compared, the real one
       included; all there are, if those are no more than asked for.
-    seed: Of the permutations.
+    seed: Random seed of the permutations.
   """
 
   t: np.ndarray
@@ -59,7 +59,7 @@ class MaxT:
     return self.p_adjusted <= ALPHA  # NaN is not
 
   def to_dict(self) -> dict:
-    """For JSON: the test as a whole, without its cells."""
+    """Returns a dict for JSON: the test as a whole, without its cells."""
     threshold = self.threshold if math.isfinite(self.threshold) else None
     return {
       'threshold': threshold,
@@ -81,7 +81,7 @@ def max_t_permutation(
 
   Args:
     effects: float [n, ...], of each unit and cell.
-    seed: Of the flips.
+    seed: Random seed of the flips.
     num_permutations: P; if 2**n are no more than that, all of them are done and
       the p-values are exact.
 
@@ -128,7 +128,7 @@ def max_t_two_samples(
   Args:
     x: float [n, ...], of each unit and cell.
     positive: bool [n], the group whose larger mean makes t positive.
-    seed: Of the permutations.
+    seed: Random seed of the permutations.
     num_permutations: P; if there are no more ways to choose the group, all of
       them are done and the p-values are exact.
 
@@ -225,7 +225,7 @@ def _checked(values, num_permutations) -> tuple[np.ndarray, tuple, np.ndarray]:
 
 
 def _all_groups(positive: np.ndarray, n1: int) -> Iterator[np.ndarray]:
-  """Every choice of n1 units as the group, the real one first."""
+  """Yields every choice of n1 units as the group, the real one first."""
   real = tuple(np.flatnonzero(positive))
   yield positive
   for chosen in itertools.combinations(range(len(positive)), n1):

@@ -32,7 +32,7 @@ class Flips:
   p: float
 
   def to_dict(self) -> dict[str, float | int]:
-    """For JSON."""
+    """Returns a dict for JSON."""
     return dataclasses.asdict(self)
 
 
@@ -48,7 +48,7 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> Flips:
 def paired_difference(
   before: Sequence[bool], after: Sequence[bool]
 ) -> Estimate:
-  """The proportion after less the one before, with Newcombe's interval.
+  """Returns the proportion after less the one before, with Newcombe's interval.
 
   The two Wilson intervals are put together as if the proportions were
   independent, less what their correlation saves: method 10 of Newcombe,

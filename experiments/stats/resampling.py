@@ -44,7 +44,7 @@ def bounds(values: np.ndarray) -> np.ndarray:
 
 
 def estimate(value: float, resampled: np.ndarray, n: int) -> Estimate:
-  """A value with its percentile interval.
+  """Returns a value with its percentile interval.
 
   Resamples [R] without a value (NaN) are left out; if they are more than an
   interval leaves outside, or there are none, there are no bounds.
@@ -73,8 +73,8 @@ def cluster_bootstrap_means(
 
   Args:
     values: Finite numbers, one row per observation.
-    units: Of each row.
-    seed: Of the resamples.
+    units: Units of each row.
+    seed: Random seed of the resamples.
 
   Returns:
     m estimates; bounds are NaN with fewer than two units.
@@ -95,7 +95,7 @@ def differences_of_means(
 
   Args:
     a, b: At least two rows each.
-    seed: Of the resamples.
+    seed: Random seed of the resamples.
   """
   rng = np.random.default_rng(seed)
   first, second = (draw(len(x), rng) @ x / len(x) for x in (a, b))

@@ -80,7 +80,7 @@ class Arm:
   """One way to change the model.
 
   Attributes:
-    name: Of its own.
+    name: Name of its own.
     kind: One of KINDS.
     target: 'known' or 'unknown': the latent it steers with or is a control of;
       '' for the original.
@@ -89,7 +89,7 @@ class Arm:
     coefficient: What it is multiplied with.
     dose: coefficient * norm of direction / mean norm of the stream.
     positions: One of POSITIONS.
-    generated: Whether generated tokens are steered too, not only the prompt's.
+    generated: True if generated tokens are steered too, not only the prompt's.
     weights: '' for the model's own, or how the direction is taken out of them:
       'exact' or 'reference' (weight_ablation.py).
   """
@@ -115,11 +115,11 @@ class Arm:
 
   @property
   def steers(self) -> bool:
-    """Whether it adds anything to a site."""
+    """Returns True if it adds anything to a site."""
     return self.direction is not None and not self.weights
 
   def to_dict(self) -> dict:
-    """For JSON: the direction as its norm."""
+    """Returns a dict for JSON: the direction as its norm."""
     fields = dataclasses.asdict(self)
     direction = fields.pop('direction')
     norm = None if direction is None else float(np.linalg.norm(direction))
@@ -153,19 +153,19 @@ def standard_arms(
   weight_ablation: Sequence[str] = ('exact', 'reference'),
   seed: int = 0,
 ) -> list[Arm]:
-  """All arms of the top of this file, the original first.
+  """Returns all arms of the top of this file, the original first.
 
   Args:
     targets: The latents.
     alphas: Label -> coefficient of the target's decoder row.
     stream_norms: Label -> mean norm of the stream where it is added.
-    positions, generated: Of every arm that adds something.
+    positions, generated: Those of every arm that adds something.
     num_random_directions: Per target.
     sweep: Doses at which everything is added too.
     sweep_random: At those doses, how many of each target's random latents and
       how many of its random directions.
     weight_ablation: Ways to take each target's direction out of the weights.
-    seed: Of the random directions.
+    seed: Random seed of the random directions.
   """
   arms = [Arm(name='original', kind=ORIGINAL)]
   for target in targets:

@@ -29,7 +29,7 @@ class Batch:
   """Rows that run together.
 
   Attributes:
-    name: Of the file that keeps what comes out of them.
+    name: Name of the file that keeps what comes out of them.
     rows: (arm, question) by number.
     size: B; a smaller batch is filled up.
     length: T, tokens per row after the shared ones.
@@ -50,7 +50,7 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class GroupContext:
-  """What the batches of a group run with.
+  """Holds what the batches of a group run with.
 
   Attributes:
     model: With the group's weights.
@@ -86,7 +86,7 @@ def run_rows(
     run: What comes out of the rows of a batch, for JSON.
     rows_per_batch: B.
     kept: Where that is kept.
-    description, unit: Of the progress bar.
+    description, unit: Those of the progress bar.
 
   Yields:
     Arm and question by number, and what came out.
@@ -107,7 +107,9 @@ def run_rows(
 
 
 def shared_tokens(questions: Sequence[Question], arms: Sequence[Arm]) -> int:
-  """How many first tokens are the same in all questions, and not steered."""
+  """Returns how many first tokens are the same in all questions, and not
+  steered.
+  """
   first, modes = questions[0].ids, {a.positions for a in arms if a.steers}
   shared = min(question.length for question in questions) - 1
   for question in questions:
@@ -121,7 +123,7 @@ def shared_tokens(questions: Sequence[Question], arms: Sequence[Arm]) -> int:
 def pad(
   model: gj.Decoder, rows: Sequence[Sequence[int]], batch: Batch
 ) -> gj.TokenBatch:
-  """What follows the shared tokens of rows, and where it stands."""
+  """Returns what follows the shared tokens of rows, and where it stands."""
   padded = gj.pad_rows(
     [ids[batch.shared :] for ids in rows],
     model.config.fill_id,
@@ -139,7 +141,7 @@ def steering(
   batch: Batch,
   new_tokens: int = 0,
 ) -> list[gj.Change]:
-  """One edit per site that any arm steers: what each row adds there.
+  """Returns one edit per site that any arm steers: what each row adds there.
 
   Rows of other sites, and of the original, add 0.
 
@@ -175,7 +177,7 @@ def steering(
 
 
 def identity_of(questions: Sequence[Question], arms: Sequence[Arm]) -> dict:
-  """What tells questions and arms from others, in hashes."""
+  """Returns what tells questions and arms from others, in hashes."""
   asked = [(question.ids, question.span) for question in questions]
   done = [json.dumps(arm.to_dict()).encode() for arm in arms]
   done += [arm.direction.tobytes() for arm in arms if arm.direction is not None]

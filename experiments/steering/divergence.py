@@ -1,7 +1,7 @@
 """How far an arm moves the model from itself, whatever it answers.
 
-Of a question x, let y_1 ... y_n be the original model's greedy answer: up to
-its first stop token, which counts, or all of it where it never stops. The
+Let y_1 ... y_n be the original model's greedy answer to a question x, up to its
+first stop token, which counts, or all of it where it never stops. The
 divergence of an arm at answer position i is
 
   KL_i = sum over tokens v of p(v) (log p(v) - log q(v)),
@@ -55,7 +55,7 @@ def measure_divergences(
     stop_ids: An answer ends with the first of these.
     rows_per_batch: B: bounds memory.
     folder, identity, redo: As `generate_answers` has them.
-    description: Of the progress bar.
+    description: Text of the progress bar.
 
   Returns:
     float64 [A, Q, 2]: kl and kl_first, as at the top of this file.
@@ -122,13 +122,13 @@ def measure_divergences(
 
 
 def _until_stop(answer, stop_ids) -> list[int]:
-  """The tokens up to the first that stops, which is one of them."""
+  """Returns the tokens up to the first that stops, which is one of them."""
   ends = [i for i, token in enumerate(answer) if token in stop_ids]
   return list(answer[: ends[0] + 1] if ends else answer)
 
 
 def _last_stream(model, places) -> gj.Capture:
-  """What is unembedded, at places [B, P]."""
+  """Returns what is unembedded, at places [B, P]."""
   return gj.capture(
     'resid_post',
     layers=model.config.num_layers - 1,
@@ -137,7 +137,7 @@ def _last_stream(model, places) -> gj.Capture:
 
 
 def _original_streams(model, rows, places, rows_per_batch) -> np.ndarray:
-  """The last layer's stream [Q, P, D] of the model as it is."""
+  """Returns the last layer's stream [Q, P, D] of the model as it is."""
   found = []
   size, longest = min(rows_per_batch, len(rows)), max(map(len, rows))
   for start in range(0, len(rows), size):

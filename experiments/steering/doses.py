@@ -32,7 +32,7 @@ OPPOSITE = dict(zip(CLASSES, reversed(CLASSES), strict=True))
 
 
 def published_alpha(model_name: str, label: str) -> float:
-  """The coefficient of a public model's latent.
+  """Returns the coefficient of a public model's latent.
 
   Args:
     model_name: Hub id, or name of a folder, of the chat model.
@@ -106,7 +106,7 @@ def grid_arms(
   positions: str,
   generated: bool = False,
 ) -> list[Arm]:
-  """The original, and the target at several doses.
+  """Returns the original, and the target at several doses.
 
   Args:
     target: What is added.
@@ -132,11 +132,11 @@ def grid_arms(
 def smallest_sufficient(
   rates: Mapping[float, float], label: str, goal: float
 ) -> tuple[float, bool]:
-  """The smallest dose that moves refusals as far as wanted.
+  """Returns the smallest dose that moves refusals as far as wanted.
 
   Args:
     rates: Dose -> refusal rate; dose 0 is the original.
-    label: Of the target.
+    label: Label of the target.
     goal: Change of the refusal rate, positive, in the expected direction.
 
   Returns:

@@ -290,7 +290,7 @@ def matched(results: Mapping, *, off_target: bool = False):
 
   Args:
     results: The results of `steering.steer`.
-    off_target: Whether KL is that of questions about the other class, and not
+    off_target: True if KL is that of questions about the other class, and not
       of the same questions.
   """
   panels = {

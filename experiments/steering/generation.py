@@ -37,9 +37,9 @@ def generate_answers(
     folder: Where answers are kept batch by batch. Called again with the same
       arguments, those that are there are not made anew.
     identity: What answers depend on besides the other arguments: the model.
-    redo: Whether answers that are there to other questions or of other arms
-      are thrown away.
-    description: Of the progress bar.
+    redo: True if answers that are there to other questions or of other arms are
+      thrown away.
+    description: Text of the progress bar.
 
   Returns:
     Token ids of the answers, [A][Q], stop token included.

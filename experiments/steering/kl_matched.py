@@ -47,9 +47,9 @@ class Resamples:
     """Draws the resamples.
 
     Args:
-      classes: Of Q questions.
+      classes: Classes of Q questions.
       entities: Whom they are about, each of one class.
-      seed: Of the draws.
+      seed: Random seed of the draws.
     """
     self._weights = {}
     rng = np.random.default_rng(seed)
@@ -65,11 +65,11 @@ class Resamples:
 
   @property
   def classes(self) -> list[str]:
-    """Those that were asked about."""
+    """Returns those that were asked about."""
     return list(self._weights)
 
   def count(self, name: str) -> int:
-    """How many questions are about a class."""
+    """Returns how many questions are about a class."""
     return len(self._weights[name][0])
 
   def means(self, values: np.ndarray, name: str) -> np.ndarray:
@@ -134,13 +134,13 @@ def compare(
   divergences: np.ndarray,
   resamples: Resamples,
 ) -> list[dict]:
-  """Every target's lines at common levels of divergence.
+  """Returns every target's lines at common levels of divergence.
 
   Args:
     arms: A of them, the original first.
     refused: bool [A, Q].
     divergences: [A, Q]: kl.
-    resamples: Of the questions.
+    resamples: Resamples of the questions.
 
   Returns:
     For each target, class of questions whose refusals change, and class of
@@ -226,7 +226,7 @@ class _Line:
     )  # [arms, levels]
 
   def describe(self, latent: '_Line') -> dict:
-    """For JSON, beside the latent's line."""
+    """Returns a dict for JSON, beside the latent's line."""
     points = zip(self._doses.items(), self._kl, self._change, strict=True)
     return {
       'points': [

@@ -38,7 +38,7 @@ class Place:
 
   @property
   def name(self) -> str:
-    """Of its own."""
+    """The name of the place, which no other has."""
     what = 'latent' if self.kind == STEERED else 'mean difference'
     at = str(self.id) if self.kind == STEERED else '.'.join(map(str, self.at))
     return f'{what} {at} to {self.label}'
@@ -52,12 +52,12 @@ class Place:
 def places(
   findings: RecognitionFindings, saes: Sequence[JumpReLUSAE]
 ) -> list[Place]:
-  """Of each SAE's layer, its best latent and the difference of means.
+  """Returns the best latent and the difference of means of each SAE's layer.
 
   Args:
-    findings: Of a recognition run: the best latent of each layer is the one
-      with the layer's highest MaxMin on train.
-    saes: Of the run.
+    findings: Findings of a recognition run: the best latent of each layer is
+      the one with the layer's highest MaxMin on train.
+    saes: SAEs of the run.
 
   Raises:
     ValueError: the run has not looked at an SAE's layer.
@@ -100,7 +100,7 @@ def map_arms(
   """Label -> the original, and every place of it at every dose.
 
   Args:
-    found: Of one site.
+    found: Found of one site.
     streams: Layer -> mean norm of the stream there.
     doses: In units of that norm.
     positions: Which tokens are steered.
@@ -126,7 +126,7 @@ def map_arms(
 
 
 def asked_of(questions: Sequence[Question], label: str) -> list[Question]:
-  """Those about the class whose refusals a label is to change."""
+  """Returns those about the class whose refusals a label is to change."""
   return [q for q in questions if q.entity_class == OPPOSITE[label]]
 
 
@@ -135,7 +135,7 @@ def describe(
   arms: Mapping[str, Sequence[Arm]],
   examples: Mapping[str, Sequence[Mapping]],
 ) -> list[dict]:
-  """A record per place and dose.
+  """Returns a record per place and dose.
 
   Args:
     found: As `map_arms` got them.

@@ -15,10 +15,10 @@ _SHOWN = (
 
 
 def sections(records: Sequence[Mapping]) -> list[Section]:
-  """A section per thing that is measured.
+  """Returns a section per thing that is measured.
 
   Args:
-    records: Of `layer_map.describe`.
+    records: Records of `layer_map.describe`.
   """
   return [
     Section(
@@ -45,10 +45,11 @@ _TEXT = {
 def layer_map(
   records: Sequence[Mapping], key: str, colour: str, reach: float | None
 ) -> go.Figure:
-  """A panel per label and kind of direction, layers up, doses to the right.
+  """Returns a panel per label and kind of direction, layers up, doses to the
+  right.
 
   Args:
-    records: Of `layer_map.describe`.
+    records: Records of `layer_map.describe`.
     key: Which number of them.
     colour: Title of the colours.
     reach: Where colours end; None for where values do.

@@ -36,7 +36,7 @@ from experiments.steering.study import AnswerRunner, SteeringOptions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(ChatStudy, SAELayers):
-  """What is added where, over layers and doses.
+  """Holds what is added where, over layers and doses.
 
   Attributes:
     sweep: Doses, in units of the mean norm of the residual stream at the layer.

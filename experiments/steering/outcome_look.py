@@ -12,6 +12,6 @@ OUTCOME_COLOURS = dict(
 
 
 def classes_of(results: Mapping) -> list[str]:
-  """The classes of entities that were asked about."""
+  """Returns the classes of entities that were asked about."""
   counts = results['arms'][0]['counts']
   return [name for name in CLASSES if name in counts]

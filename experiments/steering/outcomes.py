@@ -30,12 +30,12 @@ _ENOUGH_WORDS, _DISTINCT = 8, 1 / 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rules:
-  """How answers are generated and read (paper.md, 10.1 nos. 9 and 10).
+  """Says how answers are generated and read (paper.md, 10.1 nos. 9 and 10).
 
   Attributes:
     refusals: 'default' or 'reference': the lists of refusals.
-    answers: Likewise: what is correct.
-    stop: Whether an answer ends at the end of the model's turn; the published
+    answers: 'default' or 'reference': what is correct.
+    stop: True if an answer ends at the end of the model's turn; the published
       code went on, and read it all.
   """
 
@@ -45,12 +45,12 @@ class Rules:
 
   @classmethod
   def of_mode(cls, mode: str) -> 'Rules':
-    """All of them as published, or none."""
+    """Returns all of them as published, or none."""
     return cls(refusals=mode, answers=mode, stop=mode != 'reference')
 
 
 def outcome(question: Question, text: str, rules: Rules) -> str:
-  """One of OUTCOMES."""
+  """Returns one of OUTCOMES."""
   prompt_type = entities.PROMPT_TYPES[question.prompt_type]
   entity, answer = question.entity, question.answer
   if entities.is_refusal(text, rules.refusals, (entity, answer)):
@@ -74,7 +74,7 @@ def make_examples(
   """Answers as text, with their outcomes.
 
   Args:
-    tokenizer: Of the model.
+    tokenizer: Tokenizer of the model.
     questions: Q of them.
     arms: A of them.
     answers: Token ids [A][Q] of what was generated.

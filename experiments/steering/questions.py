@@ -17,7 +17,7 @@ class Question:
 
   Attributes:
     entity: Name.
-    type: Of the entity.
+    type: Type of the entity.
     entity_class: 'known' or 'unknown', by the base model's answers.
     prompt_type: Name of what is asked.
     answer: The correct one.
@@ -49,18 +49,18 @@ def make_questions(
   per_class: int = 100,
   seed: int = 42,
 ) -> list[Question]:
-  """The questions of arXiv 2411.14257, section 5.
+  """Returns the questions of arXiv 2411.14257, section 5.
 
-  Of each type, as many known as unknown entities are taken, the first ones;
+  As many known as unknown entities of each type are taken, the first ones;
   all pairs of an entity and something asked about its type are shuffled, and
   the first `per_class` are kept. Types do not depend on each other.
 
   Args:
-    tokenizer: Of the chat model.
+    tokenizer: Tokenizer of the chat model.
     known: Type -> entities of one split.
-    unknown: Likewise.
+    unknown: Type -> entities of the same split.
     per_class: At most so many questions per type and class.
-    seed: Of the shuffles.
+    seed: Random seed of the shuffles.
 
   Raises:
     ValueError: a type has no known or no unknown entity, or none of its

@@ -45,7 +45,7 @@ from experiments.steering.strength import steering_options, strength_of
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(Steered, ChatStudy, ControlledLatents):
-  """How a chat model is steered with two latents."""
+  """Says how a chat model is steered with two latents."""
 
 
 def work(settings: Settings, keep_flags: KeepFlags) -> str:
@@ -85,7 +85,7 @@ def work(settings: Settings, keep_flags: KeepFlags) -> str:
 
 
 def summary(steering: Mapping) -> list[str]:
-  """What was added; refusals under the original and each latent."""
+  """Returns what was added; refusals under the original and each latent."""
   lines = [
     f'{label} latent {target["id"]}: alpha {target["alpha"]:.4g} '
     f'({target["source"]}) x norm {target["direction_norm"]:.3g} = '

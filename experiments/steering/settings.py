@@ -18,7 +18,7 @@ Positions = Literal[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Steered:
-  """How a chat model is steered while it reads questions.
+  """Says how a chat model is steered while it reads questions.
 
   Attributes:
     alpha_known: Coefficient of the known latent's decoder row. Arms of the

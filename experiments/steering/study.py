@@ -26,7 +26,7 @@ import gemma_jax as gj
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Strength:
-  """How much of a target to add: one of the three.
+  """Says how much of a target to add: one of the three.
 
   Attributes:
     alpha: The coefficient of its decoder row.
@@ -55,12 +55,12 @@ class Strength:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SteeringOptions:
-  """What does not depend on model and latents.
+  """Holds what does not depend on model and latents.
 
   Attributes:
     rules: How answers are read.
     positions: Which tokens are steered, one of arms.POSITIONS.
-    generated: Whether generated tokens are, too.
+    generated: True if generated tokens are, too.
     max_new_tokens: Per answer.
     rows_per_batch: Bounds memory.
     num_random_directions, sweep, sweep_random, weight_ablation, seed: As
@@ -116,15 +116,16 @@ def steer(
 
   Args:
     model: The chat model, stacked.
-    tokenizer: Its.
+    tokenizer: The model's tokenizer.
     questions: What is reported, of the test split.
     targets: Latents of the base model's SAEs, at most one per label.
     strengths: Label -> how much.
     settings: All else.
     validation: Questions of another split, where a strength has a goal.
     folder: Where answers are kept as they come, to resume from.
-    identity: Of the model, so that another one's answers are not taken for its.
-    redo: Whether answers that are there from other arguments are thrown away;
+    identity: Identity of the model, so that another one's answers are not taken
+      for its.
+    redo: True if answers that are there from other arguments are thrown away;
       else they are an error.
 
   Returns:
@@ -212,13 +213,13 @@ class AnswerRunner:
     name: str,
     description: str,
   ) -> list[dict]:
-    """What every arm answers: records of `make_examples`.
+    """Returns what every arm answers: records of `make_examples`.
 
     Args:
       questions: Q of them.
       arms: A of them.
-      name: Of the folder in which answers are kept.
-      description: Of the progress bar.
+      name: Name of the folder in which answers are kept.
+      description: Text of the progress bar.
     """
     answers = self._answers(questions, arms, name, description)
     return self._read(questions, arms, answers)
@@ -230,7 +231,7 @@ class AnswerRunner:
     name: str = '',
     description: str = 'Answering under all arms',
   ) -> list[dict]:
-    """Likewise; and how far it is from the original, the first arm."""
+    """Returns what every arm answers, and how far it is from the first arm."""
     name = f'{name}-' if name else ''
     answers = self._answers(questions, arms, f'{name}answers', description)
     divergences = measure_divergences(
@@ -272,7 +273,7 @@ class AnswerRunner:
 
 
 def _decide(ask, target, strength, stream, validation) -> _Decided:
-  """How much of a target to add."""
+  """Returns how much of a target to add."""
   if strength.alpha is not None:
     return _Decided(alpha=strength.alpha, stream=stream, choice=None)
   dose, choice = strength.dose, None
@@ -314,7 +315,7 @@ def _decide(ask, target, strength, stream, validation) -> _Decided:
 
 
 def _describe(target, decided, strength) -> dict:
-  """What was added, in all units."""
+  """Returns what was added, in all units."""
   added = abs(decided.alpha) * target.norm
   return {
     'id': str(target.id),
@@ -332,7 +333,7 @@ def _describe(target, decided, strength) -> dict:
 
 
 def _cosine(target) -> float | None:
-  """Of the decoder row with the difference of means."""
+  """Returns the cosine of decoder row and difference of means."""
   if target.mean_difference is None:
     return None
   a, b = target.direction, target.mean_difference

@@ -31,7 +31,7 @@ ALL = 'all'
 
 @dataclasses.dataclass(frozen=True)
 class _Answers:
-  """Of one arm, to Q questions.
+  """Holds the answers of one arm to Q questions.
 
   Attributes:
     outcomes: Q names.
@@ -48,10 +48,10 @@ class _Answers:
 
 
 def summarise(arms: Sequence[Arm], examples: Sequence[Mapping]) -> dict:
-  """All numbers of a run.
+  """Returns all numbers of a run.
 
   Args:
-    arms: Of the run, the original first.
+    arms: Arms of the run, the original first.
     examples: What `make_examples` made of their answers and divergences.
 
   Returns:
@@ -133,7 +133,7 @@ def _cells(asked) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
 
 
 def _counts(mine: _Answers, at) -> dict:
-  """How many of each outcome, with Wilson's intervals of the shares."""
+  """Returns how many of each outcome, with Wilson's intervals of the shares."""
   shares = {name: mine.outcomes[at] == name for name in OUTCOMES}
   shares['reference_refusal'] = mine.reference[at]
   return {'n': len(at)} | {
@@ -143,7 +143,7 @@ def _counts(mine: _Answers, at) -> dict:
 
 
 def _effect(before: _Answers, after: _Answers, at, entities) -> dict:
-  """What changed: all shares, and the test of refusals."""
+  """Returns what changed: all shares, and the test of refusals."""
   differences = {
     name: paired_difference(
       before.outcomes[at] == name, after.outcomes[at] == name
@@ -184,7 +184,7 @@ def _one(arms, target, kind) -> Arm | None:
 
 
 def _controls(arms, answers, cells, entities, target, kind) -> dict | None:
-  """The latent among its random controls of a kind.
+  """Returns the latent among its random controls of a kind.
 
   p is the share of arms, the latent's own among them, that move refusals at
   least as far in the expected direction: what a random one would reach.

@@ -11,7 +11,9 @@ from experiments.steering.summary import ALL
 
 
 def effect_table(results: Mapping) -> Table:
-  """Each arm against the original: all types, and single types if steered."""
+  """Returns each arm against the original: all types, and single types if
+  steered.
+  """
   rows = []
   for arm in results['arms']:
     if arm['kind'] in arms_lib.SWEEP_KINDS:
@@ -42,7 +44,7 @@ def effect_table(results: Mapping) -> Table:
 
 
 def control_table(results: Mapping) -> Table:
-  """Each latent among its random controls, over all types."""
+  """Returns each latent among its random controls, over all types."""
   rows = [
     [
       f'+ {control["target"]}',
@@ -68,7 +70,9 @@ def control_table(results: Mapping) -> Table:
 def example_table(
   results: Mapping, examples: Sequence[Mapping], per_class: int
 ) -> Table:
-  """The same questions under the original, the latents and a random arm."""
+  """Returns the same questions under the original, the latents and a random
+  arm.
+  """
   records = by_arm(examples)
   names = ['original']
   for kind in (arms_lib.STEERED, arms_lib.RANDOM_LATENT):
@@ -100,7 +104,7 @@ def example_table(
 
 
 def matched_table(results: Mapping) -> Table:
-  """Each line at each level that a line of its panel reaches."""
+  """Returns each line at each level that a line of its panel reaches."""
   return Table(
     columns=[
       'target',
@@ -149,7 +153,9 @@ def _difference(line, cell) -> str:
 
 
 def _spread(spread) -> str:
-  """The range of single random arms; nothing of a line that is one arm."""
+  """Returns the range of single random arms; nothing of a line that
+  is one arm.
+  """
   if spread['arms'] == 1 or not spread['reaching']:
     return ''
   return (
@@ -159,7 +165,7 @@ def _spread(spread) -> str:
 
 
 def amounts(results) -> Iterator[str]:
-  """How much of each latent was added, in all units, in words."""
+  """Yields how much of each latent was added, in all units, in words."""
   settings = results['settings']
   for label, target in results['targets'].items():
     stream, choice = target['stream_norm'], target['choice']
@@ -184,19 +190,19 @@ def amounts(results) -> Iterator[str]:
 
 
 def _line(record) -> str:
-  """An answer on one line."""
+  """Returns an answer on one line."""
   return ' '.join(record['text'].split()) or '(nothing)'
 
 
 def percent(share: float) -> str:
-  """A share, in per cent."""
+  """Returns a share, in per cent."""
   return f'{100 * share:.1f} %'
 
 
 def signed(
   estimate: Mapping, *, value: bool = True, bounds: bool = True
 ) -> str:
-  """A difference in percentage points."""
+  """Returns a difference in percentage points."""
   low, high = estimate['low'], estimate['high']
   said = [f'{100 * estimate["value"]:+.1f}'] if value else []
   if bounds and low is not None:

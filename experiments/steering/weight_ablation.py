@@ -31,7 +31,7 @@ WAYS = ('exact', 'reference')
 def ablate_weights(
   model: gj.Decoder, direction: np.ndarray, way: str
 ) -> tuple[gj.Decoder, gj.Interventions]:
-  """A model that cannot write a direction.
+  """Returns a model that cannot write a direction.
 
   Args:
     model: Stacked. What reads the stream is shared.

@@ -37,7 +37,7 @@ _ROWS = 64  # answers that are asked about at once
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnswerOptions:
-  """How answers are made. Defaults are those of arXiv 2411.14257.
+  """Says how answers are made. Defaults are those of arXiv 2411.14257.
 
   Attributes:
     prefix: Beginning of every answer, put into the model's mouth: a model that

@@ -13,7 +13,7 @@ from experiments.uncertainty.study import SearchOptions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(ChatStudy, SAELayers):
-  """How a chat model is asked, and where its errors are looked for.
+  """Says how a chat model is asked, and where its errors are looked for.
 
   Attributes:
     tokens: Token of a question that latents are read at: 'model', 'last',

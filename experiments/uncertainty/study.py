@@ -30,7 +30,7 @@ from sae.jumprelu import JumpReLUSAE
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-  """How latents and other detectors are found.
+  """Says how latents and other detectors are found.
 
   Attributes:
     tokens: Which token latents are read at; see `activations.make_rows`.

@@ -11,7 +11,7 @@ Way = Literal['exact', 'reference']
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(ChatStudy, ControlledLatents):
-  """Which direction is taken out of a chat model, and how it is compared.
+  """Says which direction is taken out of a chat model, and how it is compared.
 
   Attributes:
     label: Class of entities whose direction is taken out, and whose latent is

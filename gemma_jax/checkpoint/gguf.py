@@ -83,7 +83,7 @@ _PIECE_BYTES = 1 << 24
 
 
 class _Tensor(NamedTuple):
-  """Where a tensor lies in the file, and what it is there."""
+  """Says where a tensor lies in the file, and what it is there."""
 
   name: str
   kind: str
@@ -218,7 +218,9 @@ class GgufFile:
       )
 
   def _placed(self, name, kind, shape, offset, data_start) -> _Tensor:
-    """A tensor of the header, if its kind can be read and it is all there."""
+    """Returns a tensor of the header, if its kind can be read and it is all
+    there.
+    """
     try:
       kind = self._gguf.GGMLQuantizationType(kind).name
     except ValueError:
@@ -249,7 +251,7 @@ class GgufFile:
     return _Tensor(name, kind, shape, start)
 
   def _block(self, kind: str) -> tuple[int, int]:
-    """How many values a block holds, in how many bytes."""
+    """Returns how many values a block holds, in how many bytes."""
     return self._gguf.GGML_QUANT_SIZES[self._gguf.GGMLQuantizationType[kind]]
 
   def _num_bytes(self, kind: str, shape: tuple[int, ...]) -> int:
@@ -263,7 +265,9 @@ class GgufFile:
     )
 
   def _get(self, key: str, default=None):
-    """A value of the model's own; None as the default makes it a must."""
+    """Returns a value of the model's own; None as the default makes
+    it a must.
+    """
     key = f'{self.architecture}.{key}'
     value = self.metadata.get(key, default)
     if value is None:
@@ -271,7 +275,9 @@ class GgufFile:
     return value
 
   def _size(self, key: str, default: int | None = None) -> int:
-    """A positive integer; per-layer lists of one and the same are that one."""
+    """Returns a positive integer; per-layer lists of one and the same are that
+    one.
+    """
     value = self._get(key, default)
     if isinstance(value, list) and value and set(value) == {value[0]}:
       value = value[0]
@@ -283,7 +289,7 @@ class GgufFile:
     return value
 
   def _number(self, key: str, default: float | None = None) -> float:
-    """A positive number, without the digits that float32 made up."""
+    """Returns a positive number, without the digits that float32 made up."""
     value = self._get(key, default)
     if not isinstance(value, (int, float)) or not 0 < value < math.inf:
       raise self._error(
@@ -293,7 +299,9 @@ class GgufFile:
     return _shortest(value)
 
   def _read_fields(self, found) -> dict[str, Any]:
-    """The content of config.json; `found` has the file's tensors by name."""
+    """Returns the content of config.json; `found` has the file's tensors by
+    name.
+    """
     self._check_keys()
     D, N = self._size('embedding_length'), self._size('attention.head_count')
     K = self._size('attention.head_count_kv', N)
@@ -401,7 +409,9 @@ class GgufFile:
     }
 
   def _rope_scaling(self, fields, found) -> dict[str, Any] | None:
-    """How rotations are stretched: not, linearly, or as in Llama 3.1."""
+    """Returns how rotations are stretched: not, linearly, or as in
+    Llama 3.1.
+    """
     kind = self._get('rope.scaling.type', 'linear')
     if kind not in ('none', 'linear'):
       raise self._error(
@@ -494,7 +504,7 @@ class GgufFile:
     return tensors
 
   def _dequantize(self, tensor: _Tensor) -> np.ndarray:
-    """The values as the file has them, float32."""
+    """Returns the values as the file has them, float32."""
     kind = self._gguf.GGMLQuantizationType[tensor.kind]
     out = np.empty(tensor.shape, np.float32)
     rows = out.reshape(-1, tensor.shape[-1])
@@ -513,7 +523,7 @@ class GgufFile:
 
 
 def _gguf_package(path):
-  """The `gguf` package, which is needed by nothing else."""
+  """Returns the `gguf` package, which is needed by nothing else."""
   try:
     import gguf
   except ImportError as error:
@@ -525,12 +535,14 @@ def _gguf_package(path):
 
 
 def _shortest(value) -> float:
-  """The shortest decimal that gives the same float32: 1e-05, not 9.9999e-06."""
+  """Returns the shortest decimal that gives the same float32: 1e-05, not
+  9.9999e-06.
+  """
   return float(str(np.float32(value)))
 
 
 def _llama3_factors(head_dim: int, base: float, scaling) -> np.ndarray:
-  """What Llama 3.1's scaling divides each of [H/2] frequencies by.
+  """Returns what Llama 3.1's scaling divides each of [H/2] frequencies by.
 
   As in HF's `_compute_llama3_parameters`: long wavelengths by the factor,
   short ones by 1, and between them 1/factor and 1 are blended.

@@ -17,7 +17,7 @@ _STRING, _ARRAY = 8, 9
 
 
 class Header:
-  """What stands before the weights.
+  """Holds what stands before the weights.
 
   Attributes:
     metadata: Key -> value: bool, int, float, str or a list of them.
@@ -101,6 +101,6 @@ class Header:
 
 
 def short(value) -> str:
-  """A value for an error message."""
+  """Returns a value for an error message."""
   text = repr(value)
   return text if len(text) <= 60 else text[:57] + '...'

@@ -166,7 +166,7 @@ class _Source:
         )
 
   def _list(self, name: str, kind: type) -> list:
-    """A list with an item for each token."""
+    """Returns a list with an item for each token."""
     values = self._metadata.get(f'tokenizer.ggml.{name}')
     if not isinstance(values, list) or len(values) != len(self._tokens):
       got = len(values) if isinstance(values, list) else values
@@ -179,7 +179,7 @@ class _Source:
     return values
 
   def _named(self, key: str) -> str | None:
-    """The text of a token that has a part of its own."""
+    """Returns the text of a token that has a part of its own."""
     i = self._metadata.get(f'tokenizer.ggml.{key}')
     if i is None:
       return None
@@ -260,7 +260,8 @@ class _Source:
     return backend
 
   def _merges(self) -> list[tuple[str, str]]:
-    """Every way to put a token together from two, the best tokens first.
+    """Returns every way to put a token together from two, the best tokens
+    first.
 
     Llama's tokens are ranked by score. Gemma's are by id, to which the scores
     agree except for runs of spaces, whose score is that of added tokens. Among

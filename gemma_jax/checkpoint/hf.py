@@ -138,15 +138,15 @@ class CheckpointReader:
 
   @property
   def files(self) -> dict[str, pathlib.Path]:
-    """The tensors that are needed, and the file of each."""
+    """Returns the tensors that are needed, and the file of each."""
     return {key: self._paths[key] for key in self._table}
 
   def tensor(self, name: str, layer: int | None = None) -> str:
-    """The tensor that holds a weight, of one layer if it has layers."""
+    """Returns the tensor that holds a weight, of one layer if it has layers."""
     return self._places[name, layer][0]
 
   def path(self, name: str, layer: int | None = None) -> pathlib.Path:
-    """The file that holds a weight."""
+    """Returns the file that holds a weight."""
     return self._paths[self.tensor(name, layer)]
 
   def read(
@@ -264,7 +264,7 @@ class CheckpointReader:
     return Decoder(self.config, weights)
 
   def _read_shards(self, name, shape, placed, on_bytes):
-    """One weight on a mesh; what several devices hold is read once."""
+    """Returns one weight on a mesh; what several devices hold is read once."""
     parts = {}
 
     def read(index):
@@ -348,7 +348,7 @@ def save_checkpoint(
 
 
 def _stored(weights, tensor: Tensor) -> np.ndarray:
-  """A tensor as a file has it, from the weights that it holds."""
+  """Returns a tensor as a file has it, from the weights that it holds."""
   parts = []
   for name in tensor.weights:
     array = weights[name]
@@ -373,7 +373,8 @@ def _write_json(path: pathlib.Path, content):
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike):
-  """A folder to fill, which appears as `path` once the block has ended well.
+  """Yields a folder to fill, which appears as `path` once the block has ended
+  well.
 
   Raises:
     FileExistsError: `path` exists and is not an empty folder.

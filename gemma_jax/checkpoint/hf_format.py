@@ -61,7 +61,9 @@ def read_companions(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def supported_dtype(dtype) -> np.dtype:
-  """The dtype as NumPy has it; ValueError unless weights can have it."""
+  """Returns the dtype as NumPy has it; ValueError unless weights
+  can have it.
+  """
   try:
     if jnp.dtype(dtype) in DTYPES.values():
       return jnp.dtype(dtype)
@@ -78,7 +80,7 @@ class Tensor(NamedTuple):
   Attributes:
     weights: Names; several stand one after another along the outputs.
     layer: Which layer; None for a weight without layers.
-    transposed: Whether it is stored [in, out].
+    transposed: True if it is stored [in, out].
     shape: In the file.
   """
 
@@ -91,7 +93,7 @@ class Tensor(NamedTuple):
 def tensor_table(
   config: ModelConfig, prefix: str | None = None
 ) -> dict[str, Tensor]:
-  """The tensors of a checkpoint, in the order of computation.
+  """Returns the tensors of a checkpoint, in the order of computation.
 
   Args:
     config: The model.
@@ -128,7 +130,9 @@ def tensor_table(
 
 
 def merged_shape(config: ModelConfig, name: str) -> tuple[int, ...]:
-  """A weight's shape without L, with heads and head_dim in one: [N*H, D]."""
+  """Returns a weight's shape without L, with heads and head_dim in one: [N*H,
+  D].
+  """
   letters, shape = LETTERS[name], weight_shape(config, name)
   if letters[0] == 'L':
     letters, shape = letters[1:], shape[1:]
@@ -140,12 +144,12 @@ def merged_shape(config: ModelConfig, name: str) -> tuple[int, ...]:
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-  """The tensors of a checkpoint and their shapes in the files."""
+  """Returns the tensors of a checkpoint and their shapes in the files."""
   return {name: tensor.shape for name, tensor in tensor_table(config).items()}
 
 
 def split_into_files(config: ModelConfig, dtype, max_bytes: int):
-  """Which tensors each file of a new checkpoint holds.
+  """Returns which tensors each file of a new checkpoint holds.
 
   What belongs to no layer comes first, then the layers in order, so that a
   model's first layers can be loaded from its first files.
@@ -165,7 +169,7 @@ def split_into_files(config: ModelConfig, dtype, max_bytes: int):
 
 
 def find_prefix(config: ModelConfig, names, origin) -> str:
-  """What names of a checkpoint's tensors begin with.
+  """Returns what names of a checkpoint's tensors begin with.
 
   Raises:
     ValueError: the embedding has none of the family's names.
@@ -183,7 +187,9 @@ def find_prefix(config: ModelConfig, names, origin) -> str:
 
 
 def locate(source, revision):
-  """The folder, and a function that makes sure it has the files it is told."""
+  """Returns the folder, and a function that makes sure it has the files it is
+  told.
+  """
   folder = pathlib.Path(source).expanduser()
   if folder.is_dir():
     if revision is not None:
@@ -301,7 +307,7 @@ def check_tensors(folder, fetch, whole, config):
 
 
 def check_names(names, known, config: ModelConfig, origin) -> list[str]:
-  """The names of tensors of other models beside the decoder.
+  """Returns the names of tensors of other models beside the decoder.
 
   Raises:
     ValueError: a tensor is neither known, nor a buffer, nor of another model.
@@ -413,7 +419,9 @@ def _weight_map(folder, fetch) -> tuple[dict[str, str], pathlib.Path]:
 
 
 def _member(folder: pathlib.Path, name: str, origin) -> pathlib.Path:
-  """A file of the folder that is there, and is in truth in the folder."""
+  """Returns a file of the folder that is there, and is in truth in
+  the folder.
+  """
   path = folder / name
   if not path.is_file():
     raise FileNotFoundError(

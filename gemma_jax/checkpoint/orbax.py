@@ -24,7 +24,7 @@ _WEIGHTS = 'weights'
 
 
 def is_orbax(path: str | os.PathLike) -> bool:
-  """Whether a folder was written by `save_orbax`."""
+  """Returns True if a folder was written by `save_orbax`."""
   return (pathlib.Path(path) / _WEIGHTS).is_dir()
 
 

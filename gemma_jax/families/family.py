@@ -8,12 +8,12 @@ from gemma_jax.config import ModelConfig
 
 
 class Stored(NamedTuple):
-  """How a tensor of a checkpoint holds weights of ours.
+  """Says how a tensor of a checkpoint holds weights of ours.
 
   Attributes:
     weights: Names in `weights.LETTERS`. Several are fused: their outputs stand
       one after another.
-    transposed: Whether the tensor is [in, out]; ours are [out, in].
+    transposed: True if the tensor is [in, out]; ours are [out, in].
   """
 
   weights: tuple[str, ...]
@@ -44,8 +44,8 @@ class Family:
     derive: Completes fields of ModelConfig from config.json, in place. It may
       raise ValueError, with a message that names the field.
     extra: Further fields to write, of a ModelConfig.
-    rotary: Whether config.json has rotary bases.
-    layer_types: Whether it says which layers are local.
+    rotary: True if config.json has rotary bases.
+    layer_types: True if it says which layers are local.
     prefixes: What the names of tensors may begin with, for all but the
       unembedding; the first is written.
     tensors: Name of a tensor, without its prefix, `{}` being the layer -> what
@@ -81,7 +81,7 @@ class Family:
   ambiguous: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def config(self, **fields) -> ModelConfig:
-    """A model of this family, of the given sizes."""
+    """Returns a model of this family, of the given sizes."""
     return ModelConfig(**{'family': self.model_type} | self.defaults | fields)
 
 

@@ -103,7 +103,9 @@ GEMMA2 = Family(
 
 
 def _five_of_six(ours, hf):
-  """Where layer_types is absent, every sixth layer is global."""
+  """Returns the layers' kinds where layer_types is absent: every
+  sixth is global.
+  """
   pattern = hf.get('sliding_window_pattern', hf.get('_sliding_window_pattern'))
   pattern = 6 if pattern is None else pattern
   check_field(SIZE, pattern, 'sliding_window_pattern')

@@ -50,7 +50,7 @@ _AROUND_TEXT = frozenset(
 
 
 def family_of(config: ModelConfig) -> Family:
-  """The tables of a model's family."""
+  """Returns the tables of a model's family."""
   return FAMILIES[config.family]
 
 
@@ -79,7 +79,7 @@ def read_config(source: str | pathlib.Path | Mapping[str, Any]) -> ModelConfig:
 
 
 def config_fields(config: ModelConfig) -> dict[str, Any]:
-  """The content of a `config.json` that HF transformers reads."""
+  """Returns the content of a `config.json` that HF transformers reads."""
   family = family_of(config)
   hf = {'model_type': family.model_type}
   hf['architectures'] = [family.architecture]
@@ -217,7 +217,7 @@ def _parse(hf: Mapping[str, Any], origin: str) -> ModelConfig:
 
 
 def _text_part(hf: Mapping, origin: str) -> dict[str, Any]:
-  """The configuration of the decoder in a multimodal Gemma 3."""
+  """Returns the configuration of the decoder in a multimodal Gemma 3."""
   text = dict(hf['text_config'])
   around = set(hf) - {'text_config', 'model_type'} - _AROUND_TEXT - _INERT
   shared = {'eos_token_id', 'tie_word_embeddings', 'quantization_config'}

@@ -155,7 +155,7 @@ PRESETS: dict[str, ModelConfig] = {
 
 
 def preset(name: str) -> ModelConfig:
-  """The configuration of a public size.
+  """Returns the configuration of a public size.
 
   Args:
     name: Such as 'gemma-2-2b' or 'gpt2'; a hub id ('google/gemma-2-2b-it') and

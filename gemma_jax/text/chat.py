@@ -66,7 +66,7 @@ def _known_names(message):
 def gemma2_chat(
   messages: Sequence[Mapping[str, str]], add_generation_prompt: bool, bos: str
 ) -> str:
-  """The text of a chat in Gemma 2's format.
+  """Returns the text of a chat in Gemma 2's format.
 
   Contents lose white space at both ends; the assistant's role is written
   'model'.
@@ -91,7 +91,9 @@ def gemma2_chat(
 
 
 class ChatFormat:
-  """How a model writes chats: by its own template, else in Gemma 2's format."""
+  """Says how a model writes chats: by its own template, else in
+  Gemma 2's format.
+  """
 
   def __init__(
     self,
@@ -171,7 +173,8 @@ class ChatFormat:
 def mark(
   messages: Sequence[Mapping[str, str]], specials: Iterable[str]
 ) -> list[dict[str, str]]:
-  """The messages, with marks around the special tokens in their contents.
+  """Returns the messages, with marks around the special tokens in their
+  contents.
 
   In a chat made of them, `split_at_marks` tells the contents' special tokens
   from the template's.
@@ -195,14 +198,15 @@ def mark(
 
 
 def split_at_marks(text: str) -> list[str]:
-  """The pieces of a chat; those at odd indices were marked."""
+  """Returns the pieces of a chat; those at odd indices were marked."""
   return re.split(f'[{_MARKS}]', text)
 
 
 def read_templates(
   config: Mapping[str, Any], given: Mapping[str, str], origin: str
 ) -> dict[str, tuple[str, str]]:
-  """The chat templates of a model, and the file that each of them is in.
+  """Returns the chat templates of a model, and the file that each of them is
+  in.
 
   Args:
     config: Content of tokenizer_config.json.

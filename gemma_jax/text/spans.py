@@ -50,7 +50,7 @@ class Encoding:
   kept: int
 
   def token_span(self, start: int, stop: int) -> Span:
-    """The tokens that spell any of the characters [start, stop).
+    """Returns the tokens that spell any of the characters [start, stop).
 
     Raises:
       ValueError: these are not characters of the text, or have no token.
@@ -80,7 +80,7 @@ def span_by_offsets(
   occurrence: int = 0,
   whole_word: bool = False,
 ) -> Span:
-  """All tokens that spell a part of one occurrence in the text.
+  """Returns all tokens that spell a part of one occurrence in the text.
 
   Args:
     encoding: The text and its tokens.
@@ -114,7 +114,7 @@ def span_by_bisection(
   substring: str,
   decode: Callable[[Sequence[int]], str],
 ) -> Span:
-  """The rule of the code of arXiv 2411.14257, `find_string_in_tokens`.
+  """Returns the rule of the code of arXiv 2411.14257, `find_string_in_tokens`.
 
   Bisection for the smallest stop such that decode(ids[:stop]) holds the
   substring, then for the largest start such that decode(ids[start:stop]) does.
@@ -175,7 +175,7 @@ def spell_out(piece: bytes) -> str:
 
 
 def quote(text: str) -> str:
-  """A text as error messages show it, shortened."""
+  """Returns a text as error messages show it, shortened."""
   return repr(text) if len(text) <= 80 else f'{text[:80]!r}...'
 
 
@@ -193,7 +193,7 @@ def _cut(encoding: Encoding, substring: str) -> TruncationError:
 
 
 def _splits_word(text: str, start: int, stop: int) -> bool:
-  """Whether a word goes on across an edge of text[start:stop]."""
+  """Returns True if a word goes on across an edge of text[start:stop]."""
 
   def is_word(index):
     return 0 <= index < len(text) and in_word(text[index])

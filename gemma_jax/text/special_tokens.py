@@ -156,7 +156,7 @@ def _add_by_id(vocabulary, wanted, source, keep=False):
 
 
 def _named(config, source) -> dict[str, AddedToken]:
-  """The special tokens that have a name."""
+  """Returns the special tokens that have a name."""
   extra = config.get('extra_special_tokens') or {}
   extra = extra if isinstance(extra, Mapping) else {}
   found = {}
@@ -170,7 +170,7 @@ def _named(config, source) -> dict[str, AddedToken]:
 
 
 def _extra(config, source) -> list[AddedToken]:
-  """The special tokens without a name."""
+  """Returns the special tokens without a name."""
   for key in ('extra_special_tokens', 'additional_special_tokens'):
     if (tokens := config.get(key)) is None or isinstance(tokens, Mapping):
       continue
@@ -182,7 +182,9 @@ def _extra(config, source) -> list[AddedToken]:
 
 
 def _token(value, where) -> AddedToken:
-  """A special token, of its text or of an object with its text and flags."""
+  """Returns a special token, of its text or of an object with its text and
+  flags.
+  """
   flags = {'content': value} if isinstance(value, str) else value
   if isinstance(flags, Mapping):
     flags = {'special': True} | {k: v for k, v in flags.items() if k in _FLAGS}

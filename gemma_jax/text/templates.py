@@ -161,7 +161,7 @@ def _refuse_private(name):
 
 
 class _Bounds:
-  """What a rendering may still do."""
+  """Holds what a rendering may still do."""
 
   def __init__(self, given: Mapping[str, Any]):
     self._known = {}  # weights of what is given, which is not weighed again
@@ -201,7 +201,7 @@ class _Bounds:
     return value
 
   def measured(self, value) -> int:
-    """A value's weight, which is checked."""
+    """Returns a value's weight, which is checked."""
     return self._weigh(value, self.max_weight)
 
   def counted(self, values) -> Iterator:
@@ -390,7 +390,7 @@ class _Paying(jinja2.visitor.NodeTransformer):
 
 
 def _filtered(node, name):
-  """A node of the syntax, put through a filter."""
+  """Returns a node of the syntax, put through a filter."""
   if isinstance(node, jinja2.nodes.Const):
     return node
   return jinja2.nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
@@ -407,7 +407,9 @@ def _strftime_now(form):
 def _to_json(
   value, ensure_ascii=False, indent=None, separators=None, sort_keys=False
 ):
-  """The filter `tojson` with HF's options, which escapes nothing for HTML."""
+  """Returns the filter `tojson` with HF's options, which escapes nothing for
+  HTML.
+  """
   return json.dumps(
     value,
     ensure_ascii=ensure_ascii,
@@ -477,7 +479,7 @@ _CHECKS = {
 
 
 def _bounded(name: str, function: Callable) -> Callable:
-  """A filter whose work and result are paid for."""
+  """Returns a filter whose work and result are paid for."""
   wanted = getattr(function, 'jinja_pass_arg', None)
   check = _CHECKS.get(name)
 
@@ -501,7 +503,9 @@ def _bounded(name: str, function: Callable) -> Callable:
 
 
 def _length(value) -> int:
-  """How many characters a text has; items count as many as a step does."""
+  """Returns how many characters a text has; items count as many as
+  a step does.
+  """
   if isinstance(value, str):
     return len(value)
   if isinstance(value, list | tuple | Mapping | range):
@@ -526,7 +530,8 @@ _FILTERS = {
 
 
 def _plain(value, name: str, depth: int = 0):
-  """A copy of the types of JSON: what else is given has methods that do things.
+  """Returns a copy of the types of JSON: what else is given has methods that do
+  things.
 
   Raises:
     ValueError: there is something else, or it is nested too deep.
@@ -553,7 +558,7 @@ def _plain(value, name: str, depth: int = 0):
 
 
 def _said(error: Exception) -> str:
-  """What an error says, shortened."""
+  """Returns what an error says, shortened."""
   if not isinstance(error, jinja2.TemplateError):
     said = f'{type(error).__name__}: {error}'
   elif isinstance(error, jinja2.TemplateSyntaxError):

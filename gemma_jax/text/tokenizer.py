@@ -58,7 +58,7 @@ class Tokenizer:
   """A model's tokenizer: `tokenizer.json`, read by the `tokenizers` library.
 
   Attributes:
-    adds_bos: Whether the model's sequences start with BOS, by its own files
+    adds_bos: True if the model's sequences start with BOS, by its own files
       (see `read_special_tokens`).
     bos_id: Begins a sequence where `adds_bos`. Elsewhere the token that the
       files name so, which is not put anywhere, or None.
@@ -211,7 +211,8 @@ class Tokenizer:
 
   @property
   def stop_ids(self) -> tuple[int, ...]:
-    """What ends an answer: EOS and, where there is one, the end of turn.
+    """Returns what ends an answer: EOS and, where there is one, the end of
+    turn.
 
     Raises ValueError where the model has neither.
     """
@@ -250,7 +251,7 @@ class Tokenizer:
       bos: Start as the model expects, with one BOS if `adds_bos`. BOS tokens
         that the text itself starts with are merged into it, and its offsets
         then cover them.
-      parse_special: Whether a special token written out in the text is that
+      parse_special: True if a special token written out in the text is that
         token, or ordinary text.
       max_length: Most tokens allowed, BOS included.
       truncate: Cut a longer text at the end instead of raising.
@@ -321,7 +322,8 @@ class Tokenizer:
     generation_prompt: bool = True,
     variables: Mapping[str, Any] | None = None,
   ) -> str:
-    """A chat as the model was trained on it, with the BOS that it starts with.
+    """Returns a chat as the model was trained on it, with the BOS that it
+    starts with.
 
     The model's own template is used where it has one, else Gemma 2's format.
     Text put after the result is the beginning of the model's answer.
@@ -394,11 +396,11 @@ class Tokenizer:
     return raw.ids, self.vocabulary.offsets(piece, raw)
 
   def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
-    """The text of int [T] ids. Bytes that are not UTF-8 give U+FFFD."""
+    """Returns the text of int [T] ids. Bytes that are not UTF-8 give U+FFFD."""
     return self.vocabulary.decode(ids, skip_special)
 
   def token_strings(self, ids: Sequence[int]) -> list[str]:
-    """What each of int [T] ids spells, for labels: ' Paris', '<0xF0>'.
+    """Returns what each of int [T] ids spells, for labels: ' Paris', '<0xF0>'.
 
     Bytes that are no whole character are written as '<0xF0>'. Without those,
     the strings of a byte-level tokenizer make up the text (as it was after its
@@ -419,7 +421,7 @@ class Tokenizer:
     occurrence: int = 0,
     whole_word: bool = False,
   ) -> Span:
-    """The tokens [start, stop) that spell a substring.
+    """Returns the tokens [start, stop) that spell a substring.
 
     rule='offsets' finds the substring in the text and returns every token that
     spells a part of it (`span_by_offsets`, also for the last two arguments).
@@ -440,7 +442,7 @@ class Tokenizer:
       substring: What to look for, exactly as written.
       rule: 'offsets' or 'paper'.
       occurrence: 0 is the first, -1 the last.
-      whole_word: Whether 'art' in 'party' does not count.
+      whole_word: True if 'art' in 'party' does not count.
 
     Raises:
       ValueError: the substring does not occur (so often).

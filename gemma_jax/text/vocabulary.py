@@ -35,8 +35,8 @@ class Vocabulary:
   Attributes:
     origin: Where it was read from, for error messages.
     specials: Id -> text of the special tokens.
-    byte_level: Whether pieces are bytes, written in GPT-2's alphabet; else
-      they are text with U+2581 for a space, and '<0xF0>' is a byte.
+    byte_level: True if pieces are bytes, written in GPT-2's alphabet; else they
+      are text with U+2581 for a space, and '<0xF0>' is a byte.
     around: Ids that the file puts before, and after, a text; None if it has no
       post-processor, which could say so.
   """
@@ -102,7 +102,7 @@ class Vocabulary:
     Args:
       vocab: JSON, piece -> id.
       merges: Two pieces a line, after a comment.
-      add_prefix_space: Whether a text is cut as if a space came before it.
+      add_prefix_space: True if a text is cut as if a space came before it.
       origin: Where they were read from.
 
     Raises:
@@ -197,12 +197,12 @@ class Vocabulary:
   def encode(
     self, texts: Sequence[str], parse_special: bool
   ) -> list[tokenizers.Encoding]:
-    """What the library makes of texts, in parallel; no BOS is added.
+    """Returns what the library makes of texts, in parallel; no BOS is added.
 
     Args:
       texts: What to encode.
-      parse_special: Whether special tokens in a text are recognised, or
-        spelled in ordinary tokens.
+      parse_special: True if special tokens in a text are recognised, or spelled
+        in ordinary tokens.
 
     Raises:
       ValueError: something is not a text, a special token cannot be spelled in
@@ -238,7 +238,7 @@ class Vocabulary:
     return encodings
 
   def offsets(self, text: str, encoding: tokenizers.Encoding) -> list[Span]:
-    """The characters of `text` that each token of its encoding spells.
+    """Returns the characters of `text` that each token of its encoding spells.
 
     They are the library's, except that a space that the tokenizer puts before
     a text (as Llama 2's does) spells none, where it is a token of its own.
@@ -258,7 +258,9 @@ class Vocabulary:
 
   @functools.cached_property
   def _plain_backend(self) -> tokenizers.Tokenizer:
-    """The tokenizer to which special tokens in a text are ordinary text."""
+    """Returns the tokenizer to which special tokens in a text are ordinary
+    text.
+    """
     backend = copy.deepcopy(self._backend)
     backend.encode_special_tokens = True
     return backend
@@ -284,11 +286,13 @@ class Vocabulary:
     return ids
 
   def pieces(self, ids: Sequence[int]) -> list[str]:
-    """The vocabulary's entries for integer [T] ids, as the file writes them."""
+    """Returns the vocabulary's entries for integer [T] ids, as the file writes
+    them.
+    """
     return [self._backend.id_to_token(i) for i in self.check(ids)]
 
   def spelled(self, ids: Sequence[int]) -> list[bytes]:
-    """The UTF-8 bytes that each of integer [T] ids spells."""
+    """Returns the UTF-8 bytes that each of integer [T] ids spells."""
     ids = self.check(ids)
     return [self._spell(i, self._backend.id_to_token(i)) for i in ids]
 
@@ -302,7 +306,9 @@ class Vocabulary:
     return bytes(_BYTES[char] for char in piece)
 
   def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
-    """The text of integer [T] ids. Bytes that are not UTF-8 give U+FFFD."""
+    """Returns the text of integer [T] ids. Bytes that are not UTF-8 give
+    U+FFFD.
+    """
     return self._backend.decode(
       self.check(ids), skip_special_tokens=skip_special
     )

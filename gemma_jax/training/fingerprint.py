@@ -32,7 +32,7 @@ def fingerprint(tree, dtype=None) -> str:
 
 @jax.jit
 def _sum_of_bits(array) -> jax.Array:
-  """The bits of the values, each times its odd place, modulo 2^32."""
+  """Returns the bits of the values, each times its odd place, modulo 2^32."""
   if jnp.issubdtype(array.dtype, jnp.floating):
     size = array.dtype.itemsize * 8
     array = jax.lax.bitcast_convert_type(array, f'uint{size}')

@@ -67,7 +67,7 @@ class FitConfig:
 
 
 class State(NamedTuple):
-  """What an update changes.
+  """Holds what an update changes.
 
   Attributes:
     weights: The weights after the last update.
@@ -81,7 +81,7 @@ class State(NamedTuple):
 
   @property
   def best(self) -> Weights:
-    """What is judged and returned."""
+    """Returns what is judged and returned."""
     return self.weights if self.mean is None else self.mean
 
 
@@ -233,7 +233,8 @@ def _optimizer(config: FitConfig, weights) -> optax.GradientTransformation:
 
 
 def _start(config: FitConfig, weights) -> tuple[State, tuple | None]:
-  """The state before the first step, and where its leaves live on a mesh.
+  """Returns the state before the first step, and where its leaves live on a
+  mesh.
 
   Copies, since updates write where the state is.
   """
@@ -263,7 +264,7 @@ def _start(config: FitConfig, weights) -> tuple[State, tuple | None]:
 def _update(
   state: State, values, frozen, *, loss, config, accumulation, places
 ):
-  """One step: the next state, and the loss before it.
+  """Returns one step: the next state, and the loss before it.
 
   Compiled once for a loss, a configuration and shapes: trainings that share
   them share the program.
@@ -318,7 +319,9 @@ def _split(values, accumulation: int):
 
 
 def _stalled(records: list[dict], patience: int | None) -> bool:
-  """Whether the last `patience` judgements were no better than the best."""
+  """Returns True if the last `patience` judgements were no better than the
+  best.
+  """
   if patience is None or not records:
     return False
   scores = [record['score'] for record in records]
@@ -326,7 +329,7 @@ def _stalled(records: list[dict], patience: int | None) -> bool:
 
 
 def _on_mesh(tree) -> jax.Array | None:
-  """A leaf that is spread over a mesh, if there is one."""
+  """Returns a leaf that is spread over a mesh, if there is one."""
   leaves = jax.tree.leaves(tree)
   placed = lambda x: isinstance(getattr(x, 'sharding', None), NamedSharding)
   return next(filter(placed, leaves), None)

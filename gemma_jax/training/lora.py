@@ -36,7 +36,7 @@ Adapters = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-  """Which weights have an adapter.
+  """Says which weights have an adapter.
 
   Attributes:
     rank: r, columns of B and rows of A.
@@ -64,7 +64,7 @@ class LoraConfig:
 
   @property
   def scaling(self) -> float:
-    """What multiplies B A."""
+    """Returns what multiplies B A."""
     return self.alpha / self.rank
 
 

@@ -20,7 +20,7 @@ from gemma_jax.weights import Decoder, unstack_layers
 def as_model(
   weights: Mapping[str, jax.Array], config: ModelConfig, dtype=None
 ) -> Decoder:
-  """The model that a loss runs, of weights that are trained or merged.
+  """Returns the model that a loss runs, of weights that are trained or merged.
 
   On CPU its layers are unstacked: XLA copies the weights of a scan there
   (tools/BENCHMARKS.md).

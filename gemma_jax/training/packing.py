@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Example(NamedTuple):
-  """What a model learns to say after a prompt.
+  """Holds what a model learns to say after a prompt.
 
   Attributes:
     prompt: Token ids, BOS included where the model has one; at least one.
@@ -138,7 +138,7 @@ def pack_pairs(
 
 
 def draw(data, step: int, rows: int, seed: int = 0):
-  """The batch of a step: rows of every array, all once per epoch.
+  """Returns the batch of a step: rows of every array, all once per epoch.
 
   Args:
     data: A pytree of arrays that begin with the same R, such as a Packed.

@@ -74,7 +74,7 @@ class Module(NamedTuple):
 
   @property
   def outputs(self) -> int:
-    """How many outputs it has."""
+    """Returns how many outputs it has."""
     return max(rows.stop for rows in self.rows.values())
 
 
@@ -90,7 +90,7 @@ def save_peft(
   Args:
     folder: A new or empty folder.
     adapters: As `init_lora` has them.
-    config: Theirs.
+    config: Their configuration.
     model: The base that they were trained on, stacked, without them.
     base: Its folder or hub id, which PEFT loads it by.
 
@@ -146,7 +146,7 @@ def load_peft(
   """Reads adapters that `save_peft` or PEFT wrote.
 
   Args:
-    folder: Theirs.
+    folder: Their folder.
     model: The base to put them on, stacked.
     base: Its folder or hub id, to compare with the one that the adapter names;
       None compares no names. An adapter that `save_peft` wrote knows its base
@@ -204,7 +204,7 @@ def load_peft(
 
 
 def _modules(config: ModelConfig) -> list[Module]:
-  """The modules that may have an adapter."""
+  """Returns the modules that may have an adapter."""
   family, have = family_of(config), weight_letters(config)
   modules = []
   for name, stored in family.tensors.items():
@@ -262,7 +262,7 @@ def _adapters(folder, fields, scaling, module, found, config) -> Adapters:
 
 
 def _scaling(fields, rank: int, alpha: float) -> float:
-  """What PEFT multiplies B A with."""
+  """Returns what PEFT multiplies B A with."""
   return alpha / (rank**0.5 if fields.get('use_rslora') else rank)
 
 
@@ -271,7 +271,9 @@ def _rank(fields, path: str) -> int:
 
 
 def _pattern(fields, name: str, path: str, default):
-  """A module's value in a pattern, whose keys are ends of paths or regexes."""
+  """Returns a module's value in a pattern, whose keys are ends of paths or
+  regexes.
+  """
   for key, value in (fields.get(name) or {}).items():
     if re.fullmatch(rf'(.*\.)?({key})', path):
       return value
@@ -279,7 +281,7 @@ def _pattern(fields, name: str, path: str, default):
 
 
 def _read_fields(path: pathlib.Path) -> dict:
-  """The configuration; ValueError for what is not done here."""
+  """Returns the configuration; ValueError for what is not done here."""
   fields = read_json(path)
   try:
     _check_types(fields)
@@ -374,5 +376,5 @@ def _check_targets(folder, targets, by_module):
 
 
 def _fingerprint(model: Decoder) -> str:
-  """The same for a model loaded as float32 and as bfloat16."""
+  """Returns the same for a model loaded as float32 and as bfloat16."""
   return fingerprint(model.weights(), dtype=jnp.bfloat16)

@@ -17,7 +17,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike):
-  """A folder to fill, which appears as `path` once the block has ended well.
+  """Yields a folder to fill, which appears as `path` once the block has ended
+  well.
 
   A killed run leaves a hidden folder beside it, which the next one removes.
 
@@ -51,7 +52,8 @@ def new_folder(path: str | os.PathLike):
 
 
 def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
-  """The path of a file in a folder, checked not to be a link that leaves it.
+  """Returns the path of a file in a folder, checked not to be a link that
+  leaves it.
 
   Links of the hub's cache may lead to its blobs: beside the snapshots of a
   repository, or to those that all repositories share.

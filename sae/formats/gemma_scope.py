@@ -168,7 +168,9 @@ def save_gemma_scope(
 
 
 def _origin(path, released) -> Origin:
-  """What the path and the file beside it say; ValueError if they disagree."""
+  """Returns what the path and the file beside it say; ValueError if they
+  disagree.
+  """
   match = re.search(
     r'layer_(\d+)/width_\w+/average_l0_(\d+)/[^/]+$',
     pathlib.Path(os.path.abspath(path)).as_posix(),

@@ -86,7 +86,7 @@ def read_site(site: str, layer: int | None = None) -> tuple[str, int | None]:
 
 
 def hook_name(site: str, layer: int) -> str:
-  """What TransformerLens and SAELens call a site of a layer.
+  """Returns what TransformerLens and SAELens call a site of a layer.
 
   Raises:
     ValueError: they have no name for it that is one tensor.

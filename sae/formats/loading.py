@@ -95,7 +95,7 @@ def load_sae(
 
 
 def _settle(path, origin: Origin, site, layer) -> Origin:
-  """The origin with its site and layer, whoever named them."""
+  """Returns the origin with its site and layer, whoever named them."""
   for name, told in (('site', site), ('layer', layer)):
     known = getattr(origin, name)
     if known is None and told is None:
@@ -141,7 +141,7 @@ def _placing(dtype, mesh) -> Callable[[str, np.ndarray], jax.Array]:
 
 
 def _reader(path: pathlib.Path):
-  """The function that reads what is there, and the path it takes."""
+  """Returns the function that reads what is there, and the path it takes."""
   if path.is_file():
     if path.suffix == '.npz':
       return read_gemma_scope, path
@@ -179,7 +179,7 @@ def _reader(path: pathlib.Path):
 
 
 def _inside(root: pathlib.Path, sae_id: str) -> pathlib.Path:
-  """The folder of one SAE in a folder of several."""
+  """Returns the folder of one SAE in a folder of several."""
   if not root.is_dir():
     raise ValueError(
       f'{root} is a file, so it is one SAE; sae_id={sae_id!r} has no use.'
@@ -211,7 +211,7 @@ def _inside(root: pathlib.Path, sae_id: str) -> pathlib.Path:
 
 
 def _entries(folder, prefix='') -> str:
-  """What is in a folder, numbers in their order."""
+  """Returns what is in a folder, numbers in their order."""
   names = [x.name for x in folder.iterdir() if not x.name.startswith('.')]
   names.sort(
     key=lambda x: [

@@ -54,7 +54,7 @@ class UnknownSAE(KeyError, ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReleasedSAE:
-  """Where a published SAE is, and what it reads.
+  """Says where a published SAE is, and what it reads.
 
   Attributes:
     repo: On the hub, such as 'google/gemma-scope-2b-pt-res'.
@@ -108,7 +108,8 @@ def resolve(release: str, sae_id: str | None = None) -> ReleasedSAE:
 
 
 def list_saes(release: str) -> list[str]:
-  """The ids of a release, by layer; of a '-canonical' one, the canonical ids.
+  """Returns the ids of a release, by layer; of a '-canonical' one, the
+  canonical ids.
 
   Raises:
     UnknownSAE: there is no such release, or no list of its SAEs is known.
@@ -126,7 +127,8 @@ def list_saes(release: str) -> list[str]:
 
 
 def release_name(release: str) -> str:
-  """The name of a Gemma Scope release without 'google/' and '-canonical'.
+  """Returns the name of a Gemma Scope release without 'google/' and
+  '-canonical'.
 
   Raises:
     UnknownSAE: there is none of that name; the error suggests the nearest.
@@ -144,7 +146,7 @@ def release_name(release: str) -> str:
 
 
 def released_at(folder: str | os.PathLike) -> ReleasedSAE | None:
-  """What the path of a folder says, whether it is in the tables or not.
+  """Returns what the path of a folder says, whether it is in the tables or not.
 
   Args:
     folder: Such as '.../gemma-scope-2b-pt-res/layer_0/width_16k/average_l0_13';
@@ -174,7 +176,7 @@ def released_at(folder: str | os.PathLike) -> ReleasedSAE | None:
 
 
 def width_label(width: int) -> str:
-  """What folders call a number of latents.
+  """Returns what folders call a number of latents.
 
   Powers of two from 1,024 on are counted in thousands or millions, rounded
   down: 1k, 2k, 4k, 8k, 16k, 32k, 65k, 131k, 262k, 524k, 1m, 2m. Others are
@@ -186,7 +188,7 @@ def width_label(width: int) -> str:
 
 
 def parse_width_label(label: str) -> int:
-  """The number of latents; ValueError if no width is called that."""
+  """Returns the number of latents; ValueError if no width is called that."""
   if label.isdecimal():
     return int(label)
   for power in range(10, 40):
@@ -215,7 +217,9 @@ def _table(name: str) -> dict[tuple[int, str], tuple[list[int], int | None]]:
 
 
 def _known_l0(name, layer, label, l0):
-  """The L0 that is meant, None being canonical; UnknownSAE if there is none."""
+  """Returns the L0 that is meant, None being canonical; UnknownSAE if there is
+  none.
+  """
   table = _table(name)
   what = f'layer_{layer}/width_{label}'
   num_layers = _MODELS[name.split('-')[2]][0]

@@ -222,7 +222,7 @@ def save_sae_lens(
     folder: New or empty.
     context_size: Tokens per sequence in training.
     dataset_path: What it was trained on.
-    prepend_bos: Whether sequences began with <bos>.
+    prepend_bos: True if sequences began with <bos>.
     sparsity: [F], log10 of how often each latent fires.
     metadata: How it was trained; becomes `metadata.training`.
 
@@ -280,7 +280,7 @@ def save_sae_lens(
 
 
 def _read_config(path) -> dict:
-  """The configuration, flat and with its defaults, and checked."""
+  """Returns the configuration, flat and with its defaults, and checked."""
   content = read_json(path)
   metadata = content.get('metadata') or {}
   check_kind(path, 'metadata', metadata, dict)
@@ -355,7 +355,7 @@ def _read_config(path) -> dict:
 
 
 def _input_scale(folder, config) -> float:
-  """What activations were multiplied by before they were encoded."""
+  """Returns what activations were multiplied by before they were encoded."""
   normalise = config['normalize_activations']
   if normalise == 'none':
     return 1.0
@@ -387,7 +387,7 @@ def _input_scale(folder, config) -> float:
 
 
 def _read_threshold(file, config) -> np.ndarray:
-  """Some below 0, as training may leave them, do what 0 does."""
+  """Returns some below 0, as training may leave them, do what 0 does."""
   if config['architecture'] == 'standard':
     return np.zeros(file.sizes['F'], np.float32)
   there = [x for x in ('threshold', 'log_threshold') if x in file.names]

@@ -48,7 +48,7 @@ class TensorFile:
   """A file that holds the expected tensors and no others.
 
   Attributes:
-    path: Of the file.
+    path: Path of the file.
     sizes: Letter -> size, of all letters in the expected shapes.
     names: Those expected tensors that it has.
   """
@@ -125,7 +125,7 @@ class TensorFile:
         raise ValueError(f'{path}: tensor {name} is empty, {list(shape)}.')
 
   def read(self, name: str, *, minimum: float | None = None) -> np.ndarray:
-    """One tensor, as float32.
+    """Returns one tensor, as float32.
 
     Args:
       name: As expected.
@@ -188,7 +188,7 @@ class TensorFile:
 
 
 def host_weights(sae: JumpReLUSAE) -> Weights:
-  """The arrays in float32 NumPy, ready to be written.
+  """Returns the arrays in float32 NumPy, ready to be written.
 
   Thresholds below 0 do what 0 does, and become 0.
 
@@ -246,7 +246,9 @@ def _check_ends(file, members):
 
 
 def _npy_header(archive, member) -> tuple[np.dtype, tuple[int, ...]]:
-  """The dtype and shape of one member; ValueError unless its size fits."""
+  """Returns the dtype and shape of one member; ValueError unless
+  its size fits.
+  """
   name = member.filename
   if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
     raise ValueError(f'{name} is compressed in a way NumPy does not write')

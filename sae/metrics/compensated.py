@@ -41,7 +41,7 @@ def scale(a: Pair, factor: jax.Array) -> Pair:
 
 
 def total(x: jax.Array | Pair, axis: int) -> Pair:
-  """The sum over an axis, in additions of pairs.
+  """Returns the sum over an axis, in additions of pairs.
 
   Args:
     x: float32, or a pair.
@@ -65,7 +65,7 @@ def value(a: Pair) -> np.ndarray:
 
 
 def _two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The rounded sum, and what the rounding lost."""
+  """Returns the rounded sum, and what the rounding lost."""
   s = a + b
   b_used = s - a
   return s, (a - (s - b_used)) + (b - b_used)

@@ -47,8 +47,8 @@ class Metrics:
     num_latents: F.
     l0: Mean number of active latents, f > 0, per token.
     l0_std: Standard deviation of that number over tokens (divided by n).
-    l0_quantiles: Of that number at `L0_QUANTILES`: the least that at least
-      this share of tokens stays within.
+    l0_quantiles: L0 quantiles of that number at `L0_QUANTILES`: the least that
+      at least this share of tokens stays within.
     mse: Mean over tokens of ||x - y||^2, summed over D, in squared units of x:
       not comparable between sites or models.
     variance: Mean over tokens of ||x - mean||^2, mean over all n tokens.
@@ -106,10 +106,10 @@ class Metrics:
   mean: np.ndarray
 
   def to_dict(self, *, per_latent: bool = False) -> dict:
-    """For JSON: what is not finite is None.
+    """Returns a dict for JSON: what is not finite is None.
 
     Args:
-      per_latent: Whether lists of F numbers are in it. `mean` never is.
+      per_latent: True if lists of F numbers are in it. `mean` never is.
     """
     fields = {
       field.name: getattr(self, field.name)
@@ -139,8 +139,8 @@ def evaluate(sae: JumpReLUSAE, batches: Iterable) -> Metrics:
 
   Args:
     sae: Whose weights are measured.
-    batches: Of x, or of tuples (x, mask); raw activations [B, T, D] or [n, D]
-      and bool [B, T] or [n], as `add_batch` takes them.
+    batches: Batches of x, or of tuples (x, mask); raw activations [B, T, D] or
+      [n, D] and bool [B, T] or [n], as `add_batch` takes them.
 
   Raises:
     ValueError: there is no batch or no unmasked token, shapes do not fit, or
@@ -163,7 +163,7 @@ def evaluate(sae: JumpReLUSAE, batches: Iterable) -> Metrics:
 
 
 def summarise(sums: Sums) -> Metrics:
-  """The metrics that sums stand for; every division is made in float64.
+  """Returns the metrics that sums stand for; every division is made in float64.
 
   Raises:
     ValueError: nothing was summed, or something not finite; see `evaluate`.

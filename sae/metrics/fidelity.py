@@ -43,7 +43,7 @@ class Reconstruct:
   """Puts reconstructions in place: x [..., D] to [..., D], x.dtype.
 
   Attributes:
-    weights: Of the SAE.
+    weights: Weights of the SAE.
   """
 
   weights: Weights
@@ -89,7 +89,7 @@ class Estimate:
   high: float
 
   def to_dict(self) -> dict[str, float | None]:
-    """For JSON: what is not finite is None."""
+    """Returns a dict for JSON: what is not finite is None."""
     return {
       name: number if np.isfinite(number) else None
       for name, number in dataclasses.asdict(self).items()
@@ -133,7 +133,9 @@ class Fidelity:
   losses: dict[str, np.ndarray]
 
   def to_dict(self) -> dict:
-    """For JSON, without the arrays: what is not finite is None."""
+    """Returns a dict for JSON, without the arrays: what is not
+    finite is None.
+    """
     fields = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
@@ -299,7 +301,9 @@ _ESTIMATE = tuple(field.name for field in dataclasses.fields(Estimate))
 
 
 def _sum_rows(losses, mask, expected, where):
-  """The mask, and float64 sums [B] of losses [B, T] where it is True."""
+  """Returns the mask, and float64 sums [B] of losses [B, T] where
+  it is True.
+  """
   losses, mask = np.asarray(losses), np.asarray(mask)
   if losses.ndim != 2 or mask.shape != losses.shape or mask.dtype != bool:
     raise ValueError(

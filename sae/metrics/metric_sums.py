@@ -90,7 +90,7 @@ def add_batch(
 
   Args:
     sums: So far.
-    weights: Of the SAE.
+    weights: Weights of the SAE.
     x: Raw activations, [B, T, D], or [n, D] where tokens of one sequence are
       not kept together. A row of [B, T, D] is one sequence, and whole: what is
       counted per sequence does not reach across batches.
@@ -198,7 +198,7 @@ def merge_sums(a: Sums, b: Sums) -> Sums:
 
 
 def _moments(x: jax.Array, mask: jax.Array):
-  """The mean of x [n, D], and two parts of its scatter.
+  """Returns the mean of x [n, D], and two parts of its scatter.
 
   Squares are taken of x less a point close to the mean, [n, D]; what the point
   misses by is put right by the last result, a pair []. The point is found from
@@ -214,7 +214,7 @@ def _moments(x: jax.Array, mask: jax.Array):
 
 
 def _check(weights: Weights, x, mask) -> jax.Array:
-  """The mask, once it and x are found to fit."""
+  """Returns the mask, once it and x are found to fit."""
   D = weights.W_enc.shape[0]
   if x.ndim not in (2, 3) or x.shape[-1] != D or not x.size:
     raise ValueError(

@@ -23,7 +23,7 @@ from sae.jumprelu import JumpReLUSAE, Weights, encode
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Uniformity:
-  """Of an SAE over tokens.
+  """Holds the uniformity of an SAE over tokens.
 
   Attributes:
     mean: Mean of r over tokens where some latent has an effect; NaN if none.
@@ -36,7 +36,7 @@ class Uniformity:
   num_skipped: int
 
   def to_dict(self) -> dict:
-    """For JSON: what is not finite is None."""
+    """Returns a dict for JSON: what is not finite is None."""
     mean = self.mean if np.isfinite(self.mean) else None
     return dataclasses.asdict(self) | {'mean': mean}
 
@@ -45,7 +45,7 @@ def uniformity(weights: Weights, x: jax.Array, grad: jax.Array) -> jax.Array:
   """r of each token; computed in float32.
 
   Args:
-    weights: Of the SAE.
+    weights: Weights of the SAE.
     x: [..., D], what it reads.
     grad: [..., D], gradient with respect to x of the logit of the correct next
       token less the mean of all logits; of the same token's own prediction.
@@ -79,12 +79,12 @@ def uniformity(weights: Weights, x: jax.Array, grad: jax.Array) -> jax.Array:
 
 
 def mean_uniformity(sae: JumpReLUSAE, batches: Iterable) -> Uniformity:
-  """The mean of `uniformity` over batches, summed in float64.
+  """Returns the mean of `uniformity` over batches, summed in float64.
 
   Args:
     sae: Whose weights are measured.
-    batches: Of tuples (x, grad) or (x, grad, mask), with the mask bool [...],
-      False for tokens that do not count, whatever is there.
+    batches: Batches of tuples (x, grad) or (x, grad, mask), with the mask bool
+      [...], False for tokens that do not count, whatever is there.
 
   Raises:
     ValueError: there is no batch or no unmasked token, shapes do not fit, or

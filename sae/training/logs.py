@@ -42,7 +42,7 @@ class Log:
 
     Args:
       folder: For `metrics.jsonl` and TensorBoard's files; None is neither.
-      num_steps: Of the whole run.
+      num_steps: Number of steps of the whole run.
       tokens_per_step: B.
       first_step: From which training goes on.
       wandb_project: Also log to this project of Weights & Biases, where a run
@@ -214,7 +214,7 @@ def _import_wandb():
 
 
 def _range(runs, key) -> str:
-  """The value, or over a sweep the smallest and the largest."""
+  """Returns the value, or over a sweep the smallest and the largest."""
   values = [metrics[key] for metrics in runs.values()]
   low, high = f'{min(values):.3g}', f'{max(values):.3g}'
   return low if low == high else f'{low}..{high}'

@@ -22,7 +22,7 @@ RATES = ('threshold', 'encoder', 'bias')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-  """What sets one run of a sweep apart; all else is shared."""
+  """Holds what sets one run of a sweep apart; all else is shared."""
 
   sparsity: float
   seed: int
@@ -31,7 +31,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-  """How to train.
+  """Says how to train.
 
   `sparsity`, `seed` and `target_l0` may be sequences: a sweep, whose runs see
   the same activations in the same order and are trained by one program.
@@ -41,39 +41,42 @@ class TrainConfig:
     num_steps: Updates.
     sparsity: Coefficient of the penalty, lambda. With `target_l0`, its first
       value, from which a controller moves it.
-    seed: Of the initial weights.
-    shuffle_seed: Of the order of activations within a bucket.
+    seed: Random seed of the initial weights.
+    shuffle_seed: Shuffle seed of the order of activations within a bucket.
     target_l0: Mean active latents per token to steer to, or None.
     batch_size: B, tokens per update.
-    learning_rate: Of Adam.
-    threshold_learning_rate: Of the log thresholds; None is `learning_rate`.
-      Adam moves a log threshold by about this much per step, so at 7e-5 a
-      factor of e takes 14,000 steps: runs shorter than that need more.
-    encoder_learning_rate: Of the encoder's weights; None is `learning_rate`.
-    bias_learning_rate: Of both biases; None is `learning_rate`. Adam moves
-      every number by about its rate, and a bias moves pre-activations, which
-      are 1 / sqrt(D) wide, by as much: at rates above about 0.01 biases
-      overshoot unless theirs is smaller.
+    learning_rate: Learning rate of Adam.
+    threshold_learning_rate: Threshold learning rate of the log thresholds; None
+      is `learning_rate`. Adam moves a log threshold by about this much per
+      step, so at 7e-5 a factor of e takes 14,000 steps: runs shorter than that
+      need more.
+    encoder_learning_rate: Encoder learning rate of the encoder's weights; None
+      is `learning_rate`.
+    bias_learning_rate: Bias learning rate of both biases; None is
+      `learning_rate`. Adam moves every number by about its rate, and a bias
+      moves pre-activations, which are 1 / sqrt(D) wide, by as much: at rates
+      above about 0.01 biases overshoot unless theirs is smaller.
     warmup_steps: The learning rate rises to its value over so many steps,
       from a tenth of it, as half a cosine.
     decay: How the learning rate falls to 0 in the last `decay_steps`.
     decay_steps: See `decay`.
     adam_b1: 0 keeps no first moment.
-    adam_b2: Of Adam.
-    adam_eps: Of Adam.
+    adam_b2: Adam b2 of Adam.
+    adam_eps: Adam eps of Adam.
     sparsity_warmup_steps: The coefficient rises from 0, linearly, over so many
       steps.
     penalty: 'l0' counts active latents, with straight-through gradients.
       'tanh' is Anthropic's smooth stand-in, the sum of tanh(tanh_scale * f)
       (Transformer Circuits Thread, January 2025 update).
     tanh_scale: In its authors' units, where the mean squared norm is D.
-    bandwidth: Of the straight-through kernel; bias against variance.
-    initial_threshold: Of every latent.
+    bandwidth: Bandwidth of the straight-through kernel; bias against variance.
+    initial_threshold: Initial threshold of every latent.
     encoder_scale: The encoder starts as the decoder's transpose times this.
       At 1, and with low thresholds, the first reconstructions are about F / 2D
       times too long, which training has to unlearn first.
-    compute_dtype: Of the factors of matrix products. Products accumulate in
-      float32; weights, thresholds and moments are float32 throughout.
+    compute_dtype: Compute dtype of the factors of matrix products. Products
+      accumulate in float32; weights, thresholds and moments are float32
+      throughout.
     bucket_size: Activations on device, shuffled as one; a multiple of
       batch_size. Gemma Scope's buckets held about a million.
     dead_after: A latent is dead when it has not fired for so many tokens.
@@ -121,7 +124,7 @@ class TrainConfig:
   def fast(
     cls, *, d_in: int, width: int, num_steps: int, **changes
   ) -> 'TrainConfig':
-    """A recipe for hundreds of updates, and for thousands.
+    """Returns a recipe for hundreds of updates, and for thousands.
 
     Adam has momentum; decoder, encoder and biases have learning rates in
     proportion to how large their numbers are; the encoder starts short, so
@@ -164,7 +167,8 @@ class TrainConfig:
 
   @classmethod
   def short(cls, width: int, num_steps: int, **changes) -> 'TrainConfig':
-    """A recipe for thousands of updates, nearer to the papers' than `fast`.
+    """Returns a recipe for thousands of updates, nearer to the papers' than
+    `fast`.
 
     No momentum, and one learning rate; the sparsity warm-up is a fifth of the
     run. MiniWorld's SAEs are trained with it; at the same L0 it reconstructs
@@ -183,7 +187,9 @@ class TrainConfig:
 
   @classmethod
   def _scheduled(cls, recipe, width, num_steps, changes) -> 'TrainConfig':
-    """A recipe; rates rise in the first tenth and fall in the last fifth."""
+    """Returns a recipe; rates rise in the first tenth and fall in the last
+    fifth.
+    """
     decay_steps = num_steps // 5
     recipe = recipe | {
       'batch_size': 1024,
@@ -197,7 +203,7 @@ class TrainConfig:
 
   @property
   def runs(self) -> tuple[Run, ...]:
-    """The runs of the sweep, R of them."""
+    """Returns the runs of the sweep, R of them."""
     values = [self.sparsity, self.seed, self.target_l0]
     size = max(len(v) if isinstance(v, tuple) else 1 for v in values)
     values = [v if isinstance(v, tuple) else (v,) for v in values]
@@ -217,13 +223,17 @@ class TrainConfig:
 
   @property
   def identity(self) -> dict:
-    """The fields that a run's results depend on by more than rounding."""
+    """Returns the fields that a run's results depend on by more
+    than rounding.
+    """
     values = dataclasses.asdict(self)
     del values['runs_at_once']
     return values
 
   def rate_factor(self, step: jax.Array) -> jax.Array:
-    """What the learning rates are multiplied by at a step, from 0: float32."""
+    """Returns what the learning rates are multiplied by at a step, from 0:
+    float32.
+    """
     ramp = _float(step) / max(self.warmup_steps, 1)
     factor = 0.1 + 0.9 * (1 - jnp.cos(math.pi * jnp.minimum(ramp, 1))) / 2
     if self.decay == 'none':
@@ -235,7 +245,9 @@ class TrainConfig:
     return factor * left
 
   def sparsity_factor(self, step: jax.Array) -> jax.Array:
-    """What the coefficient is multiplied by at a step, from 0: float32."""
+    """Returns what the coefficient is multiplied by at a step, from
+    0: float32.
+    """
     return jnp.minimum(_float(step) / max(self.sparsity_warmup_steps, 1), 1)
 
 

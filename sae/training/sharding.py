@@ -20,7 +20,7 @@ _PARAMS = {
 
 
 def placement(letters: str, shape, mesh) -> NamedSharding | None:
-  """Where an array lives whose dimensions are named by letters."""
+  """Returns where an array lives whose dimensions are named by letters."""
   if mesh is None:
     return None
   axes = []

@@ -52,11 +52,11 @@ class Snapshots:
 
   @property
   def latest(self) -> int | None:
-    """The step of the newest complete checkpoint."""
+    """Returns the step of the newest complete checkpoint."""
     return self._manager.latest_step()
 
   def path(self, step: int) -> pathlib.Path:
-    """The folder of a checkpoint."""
+    """Returns the folder of a checkpoint."""
     return self.folder / str(step)
 
   def save(self, step: int, state: State):
@@ -85,7 +85,7 @@ class Snapshots:
       )
 
   def restore(self, like: State) -> State:
-    """The newest checkpoint, in the shapes and places of `like`.
+    """Returns the newest checkpoint, in the shapes and places of `like`.
 
     Raises:
       ValueError: it is damaged, of other shapes, or of a version that wrote no
@@ -147,7 +147,7 @@ class Snapshots:
       )
 
   def _restored(self, **what):
-    """One item of the newest checkpoint."""
+    """Returns one item of the newest checkpoint."""
     (name,) = what
     try:
       items = self._manager.restore(

@@ -32,13 +32,13 @@ from sae.training.update import State, init_state, run_updates
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """What training gives.
+  """Holds what training gives.
 
   Attributes:
     saes: One per source and run, [S][R]; they act on raw activations.
-    names: Of the runs in logs, [S][R].
-    metrics: Of the last interval, [S][R] of name -> value, in scaled units;
-      None if nothing was left to train.
+    names: Names of the runs in logs, [S][R].
+    metrics: Metrics of the last interval, [S][R] of name -> value, in scaled
+      units; None if nothing was left to train.
     scale: float32 [S], what activations were divided by in training.
   """
 
@@ -49,7 +49,7 @@ class Trained:
 
   @property
   def sae(self) -> JumpReLUSAE:
-    """The SAE, of a training of one.
+    """Returns the SAE, of a training of one.
 
     Raises:
       ValueError: there are several.
@@ -88,7 +88,8 @@ def train(
     out: Folder for checkpoints, `metrics.jsonl` and TensorBoard's files. None
       keeps nothing.
     origins: What the SAEs will say of themselves, one per source.
-    mesh: Of axes 'data' and 'model', see `sharding.py`; None is one device.
+    mesh: Mesh of axes 'data' and 'model', see `sharding.py`; None is one
+      device.
     log_every: Updates per program call and per record, at most.
     checkpoint_every: Updates between checkpoints, rounded up to whole calls;
       None is one per bucket.
@@ -188,7 +189,7 @@ def export(
   run: int = 0,
   origin: Origin | None = None,
 ) -> JumpReLUSAE:
-  """The SAE of one run, folded so that it acts on raw activations."""
+  """Returns the SAE of one run, folded so that it acts on raw activations."""
   params = jax.tree.map(lambda x: x[source, run], state.params)
   weights = Weights(*params[:4], jnp.exp(params.log_threshold))
   scale = 1 / state.scale[source]
@@ -231,7 +232,8 @@ def _begin(config, activations, mesh, snapshots):
 
 
 def _calls(config, step, log_every) -> Iterator[tuple[int, int, int]]:
-  """The program calls from an update on: (bucket, updates into it, updates).
+  """Yields the program calls from an update on: (bucket, updates into it,
+  updates).
 
   A bucket is cut into calls of equal length but for the last, so that two
   programs serve all full buckets.

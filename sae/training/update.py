@@ -23,7 +23,7 @@ _INTEGRAL = 2.0
 
 
 class Params(NamedTuple):
-  """What is trained, for activations of mean squared norm 1; all float32.
+  """Holds what is trained, for activations of mean squared norm 1; all float32.
 
   Attributes:
     W_enc: [S, R, D, F].
@@ -45,7 +45,7 @@ class State(NamedTuple):
 
   Attributes:
     params: Params.
-    adam: Of optax; moments like params.
+    adam: Adam of optax; moments like params.
     step: int32, updates made.
     scale: float32 [S], the root mean square norm of raw activations; they are
       divided by it.
@@ -66,7 +66,7 @@ class State(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-  """Of one update, before it; float32 [S, R], of scaled activations.
+  """Holds the metrics before one update; float32 [S, R], of scaled activations.
 
   Attributes:
     loss: What is minimised.
@@ -93,7 +93,7 @@ class StepMetrics(NamedTuple):
 def init_state(
   config: TrainConfig, scale: jax.Array, d_in: int, mesh=None
 ) -> State:
-  """The state before the first update.
+  """Returns the state before the first update.
 
   Decoder rows are uniform on a cube (He's initialisation), normalised; the
   encoder is their transpose, times `encoder_scale`; biases are 0 (arXiv
@@ -199,7 +199,9 @@ def _run_updates(state, bucket, order, start, *, config, num_steps, mesh):
 
 
 def update(config: TrainConfig, state: State, x: jax.Array):
-  """One update from raw activations x [S, B, D]: (state, StepMetrics)."""
+  """Returns one update from raw activations x [S, B, D]: (state,
+  StepMetrics).
+  """
   x = x.astype(jnp.float32) / state.scale[:, None, None]
   sparsity = jnp.exp(state.log_sparsity)
   if config.target_l0 is not None:
@@ -245,7 +247,7 @@ def update(config: TrainConfig, state: State, x: jax.Array):
 
 
 def _gradients(config: TrainConfig, params: Params, x, sparsity, silent):
-  """Of one run: (Params of gradients, StepMetrics, fired bool [F]).
+  """Returns gradients (Params), StepMetrics and fired (bool [F]) of one run.
 
   x is scaled, [B, D]. Five products of 2BDF operations each.
   """

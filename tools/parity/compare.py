@@ -75,7 +75,7 @@ class Difference:
 
   @property
   def cosine(self) -> float:
-    """Of the angle between a and b; 1 where both are 0."""
+    """Returns the cosine of the angle of a and b; 1 where both are 0."""
     scale = np.sqrt(self.ours) * np.sqrt(self.theirs)
     if scale == 0:
       return 1.0 if self.ours == self.theirs else 0.0
@@ -185,7 +185,7 @@ class Predictions:
     scale: max |HF's logits|.
     targets: How many tokens have one before them that predicts them.
     loss_ours: Sum of -log p over the targets, in nats.
-    loss_theirs: Likewise, by HF's own loss.
+    loss_theirs: The same sum, by HF's own loss.
     kl: KL(HF || ours).
     truth_ours: KL(HF in float32 || ours); bfloat16 runs only.
     truth_theirs: KL(HF in float32 || HF in bfloat16); likewise.
@@ -295,12 +295,12 @@ class Comparison:
   """All that one run measures.
 
   Attributes:
-    dtype: Of the run.
+    dtype: Dtype of the run.
     tolerance: Factor on the float32 gates.
     layers: Per layer, site -> difference.
     predictions: At the prompts' tokens.
-    greedy: Of what follows them.
-    tokenization: Of the tokenizers, where the checkpoint has one.
+    greedy: Greedy of what follows them.
+    tokenization: Tokenization of the tokenizers, where the checkpoint has one.
   """
 
   dtype: str

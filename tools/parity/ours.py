@@ -28,7 +28,7 @@ class Loaded:
     self._model = reader.load()
 
   def run(self, batch: Batch) -> Iterator[dict[str, np.ndarray]]:
-    """One forward pass over whole rows.
+    """Yields one forward pass over whole rows.
 
     Yields:
       Per layer, every site's value: [B, T, W], or [B, N, T, S] for attention's
@@ -82,7 +82,9 @@ class Streamed:
     }
 
   def run(self, batch: Batch) -> Iterator[dict[str, np.ndarray]]:
-    """As `Loaded.run`; a layer is computed when its sites are asked for."""
+    """Does what `Loaded.run` does; a layer is computed when its
+    sites are asked for.
+    """
     positions = jnp.asarray(batch.positions)
     x = None
     for model in self._layers():
@@ -92,7 +94,7 @@ class Streamed:
     yield {'logits': _numpy(_unembed(model, x))}
 
   def decode(self, batch: Batch, given: np.ndarray) -> np.ndarray:
-    """As `Loaded.decode`; reads all layers once per token."""
+    """Does what `Loaded.decode` does; reads all layers once per token."""
     B, T = batch.tokens.shape
     size = T + given.shape[1]
     caches: list[Cache] = []
@@ -140,7 +142,7 @@ def _numpy(x: jax.Array) -> np.ndarray:
 
 
 def _best(logits: jax.Array) -> np.ndarray:
-  """The first token with the highest logit, int32 [B], of [B, 1, V]."""
+  """Returns the first token with the highest logit, int32 [B], of [B, 1, V]."""
   return np.asarray(logits[:, 0].argmax(-1), np.int32)
 
 

@@ -56,7 +56,8 @@ def text_prompts(tokenizer: Tokenizer, lines: Sequence[str]) -> list[list[int]]:
 
 
 def read_lines(path: pathlib.Path) -> list[str]:
-  """The lines of a UTF-8 file that are not blank, without their line ends.
+  """Returns the lines of a UTF-8 file that are not blank, without their line
+  ends.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -82,7 +83,9 @@ def read_lines(path: pathlib.Path) -> list[str]:
 def random_prompts(
   config: ModelConfig, lengths: Sequence[int], seed: int
 ) -> list[list[int]]:
-  """One prompt per length: BOS if the model has one, then ids from all."""
+  """Returns one prompt per length: BOS if the model has one, then
+  ids from all.
+  """
   rng = np.random.default_rng(seed)
   has_bos = config.bos_id in range(config.vocab_size)
   start = [config.bos_id] if has_bos else []

@@ -76,7 +76,7 @@ class Reference:
     batch: Batch,
     on_sites: Callable[[dict[str, np.ndarray]], None] | None = None,
   ) -> tuple[np.ndarray, float]:
-    """One forward pass over whole rows.
+    """Returns one forward pass over whole rows.
 
     Args:
       batch: Tokens and positions.
@@ -160,7 +160,7 @@ class Reference:
 
 
 def hf_source(reader: CheckpointReader) -> tuple[pathlib.Path, dict[str, str]]:
-  """What HF's `from_pretrained` is called with for a checkpoint.
+  """Returns what HF's `from_pretrained` is called with for a checkpoint.
 
   Returns:
     The folder, and `gguf_file` if the checkpoint is one.
@@ -179,7 +179,7 @@ def hf_source(reader: CheckpointReader) -> tuple[pathlib.Path, dict[str, str]]:
 
 
 def _numpy(value: torch.Tensor) -> np.ndarray:
-  """A copy in float32, which holds every bfloat16 exactly."""
+  """Returns a copy in float32, which holds every bfloat16 exactly."""
   return value.detach().float().numpy().copy()
 
 
@@ -256,7 +256,9 @@ def _streamed(reader: CheckpointReader, dtype: torch.dtype):
   prefix = find_prefix(reader.config, files, folder)
 
   def read(name):
-    """The tensor that HF calls `name`; the file may have another prefix."""
+    """Returns the tensor that HF calls `name`; the file may have another
+    prefix.
+    """
     if name != LM_HEAD:
       name = prefix + name.removeprefix(family.prefixes[0])
     with safetensors.safe_open(files[name], 'pt') as file:
@@ -310,7 +312,9 @@ def _make_buffers(model: torch.nn.Module) -> None:
 
 
 def _tensor_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Which file each tensor is in. Names were checked when ours was loaded."""
+  """Returns which file each tensor is in. Names were checked when ours was
+  loaded.
+  """
   path = folder / 'model.safetensors'
   if path.is_file():
     with safetensors.safe_open(path, 'pt') as file:

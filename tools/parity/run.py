@@ -42,7 +42,7 @@ _LOGITS_BYTES = 1 << 28
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-  """What to check.
+  """Holds what to check.
 
   Attributes:
     checkpoint: Folder of a Hugging Face checkpoint (config.json,
@@ -88,13 +88,13 @@ class Check:
   """A check that is ready to run: inputs were read and found good.
 
   Attributes:
-    config: Of the checkpoint.
+    config: Configuration of the checkpoint.
     origin: The folder, or the .gguf file.
     options: What was asked for.
     batches: Rows to run.
     greedy_batches: Left-padded rows to continue.
     tokenization: How the tokenizers compare; None where they are not compared.
-    streamed: Whether layers are read one at a time.
+    streamed: True if layers are read one at a time.
     ours: This project's side.
     reference: HF's.
     truth: HF's in float32, where dtype is another.
@@ -226,7 +226,9 @@ def prepare(options: Options) -> Check:
 
 
 def num_parameters(config: ModelConfig) -> int:
-  """How many numbers a model's weights are; tied matrices count once."""
+  """Returns how many numbers a model's weights are; tied matrices
+  count once.
+  """
   return sum(map(math.prod, tensor_shapes(config).values()))
 
 
@@ -243,13 +245,15 @@ def memory_needed(config: ModelConfig, dtype: str, batch: Batch) -> int:
 
 
 def _batch_size(options: Options, config: ModelConfig, places: int) -> int:
-  """How many prompts to run at a time, each with logits at so many places."""
+  """Returns how many prompts to run at a time, each with logits at so many
+  places.
+  """
   fit = _LOGITS_BYTES // (4 * config.vocab_size * places)
   return max(1, min(options.batch_size, fit))
 
 
 def _is_streamed(options: Options, reader, batch: Batch) -> bool:
-  """Whether one layer is held at a time; a .gguf cannot be."""
+  """Returns True if one layer is held at a time; a .gguf cannot be."""
   needed = memory_needed(reader.config, options.dtype, batch)
   free = available_memory()
   streamed = options.stream == 'always' or (

@@ -18,7 +18,7 @@ _COLUMNS = f'{"max abs":>10}{"relative":>11}{"cosine":>14}'
 
 
 def report(check: Check, comparison: Comparison, verbose: bool) -> str:
-  """All lines: what was run, the tables, the gates, the verdict."""
+  """Returns all lines: what was run, the tables, the gates, the verdict."""
   gates = verdict.judge(comparison)
   lines = [_header(check), '']
   if verbose:
@@ -38,7 +38,7 @@ def report(check: Check, comparison: Comparison, verbose: bool) -> str:
 
 
 def as_json(check: Check, comparison: Comparison) -> dict:
-  """Every number of a run, and what is needed to repeat it."""
+  """Returns every number of a run, and what is needed to repeat it."""
   gates = verdict.judge(comparison)
   predictions = comparison.predictions
   targets = predictions.targets
@@ -142,7 +142,7 @@ def _predictions(comparison: Comparison) -> Iterator[str]:
 
 
 def _tokens(comparison: Comparison) -> Iterator[str]:
-  """The texts that are tokenized differently, the first few of them."""
+  """Yields the texts that are tokenized differently, the first few of them."""
   if (found := comparison.tokenization) is None:
     return
   same = found.texts - len(found.different) - found.merged_bos
@@ -164,7 +164,7 @@ def _tokenizer(comparison: Comparison) -> dict | None:
 
 
 def _short(value) -> str:
-  """A text or ids for one line: its end is left out if it is long."""
+  """Returns a text or ids for one line: its end is left out if it is long."""
   text = repr(value)
   return text if len(text) <= 60 else f'{text[:57]}...'
 
@@ -221,7 +221,7 @@ def _row(layer: int | None, site: str, difference: Difference) -> dict:
 
 
 def _finite(value):
-  """The value with NaN and infinities as strings: JSON has none."""
+  """Returns the value with NaN and infinities as strings: JSON has none."""
   if isinstance(value, dict):
     return {key: _finite(item) for key, item in value.items()}
   if isinstance(value, list | tuple):

@@ -12,7 +12,7 @@ from tools.parity.reference import hf_source
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tokenization:
-  """How the tokens of the two sides differ.
+  """Says how the tokens of the two sides differ.
 
   Attributes:
     texts: How many texts were compared.

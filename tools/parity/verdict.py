@@ -77,7 +77,7 @@ class Gate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Divergence:
-  """Where the sides part.
+  """Says where the sides part.
 
   Attributes:
     layer: None for the logits.
@@ -101,7 +101,7 @@ def site_gates(dtype: str, tolerance: float) -> dict[str, float]:
 
 
 def judge(comparison: Comparison) -> list[Gate]:
-  """The gates of a run; it passes if all of them do."""
+  """Returns the gates of a run; it passes if all of them do."""
   gates = [_masks(comparison)]
   if comparison.dtype == 'float32':
     gates += [
@@ -119,7 +119,9 @@ def judge(comparison: Comparison) -> list[Gate]:
 
 
 def first_divergence(comparison: Comparison) -> Divergence | None:
-  """The first site, in computing order, that is above its gate, if any."""
+  """Returns the first site, in computing order, that is above its
+  gate, if any.
+  """
   gates = site_gates(comparison.dtype, comparison.tolerance)
   before = 0.0
   for layer, site, difference in all_sites(comparison):
@@ -146,7 +148,9 @@ def all_sites(comparison: Comparison) -> Iterator[tuple[int, str, Difference]]:
 
 
 def worst(values) -> object:
-  """The item with the largest first entry; one that is not a number wins."""
+  """Returns the item with the largest first entry; one that is not a number
+  wins.
+  """
   return max(values, key=lambda item: (item[0] != item[0], item[0]))
 
 

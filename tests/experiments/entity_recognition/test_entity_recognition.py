@@ -168,8 +168,8 @@ def test_rehearsal(world, tmp_path, capsys):
   assert len(answers) == arms * 2 * 2 * len(TYPES)
   page = (out / 'report.html').read_text()
   assert 'Which latents know' in page and 'http://' not in page[:2000]
-  said = capsys.readouterr().out
-  assert 'Estimate' in said and str(out / 'report.html') in said
+  said = capsys.readouterr()
+  assert 'Estimate' in said.out and str(out / 'report.html') in said.err
 
   # Again: every stage is there, and gives the same.
   kept = (out / 'harvest' / 'sums.safetensors').stat().st_mtime_ns
