@@ -20,8 +20,8 @@ from gemma_jax import running
 from gemma_jax.checkpoint.hf import CheckpointReader
 from gemma_jax.config import ModelConfig
 from gemma_jax.generate import generate
-from gemma_jax.inside import files_inside
 from gemma_jax.model import Output
+from gemma_jax.path_checks import files_inside
 from gemma_jax.text.padding import BUCKETS, TokenBatch, pad_rows
 from gemma_jax.text.tokenizer import Tokenizer
 from gemma_jax.weights import Decoder

@@ -4,9 +4,9 @@
   latents = sae.encode(activations)
   trained = train(TrainConfig(width=16384, num_steps=100_000), activations)
 
-See `jumprelu.py` for what an SAE computes, `recipe.py` and `update.py` for how
-one is trained. This package knows no language model: whoever calls it brings
-activations.
+See `jumprelu.py` for what an SAE computes, `training/recipe.py` and
+`training/update.py` for how one is trained. This package knows no language
+model: whoever calls it brings activations.
 """
 
 from sae.folding import fold, normalise_decoder

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 ROOT = pathlib.Path(__file__).parent.parent
 # What all studies stand on, each on those before it.
@@ -133,3 +134,11 @@ def test_there_is_no_circle():
   assert not circle(
     {module: names - {package(module)} for module, names in IMPORTS.items()}
   )
+
+
+def test_files_that_docstrings_name_exist():
+  for module, path in MODULES.items():
+    text = ast.get_docstring(ast.parse(path.read_text('utf-8'))) or ''
+    for name in re.findall(r'`([\w/]+\.py)`', text):
+      places = (path.parent, ROOT, ROOT / module.split('.')[0])
+      assert any((place / name).is_file() for place in places), (path, name)

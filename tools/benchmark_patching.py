@@ -44,23 +44,16 @@ import torch
 from tqdm import tqdm
 
 from experiments import inputs
-from experiments.factual_recall.naive import naive_total_effects
+from experiments.factual_recall.naive_path_patching import naive_total_effects
 from experiments.factual_recall.path_patching import donors, total_effects
-from experiments.factual_recall.prompts import corrupt, make_prompts
+from experiments.factual_recall.task_prompts import corrupt, make_prompts
 from experiments.factual_recall.tasks import read_task
 from experiments.factual_recall.trace import Readout, trace
 from experiments.patching import costs, naive_sweep, sweep
 from experiments.patching.cells import every_cell
 from experiments.patching.runs import record_run
 from experiments.patching.sweeps import first_difference
-from experiments.runs import (
-  Count,
-  Few,
-  KeepFlags,
-  check_numbers,
-  start,
-  whole,
-)
+from experiments.runs import Count, Few, KeepFlags, check_numbers, start, whole
 import gemma_jax as gj
 from tools.patching_peer import TransformerLens
 from tools.timing import CompileLog, alternate

@@ -44,7 +44,7 @@ import json
 import pathlib
 
 from experiments.runs import KeepFlags, start
-from tools.parity import run, tables, verdict
+from tools.parity import parity_tables, run, verdict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,9 +74,9 @@ def work(settings: Settings, keep_flags: KeepFlags) -> int:
   )
   comparison = prepared.run()
   if target is not None:
-    numbers = tables.as_json(prepared, comparison)
+    numbers = parity_tables.as_json(prepared, comparison)
     target.write_text(json.dumps(numbers, indent=2) + '\n', encoding='utf-8')
-  print(tables.report(prepared, comparison, settings.verbose))
+  print(parity_tables.report(prepared, comparison, settings.verbose))
   return 0 if all(gate.passed for gate in verdict.judge(comparison)) else 1
 
 

@@ -36,11 +36,11 @@ from experiments.miniworld.bundle import (
   write_model,
   write_people,
 )
-from experiments.miniworld.chat import Chats
-from experiments.miniworld.corpus import Corpus, texts_of
+from experiments.miniworld.chat_tuning import Chats
+from experiments.miniworld.pretraining_text import Corpus, texts_of
 from experiments.miniworld.recipes import SIZES, Recipe, make_recipe
-from experiments.miniworld.vocabulary import make_tokenizer
 from experiments.miniworld.world import make_world
+from experiments.miniworld.world_vocabulary import make_tokenizer
 from experiments.runs import KeepFlags, Seed, check_numbers, outputs, start
 from experiments.sae_training.token_activations import read_batch
 import gemma_jax as gj

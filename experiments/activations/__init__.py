@@ -3,8 +3,8 @@
   rows = make_rows(tokenizer, prompts, tokens='entity')
   sums = stream_scores(model, saes, rows, rows.groups(groups), num_groups)
 
-`rows.py` and `token_selection.py` say which token of which prompt is read,
-`streaming.py` what is summed there, and `gathering.py` has activations in
+`harvest_rows.py` and `token_selection.py` say which token of which prompt is
+read, `streaming.py` what is summed there, and `gathering.py` has activations in
 memory.
 """
 
@@ -13,11 +13,12 @@ from experiments.activations.gathering import (
   latent_activations,
   latents_at_positions,
 )
-from experiments.activations.rows import Dropped, HarvestRows, join, make_rows
+from experiments.activations.harvest_rows import (
+  Dropped,
+  HarvestRows,
+  join,
+  make_rows,
+)
 from experiments.activations.streaming import ACTIVE, GroupSums, stream_scores
 from experiments.activations.sums_io import read_sums, write_sums
-from experiments.activations.token_selection import (
-  CHOICES,
-  DENOMINATORS,
-  draw,
-)
+from experiments.activations.token_selection import CHOICES, DENOMINATORS, draw

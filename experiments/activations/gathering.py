@@ -7,14 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.activations.batches import (
-  BATCH_SIZE,
-  BUCKETS,
-  Batch,
-  count_tokens,
-  make_batches,
-  progress,
-)
+from experiments.activations.harvest_rows import HarvestRows
 from experiments.activations.reading import (
   check_place,
   check_saes,
@@ -22,7 +15,14 @@ from experiments.activations.reading import (
   on_mesh,
   read_sites,
 )
-from experiments.activations.rows import HarvestRows
+from experiments.activations.row_batches import (
+  BATCH_SIZE,
+  BUCKETS,
+  Batch,
+  count_tokens,
+  make_batches,
+  progress,
+)
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE, encode
 

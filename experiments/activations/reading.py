@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import jax
 
-from experiments.activations.rows import HarvestRows
+from experiments.activations.harvest_rows import HarvestRows
 import gemma_jax as gj
 from gemma_jax.sharding import mesh_of
 from sae.jumprelu import JumpReLUSAE

@@ -24,20 +24,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.activations.batches import (
-  BATCH_SIZE,
-  BUCKETS,
-  count_tokens,
-  make_batches,
-  progress,
-)
+from experiments.activations.harvest_rows import HarvestRows
 from experiments.activations.reading import (
   check_saes,
   check_tokens,
   on_mesh,
   read_sites,
 )
-from experiments.activations.rows import HarvestRows
+from experiments.activations.row_batches import (
+  BATCH_SIZE,
+  BUCKETS,
+  count_tokens,
+  make_batches,
+  progress,
+)
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE, Weights, encode
 from sae.metrics.compensated import Pair, add, pair, value

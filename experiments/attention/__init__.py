@@ -13,7 +13,7 @@ from experiments.attention.edges import Edges, without_entity
 from experiments.attention.entity_attention import KEYS, MEASURES
 from experiments.attention.knockout_runs import run_study, time_both_ways
 from experiments.attention.knockout_summary import commonest_answer, summarise
-from experiments.attention.refusals import refusal_openings
+from experiments.attention.refusal_openings import refusal_openings
 from experiments.attention.shift_summary import compare_classes, summarise_shift
 from experiments.attention.shifts import Shift, first_changed, measure_shift
 from experiments.attention.windows import (

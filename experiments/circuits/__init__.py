@@ -2,8 +2,8 @@
 
 `components.py` says what can be held in place, `metric.py` what is measured,
 `effects.py` what paths are, `verification.py` what makes a set a circuit,
-`attribution.py` how logits are taken apart, `refusal_default.py` what the model
-does without evidence; `study.py` puts them together.
+`logit_attribution.py` how logits are taken apart, `refusal_default.py` what the
+model does without evidence; `study.py` puts them together.
 """
 
 from experiments.circuits.components import Component

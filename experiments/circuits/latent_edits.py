@@ -16,9 +16,9 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from experiments.circuits import refusal_default
+from experiments.circuits.circuit_results import Asked
 from experiments.circuits.components import Component
 from experiments.circuits.metric import Pairs, choose_pairs, find_beginnings
-from experiments.circuits.results import Asked
 from experiments.circuits.study import TracingOptions, trace
 from experiments.circuits.tracing import LatentEdit, ablated, steered
 from experiments.inputs.study_inputs import StudyInputs

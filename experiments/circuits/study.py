@@ -9,14 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from experiments.circuits.attribution import attribute, last_token
-from experiments.circuits.components import components_where
-from experiments.circuits.effects import (
-  component_effects,
-  edge_effects,
-  possible_edges,
-)
-from experiments.circuits.results import (
+from experiments.circuits.circuit_results import (
   Asked,
   among,
   describe_attribution,
@@ -24,6 +17,13 @@ from experiments.circuits.results import (
   describe_edges,
   describe_projection,
 )
+from experiments.circuits.components import components_where
+from experiments.circuits.effects import (
+  component_effects,
+  edge_effects,
+  possible_edges,
+)
+from experiments.circuits.logit_attribution import attribute, last_token
 from experiments.circuits.tracing import LatentEdit, Tracer
 from experiments.circuits.verification import find_set, ranked, verify
 from experiments.stats.intervals import Estimate, cluster_bootstrap_mean

@@ -11,9 +11,9 @@ import json
 import numpy as np
 
 from experiments.activations import make_rows
+from experiments.confounds.kept_stages import ARRAYS, all_read, identity_of
 from experiments.confounds.linear_readout import LinearReadout, read_rows
 from experiments.confounds.prompt_variants import PromptVariant
-from experiments.confounds.stages import ARRAYS, all_read, identity_of
 from experiments.entities import (
   PROMPT_TYPES,
   Prompt,

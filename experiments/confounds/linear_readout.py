@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.activations import ACTIVE, HarvestRows, gather
-from experiments.activations.batches import (
+from experiments.activations.gathering import run_batches
+from experiments.activations.reading import check_tokens, on_mesh
+from experiments.activations.row_batches import (
   BATCH_SIZE,
   count_tokens,
   make_batches,
   progress,
 )
-from experiments.activations.gathering import run_batches
-from experiments.activations.reading import check_tokens, on_mesh
 from experiments.latents import LabelledEntities, LatentId
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE

@@ -14,9 +14,10 @@ from experiments.confounds.baselines import (
 )
 from experiments.confounds.chat_stages import ChatStages, question_prompts
 from experiments.confounds.covariates import Covariates
+from experiments.confounds.kept_stages import Stages
 from experiments.confounds.likelihood import PAPER, token_likelihood
 from experiments.confounds.linear_readout import LinearReadout
-from experiments.confounds.matching import compare_saes
+from experiments.confounds.matched_names import compare_saes
 from experiments.confounds.plan import ConfoundPlan
 from experiments.confounds.prompt_variants import (
   TEST,
@@ -26,7 +27,6 @@ from experiments.confounds.prompt_variants import (
 )
 from experiments.confounds.reselection import shuffled_selection, stability
 from experiments.confounds.settings import Settings
-from experiments.confounds.stages import Stages
 from experiments.entities import activation_prompt
 from experiments.inputs.study_inputs import StudyInputs
 from experiments.latents import (

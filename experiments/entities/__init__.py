@@ -5,12 +5,21 @@
   classes = classify(read_records('run/records'))['city']
   parts = split(classes.known)
 
-`labelling.py` has a model answer; `experiments.labelling` is its binary.
+`experiments.labelling` has a model answer.
 """
 
-from experiments.entities.answers import Judge
+from experiments.entities.answer_judging import Judge
 from experiments.entities.entity import Entity
 from experiments.entities.entity_files import read_entities, write_entities
+from experiments.entities.entity_prompts import (
+  Prompt,
+  activation_prompt,
+  base_prompt,
+  is_known_question,
+  question_prompt,
+  refusal_question,
+  statement_prompt,
+)
 from experiments.entities.entity_splits import (
   EntitySplits,
   people_of_names,
@@ -31,15 +40,6 @@ from experiments.entities.prompt_types import (
   PROMPT_TYPES,
   PromptType,
   prompt_types_of,
-)
-from experiments.entities.prompts import (
-  Prompt,
-  activation_prompt,
-  base_prompt,
-  is_known_question,
-  question_prompt,
-  refusal_question,
-  statement_prompt,
 )
 from experiments.entities.records import Record, read_records, write_records
 from experiments.entities.refusals import is_refusal

@@ -7,7 +7,7 @@ or '10,000'. Scripts without spaces between words have no such edges.
 from collections.abc import Iterable
 import re
 
-from experiments.entities.folding import fold
+from experiments.entities.letter_folding import fold
 from gemma_jax.text.spans import in_word
 
 # What stands for a name that is left out: no letter, digit, sign or space.

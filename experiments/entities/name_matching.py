@@ -5,7 +5,7 @@ import re
 
 from rapidfuzz import fuzz, utils
 
-from experiments.entities.folding import fold, join_initials
+from experiments.entities.letter_folding import fold, join_initials
 
 # thefuzz removes these before it compares, 'é' but not 'š'.
 _LATIN_1 = dict.fromkeys(range(128, 256))

@@ -7,7 +7,7 @@ token, and every sequence starts with exactly one BOS.
 from collections.abc import Sequence
 import dataclasses
 
-from experiments.entities.prompts import Prompt
+from experiments.entities.entity_prompts import Prompt
 import gemma_jax as gj
 
 # Unicode noncharacters, put around a name to see where a chat template has it.

@@ -7,7 +7,7 @@ them by name, which is the entity's type and the attribute: 'city_country'.
 from collections.abc import Sequence
 import dataclasses
 
-from experiments.entities.answers import (
+from experiments.entities.answer_judging import (
   Genre,
   Judge,
   Name,

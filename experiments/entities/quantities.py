@@ -9,7 +9,7 @@ years('on August 23, 1978')                   [1978]
 import functools
 import re
 
-from experiments.entities.folding import fold
+from experiments.entities.letter_folding import fold
 
 ONES = {
   word: i

@@ -15,7 +15,7 @@ import dataclasses
 
 import numpy as np
 
-from experiments.factual_recall.prompts import Prompts, _pieces
+from experiments.factual_recall.task_prompts import Prompts, _pieces
 from experiments.factual_recall.vocabulary_ranks import ranks
 from experiments.stats.resampling import cluster_bootstrap_means
 import gemma_jax as gj

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Trace, batches, outcomes
 import gemma_jax as gj
 

@@ -17,8 +17,8 @@ from experiments.factual_recall.extraction import (
   extraction_after_early_patching,
 )
 from experiments.factual_recall.knockout_windows import knock_out_windows
-from experiments.factual_recall.prompts import Prompts
 from experiments.factual_recall.sublayer_ablation import rate_without_sublayers
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Trace
 from experiments.stats.intervals import cluster_bootstrap_mean
 import gemma_jax as gj

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.factual_recall.attributes import Attributes, estimate_rates
 from experiments.factual_recall.dissection import kept_batches
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 import gemma_jax as gj
 
 # The subject's last token, the last token, and all other tokens of a prompt, of

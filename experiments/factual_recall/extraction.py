@@ -24,7 +24,7 @@ from experiments.factual_recall.dissection import (
   group_masks,
   kept_batches,
 )
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Trace
 from experiments.factual_recall.vocabulary_ranks import ranks
 from experiments.stats.intervals import wilson_by_cluster

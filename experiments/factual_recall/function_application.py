@@ -14,8 +14,8 @@ import numpy as np
 
 from experiments.factual_recall.least_squares import cosine
 from experiments.factual_recall.path_patching import streams_with_added
-from experiments.factual_recall.prompts import Prompts
 from experiments.factual_recall.regression import READ, finite, to_dicts
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Readout, Trace
 from experiments.stats import resampling
 from experiments.stats.intervals import Estimate, number_units

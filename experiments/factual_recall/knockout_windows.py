@@ -23,7 +23,7 @@ from experiments.factual_recall.dissection import (
   group_masks,
   kept_batches,
 )
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Trace, by_logits
 from experiments.stats.intervals import cluster_bootstrap_ratio
 from experiments.stats.resampling import cluster_bootstrap_means

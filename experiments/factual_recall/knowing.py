@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from experiments.factual_recall.movers import Movers
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Readout, Trace, batches, outcomes
 from experiments.stats.curves import auroc
 from experiments.stats.ranks import spearman

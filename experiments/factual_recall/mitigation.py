@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.factual_recall import least_squares, regression
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Outcomes, Trace, batches, outcomes
 from experiments.stats.intervals import Estimate
 from experiments.stats.resampling import cluster_bootstrap_means

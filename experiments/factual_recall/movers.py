@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Readout, Trace, batches
 from experiments.stats.intervals import Estimate, number_units
 from experiments.stats.resampling import draw, estimate

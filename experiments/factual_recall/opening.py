@@ -7,9 +7,9 @@ import pathlib
 
 from experiments import inputs
 from experiments.factual_recall import plain_text
-from experiments.factual_recall.prompts import Prompts, make_prompts
 from experiments.factual_recall.receivers import parse_receiver
 from experiments.factual_recall.settings import Settings
+from experiments.factual_recall.task_prompts import Prompts, make_prompts
 from experiments.factual_recall.tasks import Task, read_task
 import gemma_jax as gj
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from experiments.factual_recall import movers as movers_lib
 from experiments.factual_recall import path_patching
-from experiments.factual_recall.prompts import Prompts
 from experiments.factual_recall.receivers import effects_through, parse_receiver
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Outcomes, Readout, Trace, outcomes
 from experiments.stats.intervals import (
   Estimate,

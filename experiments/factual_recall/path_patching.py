@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Readout, Trace, batches
 import gemma_jax as gj
 from gemma_jax.capture import Capture

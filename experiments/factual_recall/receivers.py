@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.factual_recall.path_patching import replaced_sender
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Readout, Trace, batches
 import gemma_jax as gj
 from gemma_jax.capture import Capture

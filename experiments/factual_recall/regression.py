@@ -25,7 +25,7 @@ import numpy as np
 
 from experiments.factual_recall import least_squares
 from experiments.factual_recall.least_squares import Fit, cosine, ratio, solve
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Readout, Trace
 from experiments.stats import resampling
 from experiments.stats.intervals import Estimate, number_units

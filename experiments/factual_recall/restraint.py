@@ -14,7 +14,7 @@ import dataclasses
 
 import numpy as np
 
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Readout, Trace, outcomes
 from experiments.stats.resampling import cluster_bootstrap_means
 import gemma_jax as gj

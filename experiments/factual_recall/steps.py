@@ -26,7 +26,7 @@ from experiments.factual_recall.last_writes import (
 from experiments.factual_recall.opening import Study
 from experiments.factual_recall.price import TextReads, read_text
 from experiments.factual_recall.price import price as measure_price
-from experiments.factual_recall.prompts import Prompts, corrupt
+from experiments.factual_recall.task_prompts import Prompts, corrupt
 from experiments.factual_recall.trace import (
   Readout,
   mean_readout,

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.factual_recall.attributes import Attributes, estimate_rates
 from experiments.factual_recall.dissection import Kept, kept_batches
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 import gemma_jax as gj
 from gemma_jax.capture import Capture
 from gemma_jax.interventions import prepare

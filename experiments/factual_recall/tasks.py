@@ -17,7 +17,7 @@ import dataclasses
 import pathlib
 
 from experiments.miniworld.lexicon import ATTRIBUTES
-from experiments.miniworld.templates import HELD_OUT, SENTENCES, spell
+from experiments.miniworld.sentences import HELD_OUT, SENTENCES, spell
 from experiments.miniworld.world import WorldConfig, make_world
 from gemma_jax import json_files
 

@@ -6,10 +6,5 @@
 """
 
 from experiments.harvest.prompt_files import FilePrompt, read_prompt_file
-from experiments.harvest.store import (
-  DTYPES,
-  Store,
-  open_store,
-  rows_done,
-)
+from experiments.harvest.store import DTYPES, Store, open_store, rows_done
 from experiments.harvest.store_writing import write_store

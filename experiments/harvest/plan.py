@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 
 from experiments import inputs
+from experiments.activations.harvest_rows import HarvestRows, make_rows
 from experiments.activations.reading import check_place
-from experiments.activations.rows import HarvestRows, make_rows
 from experiments.entities import (
   activation_prompt,
   base_prompt,

@@ -13,15 +13,15 @@ import ml_dtypes
 import numpy as np
 import tensorstore as ts
 
-from experiments.activations.batches import (
+from experiments.activations.gathering import run_batches
+from experiments.activations.harvest_rows import HarvestRows
+from experiments.activations.reading import check_place, check_tokens
+from experiments.activations.row_batches import (
   BATCH_SIZE,
   BUCKETS,
   count_tokens,
   progress,
 )
-from experiments.activations.gathering import run_batches
-from experiments.activations.reading import check_place, check_tokens
-from experiments.activations.rows import HarvestRows
 from experiments.harvest.store import (
   ARRAYS,
   DTYPES,

@@ -14,6 +14,7 @@ signals, readers     what tells a right answer; streams, detectors
 """
 
 from experiments.knowledge_probing.asking import AskingPlan, ask
+from experiments.knowledge_probing.decision_rows import Row, make_rows
 from experiments.knowledge_probing.formats import ADMIT, Format
 from experiments.knowledge_probing.informative import declines
 from experiments.knowledge_probing.judging import (
@@ -27,15 +28,14 @@ from experiments.knowledge_probing.opening import (
   open_study,
   rule_settings,
 )
-from experiments.knowledge_probing.probed import Probed, pools_of, read_probe
-from experiments.knowledge_probing.records import (
+from experiments.knowledge_probing.probe_records import (
   Decision,
   Question,
   Score,
   Verdict,
 )
+from experiments.knowledge_probing.probed import Probed, pools_of, read_probe
 from experiments.knowledge_probing.refusal_texts import refusal_text
-from experiments.knowledge_probing.rows import Row, make_rows
 from experiments.knowledge_probing.rules import agreement, decide_all, is_right
 from experiments.knowledge_probing.settings import Settings
 from experiments.knowledge_probing.training_rows import training_rows

@@ -17,9 +17,9 @@ import tqdm
 
 from experiments.entities.completions import line_break_ids
 from experiments.entities.sampling import fast, seed_of
-from experiments.knowledge_probing.batches import Shared, check_room
 from experiments.knowledge_probing.formats import Format
-from experiments.knowledge_probing.records import Question, Said, Sampled
+from experiments.knowledge_probing.probe_records import Question, Said, Sampled
+from experiments.knowledge_probing.prompt_batches import Shared, check_room
 from experiments.knowledge_probing.shots import demonstrations
 import gemma_jax as gj
 

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 import math
 
-from experiments.knowledge_probing.records import Decision, Question
+from experiments.knowledge_probing.probe_records import Decision, Question
 from experiments.knowledge_probing.refusal_texts import hash_of
 
 # Most of the rows that the model declines already (specification, section 3.3).

@@ -17,7 +17,7 @@ from rapidfuzz.distance import Levenshtein
 from experiments.entities import Entity, process_raw
 from experiments.entities.json_rows import read_rows
 from experiments.factual_recall import Fact, read_task
-from experiments.knowledge_probing.records import Question
+from experiments.knowledge_probing.probe_records import Question
 
 RELATIONS = {
   'country': 'In which country is the city of {}?',

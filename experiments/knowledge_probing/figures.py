@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from experiments import charts
-from experiments.knowledge_probing.records import CATEGORIES, DECISIONS
+from experiments.knowledge_probing.probe_records import CATEGORIES, DECISIONS
 from experiments.knowledge_probing.summary import ALL
 
 _SAID = {

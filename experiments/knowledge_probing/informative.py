@@ -17,7 +17,7 @@ from experiments.knowledge_probing.normalising import (
   plain,
   words,
 )
-from experiments.knowledge_probing.records import Question
+from experiments.knowledge_probing.probe_records import Question
 
 # Alignment for Honesty's, by which its code finds refusals.
 HONESTY = (

@@ -20,11 +20,11 @@ from collections.abc import Sequence
 import dataclasses
 
 from experiments.entities import label_trivia
+from experiments.knowledge_probing.answer_matching import RULES, exact
 from experiments.knowledge_probing.informative import hedges, informs, refuses
 from experiments.knowledge_probing.keys import key_of
-from experiments.knowledge_probing.matching import RULES, exact
 from experiments.knowledge_probing.normalising import words
-from experiments.knowledge_probing.records import Question, Verdict
+from experiments.knowledge_probing.probe_records import Question, Verdict
 
 CASCADE = tuple(RULES)
 # 'reference' is the published matching of TriviaQA answers (2411.14257).

@@ -15,7 +15,7 @@ from experiments.knowledge_probing.normalising import (
   dates_alone,
   words,
 )
-from experiments.knowledge_probing.records import Question
+from experiments.knowledge_probing.probe_records import Question
 
 # Words of a question that asks for a person.
 _PERSONAL = frozenset(

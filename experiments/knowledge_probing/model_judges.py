@@ -17,7 +17,7 @@ import tqdm
 from experiments.entities.completions import complete
 from experiments.knowledge_probing.formats import Format
 from experiments.knowledge_probing.judging import JudgeSettings, judge
-from experiments.knowledge_probing.records import Question, Verdict
+from experiments.knowledge_probing.probe_records import Question, Verdict
 import gemma_jax as gj
 
 # Written for this project (specification, section 3.3). A question without a

@@ -12,7 +12,7 @@ import re
 from typing import NamedTuple
 import unicodedata
 
-from experiments.entities.folding import fold, join_initials
+from experiments.entities.letter_folding import fold, join_initials
 from experiments.entities.quantities import MONTHS, ONES, SCALES, TENS
 
 # The words that say how an answer is put, not what it is.

@@ -10,7 +10,7 @@ from experiments.knowledge_probing import asking, judging
 from experiments.knowledge_probing.formats import Format
 from experiments.knowledge_probing.rules import RuleSettings
 from experiments.knowledge_probing.settings import Settings
-from experiments.miniworld.templates import REFUSAL
+from experiments.miniworld.sentences import REFUSAL
 import gemma_jax as gj
 
 

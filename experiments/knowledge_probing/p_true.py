@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from experiments.knowledge_probing.batches import Shared, check_room
 from experiments.knowledge_probing.formats import Format
-from experiments.knowledge_probing.records import Question, Sampled
+from experiments.knowledge_probing.probe_records import Question, Sampled
+from experiments.knowledge_probing.prompt_batches import Shared, check_room
 from experiments.self_report import next_tokens
 import gemma_jax as gj
 

@@ -6,7 +6,7 @@ import pathlib
 from experiments import charts
 from experiments.charts.table import spelled
 from experiments.knowledge_probing import figures
-from experiments.knowledge_probing.records import DECISIONS
+from experiments.knowledge_probing.probe_records import DECISIONS
 from experiments.knowledge_probing.summary import ALL
 from experiments.runs import outputs
 

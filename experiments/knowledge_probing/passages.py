@@ -15,10 +15,10 @@ from typing import NamedTuple
 from experiments.entities.completions import complete
 from experiments.entities.json_rows import text_of
 from experiments.entities.sampling import seed_of
-from experiments.knowledge_probing.batches import check_room
 from experiments.knowledge_probing.formats import Format
 from experiments.knowledge_probing.ledger import read_objects
-from experiments.knowledge_probing.records import Question, Snippet
+from experiments.knowledge_probing.probe_records import Question, Snippet
+from experiments.knowledge_probing.prompt_batches import check_room
 import gemma_jax as gj
 
 # Written for this project.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 
-from experiments.knowledge_probing import records as lib
+from experiments.knowledge_probing import probe_records as lib
 from experiments.knowledge_probing.ledger import read_objects
 from experiments.knowledge_probing.rules import RULES
 

@@ -25,8 +25,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_union
 from sklearn.preprocessing import StandardScaler
 
-from experiments.knowledge_probing.records import Question
-from experiments.knowledge_probing.signals import STREAM, TEXT, Signal
+from experiments.knowledge_probing.knowledge_signals import STREAM, TEXT, Signal
+from experiments.knowledge_probing.probe_records import Question
 from experiments.stats.intervals import Estimate, number_units
 from experiments.stats.ranks import spearman
 

@@ -18,7 +18,7 @@ from experiments.entities.name_matching import occurrences
 from experiments.knowledge_probing.formats import Format
 from experiments.knowledge_probing.informative import refuses
 from experiments.knowledge_probing.normalising import words
-from experiments.knowledge_probing.records import Question
+from experiments.knowledge_probing.probe_records import Question
 import gemma_jax as gj
 
 NAMING = (

@@ -4,12 +4,12 @@ import dataclasses
 import pathlib
 
 from experiments.inputs import corpus
-from experiments.knowledge_probing.detectors import detectors
 from experiments.knowledge_probing.opening import Study, rule_settings
 from experiments.knowledge_probing.probed import Probed
 from experiments.knowledge_probing.refusal_texts import write_refusals
 from experiments.knowledge_probing.row_files import write_rows as write_file
 from experiments.knowledge_probing.rules import conflict
+from experiments.knowledge_probing.stream_detectors import detectors
 from experiments.knowledge_probing.summary import summarise
 from experiments.knowledge_probing.training_rows import training_rows
 from experiments.runs import outputs

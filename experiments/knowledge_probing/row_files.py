@@ -21,8 +21,8 @@ import os
 import pathlib
 from typing import Literal
 
+from experiments.knowledge_probing.decision_rows import Row
 from experiments.knowledge_probing.formats import Format
-from experiments.knowledge_probing.rows import Row
 from experiments.runs import outputs
 from gemma_jax import json_files
 

@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from experiments.knowledge_probing.records import Decision, Score
+from experiments.knowledge_probing.probe_records import Decision, Score
 from experiments.stats.intervals import wilson
 
 RULES = (

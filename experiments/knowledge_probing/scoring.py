@@ -11,7 +11,7 @@ from experiments.knowledge_probing.clustering import (
   normal_alike,
 )
 from experiments.knowledge_probing.judging import JudgeSettings, judge
-from experiments.knowledge_probing.records import (
+from experiments.knowledge_probing.probe_records import (
   Category,
   Question,
   Sampled,

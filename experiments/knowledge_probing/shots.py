@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.knowledge_probing.formats import Shot
-from experiments.knowledge_probing.records import Question
+from experiments.knowledge_probing.probe_records import Question
 
 
 def demonstrations(

@@ -16,7 +16,7 @@ from experiments.entities import (
 )
 from experiments.entities.json_rows import text_of, texts_of
 from experiments.knowledge_probing.ledger import read_objects
-from experiments.knowledge_probing.records import (
+from experiments.knowledge_probing.probe_records import (
   SPLITS,
   Question,
   read_question,

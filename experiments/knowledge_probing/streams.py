@@ -8,7 +8,7 @@ import tqdm
 from experiments.entities import Prompt, tokenize_prompt
 from experiments.entities.mentions import find_name
 from experiments.knowledge_probing.formats import Format
-from experiments.knowledge_probing.records import Question
+from experiments.knowledge_probing.probe_records import Question
 import gemma_jax as gj
 
 PLACES = ('entity', 'last')

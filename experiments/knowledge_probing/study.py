@@ -22,7 +22,7 @@ from experiments import inputs
 from experiments.entities import read_entities
 from experiments.inputs import corpus
 from experiments.knowledge_probing import asking, judging, passages
-from experiments.knowledge_probing import records as lib
+from experiments.knowledge_probing import probe_records as lib
 from experiments.knowledge_probing.cities import city_questions
 from experiments.knowledge_probing.clustering import normal_alike
 from experiments.knowledge_probing.ledger import Ledger
@@ -33,6 +33,7 @@ from experiments.knowledge_probing.probed import (
   decisions_file,
   pools_of,
 )
+from experiments.knowledge_probing.question_splits import split_questions
 from experiments.knowledge_probing.rules import RULES, decide_all
 from experiments.knowledge_probing.scoring import score
 from experiments.knowledge_probing.settings import STAGES, Settings
@@ -40,7 +41,6 @@ from experiments.knowledge_probing.sources import (
   entity_questions,
   read_questions,
 )
-from experiments.knowledge_probing.splits import split_questions
 from experiments.knowledge_probing.world_questions import (
   bundled_world,
   world_questions,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from experiments.knowledge_probing import judging
-from experiments.knowledge_probing import records as lib
+from experiments.knowledge_probing import probe_records as lib
 from experiments.knowledge_probing.probed import Probed
 from experiments.knowledge_probing.rules import RULES
 from experiments.knowledge_probing.scoring import upper_bound

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from experiments.knowledge_probing.balance import balance
+from experiments.knowledge_probing.decision_rows import Row, make_rows
+from experiments.knowledge_probing.probe_records import Decision
 from experiments.knowledge_probing.probed import Probed
-from experiments.knowledge_probing.records import Decision
-from experiments.knowledge_probing.rows import Row, make_rows
 
 
 def training_rows(

@@ -9,9 +9,9 @@ import pathlib
 
 import numpy as np
 
-from experiments.knowledge_probing.records import Question
+from experiments.knowledge_probing.probe_records import Question
 from experiments.miniworld.lexicon import ATTRIBUTES
-from experiments.miniworld.templates import QUESTIONS, spell
+from experiments.miniworld.sentences import QUESTIONS, spell
 from experiments.miniworld.world import TYPES, World, WorldConfig, make_world
 from experiments.stats.evenly import take_evenly
 from gemma_jax import json_files

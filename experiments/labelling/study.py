@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import tqdm
 
-from experiments.entities import prompts
+from experiments.entities import entity_prompts
 from experiments.entities.completions import complete
 from experiments.entities.entity import Entity
 from experiments.entities.labels import Classes, classify, label_record
@@ -250,10 +250,10 @@ def _queries(tokenizer, entities, config) -> list[_Query]:
 
 def _query(tokenizer, prompt_type, entity, family) -> _Query:
   if family == 'base':
-    prompt = prompts.base_prompt(prompt_type, entity)
+    prompt = entity_prompts.base_prompt(prompt_type, entity)
     tokens = tokenize_prompt(tokenizer, prompt)
     return _Query(prompt_type, entity, None, tokens)
-  prompt = prompts.question_prompt(prompt_type, entity)
+  prompt = entity_prompts.question_prompt(prompt_type, entity)
   stub = prompt_type.chat_stub if family == 'chat' else ''
   tokens = tokenize_prompt(tokenizer, prompt, chat=True, stub=stub)
   return _Query(prompt_type, entity, prompt.text, tokens)

@@ -22,8 +22,12 @@ from experiments.latents.controls import (
   zero_score_random,
 )
 from experiments.latents.detectors import Detector, SplitData, name_tokens
-from experiments.latents.evaluation import detection, difference, firing_rates
 from experiments.latents.firing import Firing, stream_firing
+from experiments.latents.held_out_rates import (
+  detection,
+  difference,
+  firing_rates,
+)
 from experiments.latents.interpretation import (
   promoted_tokens,
   read_examples,

@@ -9,7 +9,7 @@ from experiments.activations import HarvestRows, gather
 from experiments.entities.prompt_tokens import tokenize_prompt
 from experiments.latents.class_sums import SPLITS, ClassSums
 from experiments.latents.controls import RandomLatents, difference_of_means
-from experiments.latents.evaluation import detection
+from experiments.latents.held_out_rates import detection
 from experiments.latents.labelled import CLASSES, LabelledEntities
 from experiments.latents.probes import linear_probe, token_probe
 from experiments.latents.ranking import LatentId

@@ -14,19 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
-from experiments.activations.batches import (
-  BATCH_SIZE,
-  count_tokens,
-  make_batches,
-  progress,
-)
+from experiments.activations.harvest_rows import HarvestRows
 from experiments.activations.reading import (
   check_saes,
   check_tokens,
   on_mesh,
   read_sites,
 )
-from experiments.activations.rows import HarvestRows
+from experiments.activations.row_batches import (
+  BATCH_SIZE,
+  count_tokens,
+  make_batches,
+  progress,
+)
 from experiments.activations.streaming import ACTIVE
 import gemma_jax as gj
 from gemma_jax.finite import bad_row, check_row

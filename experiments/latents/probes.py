@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from experiments.latents.evaluation import detection
+from experiments.latents.held_out_rates import detection
 from experiments.latents.labelled import LabelledEntities, check_classes
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C, inverse regularisation

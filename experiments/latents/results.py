@@ -45,7 +45,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from experiments.latents.analysis import Findings
-from experiments.latents.evaluation import firing_rates
+from experiments.latents.held_out_rates import firing_rates
 from experiments.latents.labelled import CLASSES
 from experiments.latents.scores import layer_curve
 from gemma_jax.whole_files import save_tensors

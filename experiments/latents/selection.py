@@ -3,7 +3,7 @@
 A latent's score is the lowest over entity types of its separation score; the
 best of all latents of all SAEs are chosen ("MaxMin", arXiv 2411.14257), after
 those that fire often on plain text have been left out. Choose on train, and
-report on test (`evaluation.py`).
+report on test (`held_out_rates.py`).
 """
 
 from collections.abc import Sequence

@@ -26,7 +26,7 @@ from experiments.entities import (
   tokenize_prompt,
 )
 from experiments.miniworld.lexicon import ATTRIBUTES
-from experiments.miniworld.templates import HELD_OUT, spell
+from experiments.miniworld.sentences import HELD_OUT, spell
 from experiments.miniworld.world import KNOWN, World
 import gemma_jax as gj
 

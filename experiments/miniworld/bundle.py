@@ -9,7 +9,7 @@ import jax
 import tokenizers
 
 from experiments.entities import write_entities
-from experiments.miniworld.corpus import Corpus
+from experiments.miniworld.pretraining_text import Corpus
 from experiments.miniworld.world import TYPES, World
 from experiments.runs.outputs import write_text
 import gemma_jax as gj

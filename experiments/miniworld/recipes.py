@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from experiments.miniworld.chat import ChatConfig
-from experiments.miniworld.corpus import CorpusConfig
+from experiments.miniworld.chat_tuning import ChatConfig
+from experiments.miniworld.pretraining_text import CorpusConfig
 from experiments.miniworld.world import WorldConfig
 import gemma_jax as gj
 from gemma_jax.training import FitConfig

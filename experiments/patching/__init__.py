@@ -9,13 +9,13 @@ question is how far the answer moves:
   patched = sweep(model, base, donor)
 
 `cells.py` says what is patched, `sweeps.py` computes it with the work shared,
-`naive.py` without, `attribution.py` guesses it from one backward pass,
-`costs.py` counts operations, `metrics.py` makes numbers of it, and `study.py`
-does all of it for one type of entities.
+`naive_sweep.py` without, `attribution_patching.py` guesses it from one backward
+pass, `costs.py` counts operations, `effect_sizes.py` makes numbers of it, and
+`study.py` does all of it for one type of entities.
 """
 
-from experiments.patching.attribution import attribute
+from experiments.patching.attribution_patching import attribute
 from experiments.patching.cells import MAPS
-from experiments.patching.naive import naive_sweep
+from experiments.patching.naive_sweep import naive_sweep
 from experiments.patching.pairs import make_pairs
 from experiments.patching.sweeps import sweep

@@ -7,8 +7,8 @@ import numpy as np
 
 from experiments.patching import costs
 from experiments.patching.cells import every_cell
-from experiments.patching.metrics import moved
-from experiments.patching.naive import naive_sweep
+from experiments.patching.effect_sizes import moved
+from experiments.patching.naive_sweep import naive_sweep
 from experiments.patching.pairs import Pair
 from experiments.patching.runs import record_pairs
 from experiments.patching.sweeps import first_difference, sweep

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from experiments.patching.attribution import attribute
+from experiments.patching.attribution_patching import attribute
 from experiments.patching.cells import (
   DIRECTIONS,
   MAPS,

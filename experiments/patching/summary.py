@@ -11,7 +11,7 @@ from experiments.patching.cells import (
   TOKEN_MAPS,
   moving_cells,
 )
-from experiments.patching.metrics import eq13_grid, moved, moved_grid
+from experiments.patching.effect_sizes import eq13_grid, moved, moved_grid
 from experiments.stats.intervals import bootstrap_mean
 from experiments.stats.multiplicity import max_t_permutation
 from experiments.stats.ranks import spearman_of_means

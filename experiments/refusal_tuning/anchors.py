@@ -9,7 +9,7 @@ from others' reading of them, as `tag` says.
 from collections.abc import Mapping
 import dataclasses
 
-from experiments.refusal_tuning.metrics import truthful_helpfulness
+from experiments.refusal_tuning.answer_metrics import truthful_helpfulness
 
 # Where a number was read: the paper's own text, or a third party's reading.
 TEXT, THIRD_PARTY = 'text', 'third party'
@@ -25,7 +25,7 @@ class Anchor:
     arm: How.
     tag: TEXT or THIRD_PARTY.
     values: Metric -> percent. 'accuracy', 'incorrect' and 'ths' are those of
-      `metrics.py`; other names are the paper's own measures.
+      `answer_metrics.py`; other names are the paper's own measures.
   """
 
   paper: str

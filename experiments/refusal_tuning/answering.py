@@ -12,7 +12,7 @@ from experiments.knowledge_probing import (
   ask,
   judge,
 )
-from experiments.refusal_tuning.metrics import Outcome
+from experiments.refusal_tuning.answer_metrics import Outcome
 import gemma_jax as gj
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from experiments import charts
-from experiments.refusal_tuning.metrics import OUTCOMES
+from experiments.refusal_tuning.answer_metrics import OUTCOMES
 from experiments.refusal_tuning.settings import HELD_OUT, REAL, TEST
 
 TEST_REAL = TEST + REAL

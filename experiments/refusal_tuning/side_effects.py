@@ -12,8 +12,8 @@ import numpy as np
 
 from experiments.factual_recall import batches
 from experiments.knowledge_probing import Format
+from experiments.refusal_tuning.answer_metrics import OUTCOMES, Outcome
 from experiments.refusal_tuning.asked import check_pair
-from experiments.refusal_tuning.metrics import OUTCOMES, Outcome
 from experiments.stats.intervals import (
   Estimate,
   cluster_bootstrap_ratio,

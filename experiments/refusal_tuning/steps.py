@@ -8,10 +8,10 @@ from experiments import knowledge_probing as probing
 from experiments.entities.completions import line_break_ids
 from experiments.entities.sampling import fast
 from experiments.inputs.sae_fit import check_fit
-from experiments.refusal_tuning import metrics, side_effects
+from experiments.refusal_tuning import answer_metrics, side_effects
 from experiments.refusal_tuning.answering import Answered, ask_again, outcome
 from experiments.refusal_tuning.arms import ABOUT, Arm
-from experiments.refusal_tuning.inside import Inside, look_inside, verdict
+from experiments.refusal_tuning.look_inside import Inside, look_inside, verdict
 from experiments.refusal_tuning.opening import Study
 from experiments.refusal_tuning.settings import (
   HELD_OUT,
@@ -101,11 +101,11 @@ def compare(study: Study, before: Answers, after: Answers) -> dict:
       probing.agreement(study.probed.scores[q.id]) >= consistent
       for q in questions
     ]
-    return metrics.compare(
+    return answer_metrics.compare(
       *outcomes, clusters, known=[q.known for q in questions], seed=seed
     ) | {
       'facts_kept': side_effects.facts_kept(*outcomes, clusters),
-      'certainty': metrics.refusals_of_errors(
+      'certainty': answer_metrics.refusals_of_errors(
         *outcomes, certain, clusters, seed=seed
       ),
     }

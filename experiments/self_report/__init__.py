@@ -5,13 +5,13 @@
   replies = measure(model, questions, arms, token_ids)
   results = summarise(questions, arms, replies)
 
-`wording.py` has the question, `questions.py` who is asked about, `replies.py`
-the numbers, `summary.py` what is computed from them.
+`wording.py` has the question, `self_questions.py` who is asked about,
+`replies.py` the numbers, `summary.py` what is computed from them.
 """
 
 from experiments.self_report.arms import self_report_arms
-from experiments.self_report.questions import ask_about, ask_per_relation
 from experiments.self_report.replies import Replies, measure, next_tokens
+from experiments.self_report.self_questions import ask_about, ask_per_relation
 from experiments.self_report.summary import METRICS, summarise
 from experiments.self_report.wording import (
   OWN_WORDS,

@@ -12,6 +12,12 @@ from both.
 """
 
 from experiments.latents import Target
+from experiments.steering.arm_batches import (
+  identity_of,
+  pad,
+  run_rows,
+  steering,
+)
 from experiments.steering.arms import (
   EXPECTED,
   LINES,
@@ -29,7 +35,6 @@ from experiments.steering.arms import (
   standard_arms,
   steered_positions,
 )
-from experiments.steering.batches import identity_of, pad, run_rows, steering
 from experiments.steering.divergence import measure_divergences
 from experiments.steering.doses import (
   OPPOSITE,

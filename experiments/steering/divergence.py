@@ -26,8 +26,13 @@ import os
 import numpy as np
 
 from experiments.runs.stages import Chunks
+from experiments.steering.arm_batches import (
+  identity_of,
+  pad,
+  run_rows,
+  steering,
+)
 from experiments.steering.arms import Arm
-from experiments.steering.batches import identity_of, pad, run_rows, steering
 from experiments.steering.questions import Question
 import gemma_jax as gj
 

@@ -1,4 +1,4 @@
-"""Answers of all arms to all questions, in the batches of `batches.py`."""
+"""Answers of all arms to all questions, in the batches of `arm_batches.py`."""
 
 from collections.abc import Mapping, Sequence
 import os
@@ -6,8 +6,13 @@ import os
 import numpy as np
 
 from experiments.runs.stages import Chunks
+from experiments.steering.arm_batches import (
+  identity_of,
+  pad,
+  run_rows,
+  steering,
+)
 from experiments.steering.arms import Arm
-from experiments.steering.batches import identity_of, pad, run_rows, steering
 from experiments.steering.questions import Question
 import gemma_jax as gj
 

@@ -5,8 +5,8 @@ class of entities, and in it for each type and for 'all' types.
 
 The original is compared question by question: McNemar's test and Newcombe's
 interval for exactly these questions, and an interval from resampling entities,
-whose questions stand or fall together. `matched.py` compares directions where
-they move the model equally far.
+whose questions stand or fall together. `kl_matched.py` compares directions
+where they move the model equally far.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

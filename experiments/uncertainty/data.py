@@ -6,9 +6,9 @@ import dataclasses
 import numpy as np
 
 from experiments.latents import SPLITS
-from experiments.uncertainty.answers import Answer
-from experiments.uncertainty.labels import Judged
-from experiments.uncertainty.questions import Asked
+from experiments.uncertainty.asked_questions import Asked
+from experiments.uncertainty.begun_answers import Answer
+from experiments.uncertainty.error_labels import Judged
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

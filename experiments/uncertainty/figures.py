@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from experiments import charts
 from experiments.charts import style
 from experiments.charts.table import spelled
-from experiments.uncertainty import detectors as lib
-from experiments.uncertainty.labels import GROUPS
+from experiments.uncertainty import error_detectors as lib
+from experiments.uncertainty.error_labels import GROUPS
 
 _PLACES = {'test': 'test', 'transfer': 'other questions'}
 _ACROSS = 'other types, mean'

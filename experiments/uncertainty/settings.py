@@ -6,8 +6,8 @@ from typing import Annotated
 from experiments.inputs.models import BUNDLED
 from experiments.inputs.settings import ChatStudy, SAELayers
 from experiments.runs import Count, Many, real, whole
-from experiments.uncertainty.answers import AnswerOptions
-from experiments.uncertainty.labels import MIN_CORRECT
+from experiments.uncertainty.begun_answers import AnswerOptions
+from experiments.uncertainty.error_labels import MIN_CORRECT
 from experiments.uncertainty.study import SearchOptions
 
 

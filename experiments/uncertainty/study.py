@@ -11,10 +11,10 @@ from experiments.activations import latents_at_positions, make_rows
 from experiments.entities.modes import is_reference
 from experiments.latents import SPLITS, matched_random
 from experiments.runs import Count, Seed, check_numbers, whole
-from experiments.uncertainty import detectors as lib
+from experiments.uncertainty import error_detectors as lib
+from experiments.uncertainty.asked_questions import TRIVIA
 from experiments.uncertainty.data import Data, counts_of, types_to_use
-from experiments.uncertainty.questions import TRIVIA
-from experiments.uncertainty.reading import (
+from experiments.uncertainty.latent_reading import (
   across_types,
   answer_detectors,
   promoted_by,
@@ -22,7 +22,7 @@ from experiments.uncertainty.reading import (
   stream_detectors,
   sums_of_train,
 )
-from experiments.uncertainty.selection import CLASS_OF, choose
+from experiments.uncertainty.latent_search import CLASS_OF, choose
 from experiments.uncertainty.summary import Table, summarise
 import gemma_jax as gj
 from sae.jumprelu import JumpReLUSAE

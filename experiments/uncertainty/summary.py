@@ -12,8 +12,8 @@ from sklearn import metrics
 
 from experiments.stats import detection
 from experiments.stats.curves import roc_points
-from experiments.uncertainty.detectors import Detector, calibrated
-from experiments.uncertainty.questions import TRIVIA, Asked
+from experiments.uncertainty.asked_questions import TRIVIA, Asked
+from experiments.uncertainty.error_detectors import Detector, calibrated
 
 # Points of a curve that are kept.
 _POINTS = 200

@@ -13,7 +13,7 @@ the model at hand answers anew. A question that comes again is left out.
 import os
 
 from experiments.entities.json_rows import read_rows, text_of, texts_of
-from experiments.uncertainty.questions import TRIVIA, Asked
+from experiments.uncertainty.asked_questions import TRIVIA, Asked
 
 
 def read_trivia(

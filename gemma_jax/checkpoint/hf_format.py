@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 
 from gemma_jax.config import ModelConfig
 from gemma_jax.families import family_of
-from gemma_jax.inside import check_inside, files_inside
 from gemma_jax.json_files import REMEDY, read_json
+from gemma_jax.path_checks import check_inside, files_inside
 from gemma_jax.weights import LETTERS, weight_letters, weight_shape
 
 # Small files that belong to a checkpoint; conversions carry them along.

@@ -29,7 +29,7 @@ from typing import Any
 import tokenizers
 
 from gemma_jax.checkpoint import hf_format
-from gemma_jax.inside import files_inside
+from gemma_jax.path_checks import files_inside
 from gemma_jax.text import chat, spans
 from gemma_jax.text.padding import BUCKETS, TokenBatch, check_buckets, pad_rows
 from gemma_jax.text.spans import Encoding, Span, quote

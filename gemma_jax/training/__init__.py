@@ -20,12 +20,7 @@ updates, `lora.py` for adapters and `peft.py` for their files.
 
 from gemma_jax.training.fingerprint import fingerprint
 from gemma_jax.training.fit import FitConfig, Weights, fit
-from gemma_jax.training.lora import (
-  LORA_TARGETS,
-  LoraConfig,
-  init_lora,
-  merge,
-)
+from gemma_jax.training.lora import LORA_TARGETS, LoraConfig, init_lora, merge
 from gemma_jax.training.losses import (
   as_model,
   completion_loss,

@@ -20,13 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from gemma_jax.checkpoint.hf import new_folder
 from gemma_jax.checkpoint.hf_format import ADAPTER_FILE, merged_shape
-from gemma_jax.config import (
-  FLAG,
-  POSITIVE,
-  SIZE,
-  ModelConfig,
-  check_field,
-)
+from gemma_jax.config import FLAG, POSITIVE, SIZE, ModelConfig, check_field
 from gemma_jax.families import family_of
 from gemma_jax.json_files import read_json
 from gemma_jax.training.fingerprint import fingerprint

@@ -4,7 +4,7 @@ Letters: B sequences, T tokens of one, n tokens in all, D width of the site, F
 latents. Sums take the memory of a few arrays [F], however many batches go in.
 They are pytrees of arrays: `add_batch` runs under `jax.jit`, `lax.scan` and
 `jax.vmap` (several SAEs on one x), and is compiled once for all SAEs of a
-shape. `metrics.py` turns them into numbers to report.
+shape. `evaluation.py` turns them into numbers to report.
 
 Everything is computed in float32, at the matmul precision that JAX is set to,
 whatever the dtype of x and of the weights: what is measured is the SAE, not

@@ -27,9 +27,9 @@ from tools import check_parity, real_models
 from tools.parity import (
   compare,
   ours,
-  prompts,
+  parity_prompts,
+  parity_tables,
   run,
-  tables,
   tokenization,
   verdict,
 )
@@ -208,13 +208,13 @@ def test_a_family_agrees_with_hf(family, family_folders, capsys):
     for sites in result.layers:
       assert sites['attn_out'] == sites['attn_out_raw']
       assert sites['mlp_out'] == sites['mlp_out_raw']
-  report = tables.report(check, result, verbose=False)
+  report = parity_tables.report(check, result, verbose=False)
   parameters = sum(
     parameter.numel() for parameter in check.reference._model.parameters()
   )
   title = FAMILIES[family].title
   assert f': {title}, {parameters:,} parameters, 5 layers' in report
-  numbers = tables.as_json(check, result)
+  numbers = parity_tables.as_json(check, result)
   assert (numbers['family'], numbers['parameters']) == (family, parameters)
 
 
@@ -474,7 +474,7 @@ def test_streamed_is_the_same(family, family_folders):
 def test_streamed_hf_is_hf_bit_for_bit(dtype, family, tmp_path):
   write_model(tmp_path, family, shard='60KB', seed=3)
   reader = CheckpointReader(tmp_path)
-  (batch,) = prompts.make_batches(
+  (batch,) = parity_prompts.make_batches(
     [[2, 5, 9, 4], [2, 8]], reader.config, 'left', 8
   )
   whole, streamed = (Reference(reader, dtype, s) for s in (False, True))
@@ -491,7 +491,7 @@ def test_hooks_read_what_hf_returns(family, family_folders):
   """Against HF's own outputs, where it has them."""
   model_folder = family_folders(family)
   reader = CheckpointReader(model_folder)
-  (batch,) = prompts.make_batches(
+  (batch,) = parity_prompts.make_batches(
     [[2, 5, 9, 4], [2, 8]], reader.config, 'right', 8
   )
   reference = Reference(reader, 'float32')
@@ -539,7 +539,7 @@ def test_a_model_too_large_for_memory_is_streamed(
   assert run.memory_needed(
     CheckpointReader(model_folder).config,
     'float32',
-    prompts.Batch(
+    parity_prompts.Batch(
       tokens=np.zeros((1, 1)),
       positions=np.zeros((1, 1)),
       prompts=(),
@@ -587,7 +587,7 @@ def test_text_prompts(tmp_path):
   # Without a file, the built-in ones; the shortest is BOS alone.
   built_in = run.prepare(run.Options(checkpoint=str(folder))).batches
   lengths = [n for b in built_in for n in b.real.sum(1)]
-  assert len(lengths) == 2 * len(prompts.BUILT_IN)
+  assert len(lengths) == 2 * len(parity_prompts.BUILT_IN)
   assert lengths[:2] == [1, 1]
 
 
@@ -612,7 +612,7 @@ def test_no_bos_is_added_where_the_tokenizer_adds_none(smollm2_like):
   check = run.prepare(options)
   (batch,) = check.batches
   tokenizer = texts.ours('smollm2')
-  rows = [tokenizer.encode(line) for line in prompts.BUILT_IN[1:]]
+  rows = [tokenizer.encode(line) for line in parity_prompts.BUILT_IN[1:]]
   assert [
     row[row_real].tolist()
     for row, row_real in zip(batch.tokens, batch.real, strict=True)
@@ -817,7 +817,7 @@ def test_differences_are_those_of_numpy():
   rng = np.random.default_rng(0)
   theirs = rng.normal(size=(6, 9))
   mine = theirs + 1e-3 * rng.normal(size=(6, 9))
-  batch = prompts.Batch(
+  batch = parity_prompts.Batch(
     tokens=np.arange(6, dtype=np.int32).reshape(2, 3),
     positions=np.tile(np.arange(3, dtype=np.int32), (2, 1)),
     prompts=(0, 1),
@@ -847,7 +847,7 @@ def test_greedy_counts_ties_and_margins():
   logits[0, np.arange(4), [1, 2, 3, 4]] = 2.0
   logits[0, 1, 4] = 2.0  # tied with 2
   logits[0, 3, 0] = 1.5
-  batch = prompts.Batch(
+  batch = parity_prompts.Batch(
     tokens=np.zeros((1, 1), np.int32),
     positions=np.zeros((1, 1), np.int32),
     prompts=(6,),

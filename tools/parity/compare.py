@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gemma_jax import VECTOR_SITES
-from tools.parity.prompts import Batch
+from tools.parity.parity_prompts import Batch
 
 if TYPE_CHECKING:
   from tools.parity.tokenization import Tokenization

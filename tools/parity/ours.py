@@ -18,7 +18,7 @@ from gemma_jax import SITES, Cache, Capture, Decoder
 from gemma_jax import model as model_lib
 from gemma_jax.checkpoint.hf import CheckpointReader
 from gemma_jax.weights import BLOCK_LETTERS, weight_letters
-from tools.parity.prompts import Batch
+from tools.parity.parity_prompts import Batch
 
 
 class Loaded:

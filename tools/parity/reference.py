@@ -21,7 +21,7 @@ import transformers
 from gemma_jax import CheckpointReader
 from gemma_jax.checkpoint.hf_format import LM_HEAD, find_prefix
 from gemma_jax.families import Family, family_of
-from tools.parity.prompts import Batch
+from tools.parity.parity_prompts import Batch
 
 
 class Reference:

@@ -24,10 +24,10 @@ from gemma_jax import (
 from gemma_jax.checkpoint.hf_format import tensor_shapes
 from gemma_jax.language_model import read_tokenizer
 from tools.parity import ours as ours_lib
-from tools.parity import prompts as prompts_lib
+from tools.parity import parity_prompts as prompts_lib
 from tools.parity import verdict
 from tools.parity.compare import Comparison, add_layer
-from tools.parity.prompts import Batch
+from tools.parity.parity_prompts import Batch
 
 if TYPE_CHECKING:
   from tools.parity.reference import Reference

@@ -8,7 +8,7 @@ from scipy import stats
 
 from experiments import circuits
 from experiments.circuits import refusal_default
-from experiments.circuits.results import Asked, describe_edges
+from experiments.circuits.circuit_results import Asked, describe_edges
 from experiments.circuits.study import TracingOptions
 from experiments.circuits.verification import random_sets, sizes
 from experiments.latents import LatentId, Target

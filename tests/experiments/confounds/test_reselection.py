@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from experiments.confounds.matching import (
+from experiments.confounds.matched_names import (
   compare_saes,
   firing_correlation,
   match_latent,

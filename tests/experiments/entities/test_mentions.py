@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.entities.folding import fold
+from experiments.entities.letter_folding import fold
 from experiments.entities.mentions import (
   find_name,
   last_mention,

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Trace, trace
 import gemma_jax as gj
 from tests import tiny

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from experiments.factual_recall import regression
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.tasks import Fact, Task
 from experiments.factual_recall.trace import trace
 from tests import tiny

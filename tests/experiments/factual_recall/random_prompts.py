@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.tasks import Fact, Task
 
 VOCABULARY = 97

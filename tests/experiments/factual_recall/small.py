@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.tasks import Fact, Task
 from tests import tiny
 from tests.gemma_jax import hf_hooks

@@ -7,8 +7,8 @@ import pytest
 
 from experiments.factual_recall.attributes import Attributes, attribute_tokens
 from experiments.factual_recall.enrichment import PLACES, attributes_rate
-from experiments.factual_recall.prompts import make_prompts
 from experiments.factual_recall.sublayer_ablation import rate_without_sublayers
+from experiments.factual_recall.task_prompts import make_prompts
 from experiments.factual_recall.tasks import miniworld_task
 from experiments.inputs import BASE
 import gemma_jax as gj

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.factual_recall import path_patching
-from experiments.factual_recall.naive import naive_total_effects
+from experiments.factual_recall.naive_path_patching import naive_total_effects
 from experiments.factual_recall.path_patching import (
   change_in_percent,
   direct_effects,
@@ -18,7 +18,7 @@ from experiments.factual_recall.path_patching import (
   total_effects,
   total_streams,
 )
-from experiments.factual_recall.prompts import corrupt, make_prompts
+from experiments.factual_recall.task_prompts import corrupt, make_prompts
 from experiments.factual_recall.tasks import read_task
 from experiments.factual_recall.trace import Readout, trace
 from experiments.inputs import BASE

@@ -12,9 +12,9 @@ from experiments import inputs
 from experiments.factual_recall import steps
 from experiments.factual_recall.opening import open_study
 from experiments.factual_recall.page import write_page
-from experiments.factual_recall.prompts import corrupt
 from experiments.factual_recall.settings import Settings
 from experiments.factual_recall.study import run_study
+from experiments.factual_recall.task_prompts import corrupt
 from experiments.runs import outputs
 
 TASK = 'city_country'

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from experiments.knowledge_probing.records import (
+from experiments.knowledge_probing.probe_records import (
   Question,
   Said,
   Sampled,

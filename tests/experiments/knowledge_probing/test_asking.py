@@ -9,10 +9,10 @@ import torch
 
 from experiments.entities.completions import line_break_ids
 from experiments.inputs import BASE
-from experiments.knowledge_probing import asking, batches
+from experiments.knowledge_probing import asking, prompt_batches
 from experiments.knowledge_probing.asking import AskingPlan, ask
 from experiments.knowledge_probing.formats import Format
-from experiments.knowledge_probing.records import Question
+from experiments.knowledge_probing.probe_records import Question
 from experiments.knowledge_probing.shots import demonstrations
 from experiments.miniworld.world import WorldConfig, make_world
 import gemma_jax as gj
@@ -117,7 +117,7 @@ def test_samples_depend_on_nothing_else(pair):
   others = dataclasses.replace(plan, rows_per_batch=100)
   _same(all_of(model, format_of('qa'), shuffled, pools, others), found)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(batches, 'shared_length', lambda rows: 0)
+    patch.setattr(prompt_batches, 'shared_length', lambda rows: 0)
     alone = all_of(model, format_of('qa'), asked[2:3], pools, plan)
   _same(alone, {asked[2].id: found[asked[2].id]})
   seeded = dataclasses.replace(plan, seed=1)
@@ -189,7 +189,7 @@ def test_slick():
 
 
 def test_shared_length():
-  length = batches.shared_length
+  length = prompt_batches.shared_length
   rows = [[*range(20), 7], [*range(20), 9, 9], [*range(19), 5]]
   assert length(rows) == 16  # 19, down to a multiple of 8
   assert length(rows[:1] * 2) == 16  # 21, but one token stays

@@ -9,7 +9,7 @@ import torch
 from experiments.knowledge_probing import p_true as p_true_lib
 from experiments.knowledge_probing.formats import Format
 from experiments.knowledge_probing.p_true import LETTERS, Wording, p_true
-from experiments.knowledge_probing.records import Question, Said, Sampled
+from experiments.knowledge_probing.probe_records import Question, Said, Sampled
 from tests import tiny
 from tests.gemma_jax.text import tiny_tokenizer
 

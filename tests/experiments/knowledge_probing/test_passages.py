@@ -12,7 +12,7 @@ from experiments.knowledge_probing.passages import (
   read_snippets,
   write_questions,
 )
-from experiments.knowledge_probing.records import Snippet
+from experiments.knowledge_probing.probe_records import Snippet
 from tests import tiny
 from tests.gemma_jax.text import tiny_tokenizer
 

@@ -7,7 +7,7 @@ from experiments.entities import is_refusal
 from experiments.knowledge_probing import refusal_texts as lib
 from experiments.knowledge_probing.formats import Format
 from experiments.knowledge_probing.informative import informs, refuses
-from experiments.miniworld.templates import REFUSAL
+from experiments.miniworld.sentences import REFUSAL
 import gemma_jax as gj
 from tests.experiments.knowledge_probing import made
 

@@ -10,9 +10,9 @@ import transformers
 
 from experiments.inputs import BASE, CHAT
 from experiments.knowledge_probing import row_files
+from experiments.knowledge_probing.decision_rows import Row
 from experiments.knowledge_probing.formats import Format
 from experiments.knowledge_probing.row_files import read_rows, write_rows
-from experiments.knowledge_probing.rows import Row
 import gemma_jax as gj
 from tests.gemma_jax.text import tiny_tokenizer
 

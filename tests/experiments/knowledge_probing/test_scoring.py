@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from experiments.knowledge_probing import records
+from experiments.knowledge_probing import probe_records
 from experiments.knowledge_probing.judging import JudgeSettings, others_of
 from experiments.knowledge_probing.scoring import (
   categorise,
@@ -101,7 +101,7 @@ def test_a_score_from_end_to_end():
     dataclasses.replace(said('c', text, ntok=i + 1), logprob=logprob)
     for i, (text, logprob) in enumerate(zip(texts, logprobs, strict=True))
   )
-  answers = records.Sampled(id='q', greedy=(said('c'),), samples=samples)
+  answers = probe_records.Sampled(id='q', greedy=(said('c'),), samples=samples)
   found = score(question(), answers, CASCADE)
   assert [v.rule for v in found.samples] == [
     'exact',
@@ -121,7 +121,7 @@ def test_a_score_from_end_to_end():
     found.naive_entropy,
   ) == entropies(mean, found.cluster)
   # It survives its file.
-  assert records.read_score(records.to_json(found)) == found
+  assert probe_records.read_score(probe_records.to_json(found)) == found
 
 
 def test_another_judge_goes_before():
@@ -168,7 +168,7 @@ def test_many_questions_score_fast():
   ]
   others = others_of(questions)
   answers = [
-    records.Sampled(
+    probe_records.Sampled(
       id=q.id,
       greedy=tuple(said('c', str(x)) for x in rng.choice(names, 10)),
       samples=tuple(said('c', f'It was {x}') for x in rng.choice(names, 17)),

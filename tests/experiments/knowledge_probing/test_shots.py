@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from experiments.knowledge_probing.records import Question
+from experiments.knowledge_probing.probe_records import Question
 from experiments.knowledge_probing.shots import demonstrations
 
 

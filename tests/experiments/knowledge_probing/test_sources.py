@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.entities import Entity
-from experiments.knowledge_probing import records
+from experiments.knowledge_probing import probe_records
 from experiments.knowledge_probing.sources import (
   entity_questions,
   read_questions,
@@ -39,10 +39,10 @@ def test_lines(tmp_path, end):
   nulls = ONE | {'id': '3', 'question': 'By whom is Emma?', 'context': None}
   nulls |= {'split': None, 'known': None}
   found = read_questions(write(tmp_path, ONE, FULL, nulls, end=end))
-  assert found[0] == records.Question(
+  assert found[0] == probe_records.Question(
     id='1', question='Who wrote Emma?', answers=('Jane Austen',)
   )
-  assert records.to_json(found[1]) | {'answers': ['X', 'Y']} == FULL
+  assert probe_records.to_json(found[1]) | {'answers': ['X', 'Y']} == FULL
   assert found[2].known is None and found[2].id == '3'
 
 
@@ -91,7 +91,7 @@ def test_trivia_is_told_by_its_content(tmp_path):
   ]
   path.write_text('\ufeff\n ' + json.dumps(rows), encoding='utf-8')
   (found,) = read_questions(path)
-  assert found == records.Question(
+  assert found == probe_records.Question(
     id='a', question='Who?', answers=('X', 'Y'), relation='trivia'
   )
 

@@ -5,7 +5,7 @@ import pytest
 
 from experiments import inputs
 from experiments.knowledge_probing.formats import Format
-from experiments.knowledge_probing.records import Question
+from experiments.knowledge_probing.probe_records import Question
 from experiments.refusal_tuning.asked import Asked, ask, check_pair, streams
 import gemma_jax as gj
 from tests import tiny

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.steering import batches
+from experiments.steering import arm_batches
 from experiments.steering.arms import Arm
 from experiments.steering.divergence import measure_divergences
 import gemma_jax as gj
@@ -86,7 +86,7 @@ def test_equals_torch_with_a_hook(together, originals):
 
 def test_a_direction_out_of_the_weights(model, together, originals):
   """As the edited model gives it, run by itself."""
-  edited, everywhere = batches.ablate_weights(model, OUT.direction, 'exact')
+  edited, everywhere = arm_batches.ablate_weights(model, OUT.direction, 'exact')
   question, answer = QUESTIONS[0], originals[0]
   ids = [[*question.ids, *answer]]
   p, q = (

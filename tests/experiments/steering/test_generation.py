@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.steering.arm_batches import shared_tokens
 from experiments.steering.arms import POSITIONS, Arm, steered_positions
-from experiments.steering.batches import shared_tokens
 from experiments.steering.generation import generate_answers
 from experiments.steering.questions import Question
 from tests import tiny

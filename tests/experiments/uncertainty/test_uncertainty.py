@@ -34,7 +34,7 @@ from experiments.uncertainty import (
   p_true,
 )
 from experiments.uncertainty import __main__ as uncertainty
-from experiments.uncertainty.answers import P_TRUE
+from experiments.uncertainty.begun_answers import P_TRUE
 from experiments.uncertainty.summary_text import sentences
 import gemma_jax as gj
 from tests.experiments import worlds

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from experiments.knowledge_probing.records import Question
-from experiments.knowledge_probing.splits import split_questions
+from experiments.knowledge_probing.probe_records import Question
+from experiments.knowledge_probing.question_splits import split_questions
 
 RELATIONS = ('country', 'continent', 'language')
 

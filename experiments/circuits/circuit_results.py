@@ -5,14 +5,14 @@ import dataclasses
 
 import numpy as np
 
-from experiments.circuits.attribution import (
+from experiments.circuits.components import Component
+from experiments.circuits.effects import Edge
+from experiments.circuits.logit_attribution import (
   Attribution,
   LastToken,
   project,
   top_tokens,
 )
-from experiments.circuits.components import Component
-from experiments.circuits.effects import Edge
 from experiments.circuits.metric import Pairs
 from experiments.circuits.verification import Found
 from experiments.stats.intervals import Estimate

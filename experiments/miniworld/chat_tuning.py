@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.miniworld.corpus import Corpus, Filler
-from experiments.miniworld.templates import QUESTIONS, REFUSAL, Template
+from experiments.miniworld.pretraining_text import Corpus, Filler
+from experiments.miniworld.sentences import QUESTIONS, REFUSAL, Template
 from experiments.miniworld.world import TYPES, World
 import gemma_jax as gj
 

@@ -9,8 +9,11 @@ import torch
 import transformers
 
 from experiments.inputs import BASE
+from experiments.knowledge_probing.candidate_ranking import (
+  Ranked,
+  rank_candidates,
+)
 from experiments.knowledge_probing.formats import Format
-from experiments.knowledge_probing.ranking import Ranked, rank_candidates
 import gemma_jax as gj
 from tests.experiments.knowledge_probing.made import question
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rapidfuzz import process
 from rapidfuzz.distance import DamerauLevenshtein
 
-from experiments.entities.folding import fold, join_initials
+from experiments.entities.letter_folding import fold, join_initials
 from experiments.entities.mentions import stands_alone
 from experiments.entities.name_matching import occurrences
 from experiments.entities.quantities import OTHER_SIGNS, amounts

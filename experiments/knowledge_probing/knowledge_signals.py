@@ -14,7 +14,7 @@ import math
 import numpy as np
 from scipy import special
 
-from experiments.knowledge_probing.records import Sampled, Score
+from experiments.knowledge_probing.probe_records import Sampled, Score
 from experiments.stats import detection
 from experiments.stats.resampling import estimate
 from experiments.stats.weighted import Tied, resample

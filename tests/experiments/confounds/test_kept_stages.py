@@ -9,8 +9,8 @@ import pytest
 
 from experiments.confounds import plan
 from experiments.confounds.chat_stages import ChatStages
+from experiments.confounds.kept_stages import Stages
 from experiments.confounds.prompt_variants import PromptVariant
-from experiments.confounds.stages import Stages
 from experiments.entities import Entity, activation_prompt
 from experiments.latents import LatentId
 from sae import JumpReLUSAE, Weights

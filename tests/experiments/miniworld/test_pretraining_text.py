@@ -12,12 +12,16 @@ from experiments.entities import (
   refusal_question,
   tokenize_prompt,
 )
-from experiments.miniworld.chat import ChatConfig, Chats
-from experiments.miniworld.corpus import Corpus, CorpusConfig, texts_of
+from experiments.miniworld.chat_tuning import ChatConfig, Chats
 from experiments.miniworld.lexicon import ATTRIBUTES
-from experiments.miniworld.templates import QUESTIONS, REFUSAL
-from experiments.miniworld.vocabulary import make_tokenizer
+from experiments.miniworld.pretraining_text import (
+  Corpus,
+  CorpusConfig,
+  texts_of,
+)
+from experiments.miniworld.sentences import QUESTIONS, REFUSAL
 from experiments.miniworld.world import KNOWN, TYPES, WorldConfig, make_world
+from experiments.miniworld.world_vocabulary import make_tokenizer
 import gemma_jax as gj
 
 CONFIG = WorldConfig(words=24, tail=4, values=8)

@@ -25,10 +25,10 @@ from experiments.latents import (
   promoted_tokens,
 )
 from experiments.runs.stages import stage
-from experiments.uncertainty import detectors as lib
-from experiments.uncertainty.questions import TRIVIA
-from experiments.uncertainty.selection import CLASS_OF
-from experiments.uncertainty.signals import answer_signals, error_rates
+from experiments.uncertainty import error_detectors as lib
+from experiments.uncertainty.answer_signals import answer_signals, error_rates
+from experiments.uncertainty.asked_questions import TRIVIA
+from experiments.uncertainty.latent_search import CLASS_OF
 
 
 def sums_of_train(

@@ -13,8 +13,8 @@ import dataclasses
 import numpy as np
 
 from experiments.entities.modes import is_reference
-from experiments.uncertainty.answers import Answer
-from experiments.uncertainty.questions import Asked
+from experiments.uncertainty.asked_questions import Asked
+from experiments.uncertainty.begun_answers import Answer
 
 # Right samples that make a question correct.
 MIN_CORRECT = 3

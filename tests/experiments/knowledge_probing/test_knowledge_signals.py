@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from experiments.knowledge_probing import signals as lib
-from experiments.knowledge_probing.signals import Signal, signal_table
+from experiments.knowledge_probing import knowledge_signals as lib
+from experiments.knowledge_probing.knowledge_signals import Signal, signal_table
 from experiments.stats import detection
 from tests.experiments.knowledge_probing import made
 

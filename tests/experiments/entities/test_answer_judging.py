@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.entities import PROMPT_TYPES, is_correct
-from experiments.entities.answers import (
+from experiments.entities.answer_judging import (
   Genre,
   Name,
   Names,

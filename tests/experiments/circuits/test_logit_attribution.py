@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from experiments.circuits.attribution import attribute, last_token, project
+from experiments.circuits.logit_attribution import (
+  attribute,
+  last_token,
+  project,
+)
 from experiments.circuits.metric import (
   Beginnings,
   choose_pairs,

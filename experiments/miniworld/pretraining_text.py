@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from experiments.miniworld.lexicon import ATTRIBUTES
-from experiments.miniworld.templates import (
+from experiments.miniworld.sentences import (
   ANSWERS,
   KINDS,
   QUESTIONS,

@@ -10,12 +10,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from experiments.latents import ClassSums, LatentId
-from experiments.uncertainty import detectors
-from experiments.uncertainty.answers import Answer
-from experiments.uncertainty.labels import judge
-from experiments.uncertainty.questions import Asked
-from experiments.uncertainty.reading import across_types
-from experiments.uncertainty.selection import choose
+from experiments.uncertainty import error_detectors
+from experiments.uncertainty.asked_questions import Asked
+from experiments.uncertainty.begun_answers import Answer
+from experiments.uncertainty.error_labels import judge
+from experiments.uncertainty.latent_reading import across_types
+from experiments.uncertainty.latent_search import choose
 
 TYPES = ('city', 'song')
 
@@ -109,27 +109,27 @@ def test_readers(planted):
     ],
     axis=0,
   )
-  means = detectors.difference_of_means(x, error, train, types)
+  means = error_detectors.difference_of_means(x, error, train, types)
   assert means == pytest.approx(x @ direction)
-  scores, about = detectors.probe(x, error, train, validation, types)
+  scores, about = error_detectors.probe(x, error, train, validation, types)
   assert set(about) == {'C', 'validation_auroc', 'converged'}
   better = lambda s: np.mean(s[test & error][:, None] > s[test & ~error][None])
   assert better(scores) > 0.9 and better(means) > 0.9
-  few = detectors.balanced(error, train, rng)
+  few = error_detectors.balanced(error, train, rng)
   assert (few & error).sum() == (few & ~error).sum() and not few[60:].any()
-  published = detectors.published_probe(x, error, few)
+  published = error_detectors.published_probe(x, error, few)
   model = LogisticRegression(random_state=42, max_iter=10_000)
   model.fit(x[few], error[few])
   assert published == pytest.approx(model.decision_function(x))
-  p = detectors.calibrated(scores, error, validation)
+  p = error_detectors.calibrated(scores, error, validation)
   assert ((p > 0) & (p < 1)).all()
   assert (np.argsort(p) == np.argsort(scores)).all()
   with_gap = np.where(test, np.nan, scores)
-  gaps = detectors.calibrated(with_gap, error, validation)
+  gaps = error_detectors.calibrated(with_gap, error, validation)
   assert np.isnan(gaps[test]).all()
   assert gaps[~test] == pytest.approx(p[~test])
   with pytest.raises(ValueError, match='No type has both'):
-    detectors.probe(x, error, train, validation & error, types)
+    error_detectors.probe(x, error, train, validation & error, types)
 
 
 def asked(name, known, split='test'):
@@ -221,7 +221,7 @@ def test_detectors_of_other_types_read_where_the_others_choose():
     towards = x[train & error].mean(0) - x[train & ~error].mean(0)
     assert abs(towards[0]) > 2
     mine = found[name]
-    assert mine[detectors.MEANS] == pytest.approx(x @ towards)
-    assert mine[detectors.LATENT] == pytest.approx(activation[id])
+    assert mine[error_detectors.MEANS] == pytest.approx(x @ towards)
+    assert mine[error_detectors.LATENT] == pytest.approx(activation[id])
     test = other & (splits == 'test')
-    assert roc_auc_score(error[test], mine[detectors.PROBE][test]) > 0.9
+    assert roc_auc_score(error[test], mine[error_detectors.PROBE][test]) > 0.9

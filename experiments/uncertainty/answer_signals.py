@@ -16,9 +16,9 @@ import numpy as np
 from scipy import special
 
 from experiments.entities import is_refusal
-from experiments.entities.folding import fold
-from experiments.uncertainty.answers import Answer
-from experiments.uncertainty.questions import Asked
+from experiments.entities.letter_folding import fold
+from experiments.uncertainty.asked_questions import Asked
+from experiments.uncertainty.begun_answers import Answer
 
 _ARTICLES = re.compile(r'\b(a|an|the)\b')
 _DECLINES = object()

@@ -23,7 +23,7 @@ from experiments.entities.sampling import PROMPT_BUCKETS, fast, seed_of
 from experiments.runs import Count, Few, Seed, check_numbers, real
 from experiments.runs.stages import Chunks
 from experiments.self_report import next_tokens, single_token
-from experiments.uncertainty.questions import Asked
+from experiments.uncertainty.asked_questions import Asked
 import gemma_jax as gj
 
 # Asked about the greedy answer (Kadavath et al. 2022, P(True)), zero-shot.

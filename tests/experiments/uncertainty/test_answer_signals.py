@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.uncertainty import Answer, Asked, answer_signals
-from experiments.uncertainty.signals import (
+from experiments.uncertainty.answer_signals import (
   error_rates,
   normalised,
   semantic_entropy,

@@ -15,7 +15,7 @@ import tqdm
 
 from experiments.knowledge_probing.formats import Format, Shot
 from experiments.knowledge_probing.normalising import words
-from experiments.knowledge_probing.records import Question
+from experiments.knowledge_probing.probe_records import Question
 import gemma_jax as gj
 
 _PROMPTS = 16  # run at once

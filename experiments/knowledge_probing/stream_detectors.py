@@ -7,11 +7,11 @@ from scipy import stats
 
 from experiments import inputs
 from experiments.inputs.sae_fit import check_fit
-from experiments.knowledge_probing import signals as lib
+from experiments.knowledge_probing import knowledge_signals as lib
+from experiments.knowledge_probing.candidate_ranking import rank_candidates
 from experiments.knowledge_probing.opening import Study
 from experiments.knowledge_probing.p_true import p_true
 from experiments.knowledge_probing.probed import Probed
-from experiments.knowledge_probing.ranking import rank_candidates
 from experiments.knowledge_probing.readers import entity_probe, p_ik, text_only
 from experiments.knowledge_probing.rules import is_right
 from experiments.knowledge_probing.streams import hidden_states

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Literal
 
-from experiments.knowledge_probing.records import (
+from experiments.knowledge_probing.probe_records import (
   Category,
   Decision,
   Question,

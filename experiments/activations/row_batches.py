@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
-from experiments.activations.rows import HarvestRows
+from experiments.activations.harvest_rows import HarvestRows
 import gemma_jax as gj
 
 # Entities' prompts are short, and differ little in length.

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from experiments.refusal_tuning import anchors
-from experiments.refusal_tuning.metrics import (
+from experiments.refusal_tuning.answer_metrics import (
   OUTCOMES,
   compare,
   refusals_of_errors,

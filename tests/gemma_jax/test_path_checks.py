@@ -7,7 +7,7 @@ import pytest
 
 import gemma_jax as gj
 from gemma_jax.checkpoint.hf_format import read_companions
-from gemma_jax.inside import check_inside, files_inside
+from gemma_jax.path_checks import check_inside, files_inside
 from gemma_jax.text.tokenizer import FILES
 from tests.gemma_jax.text import tiny_tokenizer
 

@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from experiments.factual_recall.prompts import corrupt, make_prompts
+from experiments.factual_recall.task_prompts import corrupt, make_prompts
 from experiments.factual_recall.tasks import Fact, Task, read_task
 from experiments.inputs import BASE
 import gemma_jax as gj

@@ -134,7 +134,7 @@ def make_rows(
     tokenizer: Tokenizer of the model.
     prompts: Texts, or `entities.Prompt`s: a text, and the characters of an
       entity in it.
-    tokens: Which token is read; see `choices.py`.
+    tokens: Which token is read; see `token_selection.py`.
     chat: Prompts are what the user says; the chat template goes around them,
       with the model's turn opened. Words and substrings are then looked for
       in what the user says.

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from experiments.factual_recall.prompts import Prompts
+from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Readout
 import gemma_jax as gj
 

@@ -6,10 +6,10 @@ import math
 import pytest
 
 from experiments.knowledge_probing import rules
+from experiments.knowledge_probing.decision_rows import Row, make_rows
 from experiments.knowledge_probing.informative import refuses
 from experiments.knowledge_probing.normalising import words
-from experiments.knowledge_probing.rows import Row, make_rows
-from experiments.miniworld.templates import REFUSAL
+from experiments.miniworld.sentences import REFUSAL
 from tests.experiments.knowledge_probing import made
 
 

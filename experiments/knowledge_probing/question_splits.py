@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from experiments.knowledge_probing.records import Question
+from experiments.knowledge_probing.probe_records import Question
 
 SHOTS, TRAIN = 'shots', 'train'
 DRAWN = (TRAIN, 'validation', 'test')

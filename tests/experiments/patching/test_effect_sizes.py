@@ -6,7 +6,7 @@ from scipy import stats
 
 from experiments.patching import summary as summary_lib
 from experiments.patching.__main__ import _path
-from experiments.patching.metrics import eq13_grid, moved, moved_grid
+from experiments.patching.effect_sizes import eq13_grid, moved, moved_grid
 from experiments.patching.study import choose_cells, half
 from experiments.patching.summary import summarise
 
