@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
-import hashlib
 import itertools
 import pathlib
 import time
@@ -25,6 +24,7 @@ from experiments.attention.knockouts import (
   tokens_again,
 )
 from experiments.attention.windows import HeadSet, Window
+from experiments.runs.checksums import of_value
 from experiments.runs.stages import digest, stage
 import gemma_jax as gj
 from gemma_jax.whole_files import save_tensors
@@ -89,10 +89,10 @@ def run_study(
   length = max(case.length for case in cases)
   identity = {
     **identity,
-    'cases': _digest([(c.ids, c.span, c.relation) for c in cases]),
-    'wanted': _digest([list(map(int, each)) for each in wanted]),
-    'windows': _digest([window.layers.tolist() for window in windows]),
-    'heads': _digest([each.heads.tolist() for each in heads]),
+    'cases': of_value([(c.ids, c.span, c.relation) for c in cases]),
+    'wanted': of_value([list(map(int, each)) for each in wanted]),
+    'windows': of_value([window.layers.tolist() for window in windows]),
+    'heads': of_value([each.heads.tolist() for each in heads]),
     'watched': [
       f'{each.site}.{int(each.layer)} {digest(*jax.tree.leaves(each))}'
       for each in watched
@@ -242,7 +242,3 @@ def _best(run) -> float:
     run()
     times.append(time.perf_counter() - start)
   return min(times)
-
-
-def _digest(values) -> str:
-  return hashlib.sha256(repr(values).encode()).hexdigest()

@@ -25,6 +25,7 @@ from experiments.attention.resuming import (
 )
 from experiments.attention.windows import HeadSet, Window
 import gemma_jax as gj
+from gemma_jax.costs import block_flops, unembedding_flops
 from sae.jumprelu import Latents, encode
 
 
@@ -168,12 +169,12 @@ def sweep_flops(
   windows: Sequence[Window],
   heads: Sequence[HeadSet],
 ) -> dict[str, int]:
-  """Returns operations of `knock_out`, and of running every row whole."""
-  L, layer, logits = (
-    config.num_layers,
-    _layer_flops(config),
-    _logit_flops(config),
-  )
+  """Returns operations of `knock_out`, and of running every row whole.
+
+  Attention's scores are left out: below 1 % at the length of a prompt.
+  """
+  L, layer = config.num_layers, block_flops(config)
+  logits = unembedding_flops(config)
   rows, P = len(edges) * len(heads), len(cases)
   tokens = sum(case.length for case in cases)
   again = P * tokens_again(cases, edges)
@@ -184,20 +185,6 @@ def sweep_flops(
   )
   naive = (1 + len(windows) * rows) * (tokens * L * layer + P * logits)
   return {'flops': shared + swept, 'naive_flops': naive}
-
-
-def _layer_flops(config: gj.ModelConfig) -> int:
-  """Returns operations of a layer per token, in matrix products.
-
-  Attention's scores are left out: below 1 % at the length of a prompt.
-  """
-  heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-  return 2 * config.d_model * (heads + (2 + config.gated) * config.d_ff)
-
-
-def _logit_flops(config: gj.ModelConfig) -> int:
-  """Returns operations of one position's logits."""
-  return 2 * config.d_model * config.vocab_size
 
 
 @jax.jit

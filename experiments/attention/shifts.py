@@ -7,7 +7,6 @@ are kept as files, so that a killed run goes on.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import hashlib
 import pathlib
 
 import numpy as np
@@ -22,6 +21,7 @@ from experiments.attention.entity_attention import (
 )
 from experiments.attention.resuming import last_positions, record
 from experiments.latents import Target
+from experiments.runs.checksums import of_value
 from experiments.runs.stages import stage
 from experiments.steering import steered_positions
 import gemma_jax as gj
@@ -106,9 +106,9 @@ def measure_shift(
   P = min(len(cases), max(1, rows_per_batch // rows))
   identity = {
     **identity,
-    'cases': _digest([(case.ids, case.span) for case in cases]),
+    'cases': of_value([(case.ids, case.span) for case in cases]),
     'target': None if target is None else str(target.id),
-    'directions': None if target is None else _digest(directions.tolist()),
+    'directions': None if target is None else of_value(directions.tolist()),
     'alpha': alpha,
     'positions': positions,
     'batch': P,
@@ -157,7 +157,3 @@ def measure_shift(
     target=target,
     after=joined.get('after'),
   )
-
-
-def _digest(values) -> str:
-  return hashlib.sha256(repr(values).encode()).hexdigest()

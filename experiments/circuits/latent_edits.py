@@ -24,6 +24,7 @@ from experiments.circuits.tracing import LatentEdit, ablated, steered
 from experiments.inputs.study_inputs import StudyInputs
 from experiments.latents import CLASSES
 from experiments.runs import outputs
+from experiments.runs.checksums import of_value
 from experiments.runs.stages import stage
 from experiments.steering import (
   OPPOSITE,
@@ -307,4 +308,4 @@ def _digest_of_questions(*asked: Asked) -> str:
       each.questions, each.pairs.refusal, each.pairs.answer, strict=True
     )
   ]
-  return hashlib.sha256(repr(said).encode()).hexdigest()
+  return of_value(said)

@@ -10,7 +10,7 @@ from experiments.entity_recognition.plan import RecognitionPlan
 from experiments.entity_recognition.settings import Settings
 from experiments.runs.host_memory import available_bytes
 from experiments.steering import SWEEP_SIZE
-import gemma_jax as gj
+from gemma_jax.costs import block_flops
 from sae.formats.releases import parse_width_label
 
 # Typical tokens of a prompt, and of an answer until it stops.
@@ -42,7 +42,7 @@ def estimate(plan: RecognitionPlan, settings: Settings) -> str:
   steered = 2 * len(plan.entities) * settings.questions * arms
   # Steered answers are generated, and the original's is read: divergence.
   tokens = (answers + 2 * steered) * (_PROMPT + _ANSWER) + entities * _PROMPT
-  flops = 2 * _matmul_weights(config) * tokens
+  flops = config.num_layers * block_flops(config) * tokens
   seconds = flops / (_EFFICIENCY * _rate(plan.base.dtype))
   needed = _bytes(plan, settings)
   free = available_bytes()
@@ -68,18 +68,11 @@ def estimate(plan: RecognitionPlan, settings: Settings) -> str:
   )
 
 
-def _matmul_weights(config: gj.ModelConfig) -> int:
-  heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-  layer = config.d_model * (heads + (2 + config.gated) * config.d_ff)
-  return config.num_layers * layer
-
-
 def _bytes(plan: RecognitionPlan, settings: Settings) -> int:
   """Returns bytes of base model and SAEs, or chat model and cache if more."""
   config, size = plan.base.config, plan.base.dtype.itemsize
-  weights = (
-    _matmul_weights(config) + config.vocab_size * config.d_model
-  ) * size
+  numbers = config.num_layers * block_flops(config) // 2
+  weights = (numbers + config.vocab_size * config.d_model) * size
   widths = [parse_width_label(s.sae_id.split('/')[1][6:]) for s in plan.saes]
   saes = sum(widths) * 2 * config.d_model * 4
   capacity = 2 * (_PROMPT + _ANSWER)

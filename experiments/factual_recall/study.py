@@ -7,7 +7,6 @@ on, so that the same command goes on where it was killed.
 
 from collections.abc import Mapping
 import dataclasses
-import hashlib
 import pathlib
 import time
 
@@ -20,6 +19,7 @@ from experiments.factual_recall.steps import Context, inspect, price, recall
 from experiments.factual_recall.summary import claims, likeness, table_rows
 from experiments.inputs import corpus
 from experiments.runs import outputs
+from experiments.runs.checksums import of_value
 from experiments.runs.stages import stage
 from gemma_jax.whole_files import save_tensors
 
@@ -132,7 +132,7 @@ def _kept(
     'task': dataclasses.asdict(task),
     'name': name,
     'depends': list(depends),
-    'text': hashlib.sha256(study.text.encode()).hexdigest(),
+    'text': of_value(study.text),
     'saes': study.sae_fingerprints,
     'settings': {
       key: value

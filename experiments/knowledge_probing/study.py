@@ -12,8 +12,6 @@ as they go, so that the same command goes on where it was killed.
 """
 
 import dataclasses
-import hashlib
-import json
 import pathlib
 
 import tqdm
@@ -195,8 +193,7 @@ def _samples(study: Study, questions, splits, run: bool):
 
 def _digest(items) -> str:
   """Returns a hash of records."""
-  text = json.dumps([lib.to_json(each) for each in items], sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
+  return checksums.of_value([lib.to_json(each) for each in items])
 
 
 def _scores(study: Study, questions, sampled, run: bool):

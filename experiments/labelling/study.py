@@ -9,9 +9,7 @@ does not depend on which other entities there are.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
-import hashlib
 import itertools
-import json
 import os
 import pathlib
 import shutil
@@ -29,6 +27,7 @@ from experiments.entities.prompt_types import PromptType, prompt_types_of
 from experiments.entities.records import Record, read_records, write_records
 from experiments.entities.sampling import seed_of
 from experiments.runs import checksums, outputs
+from experiments.runs.checksums import of_value
 from experiments.runs.stages import Chunks
 from experiments.stats.intervals import wilson
 import gemma_jax as gj
@@ -334,5 +333,5 @@ def _identity(identity, queries, config) -> dict:
   ]
   judged = dataclasses.asdict(config)
   del judged['min_correct'], judged['min_known']  # records do not
-  digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+  digest = of_value(asked)
   return {**identity, **judged, 'prompts_sha256': digest}

@@ -1,9 +1,8 @@
 """Operations of sweeps: what formulas say, and what is executed.
 
-A multiply-add is 2. One block costs `block_cost` per token: its matrix
-products. Norms, gates and softmax are left out, and attention's products too
-where a formula is quoted, as they are below 1 % for short prompts; what is
-executed counts them.
+They are counted as in `gemma_jax/costs.py`. Where a formula is quoted,
+attention's products are left out, as they are below 1 % for short prompts; what
+is executed counts them.
 
 Letters: n pairs, T tokens, L layers, N heads; X columns of a map.
 """
@@ -14,31 +13,13 @@ import numpy as np
 
 from experiments.patching.cells import TOKEN_MAPS, first_slot, moving_cells
 import gemma_jax as gj
-
-
-def block_cost(config: gj.ModelConfig) -> int:
-  """Returns operations of a block for a token, without attention's products."""
-  heads = config.num_heads * config.head_dim
-  kv = config.num_kv_heads * config.head_dim
-  return (
-    2 * config.d_model * (2 * heads + 2 * kv + (2 + config.gated) * config.d_ff)
-  )
-
-
-def attention_cost(config: gj.ModelConfig, keys: int) -> int:
-  """Returns operations of scores and values for a token with so many keys."""
-  return 4 * config.num_heads * config.head_dim * keys
-
-
-def unembedding_cost(config: gj.ModelConfig, tokens: int) -> int:
-  """Returns operations of the logits of so many tokens at one place."""
-  return 2 * config.d_model * tokens
+from gemma_jax.costs import attention_flops, block_flops, unembedding_flops
 
 
 def naive_cost(config: gj.ModelConfig, n: int, T: int, cells: int) -> int:
   """Returns operations if every cell is a whole run, as in TransformerLens."""
-  logits = unembedding_cost(config, config.vocab_size)
-  return cells * n * T * (config.num_layers * block_cost(config) + logits)
+  logits = unembedding_flops(config)
+  return cells * n * T * (config.num_layers * block_flops(config) + logits)
 
 
 def minimal_cost(config: gj.ModelConfig, n: int, T: int, name: str) -> int:
@@ -52,7 +33,7 @@ def minimal_cost(config: gj.ModelConfig, n: int, T: int, name: str) -> int:
     tokens = T * (T + 1) // 2
   else:
     tokens = config.num_heads * (1 if name == 'z_last' else T)
-  return n * block_cost(config) * layers * tokens
+  return n * block_flops(config) * layers * tokens
 
 
 def sweep_cost(
@@ -71,20 +52,20 @@ def sweep_cost(
     differ: First token in which pairs differ.
     cells: Map -> bool [L, X].
   """
-  per_token = block_cost(config) + attention_cost(config, T)
+  per_token = block_flops(config) + attention_flops(config, T)
   total = 0
   for name, wanted in cells.items():
     moving = wanted & moving_cells(name, wanted.shape, differ)
     for layer, column in np.argwhere(moving).tolist():
       tokens = T - first_slot(name, column, T, differ)
       total += n * tokens * (config.num_layers - layer) * per_token
-      total += n * unembedding_cost(config, 2)
+      total += n * unembedding_flops(config, 2)
   return total
 
 
 def recording_cost(config: gj.ModelConfig, n: int, T: int) -> int:
   """Returns operations of the two runs that all sweeps start from."""
-  per_token = block_cost(config) + attention_cost(config, T)
+  per_token = block_flops(config) + attention_flops(config, T)
   return (
-    2 * n * (T * config.num_layers * per_token + unembedding_cost(config, 2))
+    2 * n * (T * config.num_layers * per_token + unembedding_flops(config, 2))
   )

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
-import hashlib
 import pathlib
 import time
 
@@ -16,6 +15,7 @@ from experiments.inputs import corpus
 from experiments.refusal_tuning.settings import Settings
 from experiments.refusal_tuning.tuning import Tuner
 from experiments.runs import outputs
+from experiments.runs.checksums import of_value
 from experiments.runs.stages import stage
 import gemma_jax as gj
 from gemma_jax import training
@@ -94,7 +94,7 @@ class Study:
       sorted(probed.splits.items()),
       sorted(probed.scores.items(), key=lambda pair: pair[0]),
     ]
-    return hashlib.sha256(repr(said).encode()).hexdigest()
+    return of_value(said)
 
   def kept(
     self, name: str, identity: Mapping, make: Callable[[pathlib.Path], None]

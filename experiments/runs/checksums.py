@@ -54,6 +54,14 @@ def sha256_of(paths: Iterable[os.PathLike]) -> dict[pathlib.Path, str]:
   return {path: found[key] for path, key in keys.items()}
 
 
+def of_value(value) -> str:
+  """Returns the SHA-256 of what a value prints as, in hex.
+
+  Arrays print in part only: they go to `stages.digest`.
+  """
+  return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
 def sha256(path: str | os.PathLike) -> str:
   """Returns the SHA-256 of one file in hex; see `sha256_of`."""
   (found,) = sha256_of([path]).values()

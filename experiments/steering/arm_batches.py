@@ -11,12 +11,12 @@ out of a row depends on neither.
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import hashlib
 import json
 
 import numpy as np
 import tqdm
 
+from experiments.runs.checksums import of_value
 from experiments.runs.stages import Chunks
 from experiments.steering.arms import Arm, steered_positions
 from experiments.steering.questions import Question
@@ -182,8 +182,8 @@ def identity_of(questions: Sequence[Question], arms: Sequence[Arm]) -> dict:
   done = [json.dumps(arm.to_dict()).encode() for arm in arms]
   done += [arm.direction.tobytes() for arm in arms if arm.direction is not None]
   return {
-    'questions': hashlib.sha256(repr(asked).encode()).hexdigest(),
-    'arms': hashlib.sha256(b'\0'.join(done)).hexdigest(),
+    'questions': of_value(asked),
+    'arms': of_value(done),
   }
 
 

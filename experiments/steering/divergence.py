@@ -20,11 +20,11 @@ negative; what rounding leaves below 0 is set to 0. The original's is 0.
 
 from collections.abc import Collection, Mapping, Sequence
 import functools
-import hashlib
 import os
 
 import numpy as np
 
+from experiments.runs.checksums import of_value
 from experiments.runs.stages import Chunks
 from experiments.steering.arm_batches import (
   identity_of,
@@ -79,7 +79,7 @@ def measure_divergences(
     at[: len(answer)] = question.length - 1 + np.arange(len(answer))
   depends_on = {
     **identity_of(questions, arms),
-    'answers': hashlib.sha256(repr(answers).encode()).hexdigest(),
+    'answers': of_value(answers),
     'rows_per_batch': rows_per_batch,
     **(identity or {}),
   }

@@ -9,7 +9,6 @@ Letters: n questions, R answers to each, B rows, T tokens.
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import hashlib
 import json
 import os
 from typing import Annotated
@@ -21,6 +20,7 @@ import tqdm
 
 from experiments.entities.sampling import PROMPT_BUCKETS, fast, seed_of
 from experiments.runs import Count, Few, Seed, check_numbers, real
+from experiments.runs.checksums import of_value
 from experiments.runs.stages import Chunks
 from experiments.self_report import next_tokens, single_token
 from experiments.uncertainty.asked_questions import Asked
@@ -124,7 +124,7 @@ def answer(
       **(identity or {}),
       **dataclasses.asdict(options),
       'rows_per_batch': rows_per_batch,
-      'questions': hashlib.sha256(questions.encode()).hexdigest(),
+      'questions': of_value(questions),
     },
   )
   runner = _Answering(model, tokenizer, options)

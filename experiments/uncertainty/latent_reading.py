@@ -4,8 +4,6 @@ Letters: n questions, D width of the site.
 """
 
 from collections.abc import Iterator
-import hashlib
-import json
 import pathlib
 
 import numpy as np
@@ -24,6 +22,7 @@ from experiments.latents import (
   class_sums,
   promoted_tokens,
 )
+from experiments.runs.checksums import of_value
 from experiments.runs.stages import stage
 from experiments.uncertainty import error_detectors as lib
 from experiments.uncertainty.answer_signals import answer_signals, error_rates
@@ -59,7 +58,7 @@ def sums_of_train(
   else:
     place = pathlib.Path(folder)
     read = [rows.texts, rows.positions.tolist(), of_rows.tolist()]
-    digest = hashlib.sha256(json.dumps(read).encode()).hexdigest()
+    digest = of_value(read)
     stage(
       place,
       {**(whose or {}), 'rows': digest, 'tokens': options.tokens},

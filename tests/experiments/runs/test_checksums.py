@@ -113,3 +113,9 @@ def test_one_that_is_written_meanwhile(tmp_path):
   file.write_bytes(b'one')
   with pytest.raises(OSError, match='written while it was read'):
     checksums._read(checksums._key(file), lambda n: file.write_bytes(b'two!'))
+
+
+def test_values_are_told_apart():
+  values = [[1, 2], [12], ['1', 2], (1, 2), {'a': 1}, 'x', b'x', None, 1.0, 1]
+  assert len({checksums.of_value(each) for each in values}) == len(values)
+  assert checksums.of_value('x') == hashlib.sha256(b"'x'").hexdigest()
