@@ -9,8 +9,8 @@ import sys
 _PROGRAM = """
 import numpy as np
 import gemma_jax as gj
-from sae.recipe import TrainConfig
-from sae.train import train
+from sae.training.recipe import TrainConfig
+from sae.training.train import train
 from tests.gemma_jax.checkpoints import CONFIG
 from tools.make_checkpoint import random_model
 
