@@ -162,8 +162,9 @@ class RecognitionRun(RecognitionFindings):
     lists = [self.latents['types']]
     for label in CLASSES:
       lists.append(self.latents['chosen'][label])
-      if id := self.chosen(label):
-        self.controls(label, id)
+      if (id := self.chosen(label)) is None:
+        raise ValueError(f'it has chosen no {label} latent')
+      self.controls(label, id)
     lists += [each['ids'] for each in self.latents.get('random', {}).values()]
     for each in lists:
       if not isinstance(each, list):

@@ -87,6 +87,7 @@ class Vocabulary:
     with naming(source):
       backend = tokenizers.Tokenizer.from_str(content)
     _check_ids(backend, written, source)
+    _check_bytes(backend, written, source)
     return cls(backend, origin)
 
   @classmethod
@@ -356,4 +357,21 @@ def _check_ids(
     raise ValueError(
       f'{source} has no token with id {missing}, but others up to '
       f'{max(pieces)}. One is missing: download it again.'
+    )
+
+
+def _check_bytes(backend, written, source):
+  """Raises ValueError if the file does not say what its byte tokens are for."""
+  model = written.get('model')
+  bytes_ = (f'<0x{byte:02X}>' for byte in range(256))
+  if (
+    isinstance(model, dict)
+    and model.get('type') in ('BPE', 'Unigram')
+    and 'byte_fallback' not in model
+    and all(backend.token_to_id(piece) is not None for piece in bytes_)
+  ):
+    raise ValueError(
+      f'{source} has a token for each of the 256 bytes, and its "model" lacks '
+      '"byte_fallback", which says whether they spell text that has no other '
+      'token. Add "byte_fallback": true, as Gemma and Llama have it, or false.'
     )

@@ -268,6 +268,17 @@ def test_results_of_something_else(given, tmp_path, results, says):
     _open(*given, f'--run={tmp_path}', latents=False)
 
 
+def test_a_run_that_chose_no_latent_is_none(world, given, tmp_path):
+  """Else the other latent alone would be steered with, without a word."""
+  run = tmp_path / 'run'
+  shutil.copytree(world / 'run', run)
+  results = outputs.read_json(run / 'results.json')
+  results['latents']['chosen']['unknown'] = []
+  outputs.write_results(run, results)
+  with pytest.raises(ValueError, match='results.json.*no unknown latent'):
+    _open(*given, f'--run={run}')
+
+
 def test_flags_of_another_run_are_left(world, given, tmp_path):
   """Until `write`: this run may yet be refused."""
   opened = _open(

@@ -240,6 +240,17 @@ def test_padding_and_truncation_in_the_file_are_switched_off(tmp_path, tok):
   assert Tokenizer(backend).encode('<eos>') == [BOS, tok.eos_id]
 
 
+def test_byte_tokens_whose_use_is_not_said_are_refused(tmp_path):
+  """Without the field, text that has no other token is one unknown token."""
+  tiny_tokenizer.save(tmp_path)
+  path = tmp_path / 'tokenizer.json'
+  content = json.loads(path.read_text())
+  assert content['model'].pop('byte_fallback')
+  path.write_text(json.dumps(content))
+  with pytest.raises(ValueError, match='tokenizer.json has a token for each'):
+    Tokenizer.from_pretrained(tmp_path)
+
+
 def test_a_folder_without_a_tokenizer(tmp_path):
   with pytest.raises(FileNotFoundError, match='tokenizer.json.*transformers'):
     Tokenizer.from_pretrained(tmp_path)
