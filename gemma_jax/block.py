@@ -37,19 +37,20 @@ class BlockContext:
   segments: jax.Array | None = None  # [B, T]; queries see keys of their own
 
   def changes(self, site: str) -> list[Change]:
-    """Returns those of one site, in order."""
+    """Returns the changes of one site, in order."""
     return [change for change in self.interventions if change.site == site]
 
 
 def block(run: BlockContext, w, layer, window, x, keys_values):
-  """Returns one layer: x [B, T, D] to x, what was captured, the
-  cache's arrays.
+  """Runs one layer on x [B, T, D].
+
+  Returns x, what was captured, and the cache's arrays.
   """
   config = run.config
   seen = {}
 
   def at(site, x):
-    """Returns a site: changes x, then shows it to the capture."""
+    """Changes x at a site, then shows it to the capture."""
     for change in run.changes(site):
       x = change.apply(x, layer, run.positions, config)
     x = constrain(x, _ACTIVATION_LETTERS.get(site, 'BT.'))

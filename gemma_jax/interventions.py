@@ -391,7 +391,7 @@ def stack_rows(rows: Sequence[Interventions]) -> list[Change]:
 
 
 def _equal_rows(interventions: list[Change]) -> list[Change]:
-  """Returns every array with the same number of rows."""
+  """Returns the changes, every array with the same number of rows."""
   leaves = jax.tree.leaves(interventions)
   rows = max(leaf.shape[0] for leaf in leaves)
   return jax.tree.map(

@@ -120,7 +120,7 @@ class DictionaryLearning:
     self._silent = torch.zeros(width, dtype=torch.long)
 
   def step(self, x: np.ndarray):
-    """Returns one update on scaled activations [B, D]."""
+    """Does one update on scaled activations [B, D]."""
     x = torch.from_numpy(x)
     z = x @ self.W_enc + self.b_enc
     f = _Jump.apply(z, self.threshold, 1e-3)

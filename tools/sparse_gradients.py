@@ -20,7 +20,7 @@ def dense_gradients(x, W_enc, W_dec, threshold):
 
 
 def sparse_gradients(x, W_enc, W_dec, threshold, *, capacity):
-  """Returns the same, if no token has more than `capacity` active latents."""
+  """Returns gradients, if no token has more than `capacity` active latents."""
   z, ids = jax.lax.top_k(x @ W_enc, capacity)
   active = z > threshold
   f = jnp.where(active, z, 0)

@@ -29,8 +29,8 @@ class Dropped:
   """A prompt that is not read, and never counted.
 
   Attributes:
-    prompt: Its number, from 0.
-    id: Its id.
+    prompt: Number of the prompt, from 0.
+    id: Id of the prompt.
     reason: Why.
   """
 

@@ -79,7 +79,7 @@ def make_cases(
     tokenizer: The model's tokenizer.
     known: Type -> known entities of one split.
     unknown: Type -> unknown entities of that split.
-    chat: True if to ask questions in the chat template; else to make
+    chat: True to ask questions in the chat template; else to make
       statements.
     lead: True if a statement ends with the token of a space where every answer
       begins with that token, as numbers do: the next token says something then.

@@ -89,7 +89,7 @@ def places(text: str, case: Case) -> np.ndarray:
 
 
 def without_entity(case) -> tuple:
-  """Returns all that tokens after the entity go on if none of them sees it.
+  """Returns what is left of a case whose later tokens do not see the entity.
 
   Prompts that have this in common are one computation from there on, and no
   more than one observation.

@@ -97,7 +97,7 @@ def summarise_shift(
   Args:
     shift: What was measured, with a target.
     seed: Random seed of resamples and permutations.
-    reference: True if to add the published test.
+    reference: True to add the published test.
 
   Returns:
     Per measure and keys: all heads that can change, and their 'mean'.

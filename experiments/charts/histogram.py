@@ -30,7 +30,7 @@ def histogram(
     x_title: What the values are, with their unit.
     bins: How many bins of one width there are from the lowest value of all
       samples to the highest.
-    normalised: True if to draw shares of each sample, not counts.
+    normalised: True to draw shares of each sample, not counts.
     markers: Name -> a value to draw a line at, such as the one observed; in the
       colour of the sample of that name, or else in black.
     groups: The order of samples, or sample -> colour, in order.

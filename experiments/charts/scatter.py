@@ -18,8 +18,8 @@ class Point:
   """Holds one point.
 
   Attributes:
-    x: Its place on the x axis.
-    y: Its place on the y axis.
+    x: Place on the x axis.
+    y: Place on the y axis.
     group: Name of its colour in the legend.
     hover: What the hover text says besides the group, x and y.
     size: Diameter in pixels.
@@ -53,7 +53,7 @@ def scatter(
       order of the points.
     percent: True if both are shares, to be shown in percent.
     range: Ends of both axes. Default: as far as the points.
-    diagonal: True if to draw the line from (0, 0) to (1, 1).
+    diagonal: True to draw the line from (0, 0) to (1, 1).
     columns: Most panels side by side.
 
   Raises:

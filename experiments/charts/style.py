@@ -186,12 +186,3 @@ def styled(figure: go.Figure, *, x: str, y: str, height: int = 420):
     showlegend=True,
   )
   return figure
-
-
-def headed(figure: go.Figure) -> go.Figure:
-  """Room for panels' titles, and the legend below the figure."""
-  figure.update_layout(
-    margin={'t': 50, 'b': 110},
-    legend={'yref': 'container', 'y': 0.01, 'yanchor': 'bottom'},
-  )
-  return figure

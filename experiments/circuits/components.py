@@ -100,7 +100,7 @@ def token_groups(questions: Sequence[Question], length: int) -> np.ndarray:
 class Held(gj.Change):
   """Holds any set of components, which no product of gates could say.
 
-  Its rows are padded on the right, so that a column is a position.
+  The rows are padded on the right, so that a column is a position.
 
   Attributes:
     site: One of SITES.

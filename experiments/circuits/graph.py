@@ -86,8 +86,11 @@ def graph(edit: Mapping) -> go.Figure:
     ticktext=[TOKENS[GROUPS[y]] for y in present],
     range=[present[0] - 0.6, present[-1] + 1.2],
   )
-  figure.update_layout(title={'text': 'Circuit'})
-  return style.headed(figure)
+  return figure.update_layout(
+    title={'text': 'Circuit'},
+    margin={'t': 50, 'b': 110},
+    legend={'yref': 'container', 'y': 0.01, 'yanchor': 'bottom'},
+  )
 
 
 def _places(edit: Mapping) -> dict[str, tuple[float, float]]:

@@ -93,7 +93,7 @@ def last_token(
     model: The weights, stacked.
     questions: Q questions.
     edit: The edit.
-    edited: True if to run them with the edit.
+    edited: True to run them with the edit.
     rows_per_batch: Number of rows that are run at once.
   """
   config = model.config

@@ -90,7 +90,7 @@ class Reading:
 class _Cut(gj.Knockout):
   """A knockout of any heads at any groups of tokens that look.
 
-  Its rows are padded on the right, so that a column is a position.
+  The rows are padded on the right, so that a column is a position.
 
   Attributes:
     cells: float32 [R, L, N, G], 1 for heads that lose their view.

@@ -179,7 +179,7 @@ class Tracer:
     others: int = FREE,
     edited: bool = False,
   ) -> Rows:
-    """Returns every question under every choice of components.
+    """Returns rows: every question under every choice of components.
 
     All questions of the first choice come first, then those of the next.
 

@@ -39,7 +39,7 @@ class Prompt:
 
   @property
   def name(self) -> str:
-    """Returns the entity's."""
+    """Returns the name of the entity."""
     return self.text[slice(*self.entity)]
 
 

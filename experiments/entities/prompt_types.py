@@ -65,7 +65,7 @@ class PromptType:
 
 
 def prompt_types_of(entity: Entity, counting: bool = True) -> list[PromptType]:
-  """Returns those that an entity has the attribute for, in the table's order.
+  """Returns the types that an entity has the attribute for, in order.
 
   Args:
     entity: Any.

@@ -20,8 +20,8 @@ class Record:
   """Holds what a model said to one prompt.
 
   Attributes:
-    entity: Its name.
-    entity_type: Its type.
+    entity: Name of the entity.
+    entity_type: Type of the entity.
     prompt_type: Name of the prompt type.
     correct_answer: The entity's attribute.
     prompt: All that the model read.

@@ -98,7 +98,7 @@ class RecognitionStages:
 
   @functools.cached_property
   def saes(self) -> list[JumpReLUSAE]:
-    """Returns all SAEs, likewise."""
+    """Returns all SAEs, loaded when they are first needed."""
     return [one.load(self.plan.base) for one in self.plan.saes]
 
   @functools.cached_property

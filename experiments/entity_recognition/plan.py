@@ -23,7 +23,7 @@ class RecognitionPlan:
   """A run whose input was checked; no weight of a model is read yet.
 
   Attributes:
-    out: Its folder.
+    out: Folder of the run.
     base, chat: Readers of the models.
     tokenizer, chat_tokenizer: Tokenizers of the models.
     saes: One per layer.
@@ -56,13 +56,7 @@ def prepare(settings: Settings) -> RecognitionPlan:
   chat = inputs.open_chat_model(
     inputs.resolve_path(settings.chat_model, inputs.CHAT), base, settings.dtype
   )
-  saes = inputs.choose_saes(
-    inputs.resolve_path(settings.sae, inputs.SAES),
-    base.config,
-    layers=settings.layers,
-    width=settings.width,
-    l0=settings.l0,
-  )
+  saes = settings.choose_saes(base.config, settings.layers)
   saes[0].load(base)  # of another model? Better said now than in an hour.
   entities = read_entities(
     inputs.resolve_path(settings.entities, inputs.ENTITIES),

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from experiments.inputs.documents import SEPARATORS
 from experiments.inputs.settings import (
   BaseModel,
   ChatModel,
@@ -52,7 +53,7 @@ class Settings(Steered, RunSettings, BaseModel, ChatModel, SAELayers, Entities):
   num_samples: Annotated[int, whole(3, 10_000)] = 10
   text: str | None = None
   text_field: str = 'text'
-  separator: Literal['line', 'blank_line'] = 'line'
+  separator: Literal[*SEPARATORS] = 'line'
   text_documents: Annotated[int, whole(1, 10**9)] = 10_000
   text_window: Annotated[int, whole(2)] = 128
   num_random: Annotated[int, whole(2, 10_000)] = 20

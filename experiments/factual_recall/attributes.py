@@ -78,7 +78,7 @@ class Attributes:
     """Returns attributes rates float64 [..., len(tops), 2], own and control.
 
     Args:
-      model: Its embedding is used.
+      model: The model, whose embedding is used.
       streams: [..., D].
       rows: int [...], the prompt that each is of.
       tops: How many tokens count as near; None is K, the subject's own number.

@@ -250,7 +250,7 @@ def _cut(model, kept: Kept, ends, keys, layer):
 
 @jax.jit
 def _published_cut(model, kept: Kept, ends, keys, layer, pattern):
-  """Returns the same, from the uncut pattern [n, N, S], by a second softmax."""
+  """Returns the same from the uncut pattern [n, N, S], by a second softmax."""
   x, values = kept.stream[layer], kept.v[layer]
   real = (kept.slots >= 0)[:, None]
 

@@ -87,7 +87,7 @@ class Moments:
 
   @classmethod
   def of(cls, columns: np.ndarray, which: np.ndarray) -> 'Moments':
-    """Returns those of columns [n, C, D], whose rows are of units [n]."""
+    """Returns the moments of columns [n, C, D], whose rows are of units [n]."""
     n, C, D = columns.shape
     means = columns.mean(0)
     centred = columns - means

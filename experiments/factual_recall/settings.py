@@ -4,6 +4,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from experiments.inputs import BUNDLED
+from experiments.inputs.settings import Dtype, Mode
 from experiments.runs import Count, Few, Seed, check_numbers, whole
 
 # What is run where --tasks is not given.
@@ -57,7 +58,7 @@ class Settings:
 
   out: str
   model: str = BUNDLED
-  dtype: Literal['float32', 'bfloat16'] | None = None
+  dtype: Dtype | None = None
   tasks: tuple[str, ...] | None = None
   shots: tuple[Annotated[int, whole(0, 10_000)], ...] = (0, 1, 4)
   prompts: Count = 120
@@ -70,7 +71,7 @@ class Settings:
   text: str | None = None
   text_tokens: Count = 1024
   closely: Count = 30
-  mode: Literal['default', 'reference'] = 'default'
+  mode: Mode = 'default'
   seed: Seed = 0
   rows_per_batch: Count = 128
   redo: bool = False

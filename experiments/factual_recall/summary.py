@@ -31,7 +31,7 @@ class Claim:
     rule: When it holds.
     estimate: Value, interval and n, as in results.json.
     verdict: HOLDS, FAILS or OPEN.
-    task: Its name.
+    task: Name of the task.
     shots: Demonstrations.
   """
 

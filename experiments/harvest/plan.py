@@ -77,13 +77,7 @@ def prepare(settings: Settings, keep_flags: KeepFlags) -> HarvestPlan:
     sites, layers = _stored(settings, reader.config)
   chosen = []
   if settings.scores:
-    chosen = inputs.choose_saes(
-      inputs.resolve_path(settings.sae, inputs.SAES),
-      reader.config,
-      layers=settings.layers,
-      width=settings.width,
-      l0=settings.l0,
-    )
+    chosen = settings.choose_saes(reader.config, settings.layers)
   prompts, ids, group_names = _prompts(settings)
   rows = make_rows(
     inputs.read_tokenizer(reader),

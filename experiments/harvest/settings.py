@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from experiments.activations.token_selection import DENOMINATORS
 from experiments.harvest.store import DTYPES
+from experiments.inputs.documents import SEPARATORS
 from experiments.inputs.settings import (
   BaseModel,
   Entities,
@@ -63,7 +64,7 @@ class Settings(RunSettings, BaseModel, SAELayers, Entities):
   text: str | None = None
   text_field: str = 'text'
   entity_field: str = 'entity'
-  separator: Literal['line', 'blank_line'] = 'line'
+  separator: Literal[*SEPARATORS] = 'line'
   prompt: Literal['activation', 'question'] = 'activation'
   chat: bool = False
   parse_special: bool = False

@@ -13,7 +13,7 @@ import pathlib
 from typing import Annotated, Literal
 
 from experiments import inputs
-from experiments.inputs.documents import DocumentFile, Scan
+from experiments.inputs.documents import SEPARATORS, DocumentFile, Scan
 from experiments.inputs.settings import BaseModel
 from experiments.inputs.token_rows import Rows, TokenRows, write_rows
 from experiments.runs import checksums, whole
@@ -46,7 +46,7 @@ class ReadingModel(BaseModel):
   model_name: str | None = None
   text: str | None = None
   text_field: str = 'text'
-  separator: Literal['line', 'blank_line'] = 'line'
+  separator: Literal[*SEPARATORS] = 'line'
   parse_special: bool = True
   context: Annotated[int, whole(2)] = 256
   pack: bool = False

@@ -32,7 +32,7 @@ class RecognitionFindings:
   """Holds what entity recognition found that one can steer with.
 
   Attributes:
-    latents: Its results about latents; {} if there are none.
+    latents: Results about latents; {} if there are none.
   """
 
   def __init__(self, latents: Mapping, sums: Sequence[GroupSums] = ()):
@@ -112,7 +112,7 @@ class RecognitionRun(RecognitionFindings):
 
   Attributes:
     folder: Folder of the run; None for no run, which has nothing.
-    latents: Its results about latents.
+    latents: Results about latents.
   """
 
   def __init__(self, folder: str | None):
@@ -324,13 +324,8 @@ def find_targets(
       f'The known and the unknown latent are both {named[CLASSES[0]]}, which '
       'would be added twice. Name two: --known_latent, --unknown_latent.'
     )
-  chosen = inputs.choose_saes(
-    inputs.resolve_path(settings.sae, inputs.SAES),
-    chat.config,
-    layers=sorted({id.layer for id in named.values()}),
-    width=settings.width,
-    l0=settings.l0,
-  )
+  layers = sorted({id.layer for id in named.values()})
+  chosen = settings.choose_saes(chat.config, layers)
   chosen = {one.layer: one for one in chosen}
   saes = {layer: one.load(chat) for layer, one in chosen.items()}
   targets, drawn = [], {}

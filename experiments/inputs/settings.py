@@ -9,14 +9,18 @@ Where nothing is said a study works on the bundled world
 ones.
 """
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Annotated, Literal
 
-from experiments.inputs.models import BUNDLED
+from experiments.entities.modes import MODES
+from experiments.inputs.models import BUNDLED, SAES, resolve_path
+from experiments.inputs.saes import SAESpec, choose_saes
 from experiments.runs import Layer, Seed, check_numbers, real, whole
+import gemma_jax as gj
 
 Dtype = Literal['float32', 'bfloat16']
-Mode = Literal['default', 'reference']
+Mode = Literal[*MODES]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,32 +42,39 @@ class RunSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BaseModel:
+class Precision:
+  """How a model is computed.
+
+  Attributes:
+    dtype: Data type of models and activations. Default: that of the checkpoint.
+  """
+
+  dtype: Dtype | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaseModel(Precision):
   """The base model.
 
   Attributes:
     model: The base model: the folder of a checkpoint (config.json,
       *.safetensors, tokenizer.json), or a hub id such as google/gemma-2-2b.
       'miniworld' is the small one that comes with the project.
-    dtype: Data type of models and activations. Default: that of the checkpoint.
   """
 
   model: str = BUNDLED
-  dtype: Dtype | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ChatModel:
+class ChatModel(Precision):
   """The chat model.
 
   Attributes:
     chat_model: The chat model that was tuned from the base model, such as
       google/gemma-2-2b-it. Its latents are those of the base model.
-    dtype: Data type of models and activations. Default: that of the checkpoint.
   """
 
   chat_model: str = BUNDLED
-  dtype: Dtype | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +94,18 @@ class SAEs:
   sae: str = BUNDLED
   width: str | None = None
   l0: Annotated[float, real(0, 1e6)] | None = None
+
+  def choose_saes(
+    self, config: gj.ModelConfig, layers: Sequence[int] | None
+  ) -> list[SAESpec]:
+    """Returns the SAEs of some layers, one each; see `inputs.choose_saes`."""
+    return choose_saes(
+      resolve_path(self.sae, SAES),
+      config,
+      layers=layers,
+      width=self.width,
+      l0=self.l0,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -103,10 +103,11 @@ class StudyInputs:
 
   @functools.cached_property
   def sae_choices(self) -> dict[int, inputs.SAESpec]:
-    """Layer -> its SAE by name, of those that --layers names, or of all."""
+    """The chosen SAE of each layer that --layers names, or of all."""
     layers = getattr(self.settings, 'layers', None)
     return {
-      one.layer: one for one in _choices(self.settings, self.reader, layers)
+      one.layer: one
+      for one in self.settings.choose_saes(self.reader.config, layers)
     }
 
   def sae(self, layer: int) -> JumpReLUSAE:
@@ -115,7 +116,7 @@ class StudyInputs:
     Raises:
       ValueError: there is none, or the run has another one.
     """
-    (choice,) = _choices(self.settings, self.reader, [layer])
+    (choice,) = self.settings.choose_saes(self.reader.config, [layer])
     sae = choice.load(self.reader)
     self.findings.check_sae(choice, sae)
     return sae
@@ -140,7 +141,7 @@ class StudyInputs:
 
     Args:
       experiment: Name of the binary.
-      results: Its numbers.
+      results: Numbers of the study.
       title: The question, as the title of the page.
       summary: Sentences that answer it.
       sections: Sections of the page; a footer is added that says what it was
@@ -282,16 +283,6 @@ def _people(settings, run: RecognitionRun) -> EntitySplits:
   return people
 
 
-def _choices(settings, reader, layers) -> list[inputs.SAESpec]:
-  return inputs.choose_saes(
-    inputs.resolve_path(settings.sae, inputs.SAES),
-    reader.config,
-    layers=layers,
-    width=settings.width,
-    l0=settings.l0,
-  )
-
-
 def _enough(
   settings, run: RecognitionRun, reader, target: Target
 ) -> tuple[Target, str]:
@@ -306,7 +297,7 @@ def _enough(
   if len(target.controls) >= count or run.controls(target.label, id) is None:
     return target, ''
   (one,) = (sums for sums in run.sums() if (sums.site, sums.layer) == id[:2])
-  (choice,) = _choices(settings, reader, [id.layer])
+  (choice,) = settings.choose_saes(reader.config, [id.layer])
   rows = np.asarray(choice.load(reader).W_dec[...], np.float32)
   drawn = matched_random(
     id,

@@ -127,7 +127,7 @@ def _index(others):
 
 
 def _amounts_of(texts, question='') -> tuple['Amount', ...]:
-  """Returns those that are numbers, but for years; a unit may be in the
+  """Returns the texts that are numbers, but no years; a unit may be in the
   question.
   """
   asked = (unit_of(w) for w in re.findall(r'\bin (\w+)', question.lower()))

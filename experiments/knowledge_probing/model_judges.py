@@ -261,7 +261,7 @@ class Entailment:
     return self._known[pair]
 
   def about(self, question: str) -> Callable[[str, str], bool]:
-    """Returns the same for answers, each read as '{question} {answer}'."""
+    """Returns the judge of answers, each read as '{question} {answer}'."""
     return lambda a, b: self(f'{question} {a}', f'{question} {b}')
 
   def _entails(self, premises, hypotheses) -> np.ndarray:

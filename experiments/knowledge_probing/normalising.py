@@ -248,8 +248,9 @@ def _americanised(match) -> str:
 
 
 def _letter(c) -> str:
-  """Returns a space for a sign that is not in ASCII; vowel signs
-  are letters.
+  """Returns the sign, or a space for one beyond ASCII that is no letter.
+
+  Vowel signs are letters.
   """
   return c if c.isascii() or unicodedata.category(c)[0] in 'LMN' else ' '
 

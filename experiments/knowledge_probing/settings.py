@@ -4,6 +4,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from experiments.inputs import BUNDLED
+from experiments.inputs.settings import Dtype
 from experiments.runs import (
   Count,
   Few,
@@ -89,7 +90,7 @@ class Settings:
 
   out: str
   model: str = BUNDLED
-  dtype: Literal['float32', 'bfloat16'] | None = None
+  dtype: Dtype | None = None
   questions: str | None = None
   snippets: str | None = None
   entities: str | None = None

@@ -62,7 +62,7 @@ class Settings(RunSettings, BaseModel, Entities):
     return self.drop_qid_labels
 
   def label_config(self) -> LabelConfig:
-    """Returns how to ask and to judge.
+    """Returns the options of asking and judging.
 
     Raises:
       ValueError: more right samples are wanted than are drawn.

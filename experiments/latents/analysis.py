@@ -102,7 +102,7 @@ def analyse(
 
   Args:
     model: The base model; its embedding and final norm are used too.
-    tokenizer: Its tokenizer.
+    tokenizer: The model's tokenizer.
     saes: S SAEs, no two of one site and layer.
     sums: Sums of each SAE, over groups numbered by `groups`, with all SPLITS.
     groups: Groups.

@@ -66,7 +66,7 @@ def promoted_tokens(
   elsewhere. A direction has no scale to normalise and is not soft-capped.
 
   Args:
-    model: Its embedding and final norm are used.
+    model: The model, whose embedding and final norm are used.
     tokenizer: Spells the tokens.
     direction: float [D], such as a row of W_dec.
     k: How many of each.

@@ -59,7 +59,7 @@ class LabelledEntities:
     return len(self) / (mine * np.count_nonzero(counts))
 
   def take(self, which: np.ndarray) -> 'LabelledEntities':
-    """Returns some of them, by indices or bool [n]."""
+    """Returns some of the entities, by indices or bool [n]."""
     numbers = np.arange(len(self))[which]
     return LabelledEntities(
       types=self.types,
@@ -70,7 +70,7 @@ class LabelledEntities:
 
   @classmethod
   def joined(cls, parts: Sequence['LabelledEntities']) -> 'LabelledEntities':
-    """Returns one after another; all of the same types."""
+    """Returns several as one, in order; all have the same types."""
     if len({part.types for part in parts}) != 1:
       raise ValueError(f'Types differ: {[part.types for part in parts]}.')
     return cls(

@@ -12,7 +12,7 @@ class LatentId(NamedTuple):
   Attributes:
     site: Such as 'resid_post'.
     layer: Layer of the site, from 0.
-    latent: Its index in the SAE.
+    latent: Index of the latent in the SAE.
   """
 
   site: str

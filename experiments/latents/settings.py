@@ -66,7 +66,7 @@ class AnalysisOptions:
 
   @classmethod
   def for_mode(cls, mode: str, **changes) -> 'AnalysisOptions':
-    """Returns those of 'default' or 'reference', with changes on top."""
+    """Returns the options of 'default' or 'reference', with changes."""
     if mode not in ('default', 'reference'):
       raise ValueError(f"mode is {mode!r}, expected 'default' or 'reference'.")
     return cls(**(_REFERENCE if mode == 'reference' else {}) | changes)

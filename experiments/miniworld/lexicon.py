@@ -83,7 +83,7 @@ class Lexicon:
 
   @property
   def words(self) -> list[str]:
-    """Returns all of them, each once."""
+    """Returns all words, each once."""
     pools = [self.first, self.last, *self.values.values()]
     return sorted(set(itertools.chain(*pools)))
 

@@ -82,7 +82,7 @@ class World:
   """Entities and facts, as indices.
 
   Attributes:
-    config: Its size.
+    config: Size of the world.
     lexicon: The words behind the indices.
     pairs: Group -> int [n_entities, 2], first and last word.
     types: Group -> int [n_entities], index into TYPES; -1 in the tail.

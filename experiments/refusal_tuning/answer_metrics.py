@@ -57,7 +57,7 @@ class Change:
 
   Attributes:
     before: None for a metric that compares the two.
-    after: Its value after tuning.
+    after: The value after tuning.
     change: After less before, paired; None likewise.
   """
 
@@ -228,7 +228,7 @@ class _Shares:
       self.resampled[name] = _divide(*counts[:, part].T)
 
   def estimate(self, name: str) -> Estimate:
-    """Returns a share with its interval, and n, of how many."""
+    """Returns a share with its interval and its n."""
     part, whole = self._masks[name]
     n = int(whole.sum())
     found = _varied(self.value[name], self.resampled[name], n)

@@ -43,7 +43,7 @@ class Arm:
   """A model that is asked.
 
   Attributes:
-    name: Its name.
+    name: Name of the arm.
     study: The study.
     trained: All weights, or LoRA's adapters; None of an untuned model.
     id: Tells what was trained apart; '' of an untuned model.

@@ -51,7 +51,7 @@ class Rule:
     name: Name of the rule, as at the top of this file.
     question: In a sentence.
     number: What is looked at.
-    estimate: Its value, interval and n; None where it was not measured.
+    estimate: Value, interval and n; None where it was not measured.
     threshold: The rule holds above it.
     verdict: HOLDS, FAILS or OPEN.
   """

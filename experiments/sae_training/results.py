@@ -49,9 +49,9 @@ class Measured:
     name: Name that tells it from the others of a run.
     label: The part of the name that differs within a layer.
     training: What sets it apart in training, for JSON.
-    metrics: Its reconstruction and sparsity.
+    metrics: Reconstruction and sparsity.
     spliced: What the model loses with it.
-    uniformity: Its uniformity; None if that was not measured.
+    uniformity: Uniformity of importance; None if it was not measured.
   """
 
   sae: JumpReLUSAE

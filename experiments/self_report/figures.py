@@ -32,7 +32,7 @@ def sections(
 
   Args:
     results: What `self_report` writes to results.json.
-    examples: Its records, a question each.
+    examples: Records, one per question.
   """
   wording, begun = results['wording'], "the model's turn is opened"
   if wording['prefix']:

@@ -1,19 +1,17 @@
 """What the study of self-report is told: its flags."""
 
 import dataclasses
-import os
 from typing import Annotated, Literal
 
 from experiments.inputs.models import BUNDLED
 from experiments.inputs.settings import ChatStudy, ControlledLatents
 from experiments.runs import Count, Positive, Signed, whole
 from experiments.self_report.wording import OWN_WORDS, PUBLISHED, Wording
-from experiments.steering import PUBLISHED as ALPHAS
 from experiments.steering import (
   Positions,
   Strength,
   check_doses,
-  published_alpha,
+  strength_of,
 )
 
 
@@ -78,12 +76,4 @@ class Settings(ChatStudy, ControlledLatents):
 
   def strength(self, label: str) -> Strength:
     """Returns how much of the latent of a label is added."""
-    alpha = getattr(self, f'alpha_{label}')
-    if alpha is not None:
-      return Strength(alpha=alpha)
-    if self.dose is not None:
-      return Strength(dose=self.dose)
-    if os.path.basename(os.path.normpath(self.chat_model)) in ALPHAS:
-      alpha = published_alpha(self.chat_model, label)
-      return Strength(alpha=alpha, source='published')
-    return Strength(dose=1.0, source='default')
+    return strength_of(self, label, Strength(dose=1.0, source='default'))

@@ -65,7 +65,7 @@ class Resamples:
 
   @property
   def classes(self) -> list[str]:
-    """Returns those that were asked about."""
+    """Returns the classes that were asked about."""
     return list(self._weights)
 
   def count(self, name: str) -> int:

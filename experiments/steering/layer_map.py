@@ -126,7 +126,7 @@ def map_arms(
 
 
 def asked_of(questions: Sequence[Question], label: str) -> list[Question]:
-  """Returns those about the class whose refusals a label is to change."""
+  """Returns questions about the class whose refusals a label is to change."""
   return [q for q in questions if q.entity_class == OPPOSITE[label]]
 
 

@@ -45,7 +45,7 @@ _TEXT = {
 def layer_map(
   records: Sequence[Mapping], key: str, colour: str, reach: float | None
 ) -> go.Figure:
-  """Returns a panel per label and kind of direction, layers up, doses to the
+  """Draws a panel per label and kind of direction, layers up, doses to the
   right.
 
   Args:

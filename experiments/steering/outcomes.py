@@ -45,7 +45,7 @@ class Rules:
 
   @classmethod
   def of_mode(cls, mode: str) -> 'Rules':
-    """Returns all of them as published, or none."""
+    """Returns the rules of a mode: all as published, or none."""
     return cls(refusals=mode, answers=mode, stop=mode != 'reference')
 
 

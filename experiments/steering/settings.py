@@ -4,16 +4,11 @@ import dataclasses
 from typing import Literal
 
 from experiments.runs import Count, Positive, Share
+from experiments.steering.arms import POSITIONS
 from experiments.steering.strength import check_doses
+from experiments.steering.weight_ablation import WAYS
 
-Positions = Literal[
-  'all',
-  'entity',
-  'entity_last',
-  'entity_and_eoi',
-  'entity_to_end',
-  'entity_last_to_end',
-]
+Positions = Literal[*POSITIONS]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,10 +44,7 @@ class Steered:
   positions: Positions = 'entity_last_to_end'
   generated: bool = False
   max_new_tokens: Count = 30
-  weight_ablation: tuple[Literal['exact', 'reference'], ...] = (
-    'exact',
-    'reference',
-  )
+  weight_ablation: tuple[Literal[*WAYS], ...] = WAYS
   rows_per_batch: Count = 256
 
   def __post_init__(self):

@@ -9,26 +9,32 @@ from experiments.steering.study import SteeringOptions, Strength
 
 # Change of the refusal rate, for models without published coefficients.
 GOAL = 0.8
+_CHOSEN = 'chosen on validation'
+_DEFAULT = Strength(goal=GOAL, source=_CHOSEN)
 
 
-def strength_of(settings, label: str) -> Strength:
+def strength_of(
+  settings, label: str, otherwise: Strength = _DEFAULT
+) -> Strength:
   """Returns the strength that settings say, else the published one.
 
   Args:
-    settings: `Steered` settings, with alpha_<label>, dose and goal; chat_model
+    settings: Settings with alpha_<label>, dose and perhaps goal; chat_model
       names the model.
     label: 'known' or 'unknown'.
+    otherwise: The strength if nothing is said and none was published.
   """
   alpha = getattr(settings, f'alpha_{label}')
   if alpha is not None:
     return Strength(alpha=alpha)
   if settings.dose is not None:
     return Strength(dose=settings.dose)
+  if (goal := getattr(settings, 'goal', None)) is not None:
+    return Strength(goal=goal, source=_CHOSEN)
   name = os.path.basename(os.path.normpath(settings.chat_model))
-  if settings.goal is None and name in PUBLISHED:
+  if name in PUBLISHED:
     return Strength(alpha=published_alpha(name, label), source='published')
-  goal = GOAL if settings.goal is None else settings.goal
-  return Strength(goal=goal, source='chosen on validation')
+  return otherwise
 
 
 def steering_options(settings) -> SteeringOptions:

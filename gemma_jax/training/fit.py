@@ -264,7 +264,7 @@ def _start(config: FitConfig, weights) -> tuple[State, tuple | None]:
 def _update(
   state: State, values, frozen, *, loss, config, accumulation, places
 ):
-  """Returns one step: the next state, and the loss before it.
+  """Does one step; returns the next state, and the loss before it.
 
   Compiled once for a loss, a configuration and shapes: trainings that share
   them share the program.

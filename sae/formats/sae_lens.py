@@ -387,7 +387,7 @@ def _input_scale(folder, config) -> float:
 
 
 def _read_threshold(file, config) -> np.ndarray:
-  """Returns some below 0, as training may leave them, do what 0 does."""
+  """Returns the thresholds; training may leave some below 0, which act as 0."""
   if config['architecture'] == 'standard':
     return np.zeros(file.sizes['F'], np.float32)
   there = [x for x in ('threshold', 'log_threshold') if x in file.names]

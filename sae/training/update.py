@@ -199,8 +199,9 @@ def _run_updates(state, bucket, order, start, *, config, num_steps, mesh):
 
 
 def update(config: TrainConfig, state: State, x: jax.Array):
-  """Returns one update from raw activations x [S, B, D]: (state,
-  StepMetrics).
+  """Does one update from raw activations x [S, B, D].
+
+  Returns (state, StepMetrics).
   """
   x = x.astype(jnp.float32) / state.scale[:, None, None]
   sparsity = jnp.exp(state.log_sparsity)

@@ -28,7 +28,7 @@ class Loaded:
     self._model = reader.load()
 
   def run(self, batch: Batch) -> Iterator[dict[str, np.ndarray]]:
-    """Yields one forward pass over whole rows.
+    """Runs one forward pass over whole rows.
 
     Yields:
       Per layer, every site's value: [B, T, W], or [B, N, T, S] for attention's

@@ -76,7 +76,7 @@ class Reference:
     batch: Batch,
     on_sites: Callable[[dict[str, np.ndarray]], None] | None = None,
   ) -> tuple[np.ndarray, float]:
-    """Returns one forward pass over whole rows.
+    """Runs one forward pass over whole rows.
 
     Args:
       batch: Tokens and positions.

@@ -6,8 +6,7 @@ import math
 import pytest
 
 from experiments.charts import Bar, bars
-from tests.experiments.charts.markup import markup
-from tests.experiments.sae_training.test_figures import HOSTILE
+from tests.experiments.charts.markup import HOSTILE, markup
 
 ROWS = [
   Bar('original', 0.1, 0.05, 0.2, group='refused', hover='10 of 100'),

@@ -7,8 +7,7 @@ import pytest
 
 from experiments.charts import Dot, dots
 from experiments.stats.intervals import Estimate
-from tests.experiments.charts.markup import markup
-from tests.experiments.sae_training.test_figures import HOSTILE
+from tests.experiments.charts.markup import HOSTILE, markup
 
 ROWS = [
   Dot('latent', 0.9, 0.8, 0.95, group='known', hover='n = 1,200'),

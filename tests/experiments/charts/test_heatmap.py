@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.charts import heatmap
-from tests.experiments.charts.markup import markup
-from tests.experiments.sae_training.test_figures import HOSTILE
+from tests.experiments.charts.markup import HOSTILE, markup
 
 TITLES = {'x_title': 'token', 'y_title': 'layer', 'colour_title': 'effect'}
 X, Y = ['a', 'a', '7'], ['resid_post.0', 'resid_post.1']

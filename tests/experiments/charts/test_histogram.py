@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.charts import histogram
-from tests.experiments.charts.markup import markup
-from tests.experiments.sae_training.test_figures import HOSTILE
+from tests.experiments.charts.markup import HOSTILE, markup
 
 SAMPLES = {
   'known': np.random.default_rng(0).normal(size=200),

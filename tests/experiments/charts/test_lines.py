@@ -8,8 +8,7 @@ import pytest
 
 from experiments.charts import Line, lines
 from experiments.stats.intervals import Estimate
-from tests.experiments.charts.markup import markup
-from tests.experiments.sae_training.test_figures import HOSTILE
+from tests.experiments.charts.markup import HOSTILE, markup
 
 TITLES = {'x_title': 'layer', 'y_title': 'AUROC'}
 

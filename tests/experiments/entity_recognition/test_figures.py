@@ -26,8 +26,8 @@ from experiments.latents import (
 from experiments.latents.analysis import Findings
 from experiments.latents.detectors import latent_detectors
 from experiments.runs import outputs
+from tests.experiments.charts.markup import HOSTILE, Parser
 from tests.experiments.latents import planted
-from tests.experiments.sae_training.test_figures import HOSTILE, Parser
 
 TYPES = (f'player {HOSTILE}', 'city')
 TOKEN = f' %{{z}} {HOSTILE}\n'

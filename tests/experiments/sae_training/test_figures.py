@@ -1,6 +1,5 @@
 """The page is whole, asks for nothing, and shows hostile text as text."""
 
-import html.parser
 import json
 
 import numpy as np
@@ -8,8 +7,7 @@ import pytest
 
 from experiments import charts
 from experiments.sae_training import figures
-
-HOSTILE = '</script><script>alert(1)</script><b>&"\''
+from tests.experiments.charts.markup import HOSTILE, Parser
 
 
 def entry(name, l0, layer=1, defined=True):
@@ -48,27 +46,6 @@ def records(count):
     {'tokens': 10 * i, 'fvu': 0.1, 'l0': None, 'dead': 0.0, 'sparsity': 1e-3}
     for i in range(count)
   ]
-
-
-class Parser(html.parser.HTMLParser):
-  def __init__(self):
-    super().__init__()
-    self.tags, self.scripts, self.text, self._in = [], [], [], None
-
-  def handle_starttag(self, tag, attrs):
-    self.tags.append((tag, dict(attrs)))
-    self._in = tag
-    if tag == 'script':
-      self.scripts.append('')
-
-  def handle_endtag(self, tag):
-    self._in = None
-
-  def handle_data(self, data):
-    if self._in == 'script':
-      self.scripts[-1] += data
-    else:
-      self.text.append(data)
 
 
 @pytest.fixture(params=[1, 25])

@@ -54,7 +54,7 @@ def test_malformed_records(tmp_path, row, said):
 
 @of_each
 def test_published_labels(data):
-  """Of 1,024 answers 257 are declined, and by the rule of 3, 322 are correct.
+  """257 of 1,024 answers are declined, and 322 correct by the rule of 3.
 
   A few labels of samples are of an older list of refusals.
   """
