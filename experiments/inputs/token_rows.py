@@ -15,19 +15,16 @@ from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import os
 import pathlib
-import shutil
-import sys
 from typing import Protocol
 
 import numpy as np
 import tqdm
 
-from experiments.runs import checksums
+from experiments.runs import outputs
+from experiments.runs.stages import stage
 import gemma_jax as gj
-from sae.formats.folders import new_folder, read_json, write_json
 
 _ABOUT = 'about.json'
-_FILES = ('tokens.bin', 'starts.npy', 'kept.npy')
 # Documents are tokenised so many characters at a time, in parallel.
 _BATCH_CHARACTERS = 1 << 20
 
@@ -87,7 +84,7 @@ class TokenRows:
   def __init__(self, folder: str | os.PathLike, *, repeat: bool = False):
     """Opens what `write_rows` wrote; `repeat` begins anew where rows end."""
     folder = pathlib.Path(folder)
-    about = read_json(folder / _ABOUT)
+    about = outputs.read_json(folder / _ABOUT)
     self.counts = Counts(**about['counts'])
     self.special = frozenset(about['special'])
     self._tokens = np.memmap(folder / 'tokens.bin', np.int32, 'r')
@@ -158,8 +155,7 @@ def write_rows(
     raise ValueError(
       f'A context of {context} tokens has no room after BOS; give at least 2.'
     )
-  folder = pathlib.Path(folder)
-  special = sorted(special)
+  folder, special = pathlib.Path(folder), sorted(special)
   identity = identity | {
     'context': context,
     'special': special,
@@ -167,36 +163,32 @@ def write_rows(
     'parse_special': parse_special,
     'enough': enough,
   }
-  if (folder / _ABOUT).is_file():
-    if _is_whole(folder, identity):
-      return TokenRows(folder)
-    shutil.rmtree(folder)
-  starts, kept = array.array('q', [0]), array.array('q', [0])
   documents = Documents(texts, tokenizer, parse_special, vocab_size, special)
   is_special = np.zeros(vocab_size, bool)
   is_special[special] = True
-  with (
-    new_folder(folder) as partial,
-    open(partial / 'tokens.bin', 'wb') as file,
-    tqdm.tqdm(
-      desc=description, total=enough, unit=' tokens', unit_scale=True
-    ) as bar,
-  ):
-    bos = tokenizer.bos_id if tokenizer.adds_bos else None
-    for row in cut_rows(documents, context, bos, pack):
-      row = np.asarray(row, np.int32)
-      count = int((~is_special[row]).sum())
-      if not count:
-        continue
-      file.write(row.tobytes())
-      starts.append(starts[-1] + len(row))
-      kept.append(kept[-1] + count)
-      bar.update(count)
-      if enough is not None and kept[-1] >= enough:
-        break
+  bos = tokenizer.bos_id if tokenizer.adds_bos else None
+
+  def make(partial: pathlib.Path):
+    starts, kept = array.array('q', [0]), array.array('q', [0])
+    with (
+      open(partial / 'tokens.bin', 'wb') as file,
+      tqdm.tqdm(
+        desc=description, total=enough, unit=' tokens', unit_scale=True
+      ) as bar,
+    ):
+      for row in cut_rows(documents, context, bos, pack):
+        row = np.asarray(row, np.int32)
+        count = int((~is_special[row]).sum())
+        if not count:
+          continue
+        file.write(row.tobytes())
+        starts.append(starts[-1] + len(row))
+        kept.append(kept[-1] + count)
+        bar.update(count)
+        if enough is not None and kept[-1] >= enough:
+          break
     if not kept[-1]:
       raise ValueError('The documents have no token besides special ones.')
-    file.flush()
     np.save(partial / 'starts.npy', np.frombuffer(starts, np.int64))
     np.save(partial / 'kept.npy', np.frombuffer(kept, np.int64))
     counts = Counts(
@@ -206,36 +198,11 @@ def write_rows(
       tokens_kept=kept[-1],
       tokens_dropped=starts[-1] - kept[-1],
     )
-    write_json(
-      partial / _ABOUT,
-      {
-        'identity': identity,
-        'special': special,
-        'counts': dataclasses.asdict(counts),
-        'files': _checksums(partial),
-      },
-    )
+    about = {'special': special, 'counts': dataclasses.asdict(counts)}
+    outputs.write_json(partial / _ABOUT, about)
+
+  stage(folder, identity, make)
   return TokenRows(folder)
-
-
-def _is_whole(folder: pathlib.Path, identity: dict) -> bool:
-  """Returns True if a folder holds these rows, as they were written."""
-  try:
-    about = read_json(folder / _ABOUT)
-    if about.get('identity') != identity:
-      return False
-    if about.get('files') == _checksums(folder):
-      return True
-    error = f'{folder} is not as it was written.'
-  except (OSError, ValueError) as reason:
-    error = reason
-  print(f'{error} It is made again.', file=sys.stderr)
-  return False
-
-
-def _checksums(folder: pathlib.Path) -> dict[str, str]:
-  """Returns the SHA-256 of the files of rows, by their names."""
-  return checksums.by_name(folder, map(folder.joinpath, _FILES))
 
 
 class Documents:

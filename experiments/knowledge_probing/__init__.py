@@ -22,7 +22,6 @@ from experiments.knowledge_probing.judging import (
   judge,
   others_of,
 )
-from experiments.knowledge_probing.ledger import read_objects
 from experiments.knowledge_probing.opening import (
   Study,
   open_study,

@@ -16,9 +16,9 @@ from experiments.entities.completions import complete
 from experiments.entities.json_rows import text_of
 from experiments.entities.sampling import seed_of
 from experiments.knowledge_probing.formats import Format
-from experiments.knowledge_probing.ledger import read_objects
 from experiments.knowledge_probing.probe_records import Question, Snippet
 from experiments.knowledge_probing.prompt_batches import check_room
+from experiments.runs import outputs
 import gemma_jax as gj
 
 # Written for this project.
@@ -87,7 +87,7 @@ def read_snippets(path: str | os.PathLike) -> list[Snippet]:
       id = f'{path.stem}/{number}'
       found[id] = Snippet(id=id, text=each, source=path.name)
   else:
-    for number, row in read_objects(path):
+    for number, row in outputs.read_objects(path):
       snippet = _snippet(row, f'{path}, line {number}')
       if snippet.id in found:
         raise ValueError(

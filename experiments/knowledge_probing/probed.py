@@ -5,8 +5,8 @@ import dataclasses
 import pathlib
 
 from experiments.knowledge_probing import probe_records as lib
-from experiments.knowledge_probing.ledger import read_objects
 from experiments.knowledge_probing.rules import RULES
+from experiments.runs import outputs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,7 +62,7 @@ def read_probe(folder: pathlib.Path) -> Probed:
 
 
 def _rows(path: pathlib.Path) -> list[dict]:
-  return [row for _, row in read_objects(path)]
+  return [row for _, row in outputs.read_objects(path)]
 
 
 def decisions_file(folder: pathlib.Path, rule: str) -> pathlib.Path:

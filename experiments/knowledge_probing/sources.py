@@ -15,12 +15,12 @@ from experiments.entities import (
   question_prompt,
 )
 from experiments.entities.json_rows import text_of, texts_of
-from experiments.knowledge_probing.ledger import read_objects
 from experiments.knowledge_probing.probe_records import (
   SPLITS,
   Question,
   read_question,
 )
+from experiments.runs import outputs
 from experiments.uncertainty import read_trivia
 
 TRIVIA = 'trivia'
@@ -70,7 +70,7 @@ def read_questions(path: str | os.PathLike) -> list[Question]:
     ]
   found: dict[str, Question] = {}
   asked: dict[tuple, int] = {}
-  for number, row in read_objects(path):
+  for number, row in outputs.read_objects(path):
     where = f'{path}, line {number}'
     question = _question(row, where)
     if question.id in found:

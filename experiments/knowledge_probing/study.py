@@ -7,12 +7,14 @@
   rows        training rows of one rule
   report      numbers
 
-Every stage leaves JSON lines in the run's folder. Those that take long append
-as they go, so that the same command goes on where it was killed.
+Every stage leaves JSON lines in the run's folder. What took long is kept in
+stages/ as it goes, from which the same command goes on where it was killed.
 """
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
+import shutil
 
 import tqdm
 
@@ -23,7 +25,6 @@ from experiments.knowledge_probing import asking, judging, passages
 from experiments.knowledge_probing import probe_records as lib
 from experiments.knowledge_probing.cities import city_questions
 from experiments.knowledge_probing.clustering import normal_alike
-from experiments.knowledge_probing.ledger import Ledger
 from experiments.knowledge_probing.model_judges import entailment, llm_verdicts
 from experiments.knowledge_probing.opening import Study, rule_settings
 from experiments.knowledge_probing.probed import (
@@ -44,6 +45,7 @@ from experiments.knowledge_probing.world_questions import (
   world_questions,
 )
 from experiments.runs import checksums, outputs
+from experiments.runs.stages import Chunks
 
 # Questions scored between two writes.
 _CHUNK = 200
@@ -92,10 +94,8 @@ def source(settings: Settings) -> dict:
 
 
 def _questions(study: Study, run: bool):
-  """Returns all questions, each with its split, from the file that
-  keeps them.
-  """
-  settings, path = study.settings, study.folder / 'questions.jsonl'
+  """Returns all questions, each with its split."""
+  settings = study.settings
   identity = {
     **source(settings),
     'seed': settings.seed,
@@ -105,10 +105,8 @@ def _questions(study: Study, run: bool):
   }
   if settings.snippets is not None:
     identity |= study.identity
-  ledger = Ledger(path, identity, redo=settings.redo and run)
-  kept = ledger.read()
-  if not kept:
-    _must(run, 'questions', path)
+
+  def make(_):
     questions = _make_questions(study)
     splits = split_questions(
       questions,
@@ -117,11 +115,53 @@ def _questions(study: Study, run: bool):
       shots=12 if study.plan.shots else 0,
     )
     made = [dataclasses.replace(q, split=splits[q.id]) for q in questions]
-    made = _limited(made, settings.limit)
-    ledger.append([lib.to_json(q) for q in made])
-    kept = ledger.read()
-  questions = [lib.read_question(row) for row in kept.values()]
+    yield _limited(made, settings.limit)
+
+  rows = _rows(study, 'questions', identity, make, run)
+  questions = [lib.read_question(row) for row in rows.values()]
   return questions, {q.id: q.split for q in questions}
+
+
+def _rows(
+  study: Study,
+  stage: str,
+  identity: Mapping,
+  make: Callable[[list[str]], Iterator[Sequence]],
+  run: bool,
+  ids: Sequence[str] | None = None,
+) -> dict[str, dict]:
+  """Makes what is missing of a stage's rows, and writes its file of JSON lines.
+
+  Args:
+    study: What is probed.
+    stage: One of STAGES.
+    identity: What the rows depend on.
+    make: Gives records, some at a time, for the ids that are missing.
+    run: False if the rows must all be there.
+    ids: Ids of all rows; None for those that `make` gives.
+
+  Returns:
+    Id -> row.
+  """
+  path = study.folder / 'stages' / stage
+  if study.settings.redo and run:
+    shutil.rmtree(path, ignore_errors=True)
+  chunks = Chunks(path, identity)
+  rows = {row['id']: row for row in chunks.rows()}
+  missing = [id for id in ids or () if id not in rows]
+  if missing or not rows:
+    if not run:
+      raise FileNotFoundError(
+        f'{path} is not there or not complete: run --stage={stage} first, or '
+        '--stage=all.'
+      )
+    for some in make(missing):
+      made = [lib.to_json(each) for each in some]
+      chunks.append(made)
+      rows |= {row['id']: row for row in made}
+  if run:
+    outputs.write_lines(study.folder / f'{stage}.jsonl', rows.values())
+  return rows
 
 
 def _limited(questions, most: int | None) -> list[lib.Question]:
@@ -157,38 +197,27 @@ def _make_questions(study: Study) -> list[lib.Question]:
   return world_questions(bundled_world(inputs.BUNDLE), settings.seed)
 
 
-def _must(run: bool, stage: str, path: pathlib.Path):
-  if not run:
-    raise FileNotFoundError(
-      f'{path} is not there or not complete: run --stage={stage} first, or '
-      '--stage=all.'
-    )
-
-
 def _samples(study: Study, questions, splits, run: bool):
   """Id -> what the model says, of all questions but demonstrations."""
-  path = study.folder / 'samples.jsonl'
-  asked = [q for q in questions if splits[q.id] != 'shots']
+  asked = {q.id: q for q in questions if splits[q.id] != 'shots'}
   plan = {
     name: value
     for name, value in dataclasses.asdict(study.plan).items()
     if name != 'rows_per_batch'
   }
   identity = study.identity | {'plan': plan, 'questions': _digest(questions)}
-  ledger = Ledger(path, identity, redo=study.settings.redo and run)
-  missing = ledger.missing([q.id for q in asked])
-  if missing:
-    _must(run, 'samples', path)
-    left = set(missing)
-    for batch in asking.ask(
+
+  def make(missing):
+    return asking.ask(
       study.model,
       study.format,
-      [q for q in asked if q.id in left],
+      [asked[id] for id in missing],
       pools_of(questions, splits),
       study.plan,
-    ):
-      ledger.append([lib.to_json(each) for each in batch])
-  return {id: lib.read_sampled(row) for id, row in ledger.read().items()}
+    )
+
+  rows = _rows(study, 'samples', identity, make, run, list(asked))
+  return {id: lib.read_sampled(row) for id, row in rows.items()}
 
 
 def _digest(items) -> str:
@@ -198,7 +227,7 @@ def _digest(items) -> str:
 
 def _scores(study: Study, questions, sampled, run: bool):
   """Id -> score, of every question that was asked."""
-  settings, path = study.settings, study.folder / 'scores.jsonl'
+  settings = study.settings
   how = {
     name: getattr(settings, name)
     for name in ('judge', 'f1_threshold', 'fuzzy', 'judge_model', 'nli_model')
@@ -207,30 +236,29 @@ def _scores(study: Study, questions, sampled, run: bool):
   identity |= {'judging_files': _judging_files(settings)}
   if settings.judge == 'llm':
     identity |= study.identity
-  ledger = Ledger(path, identity, redo=settings.redo and run)
-  missing = set(ledger.missing(list(sampled)))
-  if missing:
-    _must(run, 'scores', path)
-    others = judging.others_of(questions)
+  by_id = {q.id: q for q in questions}
+  others = judging.others_of(questions)
+
+  def make(missing):
     alike = _alike(settings)
-    asked = [q for q in questions if q.id in missing]
-    for start in tqdm.trange(0, len(asked), _CHUNK, desc='Scoring'):
-      part = asked[start : start + _CHUNK]
+    for start in tqdm.trange(0, len(missing), _CHUNK, desc='Scoring'):
+      part = [by_id[id] for id in missing[start : start + _CHUNK]]
       verdicts = _model_verdicts(study, part, sampled)
-      ledger.append(
-        lib.to_json(
-          score(
-            q,
-            sampled[q.id],
-            study.judges,
-            others.get(q.id, ()),
-            alike=alike(q),
-            verdicts=verdicts.get(q.id),
-          )
+      yield [
+        score(
+          q,
+          sampled[q.id],
+          study.judges,
+          others.get(q.id, ()),
+          alike=alike(q),
+          verdicts=verdicts.get(q.id),
         )
         for q in part
-      )
-  return {id: lib.read_score(row) for id, row in ledger.read().items()}
+      ]
+
+  ids = [id for id in by_id if id in sampled]
+  rows = _rows(study, 'scores', identity, make, run, ids)
+  return {id: lib.read_score(row) for id, row in rows.items()}
 
 
 def _judging_files(settings: Settings) -> dict:

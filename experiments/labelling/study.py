@@ -159,8 +159,7 @@ def label_entities(
   if (out / name).exists() and not (other := _changed(out, name)):
     found = itertools.chain(*read_records(out / name).values())
   elif chunks.names():
-    rows = itertools.chain(*(chunks.read(x) or () for x in chunks.names()))
-    found = map(_of_row, rows)
+    found = map(_of_row, chunks.rows())
   elif (out / name).exists():
     raise ValueError(
       f'{out / name / other[0]} is not what the model answered: it was changed '
@@ -181,8 +180,7 @@ def label_entities(
       for batch in _generate(
         loaded, tokenizer, missing, config, rows_per_batch
       ):
-        number = 1 + max(map(int, chunks.names()), default=-1)
-        chunks.write(f'{number:06d}', list(map(dataclasses.asdict, batch)))
+        chunks.append(map(dataclasses.asdict, batch))
         done |= {(r.prompt_type, r.entity): r for r in batch}
         bar.update(len(batch))
   records = {}

@@ -75,7 +75,7 @@ def answer(study: Study, arm: Arm) -> dict[str, Answered]:
     outputs.write_lines(folder / _ANSWERS, found)
 
   folder = study.kept(f'answers/{arm.name}', identity, make)
-  rows = probing.read_objects(folder / _ANSWERS)
+  rows = outputs.read_objects(folder / _ANSWERS)
   return {row['id']: Answered(**row) for _, row in rows}
 
 

@@ -57,6 +57,33 @@ def write_lines(path: str | os.PathLike, records: Iterable[Mapping]):
   write_text(path, ''.join(f'{line}\n' for line in lines))
 
 
+def read_objects(path: str | os.PathLike) -> list[tuple[int, dict]]:
+  """Returns the objects of a file of JSON lines with their numbers from 1.
+
+  Lines of white space are passed over.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is not UTF-8, or a line is no JSON object; the error names
+      file and line.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f'There is no file {path}.')
+  found = []
+  # Bytes, since a text may hold other line breaks, such as U+2028.
+  lines = path.read_bytes().removeprefix(b'\xef\xbb\xbf').split(b'\n')
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      continue
+    where = f'{path}, line {number}'
+    row = json_files.parse_json(
+      line, where, remedy='Correct the line, or remove it.'
+    )
+    found.append((number, row))
+  return found
+
+
 def write_flags(
   folder: str | os.PathLike,
   values: flags.FlagValues,

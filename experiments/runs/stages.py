@@ -8,7 +8,7 @@ or was changed.
 `Chunks` are for what is kept piece by piece.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import hashlib
 import json
 import os
@@ -133,6 +133,21 @@ class Chunks:
     content = json.loads(json.dumps(content))
     piece = {'of': self._whose, 'sha256': _sha256(content), 'content': content}
     outputs.write_text(self._folder / f'{name}.json', json.dumps(piece) + '\n')
+
+  def append(self, rows: Iterable):
+    """Keeps rows as the next piece, where pieces have numbers for names.
+
+    Raises:
+      ValueError: a row has a number that is not finite. Nothing is written.
+    """
+    json.dumps(rows := list(rows), allow_nan=False)
+    number = 1 + max(map(int, self.names()), default=-1)
+    self.write(f'{number:06d}', rows)
+
+  def rows(self) -> Iterator:
+    """Yields the rows of all pieces that `append` has kept, in order."""
+    for name in self.names():
+      yield from self.read(name) or ()
 
 
 def digest(*arrays) -> str:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -114,18 +115,17 @@ def test_rows_teach_no_answer_that_is_refused(run):
     assert line['prompt'] == q.question
 
 
-def test_resumes_from_a_cut_file_to_the_same_answers(run, tmp_path):
-  """A kill in mid-write loses a line; its question is asked again."""
+def test_resumes_from_what_is_whole_to_the_same_answers(run, tmp_path):
+  """A kill, or damage, costs a piece; its questions are asked again."""
   study, probed, _ = run
-  lines = (study.folder / 'samples.jsonl').read_bytes().splitlines(True)
   other = open_study(settings(tmp_path))
   study_lib._questions(other, True)
-  for name in ('questions.jsonl', 'questions.jsonl.key.json'):
-    assert (tmp_path / name).read_bytes() == (study.folder / name).read_bytes()
-  kept = b''.join(lines[:-9]) + lines[-9][:20]
-  (tmp_path / 'samples.jsonl').write_bytes(kept)
-  key = (study.folder / 'samples.jsonl.key.json').read_bytes()
-  (tmp_path / 'samples.jsonl.key.json').write_bytes(key)
+  made = (study.folder / 'questions.jsonl').read_bytes()
+  assert (tmp_path / 'questions.jsonl').read_bytes() == made
+  samples = tmp_path / 'stages' / 'samples'
+  shutil.copytree(study.folder / 'stages' / 'samples', samples)
+  *_, last = sorted(samples.glob('0*.json'))
+  last.write_bytes(last.read_bytes()[:-20])
   again = probe(other)
   assert again.sampled.keys() == probed.sampled.keys()
   for id, each in again.sampled.items():

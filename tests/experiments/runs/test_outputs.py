@@ -86,3 +86,29 @@ def test_a_damaged_identity_is_named(tmp_path, content):
 def test_a_full_disk_wherever_it_is_noticed(capsys, error):
   assert outputs.failed(error) == 1
   assert 'Make space' in capsys.readouterr().err
+
+
+def test_objects_of_a_file_from_elsewhere(tmp_path):
+  path = tmp_path / 'questions.jsonl'
+  path.write_bytes('\ufeff{"a": "\u2028"}\r\n\n  \n{"b": 1}'.encode())
+  found = outputs.read_objects(path)
+  assert found == [(1, {'a': '\u2028'}), (4, {'b': 1})]
+  with pytest.raises(FileNotFoundError, match='nothing.jsonl'):
+    outputs.read_objects(tmp_path / 'nothing.jsonl')
+
+
+@pytest.mark.parametrize(
+  'content, said',
+  [
+    (b'{"id": "a"}\n{"id": "b"\n{"id": "c"}\n', 'line 2 is not JSON'),
+    (b'{"id": "a"}\n\xff\n', 'line 2 is not JSON.*utf-8'),
+    (b'\0\0\0\n', 'line 1 is not'),
+    (b'["a"]\n', 'line 1 holds a JSON list'),
+  ],
+)
+def test_malformed_lines(tmp_path, content, said):
+  path = tmp_path / 'samples.jsonl'
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match=said) as error:
+    outputs.read_objects(path)
+  assert str(path) in str(error.value)

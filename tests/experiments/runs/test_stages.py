@@ -1,7 +1,13 @@
 """Stages and chunks: found by what they are of, and by what they hold."""
 
 import json
+import os
+import pathlib
 import shutil
+import signal
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -9,6 +15,7 @@ import pytest
 from experiments.latents import read_arrays, write_arrays
 from experiments.runs.stages import Chunks, digest, stage
 
+ROOT = pathlib.Path(__file__).parents[3]
 IDENTITY = {'model': 'a', 'seeds': (1, 2)}
 
 
@@ -118,6 +125,74 @@ def test_chunks_of_another_identity(tmp_path):
   assert again.names() == []
   again.write('0', 2)
   assert Chunks(tmp_path / 'c', other).read('0') == 2
+
+
+ROWS = [
+  {'id': 'b', 'text': 'Zoë \u2028 and\nmore', 'p': 0.1 + 0.2},
+  {'id': 'a', 'text': '', 'list': [1, None]},
+]
+
+
+def test_rows_come_back_in_order_and_go_on(tmp_path):
+  kept = Chunks(tmp_path / 'new', IDENTITY)
+  assert list(kept.rows()) == []
+  kept.append(iter(ROWS))
+  kept.append([])
+  for i in range(10):  # '000010' comes after '000009'
+    Chunks(tmp_path / 'new', IDENTITY).append([{'id': i}])
+  again = list(Chunks(tmp_path / 'new', IDENTITY).rows())
+  assert again == ROWS + [{'id': i} for i in range(10)]
+  assert list(Chunks(None, IDENTITY).rows()) == []
+
+
+def test_rows_with_numbers_that_are_not_finite_write_nothing(tmp_path):
+  kept = Chunks(tmp_path, IDENTITY)
+  kept.append(ROWS)
+  with pytest.raises(ValueError, match='not JSON compliant'):
+    kept.append([{'id': 'c'}, {'id': 'd', 'p': float('nan')}])
+  assert list(kept.rows()) == ROWS and kept.names() == ['000000']
+
+
+def test_a_damaged_piece_of_rows_alone_is_lost(tmp_path, capsys):
+  kept = Chunks(tmp_path, IDENTITY)
+  for row in ROWS:
+    kept.append([row])
+  file = tmp_path / '000000.json'
+  file.write_text(file.read_text()[:-9])
+  assert list(Chunks(tmp_path, IDENTITY).rows()) == ROWS[1:]
+  assert str(file) in capsys.readouterr().err
+
+
+def test_a_kill_in_mid_write(tmp_path):
+  code = """
+    import sys
+    from experiments.runs.stages import Chunks
+    kept = Chunks(sys.argv[1], {'model': 'm', 'seed': 0})
+    i = 0
+    while True:
+      kept.append({'id': i + k, 'text': 'x' * 20_000} for k in range(9))
+      i += 9
+      print(i, flush=True)
+  """
+  process = subprocess.Popen(
+    [sys.executable, '-c', textwrap.dedent(code), os.fspath(tmp_path)],
+    stdout=subprocess.PIPE,
+    cwd=ROOT,
+    text=True,
+  )
+  for line in process.stdout:
+    told = int(line)
+    if told >= 90:
+      break
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  told = int([str(told), *process.stdout.read().split()][-1])
+  process.stdout.close()
+  rows = list(Chunks(tmp_path, {'model': 'm', 'seed': 0}).rows())
+  # All that was reported is there, and what is there is whole.
+  assert len(rows) >= told
+  assert [row['id'] for row in rows] == list(range(len(rows)))
+  assert {len(row['text']) for row in rows} == {20_000}
 
 
 def test_digest_tells_all_bytes():
