@@ -2,7 +2,7 @@ r"""Makes MiniWorld from nothing: a small Gemma 2 that knows some entities.
 
   python -m tools.train_miniworld --out=experiments/miniworld/bundle  # bundled
   python -m tools.train_miniworld --seed=1 --out=out/world_1
-  python -m tools.train_miniworld --size=tiny --out=out/tiny           # minutes
+  python -m tools.train_miniworld --size=tiny --out=out/tiny           # a minute
 
 In this order, each stage once: a base model is trained on the texts of the
 world, then tuned to chats with Gemma's template, a JumpReLU SAE is trained on
@@ -200,7 +200,7 @@ class Settings:
   Attributes:
     out: Folder to write.
     seed: Random seed of the world and of its training.
-    size: 'small' is what is bundled; 'tiny' knows little, and is for tests.
+    size: 'small' is what is bundled; 'tiny' knows nothing, and is for tests.
     must_pass: Exit with an error if the audit finds the world out of its
       bounds. A tiny one is.
   """

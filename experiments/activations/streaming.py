@@ -58,8 +58,6 @@ class GroupSums:
     total: float64 [G, F], sum of the latent.
     squares: float64 [G, F], sum of its square.
     stream_total: float64 [G, D], sum of what the SAE reads.
-    stream_gram: float64 [G, D, D], sum of its outer product with itself; None
-      unless asked for.
     norm_total: float64 [G], sum of its norm.
   """
 
@@ -70,7 +68,6 @@ class GroupSums:
   total: np.ndarray
   squares: np.ndarray
   stream_total: np.ndarray
-  stream_gram: np.ndarray | None
   norm_total: np.ndarray
 
 
@@ -83,10 +80,9 @@ class _Latents(NamedTuple):
 
 
 class _Stream(NamedTuple):
-  """Holds sums of one site and layer: [G, D], [G, D, D] or None, [G]."""
+  """Holds sums of one site and layer: [G, D], [G]."""
 
   total: Pair
-  gram: Pair | None
   norm: Pair
 
 
@@ -98,7 +94,6 @@ def stream_scores(
   num_groups: int,
   *,
   batch_size: int = BATCH_SIZE,
-  stream_gram: bool = False,
   side: str = 'right',
   buckets: Sequence[int] = BUCKETS,
   description: str = 'Harvesting',
@@ -114,7 +109,6 @@ def stream_scores(
     num_groups: G.
     batch_size: B, rows per run. Like `side` and `buckets`, it changes results
       by rounding only.
-    stream_gram: Also sum outer products, [G, D, D] per site and layer.
     side: Side of the padding.
     buckets: Lengths to which rows are padded; each is compiled once.
     description: Begins the progress bar.
@@ -140,7 +134,7 @@ def stream_scores(
   check_tokens(model.config, rows)
   places = sorted(set(reads))
   layers = sorted({layer for _, layer in places})
-  sums = _zeros(model.config, places, saes, num_groups, stream_gram)
+  sums = _zeros(model.config, places, saes, num_groups)
   encoders = [_encoder(sae) for sae in saes]
   numbers = np.flatnonzero(groups >= 0)
   before = None
@@ -194,7 +188,7 @@ def _encoder(sae: JumpReLUSAE) -> Weights:
   return sae.weights()._replace(W_dec=None, b_dec=None)
 
 
-def _zeros(config, places, saes, G: int, with_gram: bool):
+def _zeros(config, places, saes, G: int):
   """Sums over nothing: (_Latents of each SAE, _Stream of each place)."""
 
   def zeros(*shape):
@@ -208,11 +202,10 @@ def _zeros(config, places, saes, G: int, with_gram: bool):
     )
     for sae in saes
   ]
-  streams = []
-  for site, _ in places:
-    D = gj.site_width(config, site)
-    gram = zeros(G, D, D) if with_gram else None
-    streams.append(_Stream(total=zeros(G, D), gram=gram, norm=zeros(G)))
+  streams = [
+    _Stream(total=zeros(G, gj.site_width(config, site)), norm=zeros(G))
+    for site, _ in places
+  ]
   return latents, streams
 
 
@@ -259,7 +252,7 @@ def _add_batch(
       return jnp.einsum('BG,B...->G...', member, y)
 
     streams = [
-      _add_stream(stream, x, member, of_groups)
+      _add_stream(stream, x, of_groups)
       for stream, x in zip(streams, xs, strict=True)
     ]
     latents = [
@@ -269,14 +262,9 @@ def _add_batch(
   return (latents, streams), streams[0].norm.high.sum()
 
 
-def _add_stream(stream: _Stream, x, member, of_groups) -> _Stream:
-  gram = stream.gram
-  if gram is not None:
-    of_each = member[:, :, None] * x[:, None, :]  # [B, G, D]
-    gram = add(gram, pair(jnp.einsum('BGD,BE->GDE', of_each, x)))
+def _add_stream(stream: _Stream, x, of_groups) -> _Stream:
   return _Stream(
     total=add(stream.total, pair(of_groups(x))),
-    gram=gram,
     norm=add(stream.norm, pair(of_groups(jnp.linalg.norm(x, axis=-1)))),
   )
 
@@ -291,14 +279,8 @@ def _add_latents(one: _Latents, f, of_groups) -> _Latents:
   )
 
 
-def _fetch_stream(
-  place, stream: _Stream, dtype
-) -> dict[str, np.ndarray | None]:
+def _fetch_stream(place, stream: _Stream, dtype) -> dict[str, np.ndarray]:
   site, layer = place
   norm = value(stream.norm)
   gj.check_finite(norm, dtype, f'Norms ({site} of layer {layer}) in the group')
-  return {
-    'stream_total': value(stream.total),
-    'stream_gram': None if stream.gram is None else value(stream.gram),
-    'norm_total': norm,
-  }
+  return {'stream_total': value(stream.total), 'norm_total': norm}

@@ -12,12 +12,12 @@ from gemma_jax.whole_files import save_tensors
 _ARRAYS = [
   field.name
   for field in dataclasses.fields(GroupSums)
-  if field.name not in ('site', 'layer', 'stream_gram')
+  if field.name not in ('site', 'layer')
 ]
 
 
 def write_sums(path: str | os.PathLike, sums: Sequence[GroupSums]):
-  """Writes sums, the old file or the whole new one; no Gram matrices."""
+  """Writes sums, the old file or the whole new one."""
   arrays = {
     f'{one.site}.{one.layer}/{name}': getattr(one, name)
     for one in sums
@@ -34,7 +34,6 @@ def read_sums(path: str | os.PathLike) -> list[GroupSums]:
     GroupSums(
       site=site,
       layer=int(layer),
-      stream_gram=None,
       **{name: arrays[f'{site}.{layer}/{name}'] for name in _ARRAYS},
     )
     for site, layer in sorted(

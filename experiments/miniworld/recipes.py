@@ -44,8 +44,8 @@ def make_recipe(size: str, seed: int) -> Recipe:
   """Returns the recipe of a size.
 
   Args:
-    size: 'small', which is bundled, or 'tiny', for tests: two minutes on two
-      cores, and it knows little.
+    size: 'small', which is bundled, or 'tiny', for tests: half a minute on two
+      cores, and it knows nothing.
     seed: Random seed of all draws.
 
   Raises:
@@ -95,12 +95,12 @@ def _tiny(seed: int) -> Recipe:
     corpus=CorpusConfig(seed=seed, length=48),
     model=_model(layers=4, width=48, hidden=96),
     rows=rows,
-    pretraining=FitConfig(steps=300, learning_rate=5e-3, snapshot_every=100),
+    pretraining=FitConfig(steps=60, learning_rate=5e-3, snapshot_every=20),
     chat=ChatConfig(seed=seed, batch=32, replay=8),
     tuning=FitConfig(
-      steps=100, learning_rate=1e-3, warmup=10, snapshot_every=50
+      steps=30, learning_rate=1e-3, warmup=10, snapshot_every=10
     ),
-    saes=TrainConfig.short(128, 200, batch_size=512, target_l0=12.0, seed=seed),
+    saes=TrainConfig.short(128, 100, batch_size=512, target_l0=12.0, seed=seed),
   )
 
 

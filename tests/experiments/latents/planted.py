@@ -80,9 +80,7 @@ class World:
     if with_text:
       for latents in self.text[layer]:
         count(self.groups.text, latents, np.zeros(D))
-    return GroupSums(
-      site='resid_post', layer=layer, stream_gram=None, **counted
-    )
+    return GroupSums(site='resid_post', layer=layer, **counted)
 
 
 def world(types=('player', 'city'), seed=0, noise_only=False) -> World:

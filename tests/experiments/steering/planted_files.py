@@ -97,7 +97,6 @@ def _write_run(run, rows, layer, controls, models, people):
     total=np.zeros((G, F)),
     squares=np.zeros((G, F)),
     stream_total=np.random.default_rng(0).standard_normal((G, planted.D)),
-    stream_gram=None,
     norm_total=np.ones(G),
   )
   sums_file = run / 'harvest' / 'sums.safetensors'
