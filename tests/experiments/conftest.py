@@ -19,10 +19,12 @@ def one_torch_thread():
   torch.set_num_threads(before)
 
 
-@pytest.fixture(autouse=True)
-def planted_saes_fit(monkeypatch):
+@pytest.fixture(scope='module', autouse=True)
+def planted_saes_fit():
   """SAEs with a few planted latents reconstruct nothing; see test_sae_fit."""
-  monkeypatch.setattr(sae_fit, 'MOST_FVU', math.inf)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sae_fit, 'MOST_FVU', math.inf)
+    yield
 
 
 @pytest.fixture(scope='module')

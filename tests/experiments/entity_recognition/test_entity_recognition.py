@@ -127,6 +127,20 @@ def run(world, out, *more, **replaced):
   return worlds.run(entity_recognition, *given)
 
 
+@pytest.fixture(scope='module')
+def finished(world, tmp_path_factory):
+  out = tmp_path_factory.mktemp('finished') / 'out'
+  assert run(world, out) == 0
+  return out
+
+
+def copy(finished, tmp_path):
+  """A run may be moved; returns where it is, and its results."""
+  out = tmp_path / 'out'
+  shutil.copytree(finished, out)
+  return out, json.loads((out / 'results.json').read_text())
+
+
 def harvest(world, out, *more, **replaced):
   """The sums of that stage, by layer."""
   values = flags.FlagValues()
@@ -139,10 +153,8 @@ def harvest(world, out, *more, **replaced):
   return {one.layer: one for one in sums}
 
 
-def test_rehearsal(world, tmp_path, capsys):
-  out = tmp_path / 'out'
-  assert run(world, out) == 0
-  results = json.loads((out / 'results.json').read_text())
+def test_rehearsal(world, finished, tmp_path, capsys):
+  out, results = copy(finished, tmp_path)
   test = results['latents']['entities']['test']
   assert test == {kind: {'known': 8, 'unknown': 8} for kind in TYPES}
   assert [each['layer'] for each in results['latents']['saes']] == list(LAYERS)
@@ -168,20 +180,18 @@ def test_rehearsal(world, tmp_path, capsys):
   assert len(answers) == arms * 2 * 2 * len(TYPES)
   page = (out / 'report.html').read_text()
   assert 'Which latents know' in page and 'http://' not in page[:2000]
-  said = capsys.readouterr()
-  assert 'Estimate' in said.out and str(out / 'report.html') in said.err
 
   # Again: every stage is there, and gives the same.
   kept = (out / 'harvest' / 'sums.safetensors').stat().st_mtime_ns
   assert run(world, out) == 0
+  said = capsys.readouterr()
+  assert 'Estimate' in said.out and str(out / 'report.html') in said.err
   assert json.loads((out / 'results.json').read_text()) == results
   assert (out / 'harvest' / 'sums.safetensors').stat().st_mtime_ns == kept
 
 
-def test_a_stage_that_was_cut_short_is_made_again(world, tmp_path):
-  out = tmp_path / 'out'
-  assert run(world, out) == 0
-  before = json.loads((out / 'results.json').read_text())
+def test_a_stage_that_was_cut_short_is_made_again(world, finished, tmp_path):
+  out, before = copy(finished, tmp_path)
   shutil.rmtree(out / 'latents')
   (out / 'harvest' / 'key.json').unlink()
   assert run(world, out) == 0
@@ -233,11 +243,9 @@ def test_labels_of_another_run_are_refused(world, tmp_path, capsys):
   assert (out / 'flags.txt').read_text() == '--seed=5\n'
 
 
-def test_other_settings_do_the_steering_again(world, tmp_path):
+def test_other_settings_do_the_steering_again(world, finished, tmp_path):
   """And nothing before it; a run that was killed since goes on."""
-  out = tmp_path / 'out'
-  assert run(world, out) == 0
-  before = json.loads((out / 'results.json').read_text())
+  out, before = copy(finished, tmp_path)
   written = lambda stage: {
     file: file.stat().st_mtime_ns
     for file in (out / stage).rglob('*')
