@@ -25,8 +25,8 @@ from sae.jumprelu import (
 from sae.metrics.evaluation import METRIC_VERSION, Metrics, evaluate, summarise
 from sae.metrics.fidelity import (
   Ablate,
-  Estimate,
   Fidelity,
+  RatioEstimate,
   Reconstruct,
   compare_losses,
   measure_fidelity,

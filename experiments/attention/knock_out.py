@@ -125,7 +125,7 @@ class Settings(BaseStudy, ChatModel, ChosenLatents):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
+class Cuts:
   """Holds what is cut: every set of edges, in every window and set of heads.
 
   Attributes:
@@ -143,7 +143,7 @@ def work(settings: Settings, keep_flags: KeepFlags) -> str:
   """Cuts attention, writes the results; returns the summary."""
   given = open_inputs(settings, keep_flags)
   config = given.reader.config
-  plan = Plan(
+  cuts = Cuts(
     edges=settings.parsed_edges(),
     windows=parse_windows(settings.window, config),
     heads=parse_heads(settings.heads, config),
@@ -152,16 +152,16 @@ def work(settings: Settings, keep_flags: KeepFlags) -> str:
     name: _prepare(given, name) for name in STUDIES if name in settings.studies
   }
   for _, cases in prepared.values():
-    for edge in plan.edges:
+    for edge in cuts.edges:
       for case in cases:
         edge.first(case)  # has them all, or says which prompt does not
   given.begin()
   results = {
-    'edges': list(map(str, plan.edges)),
+    'edges': list(map(str, cuts.edges)),
     'window': list(map(str, settings.window)),
-    'heads': [each.name for each in plan.heads],
+    'heads': [each.name for each in cuts.heads],
     'studies': {
-      name: _run_study(given, name, reader, cases, plan)
+      name: _run_study(given, name, reader, cases, cuts)
       for name, (reader, cases) in prepared.items()
     },
   }
@@ -245,7 +245,7 @@ def _run_study(
   name: str,
   reader: gj.CheckpointReader,
   cases: Sequence[Case],
-  plan: Plan,
+  cuts: Cuts,
 ) -> dict:
   """Runs one study, writes its effects, returns its numbers."""
   settings, folder = given.settings, given.out / 'work' / name
@@ -273,9 +273,9 @@ def _run_study(
   study = run_study(
     model,
     cases,
-    plan.edges,
-    plan.windows,
-    plan.heads,
+    cuts.edges,
+    cuts.windows,
+    cuts.heads,
     wanted,
     watched,
     rows_per_batch=settings.rows_per_batch,
@@ -285,15 +285,15 @@ def _run_study(
   )
   if name == ANSWERS:
     result['commonest_answer'] = commonest_answer(study)
-  alike = [e for e in plan.edges if e.queries == plan.edges[0].queries]
-  fit = settings.rows_per_batch // (len(alike) * len(plan.heads))
+  alike = [e for e in cuts.edges if e.queries == cuts.edges[0].queries]
+  fit = settings.rows_per_batch // (len(alike) * len(cuts.heads))
   few = min(_TIMED, max(1, fit))
   timed = time_both_ways(
     model,
     cases[:few],
     alike,
-    plan.windows,
-    plan.heads,
+    cuts.windows,
+    cuts.heads,
     wanted[:few],
     watched,
   )

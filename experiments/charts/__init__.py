@@ -8,6 +8,7 @@ dots        a forest plot: values with intervals, one row per label
 lines       curves with bands, in panels
 bars        grouped bars with intervals
 scatter     points of two values each, in panels
+graph       nodes in lanes, and the links between them
 histogram   distributions over the same bins, with observed values
 table       rows of text, numbers and estimates
 page        sections as one HTML file that asks for nothing
@@ -26,6 +27,7 @@ from experiments.charts.bars import Bar, bars
 from experiments.charts.dots import Dot, dots
 from experiments.charts.entry_map import entry_map
 from experiments.charts.footer import footer
+from experiments.charts.graph import Link, Node, graph
 from experiments.charts.heatmap import heatmap
 from experiments.charts.histogram import histogram
 from experiments.charts.lines import Line, lines

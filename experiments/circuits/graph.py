@@ -1,11 +1,8 @@
-"""A circuit as a graph, which is none of the charts: latent, parts, logits."""
+"""A circuit as a graph: the latent, components by layer and token, logits."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-import plotly.graph_objects as go
-
-from experiments.charts import style
-from experiments.charts.details import hover_text
+from experiments import charts
 from experiments.charts.table import spelled
 from experiments.circuits.components import GROUPS
 from experiments.circuits.effects import LATENT, LOGITS
@@ -21,75 +18,27 @@ TOKENS = {
 }
 
 
-def graph(edit: Mapping) -> go.Figure:
+def graph(edit: Mapping):
   """Shows latent, components and logits; edges by their effect."""
-  places = _places(edit)
   edges = sorted(edit['edges'], key=lambda e: -abs(e['effect']['value']))
-  edges = edges[:_MOST_EDGES]
-  largest = max((abs(e['effect']['value']) for e in edges), default=1.0) or 1.0
-  middles = [_middle(places, edge) for edge in edges]
-  figure, named = go.Figure(), set()
-  for edge, middle in zip(edges, middles, strict=True):
-    ends = places[edge['sender']], middle, places[edge['receiver']]
-    size = abs(edge['effect']['value']) / largest
-    towards, verified = edge['effect']['value'] > 0, edge['verified']
-    name = (
-      f'{"towards" if towards else "against"} refusal, '
-      f'{"" if verified else "not "}verified'
-    )
-    look = {
-      'color': POSITIVE if towards else NEGATIVE,
-      'dash': 'solid' if verified else 'dot',
-    }
-    if name not in named:  # in the legend, as wide as any
-      figure.add_scatter(x=[None], y=[None], mode='lines', line=look, name=name)
-      named.add(name)
-    figure.add_scatter(
-      **_xy(ends),
-      mode='lines',
-      line={**look, 'width': 0.5 + 6 * size, 'shape': 'spline'},
-      opacity=0.25 + 0.6 * size,
-      hoverinfo='skip',
-      showlegend=False,
-    )
-  common = {'hoverinfo': 'text', 'showlegend': False}
-  # A line has no hover text of its own: its middle has.
-  figure.add_scatter(
-    **_xy(middles),
-    mode='markers',
-    marker={'size': 9, 'color': 'rgba(120,120,120,0.35)'},
-    hovertext=list(map(_edge_text, edges)),
-    **common,
-  )
-  # Its lane says at which tokens a component is.
-  titles = [
-    edit['latent'] if name == LATENT else name.split(' ')[0] for name in places
-  ]
+  links = [_link(edge) for edge in edges[:_MOST_EDGES]]
   details = {c['name']: c for c in edit['components']}
-  figure.add_scatter(
-    **_xy(places.values()),
-    mode='markers+text',
-    marker={'size': 15, 'color': 'white', 'line': {'width': 2}},
-    text=list(map(style.text, titles)),
-    textposition='top center',
-    hovertext=[
-      _component_text(details[name]) if name in details else style.text(title)
-      for name, title in zip(places, titles, strict=True)
-    ],
-    **common,
-  )
-  figure = style.styled(figure, x='layer', y='', height=520)
+  nodes = {}
+  for name, (x, y) in _places(edit).items():
+    # Its lane says at which tokens a component is.
+    label = edit['latent'] if name == LATENT else name.split(' ')[0]
+    said = _component_text(details[name]) if name in details else label
+    nodes[name] = charts.Node(x=x, y=y, label=label, hover=said)
   lanes = {'entity', 'last', *(c['tokens'] for c in edit['components'])}
-  present = sorted(map(GROUPS.index, lanes))
-  figure.update_yaxes(
-    tickvals=present,
-    ticktext=[TOKENS[GROUPS[y]] for y in present],
-    range=[present[0] - 0.6, present[-1] + 1.2],
-  )
-  return figure.update_layout(
-    title={'text': 'Circuit'},
-    margin={'t': 50, 'b': 110},
-    legend={'yref': 'container', 'y': 0.01, 'yanchor': 'bottom'},
+  return charts.graph(
+    nodes,
+    links,
+    x_title='layer',
+    lanes={GROUPS.index(lane): TOKENS[lane] for lane in lanes},
+    groups={
+      link.group: POSITIVE if link.value > 0 else NEGATIVE for link in links
+    },
+    title='Circuit',
   )
 
 
@@ -115,29 +64,23 @@ def _places(edit: Mapping) -> dict[str, tuple[float, float]]:
   return places
 
 
-def _middle(places, edge) -> tuple[float, float]:
-  """Returns an edge's middle, bent past the nodes between its ends."""
-  (x0, y0), (x1, y1) = (places[edge[end]] for end in ('sender', 'receiver'))
-  return (x0 + x1) / 2, (y0 + y1) / 2 + 0.1 * abs(x1 - x0)
-
-
-def _xy(places: Iterable[tuple[float, float]]) -> dict[str, list[float]]:
-  places = list(places)
-  return {'x': [x for x, _ in places], 'y': [y for _, y in places]}
-
-
-def _edge_text(edge: Mapping) -> str:
+def _link(edge: Mapping) -> charts.Link:
   effect = edge['effect']
-  return hover_text(
-    f'{edge["sender"]} → {edge["receiver"]}',
-    f'{spelled(effect)}, n = {effect["n"]}, p = {edge["p"]:.2g}',
-    f'validation {edge["validation_effect"]:+.3f}',
-    'verified' if edge['verified'] else 'not verified',
+  verified = 'verified' if edge['verified'] else 'not verified'
+  return charts.Link(
+    start=edge['sender'],
+    end=edge['receiver'],
+    value=effect['value'],
+    group=f'{"towards" if effect["value"] > 0 else "against"} refusal, '
+    f'{verified}',
+    dash=not edge['verified'],
+    hover=f'{edge["sender"]} → {edge["receiver"]}\n'
+    f'{spelled(effect)}, n = {effect["n"]}, p = {edge["p"]:.2g}\n'
+    f'validation {edge["validation_effect"]:+.3f}\n{verified}',
   )
 
 
 def _component_text(component: Mapping) -> str:
   kinds = [k for k in ('carried', 'lost', 'direct') if component[k] is not None]
-  return hover_text(
-    component['name'], *(f'{kind} {spelled(component[kind])}' for kind in kinds)
-  )
+  said = (f'{kind} {spelled(component[kind])}' for kind in kinds)
+  return '\n'.join([component['name'], *said])

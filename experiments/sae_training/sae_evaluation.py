@@ -25,8 +25,8 @@ from sae.jumprelu import JumpReLUSAE, decode, encode
 from sae.metrics.evaluation import Metrics, summarise
 from sae.metrics.fidelity import (
   Ablate,
-  Estimate,
   Fidelity,
+  RatioEstimate,
   Reconstruct,
   compare_losses,
   ratio_estimate,
@@ -94,8 +94,8 @@ class Spliced:
   """
 
   fidelity: Fidelity
-  fvu: Estimate
-  l0: Estimate
+  fvu: RatioEstimate
+  l0: RatioEstimate
 
 
 def measure_metrics(

@@ -73,7 +73,7 @@ Run = Callable[[Any, Replacement], tuple[jax.Array, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Estimate:
+class RatioEstimate:
   """A number with its uncertainty over sequences.
 
   Attributes:
@@ -122,13 +122,13 @@ class Fidelity:
 
   num_tokens: int
   num_sequences: int
-  clean_loss: Estimate
-  spliced_loss: Estimate
-  zero_ablation_loss: Estimate
-  mean_ablation_loss: Estimate | None
-  delta_loss: Estimate
-  loss_recovered_zero: Estimate
-  loss_recovered_mean: Estimate | None
+  clean_loss: RatioEstimate
+  spliced_loss: RatioEstimate
+  zero_ablation_loss: RatioEstimate
+  mean_ablation_loss: RatioEstimate | None
+  delta_loss: RatioEstimate
+  loss_recovered_zero: RatioEstimate
+  loss_recovered_mean: RatioEstimate | None
   tokens: np.ndarray
   losses: dict[str, np.ndarray]
 
@@ -142,7 +142,7 @@ class Fidelity:
       if field.name not in ('tokens', 'losses')
     }
     return {
-      name: field.to_dict() if isinstance(field, Estimate) else field
+      name: field.to_dict() if isinstance(field, RatioEstimate) else field
       for name, field in fields.items()
     } | {'confidence': CONFIDENCE, 'clusters': 'sequences'}
 
@@ -268,7 +268,9 @@ def sequence_losses(
   }
 
 
-def ratio_estimate(numerator: np.ndarray, denominator: np.ndarray) -> Estimate:
+def ratio_estimate(
+  numerator: np.ndarray, denominator: np.ndarray
+) -> RatioEstimate:
   """Sum over sum, with sequences as the independent units.
 
   The standard error is that of a ratio of sums over clusters, by linearisation
@@ -282,14 +284,16 @@ def ratio_estimate(numerator: np.ndarray, denominator: np.ndarray) -> Estimate:
   C = len(numerator)
   below = float(np.sum(denominator, dtype=np.float64))
   if not below:
-    return Estimate(**dict.fromkeys(_ESTIMATE, float('nan')))
+    return RatioEstimate(**dict.fromkeys(_ESTIMATE, float('nan')))
   ratio = float(np.sum(numerator, dtype=np.float64)) / below
   if C < 2:
-    return Estimate(**dict.fromkeys(_ESTIMATE, float('nan')) | {'value': ratio})
+    return RatioEstimate(
+      **dict.fromkeys(_ESTIMATE, float('nan')) | {'value': ratio}
+    )
   residuals = numerator - ratio * denominator
   error = float(np.sqrt(C / (C - 1) * (residuals @ residuals))) / abs(below)
   margin = error * float(special.stdtrit(C - 1, (1 + CONFIDENCE) / 2))
-  return Estimate(
+  return RatioEstimate(
     value=ratio,
     standard_error=error,
     low=ratio - margin,
@@ -297,7 +301,7 @@ def ratio_estimate(numerator: np.ndarray, denominator: np.ndarray) -> Estimate:
   )
 
 
-_ESTIMATE = tuple(field.name for field in dataclasses.fields(Estimate))
+_ESTIMATE = tuple(field.name for field in dataclasses.fields(RatioEstimate))
 
 
 def _sum_rows(losses, mask, expected, where):
