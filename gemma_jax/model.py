@@ -418,7 +418,7 @@ def _over_layers(body, carry, model: Decoder, num_layers, first_layer):
       weights = _layer_weights(model.blocks, layer)
       return body(carry, (weights, layer, windows[layer]))[0]
 
-    # Of one type, also where jax_enable_x64 makes an int an int64.
+    # int32 also where jax_enable_x64 would make an int an int64.
     bounds = [
       np.int32(i) if isinstance(i, int) else i.astype(np.int32)
       for i in (first_layer, num_layers)

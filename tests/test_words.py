@@ -1,8 +1,10 @@
-"""Docstrings are sentences: what can be told mechanically is."""
+"""Docstrings and comments are sentences: what can be told mechanically is."""
 
 import ast
+import io
 import pathlib
 import re
+import tokenize
 
 import pytest
 
@@ -18,6 +20,20 @@ FRAGMENTS = (
   re.compile(r'^\s+[\w*]+(, [\w*]+)*: (Of|Whether|Likewise)\b'),
   re.compile(r': (Its|Theirs|Ditto)\.$'),
 )
+
+
+# A comment that begins with one of these says nothing by itself.
+COMMENT = re.compile(r'# (Of|Whether|Likewise|Its|Theirs|Ditto|Or)\b')
+
+
+def comments(path: pathlib.Path):
+  """Yields the first line of every comment."""
+  before, text = 0, path.read_text('utf-8')
+  for token in tokenize.generate_tokens(io.StringIO(text).readline):
+    if token.type == tokenize.COMMENT:
+      if token.start[0] != before + 1:
+        yield token.string
+      before = token.start[0]
 
 
 def docstrings(path: pathlib.Path):
@@ -60,5 +76,15 @@ def test_docstrings_have_none():
     for path in FILES
     for name, text in docstrings(path)
     for line in fragments(text)
+  ]
+  assert not found, '\n'.join(found)
+
+
+def test_comments_have_none():
+  found = [
+    f'{path.relative_to(ROOT)}: {line}'
+    for path in FILES
+    for line in comments(path)
+    if COMMENT.match(line)
   ]
   assert not found, '\n'.join(found)

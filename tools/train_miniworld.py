@@ -2,7 +2,7 @@ r"""Makes MiniWorld from nothing: a small Gemma 2 that knows some entities.
 
   python -m tools.train_miniworld --out=experiments/miniworld/bundle  # bundled
   python -m tools.train_miniworld --seed=1 --out=out/world_1
-  python -m tools.train_miniworld --size=tiny --out=out/tiny           # a minute
+  python -m tools.train_miniworld --size=tiny --out=out/tiny          # a minute
 
 In this order, each stage once: a base model is trained on the texts of the
 world, then tuned to chats with Gemma's template, a JumpReLU SAE is trained on

@@ -25,7 +25,7 @@ def graph(edit: Mapping):
   details = {c['name']: c for c in edit['components']}
   nodes = {}
   for name, (x, y) in _places(edit).items():
-    # Its lane says at which tokens a component is.
+    # The lane of a component says at which tokens it is.
     label = edit['latent'] if name == LATENT else name.split(' ')[0]
     said = _component_text(details[name]) if name in details else label
     nodes[name] = charts.Node(x=x, y=y, label=label, hover=said)

@@ -15,7 +15,8 @@ from sae.formats.releases import parse_width_label
 
 # Typical tokens of a prompt, and of an answer until it stops.
 _PROMPT, _ANSWER = 24, 12
-# Of the rate of a large matrix product that small batches and attention leave.
+# Share of the rate of a large matrix product that is left with small batches
+# and attention.
 _EFFICIENCY = 0.3
 
 

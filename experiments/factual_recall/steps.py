@@ -38,7 +38,7 @@ from experiments.stats.evenly import take_evenly
 from experiments.stats.resampling import mean_by_unit
 import gemma_jax as gj
 
-# Of the MLPs with the largest total effect, so many are looked at closely,
+# So many MLPs, those with the largest total effect, are looked at closely
 # besides the last one.
 _CLOSELY = 2
 

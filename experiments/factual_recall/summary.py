@@ -16,7 +16,8 @@ from experiments.stats.intervals import wilson
 from experiments.stats.ranks import spearman_of_means
 
 HOLDS, FAILS, OPEN = 'holds', 'does not hold', 'cannot be told'
-# Of senders' effects with and without demonstrations.
+# The least rank correlation of senders' effects with and without
+# demonstrations.
 _ALIKE = 0.5
 
 
@@ -340,7 +341,7 @@ def table_rows(runs: Sequence[Mapping]) -> list[dict]:
         'shots': run['shots'],
         'prompts': run['first']['prompts'],
         'studied': run['studied'],
-        # Of the prompts studied, as all that follows.
+        # From here on, only the prompts that are studied count.
         'p_answer': arms['none']['mean']['prob'],
         'top1': arms['none']['mean']['top1'],
         'pi_answer': run['first']['pi_answer'],

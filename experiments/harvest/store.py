@@ -213,7 +213,7 @@ def array_spec(folder, site, about) -> dict:
     'driver': 'zarr3',
     'kvstore': {'driver': 'file', 'path': os.fspath(path)},
     'metadata': metadata,
-    # Or a chunk of nothing but NaN would be taken for one that is missing.
+    # Else a chunk of nothing but NaN would be taken for one that is missing.
     'store_data_equal_to_fill_value': True,
   }
 

@@ -14,10 +14,10 @@ from experiments.miniworld.world import TYPES, World
 from experiments.runs.outputs import write_text
 import gemma_jax as gj
 
-# Of known and unknown entities that the chat model was not tuned on.
+# Known and unknown entities that the chat model was not tuned on.
 GROUPS = ('validation', 'held_out', 'unseen_validation', 'unseen')
 
-# Of the corpus, after those that anything is trained on.
+# A row of the corpus after those that anything is trained on.
 _FIRST_ROW = 4 * 10**9
 
 # Gemma's turns, written for this project.

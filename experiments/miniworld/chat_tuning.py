@@ -81,7 +81,7 @@ class Chats:
     self._world, self._corpus, self._config = world, corpus, config
     self._tokenizer = tokenizer
     self._filler = filler = Filler(world, tokenizer)
-    # Whether it is answered -> type -> templates.
+    # True if it is answered -> type -> templates.
     self._templates = [
       [
         filler.compile(_chats(tokenizer, QUESTIONS, answer), k)

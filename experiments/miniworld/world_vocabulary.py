@@ -23,7 +23,7 @@ PAD, EOS, BOS = '<pad>', '<eos>', '<bos>'
 _SPECIALS = (PAD, EOS, BOS, '<unk>', '<start_of_turn>', '<end_of_turn>')
 _SPACE = '▁'
 _PIECE = re.compile(r' ?[^\W_]+| ?[^\w\s]')
-# Of pieces, as log-probabilities: the fewer pieces the better.
+# Log-probability of a piece: the fewer pieces the better.
 _SCORE = -10.0
 
 

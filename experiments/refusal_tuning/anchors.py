@@ -93,7 +93,7 @@ def _anchors():
     yield _CHENG, 'Llama-2-7b-chat', arm, THIRD_PARTY, values
   for arm, honesty in _HONESTY_SCORES.items():
     yield _HONESTY, '13B', arm, THIRD_PARTY, {'honesty': honesty}
-  # Its hallucination rate is the share of wrong answers among all.
+  # The hallucination rate is the share of wrong answers among all.
   for arm, wrong in (('untuned', 43.5), ('TruthRL', 19.4)):
     yield (
       'TruthRL, arXiv 2509.25760',

@@ -37,7 +37,7 @@ from experiments.stats.intervals import number_units
 from experiments.stats.resampling import draw, estimate
 import gemma_jax as gj
 
-# Of the null, of the resamples, and of the splits into halves.
+# Numbers of random directions, of resamples, and of splits into halves.
 NULL, RESAMPLES, HALVES = 1000, 1000, 20
 # |cosine| is below the null's bound in this share of random directions.
 _LEVEL = 0.95

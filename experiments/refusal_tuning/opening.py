@@ -20,7 +20,7 @@ from experiments.runs.stages import stage
 import gemma_jax as gj
 from gemma_jax import training
 
-# Of the steps; another one has all of them made anew.
+# The version of the steps; another one has all of them made anew.
 _VERSION = 2
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from experiments.refusal_tuning.asked import Asked, streams
 import gemma_jax as gj
 
-# Of the divergence that directions are matched to.
+# How far from the same divergence directions may be, as a share of it.
 TOLERANCE = 0.1
 # Below this a divergence, in nats, is rounding.
 _LEAST_KL = 1e-5

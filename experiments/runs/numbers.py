@@ -89,10 +89,10 @@ def real(least: float, most: float, *, above: bool = False) -> Number:
 
 Seed = Annotated[int, whole(0, 2**31 - 1)]
 Layer = Annotated[int, whole(0, 9999)]
-# Of what takes long or much memory each, such as answers to every question.
+# How many of what takes long or much memory, such as answers to a question.
 Few = Annotated[int, whole(1, 10_000)]
 Count = Annotated[int, whole()]
-# Of what is read in a stream, such as documents; int32 holds it.
+# How many of what is read in a stream, such as documents; int32 holds it.
 Many = Annotated[int, whole(1, 10**9)]
 Share = Annotated[float, real(0, 1)]
 Positive = Annotated[float, real(0, 1e6, above=True)]

@@ -40,7 +40,7 @@ _ALLOWED = {
   'is_decoder': (False, True),
   'pruned_heads': ({}, None),
 }
-# Of a multimodal config.json, beside its text_config.
+# What a multimodal config.json has beside its text_config.
 _AROUND_TEXT = frozenset(
   (
     'vision_config mm_tokens_per_image boi_token_index eoi_token_index '

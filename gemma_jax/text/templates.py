@@ -41,9 +41,9 @@ _PER_STEP = 64
 # Steps of a call.
 _PER_CALL = 4
 _MAX_BITS = 4096
-# Of loops within loops, by Python itself.
+# How deep loops may be nested, which Python limits too.
 _MAX_LOOPS = 20
-# Of lists within lists, and of macros that call macros.
+# How deep lists may be nested, and macros that call macros.
 _MAX_DEPTH = 50
 
 # Filters without bounds that no chat needs.

@@ -20,9 +20,9 @@ from gemma_jax.training.snapshot import Snapshot
 from gemma_jax.weights import is_bias, is_norm
 
 Weights = dict[str, jax.Array]
-# Of gradients and their squares, in Adam's running means; and the norm that
-# gradients are cut to. The second is less than Adam's .999, so that a short
-# training forgets its first gradients.
+# How Adam's running means of gradients and of their squares decay, and the norm
+# that gradients are cut to. The second is less than Adam's .999, so that a
+# short training forgets its first gradients.
 _B1, _B2, _CLIP = 0.9, 0.98, 1.0
 
 

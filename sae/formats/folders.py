@@ -11,7 +11,7 @@ import shutil
 
 from safetensors import SafetensorError
 
-# Of a disk that is full, of a quota, and of a file that may not grow.
+# A disk is full, a quota is used up, or a file may not grow.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -33,7 +33,7 @@ SCALER_FILE = 'activation_scaler.json'
 # The release whose format is written.
 _VERSION = '6.54.12'
 
-# Of configurations before version 6.
+# Names in configurations before version 6 -> names since.
 _RENAMED = {
   'hook_point': 'hook_name',
   'hook_point_head_index': 'hook_head_index',

@@ -156,7 +156,7 @@ def evaluate(sae: JumpReLUSAE, batches: Iterable) -> Metrics:
       more = _add_batch(sums, weights, x, mask)
     except ValueError as error:
       raise ValueError(f'Batch {number}: {error}') from error
-    # Of the batches before: the device is busy with this one meanwhile.
+    # The batches before are checked while the device is busy with this one.
     _check_finite(sums)
     sums = more
   return summarise(sums)

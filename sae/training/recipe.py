@@ -145,7 +145,7 @@ class TrainConfig:
       raise ValueError(
         f'd_in must be a whole number, at least 1; got {d_in!r}.'
       )
-    # Of a number in a unit row, and of its product with an activation.
+    # The size of a number in a unit row, and of its product with an activation.
     size = d_in**-0.5
     encoder_scale = min(1.0, 2 * d_in / max(width, 1))
     steered = changes.get('target_l0') is not None

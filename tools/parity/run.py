@@ -34,7 +34,8 @@ if TYPE_CHECKING:
   from tools.parity.tokenization import Tokenization
 
 DTYPES = ('float32', 'bfloat16')
-# Of the memory that is free; the rest is for one layer's work and files.
+# Share of the free memory that is used; the rest is for one layer's work and
+# files.
 _MEMORY_SHARE = 0.7
 # Logits of a batch, in float32. Some five copies of them are held.
 _LOGITS_BYTES = 1 << 28
