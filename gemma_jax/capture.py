@@ -130,9 +130,7 @@ def take_positions(x: jax.Array, positions: jax.Array, at: jax.Array):
 
 
 def find_positions(positions: jax.Array, at: jax.Array):
-  """Returns where positions stand in a row, int32 [B, P], and whether, bool [B,
-  P].
-  """
+  """Returns positions' slots in a row, int32 [B, P], and if they are there."""
   at = jnp.broadcast_to(at, (positions.shape[0], at.shape[1]))
   match = (positions[:, None, :] == at[:, :, None]) & (at >= 0)[:, :, None]
   return match.argmax(-1), match.any(-1)

@@ -287,9 +287,7 @@ class ModelConfig:
 
   @property
   def fill_id(self) -> int:
-    """Returns a valid token id for places where nothing is: pad_id, or eos, or
-    0.
-    """
+    """Returns a valid token id for empty places: pad_id, eos, or 0."""
     ids = (self.pad_id, *self.eos_ids, 0)
     valid = (i for i in ids if i is not None and 0 <= i < self.vocab_size)
     return next(valid)

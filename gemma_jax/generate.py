@@ -299,9 +299,7 @@ def _decode(
 
 
 def _choose(logits, sampling: Sampling | None, seeds, step) -> jax.Array:
-  """Returns the next token of every row, int32 [B], from logits
-  float32 [B, V].
-  """
+  """Returns each row's next token, int32 [B], from logits float32 [B, V]."""
   best = logits.argmax(-1).astype(jnp.int32)
   if sampling is None:
     return best

@@ -47,9 +47,7 @@ def layer_norm(
 
 
 def norm(config: ModelConfig, x: jax.Array, weight, bias=None) -> jax.Array:
-  """Returns the norm that a model uses, of x [..., D]; bias None
-  for RMS norms.
-  """
+  """Returns the model's norm of x [..., D]; bias None for RMS norms."""
   if config.norm == 'layer':
     return layer_norm(x, weight[...], bias[...], config.norm_eps)
   return rms_norm(x, weight[...], config.norm_eps, config.norm_offset)
@@ -182,9 +180,7 @@ def activation(name: str, x: jax.Array) -> jax.Array:
 
 
 def mlp(config: ModelConfig, x: jax.Array, w) -> jax.Array:
-  """Returns what the MLP's hidden layer holds, [B, T, F], of its
-  normed input.
-  """
+  """Returns the MLP's hidden layer, [B, T, F], of its normed input."""
   up = linear(x, w.up[...], w.up_b)
   if not config.gated:
     return activation(config.activation, up)

@@ -118,9 +118,7 @@ def run(
 def _forward(
   model, tokens, positions, *, all_logits, logits_at, upto, num_layers, **kwargs
 ):
-  """Returns the output, and what `bad_row` finds in activations, sorted, and
-  logits.
-  """
+  """Returns the output, and `bad_row` of its activations and logits."""
   tokens = sharding.constrain(tokens, 'BT')
   positions = sharding.constrain(positions, 'BT')
   out = model_lib.forward(

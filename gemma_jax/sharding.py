@@ -82,9 +82,7 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
 
 
 def mesh_of(array: jax.Array):
-  """Returns a context in which the mesh that a concrete array lives
-  on is set.
-  """
+  """Returns a context with the mesh that a concrete array lives on."""
   sharding = getattr(array, 'sharding', None)
   mesh = getattr(sharding, 'mesh', None)
   already_set = not jax.sharding.get_abstract_mesh().empty

@@ -50,9 +50,7 @@ LETTERS = {
 
 
 def weight_letters(config: ModelConfig) -> dict[str, str]:
-  """Returns the weights that a model has, and the letters of their
-  dimensions.
-  """
+  """Returns the weights of a model -> letters of their dimensions."""
   absent = {
     'positions': not config.position_rows,
     'unembed': config.tied,
@@ -155,9 +153,7 @@ class Decoder(nnx.Module):
 
   @property
   def is_stacked(self) -> bool:
-    """Returns True if the layers are one stack; False after
-    `unstack_layers`.
-    """
+    """Returns True until `unstack_layers` took the layers apart."""
     return isinstance(self.blocks, Blocks)
 
   def weights(self) -> dict[str, jax.Array]:

@@ -260,9 +260,7 @@ def layer_window(centers: Indices, width: int, num_layers: int) -> Selection:
 
 
 def before(lengths) -> Selection:
-  """Returns the positions below each row's length, an int or [R]: a prompt's
-  tokens.
-  """
+  """Returns positions below an int or each row's length, [R]: a prompt."""
   stop = jnp.atleast_1d(jnp.asarray(lengths, jnp.int32))
   return _stretch(jnp.zeros_like(stop), stop)
 

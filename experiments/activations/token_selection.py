@@ -140,17 +140,13 @@ def make_finder(
 
 
 def draw(seed: int, purpose: str, name: str, count: int) -> int:
-  """Returns a number from 0 to count - 1 that depends on the
-  arguments alone.
-  """
+  """Returns a number below `count` that depends on the arguments alone."""
   key = json.dumps([seed, purpose, name]).encode()
   return int.from_bytes(hashlib.sha256(key).digest()) % count
 
 
 def _text_and_entity(prompt) -> tuple[str, tuple[int, int] | None]:
-  """Returns the text and the entity of a prompt; raises for wrong
-  characters.
-  """
+  """Returns a prompt's text and the characters of its entity, checked."""
   if isinstance(prompt, str):
     return prompt, None
   if prompt.entity is not None:
@@ -206,9 +202,7 @@ def _word_in_window(source: Source, seed: int) -> int:
 
 
 def _any_word(source: Source, seed: int, tokenizer: gj.Tokenizer) -> int:
-  """Returns the first occurrence, by the published rule, of any word of the
-  text.
-  """
+  """Returns the first occurrence, as published, of any word of the text."""
   words = source.encoding.text[slice(*source.words)].split()
   if not words:
     raise SkippedPrompt(NO_WORD)

@@ -56,9 +56,7 @@ def base_prompt(prompt_type: PromptType, entity: Entity) -> Prompt:
 
 
 def question_prompt(prompt_type: PromptType, entity: Entity) -> Prompt:
-  """Returns the question. A chat model's answer may begin with the
-  `chat_stub`.
-  """
+  """Returns the question; a chat model's answer may begin with `chat_stub`."""
   _check_type(prompt_type, entity)
   return _fill(prompt_type.question, entity)
 

@@ -9,9 +9,7 @@ MODES = ('default', 'reference')
 
 
 def is_reference(mode: str) -> bool:
-  """Returns True if it is 'reference'. Raises ValueError unless one
-  of MODES.
-  """
+  """Returns True for 'reference'; ValueError if it is not one of MODES."""
   if mode not in MODES:
     raise ValueError(f'mode is {mode!r}, expected one of {MODES}.')
   return mode == 'reference'

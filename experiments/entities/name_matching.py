@@ -80,9 +80,7 @@ def occurrences(name: Sequence[str], said: Sequence[str]) -> list[int]:
 
 
 def _resembles(words: list[str], said: list[str]) -> bool:
-  """Returns True if as many words follow each other that are these, but
-  misspelled.
-  """
+  """Returns True if as many words in a row are these, but misspelled."""
   size = len(words)
   return any(
     all(map(_is_alike, words, said[i : i + size]))

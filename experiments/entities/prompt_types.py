@@ -81,9 +81,7 @@ def prompt_types_of(entity: Entity, counting: bool = True) -> list[PromptType]:
 
 
 def attributes_of(entity_type: str) -> dict[str, Judge]:
-  """Returns the attributes that entities of a type may have, and
-  their judges.
-  """
+  """Returns the attributes that a type may have, and their judges."""
   return {
     p.attribute: p.judge
     for p in PROMPT_TYPES.values()

@@ -101,9 +101,7 @@ def read_records(folder: str | os.PathLike) -> dict[str, list[Record]]:
 
 
 def read_record_file(path: str | os.PathLike) -> list[Record]:
-  """Returns the records in a file, of any prompt types. Raises as
-  `read_records`.
-  """
+  """Returns the records in a file; raises what `read_records` does."""
   return [
     _record(row, f'{path}, record {i}') for i, row in enumerate(read_rows(path))
   ]

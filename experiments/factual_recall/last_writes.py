@@ -270,9 +270,7 @@ def _top(logits, count, tokenizer) -> list[dict]:
 
 
 def _compare(layers: list[dict]) -> dict | None:
-  """Returns the last layer less the mean of the others, None where there are
-  none.
-  """
+  """Returns the last layer less the others' mean; None without others."""
   if len(layers) < 2:
     return None
 

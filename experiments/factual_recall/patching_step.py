@@ -126,9 +126,7 @@ def patching_results(
 
 
 def argument_heads(total: np.ndarray, count: int) -> list[tuple[int, int]]:
-  """Returns the heads whose replacement lowers pi(Y) most, float
-  [L, N + 1, 2].
-  """
+  """Returns the heads that lower pi(Y) most if replaced, [L, N + 1, 2]."""
   heads = total[:, :-1, 0]
   order = np.argsort(heads, axis=None)[:count]
   found = (np.unravel_index(i, heads.shape) for i in order)

@@ -256,9 +256,7 @@ def decompose(
 
 
 def _carried(readout, final, columns, fits, subject, units, seed):
-  """Returns what the parts of the MLP's output add to pi;
-  `Decomposition.carried`.
-  """
+  """Returns what the parts of the MLP's output add to pi."""
   mlp = columns[:, -1]
   parts = {('mlp', 'whole'): mlp}
   for name, found in zip(('fit', 'control'), fits, strict=True):

@@ -70,9 +70,7 @@ class Context:
 
   @functools.cached_property
   def averages(self) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the average token, and others if the counts were
-    other tokens'.
-    """
+    """Returns the average token, and others for other tokens' counts."""
     seed = self.study.settings.seed
     return averages_by_chance(self.model, self.unigram, seed)
 

@@ -113,9 +113,7 @@ def run_study(study: Study) -> dict:
 
 
 def most_right(found: Mapping, task: str) -> int:
-  """Returns the number of demonstrations with which most prompts are answered
-  right.
-  """
+  """Returns the number of demonstrations with the most right answers."""
   shots = [each for name, each in found if name == task]
   return max(shots, key=lambda k: found[task, k]['first']['top1']['value'])
 

@@ -381,9 +381,7 @@ def _claim(
 
 
 def _side(found: Mapping, bound: float) -> str:
-  """Returns where the whole interval is: 'above' or 'below' the
-  bound, or OPEN.
-  """
+  """Returns 'above' or 'below' if the whole interval is there, else OPEN."""
   low, high = found.get('low'), found.get('high')
   if low is None or high is None:
     return OPEN

@@ -80,9 +80,7 @@ class Prompts:
     return dataclasses.replace(self, texts=texts, **changed)
 
   def share_prefix(self, model: gj.Decoder) -> gj.Cache | None:
-    """Returns the demonstrations' keys and values, run once; None
-    without any.
-    """
+    """Returns the demonstrations' keys and values; None without any."""
     return gj.share_prefix(model, self.prefix) if len(self.prefix) else None
 
   def whole(self) -> tuple[np.ndarray, np.ndarray]:

@@ -260,9 +260,7 @@ class RecognitionRun(RecognitionFindings):
       )
 
   def is_at(self, role: str, reader: gj.CheckpointReader) -> bool:
-    """Returns True if a model is in the folder that the run's 'base' or 'chat'
-    was.
-    """
+    """Returns True if a model is in the folder of the run's own one."""
     return self.folder is not None and (
       os.path.realpath(self._models[role]['folder'])
       == os.path.realpath(reader.folder)

@@ -237,9 +237,7 @@ def _fuzzy(key, text, settings) -> Found:
 
 
 def _short(key, text, settings) -> Found:
-  """Returns True if a part that stands for a whole name, or its initials, are
-  said.
-  """
+  """Returns True if a text says part of a name, or its initials."""
   said, why = words(text), ''
   for written in key.written:
     own = frozenset(written.lower().split()) | _TITLES | STOP_WORDS | {'i'}
@@ -266,9 +264,7 @@ def _short(key, text, settings) -> Found:
 
 
 def _initials(written: str, text: str) -> list[str]:
-  """Returns what of a text is a name's initials, or the name whose initials it
-  is.
-  """
+  """Returns a name's initials in a text, or the name that they stand for."""
   text = join_initials(fold(text))
   if len(written.split()) > 1:
     short = acronym(written)
@@ -317,9 +313,7 @@ def _overlap(said: Words, name: Words) -> float:
 
 
 def _windows(said, size) -> list[tuple[int, int]]:
-  """Returns all stretches of about so many words; 'ice cream' may be
-  'icecream'.
-  """
+  """Returns all stretches of about so many words ('icecream' may be two)."""
   return [
     (start, start + wide)
     for wide in (size, size - 1, size + 1)

@@ -101,9 +101,7 @@ def _is_refused(question, decision, p_correct) -> bool | None:
 
 
 def _sizes(answers: int, refusals: int, share: float) -> tuple[int, int]:
-  """Returns how many of each class give about a share of refusals; at least
-  one.
-  """
+  """Returns how many of each class give about a share of refusals."""
   most = _most(answers, share)
   if most is None:
     return answers, refusals
@@ -130,9 +128,7 @@ def _matched(mine, others, size, decisions, seed) -> list[Question]:
 
 
 def _fewer(answers, refusals, decisions, share, seed) -> list[Question]:
-  """Returns as many refusals as MOST_KEPT and the share allow, new
-  ones first.
-  """
+  """Returns as many refusals as are allowed, new ones first."""
   kept = [q for q in refusals if decisions[q.id] == 'refuse_keep']
   new = [q for q in refusals if decisions[q.id] != 'refuse_keep']
   for some in (kept, new):
@@ -142,9 +138,7 @@ def _fewer(answers, refusals, decisions, share, seed) -> list[Question]:
 
 
 def _most(others: int, share: float) -> int | None:
-  """Returns how many beside `others` are at most a share of the whole; None is
-  all.
-  """
+  """Returns how many are a share of the whole, with `others` besides."""
   # Rounding must not lose one that is there exactly.
   return None if share == 1 else math.floor(others * share / (1 - share) + 1e-9)
 

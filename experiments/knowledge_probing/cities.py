@@ -229,9 +229,7 @@ def _made_up(cities, count, taken, seed, path) -> list[tuple[str, str]]:
 
 
 def _joined(names, rng) -> Iterator[str]:
-  """Yields the first half of each name with the second half of another, in
-  rounds.
-  """
+  """Yields first halves of names with second halves of others, in rounds."""
   kinds = {}
   for name in rng.permutation(names).tolist():
     if halves := _halves(name):
@@ -250,9 +248,7 @@ def _joined(names, rng) -> Iterator[str]:
 
 
 def _halves(name: str) -> tuple[str, str] | None:
-  """Returns a name cut near its middle: between words, or in a word after a
-  vowel.
-  """
+  """Returns a name cut near its middle, between words or after a vowel."""
   if not name.isalpha():
     cuts = [i for i in range(1, len(name)) if name[i - 1] in ' -']
   else:

@@ -178,9 +178,7 @@ def _answer(
 
 
 def _of_samples(sampled, score, declined):
-  """Returns a part per sample: what is said, its source, and what
-  is rejected.
-  """
+  """Returns, per sample, what is said, its source and what is rejected."""
   parts = []
   for said, verdict in zip(sampled.samples, score.samples, strict=True):
     own = said.text.strip()
@@ -192,9 +190,7 @@ def _of_samples(sampled, score, declined):
 
 
 def _wrong(sampled: Sampled, score: Score) -> str | None:
-  """Returns the first answer that is informative and wrong, greedy
-  ones first.
-  """
+  """Returns the first answer that is informative and wrong."""
   for said, verdict in _judged(sampled, score):
     if _misleads(said, verdict):
       return said.text.strip()

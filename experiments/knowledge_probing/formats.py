@@ -49,9 +49,7 @@ class Format:
       )
 
   def prompt_text(self, question: str, shots: Sequence[Shot] = ()) -> str:
-    """Returns the prompt as text, up to where the answer begins; no BOS in
-    'qa'.
-    """
+    """Returns the prompt as text, up to where the answer begins."""
     if self.name == 'chat':
       return self.tokenizer.chat_text(self._turns(question, shots))
     told = f'{self.instruction}\n' if self.instruction else ''

@@ -104,9 +104,7 @@ def acronym(written: str) -> str:
 
 
 def _with_other_numerals(name: Words) -> Iterator[Words]:
-  """Yields a name whose later words are written as numbers, Roman ones or
-  ordinals.
-  """
+  """Yields a name with later words as Roman or ordinal numbers."""
   for i, word in enumerate(name):
     number = _number(word) if i else 0
     if number:
@@ -115,9 +113,7 @@ def _with_other_numerals(name: Words) -> Iterator[Words]:
 
 
 def _number(word: str) -> int:
-  """Returns the number that a word is, of those up to 39; 0 for
-  another word.
-  """
+  """Returns the number up to 39 that a word is; 0 for another word."""
   digits = re.fullmatch(r'(\d{1,2})(?:st|nd|rd|th)?', word)
   if digits:
     number = int(digits[1])

@@ -110,9 +110,7 @@ def refuses(question: Question, text: str) -> bool:
 
 
 def hedges(text: str) -> bool:
-  """Returns True if a text admits doubt ('I think', 'probably'),
-  answer or not.
-  """
+  """Returns True if a text admits doubt, such as 'I think'."""
   return bool(_HEDGE.search(plain(text)))
 
 
@@ -175,9 +173,7 @@ def _phrases(text: str) -> list[list[str]]:
 
 
 def _without(text: str, held) -> str:
-  """Returns a text without some pieces, which are compared by letters and
-  digits.
-  """
+  """Returns a text without some pieces, found by letters and digits."""
   parts = text.split()
   for piece in held:
     size, start = len(piece), 0

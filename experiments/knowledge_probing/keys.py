@@ -127,9 +127,7 @@ def _index(others):
 
 
 def _amounts_of(texts, question='') -> tuple['Amount', ...]:
-  """Returns the texts that are numbers, but no years; a unit may be in the
-  question.
-  """
+  """Returns the texts that are numbers, but no years."""
   asked = (unit_of(w) for w in re.findall(r'\bin (\w+)', question.lower()))
   unit = next(filter(None, asked), '')
   found = []

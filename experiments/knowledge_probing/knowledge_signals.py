@@ -239,9 +239,7 @@ def _estimates(signal, scores, right, clusters, parts, seed, resamples) -> dict:
 
 
 def _risk(right, scores, clusters, seed, resamples) -> dict:
-  """Returns the area under risk and coverage, as it is and between
-  its bounds.
-  """
+  """Returns the area under risk and coverage, and between its bounds."""
   wrong, n = ~right, len(right)
   curve = detection.risk_coverage(wrong, -scores)
   tied, areas, normalised = Tied(wrong, -scores), [], []

@@ -143,9 +143,7 @@ def words(text: str) -> Words:
 
 @functools.lru_cache(maxsize=1 << 10)
 def plain(text: str) -> str:
-  """Returns a text in one spelling of letters, quotes and spaces, in lower
-  case.
-  """
+  """Returns a text with plain letters, quotes and spaces, in lower case."""
   text = text.replace('_', ' ')
   if text.isascii():
     return text.lower()
@@ -256,9 +254,7 @@ def _letter(c) -> str:
 
 
 def _trimmed(token) -> str:
-  """Returns a number without commas and closing zeros, or a word spelled one
-  way.
-  """
+  """Returns a number without commas and zeros, or a word spelled one way."""
   token = _SPELLED.get(token, token)
   if not token[-1].isdigit() or not re.match(r'[-\d]', token):
     return token

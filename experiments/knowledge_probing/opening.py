@@ -76,9 +76,7 @@ class Study:
 
   @property
   def refusal(self) -> str | None:
-    """Returns the one text that declines; None where there is a
-    pool of them.
-    """
+    """Returns the one text that declines; None for a pool of them."""
     if self.settings.refusal is None and self.settings.model == inputs.BUNDLED:
       return REFUSAL
     return self.settings.refusal

@@ -77,9 +77,7 @@ class Question:
 
   @property
   def cluster(self) -> str:
-    """Returns what intervals resample: the entity, or else the
-    question itself.
-    """
+    """Returns what intervals resample: the entity, or the question."""
     return self.id if self.entity is None else self.entity
 
   @property
@@ -199,9 +197,7 @@ class Decided:
 
 
 def to_json(record) -> dict:
-  """Returns a record as an object for JSON; fields that are None
-  are left out.
-  """
+  """Returns a record's fields for JSON, but for those that are None."""
   return {
     key: value
     for key, value in dataclasses.asdict(record).items()

@@ -217,9 +217,7 @@ class _Fit:
 
 
 def _fit_soft(x, p, train, validation, strengths) -> _Fit:
-  """Returns the fit to shares p [n] that has the least cross-entropy on
-  validation.
-  """
+  """Returns the fit to shares p [n] that validates best by cross-entropy."""
   rows = np.flatnonzero(train)
   twice = np.concatenate([rows, rows])
   labels = np.repeat([True, False], len(rows))

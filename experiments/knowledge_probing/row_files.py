@@ -149,9 +149,7 @@ def _lines(row: Row, format: Format, kind: Kind) -> list[dict]:
 
 
 def _messages(row: Row, format: Format) -> list[dict[str, str]]:
-  """Returns a chat; raises unless its template shows the
-  completion, as it is.
-  """
+  """Returns a chat, checked to show the completion as it is."""
   told = f'{format.instruction}\n' if format.instruction else ''
   user = {'role': 'user', 'content': told + row.question}
   said = {'role': 'assistant', 'content': row.completion}

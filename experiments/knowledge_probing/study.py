@@ -262,9 +262,7 @@ def _scores(study: Study, questions, sampled, run: bool):
 
 
 def _judging_files(settings: Settings) -> dict:
-  """Returns the contents of the models that judge, by what the
-  flags call them.
-  """
+  """Returns hashes of the models that judge, by the names of flags."""
   found = {}
   if settings.judge == 'llm' and settings.judge_model is not None:
     reader, _ = inputs.open_named(settings.judge_model, bundled=inputs.CHAT)
@@ -277,9 +275,7 @@ def _judging_files(settings: Settings) -> dict:
 
 
 def _alike(settings: Settings):
-  """Returns a function of a question: whether two answers to it
-  mean the same.
-  """
+  """Returns, for a question, what tells if two answers mean the same."""
   if settings.nli_model is None:
     return lambda question: normal_alike
   model = entailment(settings.nli_model)

@@ -213,9 +213,7 @@ def _gathered(model, places, data, splits) -> dict:
 
 
 def _spread(found: Sequence[Mapping]) -> dict:
-  """Returns the mean of several detectors, with their range in place of
-  intervals.
-  """
+  """Returns the mean of several detectors with their range."""
 
   def of(each):
     values = [one['value'] for one in each]

@@ -69,9 +69,7 @@ class SelectionNull:
     return {'median': float(median), 'high': float(high)}
 
   def to_dict(self) -> dict:
-    """Returns a dict for JSON: label -> observed, p-value and quantiles of the
-    null.
-    """
+    """Returns a dict for JSON: label -> observed, p, quantiles of the null."""
     found = {}
     for label in CLASSES:
       null = self.null_best[label]

@@ -96,9 +96,7 @@ def audit_base(folder: str | os.PathLike, world: World) -> dict:
 
 
 def audit_chat(folder: str | os.PathLike, world: World) -> dict:
-  """Returns what a chat model answers to the question of the steering
-  experiments.
-  """
+  """Returns what a chat model answers to the questions that are steered."""
   model, tokenizer = _load(folder)
   found = {}
   for group in ('tuning', 'validation', 'held_out', 'unseen'):
@@ -180,9 +178,7 @@ def in_new_sentence(prompt_type: PromptType, entity: Entity) -> Prompt:
 
 
 def _recall(model, tokenizer, entities: Sequence[Entity], ask=base_prompt):
-  """Returns whether the next token is the fact, bool [n], and its
-  probability.
-  """
+  """Returns where the next token is the fact, bool [n], and its P."""
   rows, answers = [], []
   for entity in entities:
     for prompt_type in prompt_types_of(entity):
@@ -204,9 +200,7 @@ def _recall(model, tokenizer, entities: Sequence[Entity], ask=base_prompt):
 
 
 def _answers(model, tokenizer, entities: Sequence[Entity]) -> np.ndarray:
-  """Returns the label of the greedy answer to every question about every
-  entity.
-  """
+  """Returns the label of the greedy answer to each question."""
   asked = [(e, p) for e in entities for p in prompt_types_of(e)]
   rows = [
     tokenize_prompt(tokenizer, refusal_question(p, e), chat=True).ids

@@ -157,9 +157,7 @@ KINDS = {
 
 
 def spell(text: str, kind: str, attribute: int) -> str:
-  """Returns a text about one attribute of one type, with slots for name and
-  values.
-  """
+  """Returns a text about an attribute, with slots for name and values."""
   names = list(ATTRIBUTES[kind])
   prompt = PROMPT_TYPES[f'{kind}_{names[attribute]}']
   nouns = {f'noun{i}': NOUNS[name] for i, name in enumerate(names)}

@@ -296,9 +296,7 @@ def _masks(codes, known) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _composed(shares, side) -> dict:
-  """Returns all metrics of one side but THS, from shares or from their
-  resamples.
-  """
+  """Returns all metrics of one side but THS, from shares."""
   p = {name: value for (where, name), value in shares.items() if where == side}
   c, i = p['accuracy'], p['incorrect']
   # 2 c CGA / (c + CGA), which also has a value where nothing is correct.

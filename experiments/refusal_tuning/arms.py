@@ -58,9 +58,7 @@ class Arm:
 
   @property
   def model(self) -> gj.Decoder:
-    """Returns the whole model, made anew: several of them need not fit in
-    memory.
-    """
+    """Returns the whole model, made anew: memory may not hold several."""
     if self.trained is None:
       return self.study.before
     return self.study.tuner.decoder(self.trained)

@@ -237,9 +237,7 @@ def _strongest_first(given: Inside, found, train: Asked, refusals):
 
 
 def _latents(given: Inside, found):
-  """Returns the unknown latent, its row, and those of random ones
-  of its layer.
-  """
+  """Returns the unknown latent, its row, and random ones of its layer."""
   target = found.latents['unknown'][0]
   sums = {one.where: one for one in found.sums}
   drawn = matched_random(

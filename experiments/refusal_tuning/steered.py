@@ -266,9 +266,7 @@ def match(
 
 
 def _slope(x, y, before) -> np.ndarray:
-  """Returns the slope of log KL against log dose at each latent's
-  last points.
-  """
+  """Returns d log KL / d log dose at each latent's last points."""
   run = x - before[0]
   able = np.isfinite(run) & (run != 0)
   rise = (y - before[1]) / np.where(able, run, 1)

@@ -185,9 +185,7 @@ class Tuner:
     return self._objective(loss)
 
   def _objective(self, loss) -> '_Objective':
-    """Returns a loss of what is trained, of a batch, and of frozen weights if
-    any.
-    """
+    """Returns a loss of trained weights, a batch, and frozen weights if any."""
     config, lora, dtype = self.model.config, self.lora, self._dtype
 
     def objective(trained, batch, *frozen):

@@ -142,9 +142,7 @@ class _Resamples:
 
 
 def _described(own, number, matched, resample) -> tuple[dict, dict]:
-  """Returns one dose in one model, and by measure what is beyond random ones,
-  [n].
-  """
+  """Returns one dose in one model, and what is beyond random ones, [n]."""
   able = matched.matched
   found = {
     'matched': int(able.sum()),

@@ -45,9 +45,7 @@ class Estimate:
 def number_units(
   units: Sequence[Hashable],
 ) -> tuple[np.ndarray, list[Hashable]]:
-  """Returns the number int [n] of each observation's unit, and the units in
-  order.
-  """
+  """Returns each observation's number of unit, int [n], and the units."""
   names = {name: i for i, name in enumerate(dict.fromkeys(units))}
   return np.array([names[unit] for unit in units], int), list(names)
 

@@ -107,9 +107,7 @@ def run_rows(
 
 
 def shared_tokens(questions: Sequence[Question], arms: Sequence[Arm]) -> int:
-  """Returns how many first tokens are the same in all questions, and not
-  steered.
-  """
+  """Returns how many first tokens all questions share, unsteered."""
   first, modes = questions[0].ids, {a.positions for a in arms if a.steers}
   shared = min(question.length for question in questions) - 1
   for question in questions:

@@ -11,9 +11,7 @@ from experiments.steering.summary import ALL
 
 
 def effect_table(results: Mapping) -> Table:
-  """Returns each arm against the original: all types, and single types if
-  steered.
-  """
+  """Returns each arm against the original, over all types and for each."""
   rows = []
   for arm in results['arms']:
     if arm['kind'] in arms_lib.SWEEP_KINDS:
@@ -70,9 +68,7 @@ def control_table(results: Mapping) -> Table:
 def example_table(
   results: Mapping, examples: Sequence[Mapping], per_class: int
 ) -> Table:
-  """Returns the same questions under the original, the latents and a random
-  arm.
-  """
+  """Returns some questions under the original, the latents, a random arm."""
   records = by_arm(examples)
   names = ['original']
   for kind in (arms_lib.STEERED, arms_lib.RANDOM_LATENT):
@@ -153,9 +149,7 @@ def _difference(line, cell) -> str:
 
 
 def _spread(spread) -> str:
-  """Returns the range of single random arms; nothing of a line that
-  is one arm.
-  """
+  """Returns the range of single random arms; nothing for one arm."""
   if spread['arms'] == 1 or not spread['reaching']:
     return ''
   return (

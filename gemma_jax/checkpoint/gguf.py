@@ -218,9 +218,7 @@ class GgufFile:
       )
 
   def _placed(self, name, kind, shape, offset, data_start) -> _Tensor:
-    """Returns a tensor of the header, if its kind can be read and it is all
-    there.
-    """
+    """Returns a tensor of the header, checked to be readable and complete."""
     try:
       kind = self._gguf.GGMLQuantizationType(kind).name
     except ValueError:
@@ -265,9 +263,7 @@ class GgufFile:
     )
 
   def _get(self, key: str, default=None):
-    """Returns a value of the model's own; None as the default makes
-    it a must.
-    """
+    """Returns a field of the model's own; the default None makes it a must."""
     key = f'{self.architecture}.{key}'
     value = self.metadata.get(key, default)
     if value is None:
@@ -275,9 +271,7 @@ class GgufFile:
     return value
 
   def _size(self, key: str, default: int | None = None) -> int:
-    """Returns a positive integer; per-layer lists of one and the same are that
-    one.
-    """
+    """Returns a positive integer; a list of equal ones counts as one."""
     value = self._get(key, default)
     if isinstance(value, list) and value and set(value) == {value[0]}:
       value = value[0]
@@ -299,9 +293,7 @@ class GgufFile:
     return _shortest(value)
 
   def _read_fields(self, found) -> dict[str, Any]:
-    """Returns the content of config.json; `found` has the file's tensors by
-    name.
-    """
+    """Returns what config.json would say, given the file's tensors `found`."""
     self._check_keys()
     D, N = self._size('embedding_length'), self._size('attention.head_count')
     K = self._size('attention.head_count_kv', N)
@@ -409,9 +401,7 @@ class GgufFile:
     }
 
   def _rope_scaling(self, fields, found) -> dict[str, Any] | None:
-    """Returns how rotations are stretched: not, linearly, or as in
-    Llama 3.1.
-    """
+    """Returns how rotations are stretched: not, linearly, or as Llama 3.1."""
     kind = self._get('rope.scaling.type', 'linear')
     if kind not in ('none', 'linear'):
       raise self._error(
@@ -535,9 +525,7 @@ def _gguf_package(path):
 
 
 def _shortest(value) -> float:
-  """Returns the shortest decimal that gives the same float32: 1e-05, not
-  9.9999e-06.
-  """
+  """Returns the shortest decimal of a float32: 1e-05, not 9.9999e-06."""
   return float(str(np.float32(value)))
 
 

@@ -61,9 +61,7 @@ def read_companions(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def supported_dtype(dtype) -> np.dtype:
-  """Returns the dtype as NumPy has it; ValueError unless weights
-  can have it.
-  """
+  """Returns NumPy's dtype; ValueError unless weights can have it."""
   try:
     if jnp.dtype(dtype) in DTYPES.values():
       return jnp.dtype(dtype)
@@ -130,9 +128,7 @@ def tensor_table(
 
 
 def merged_shape(config: ModelConfig, name: str) -> tuple[int, ...]:
-  """Returns a weight's shape without L, with heads and head_dim in one: [N*H,
-  D].
-  """
+  """Returns a weight's shape without L, heads and head_dim in one: [N*H, D]."""
   letters, shape = LETTERS[name], weight_shape(config, name)
   if letters[0] == 'L':
     letters, shape = letters[1:], shape[1:]
@@ -187,9 +183,7 @@ def find_prefix(config: ModelConfig, names, origin) -> str:
 
 
 def locate(source, revision):
-  """Returns the folder, and a function that makes sure it has the files it is
-  told.
-  """
+  """Returns the folder, and a function that fetches files into it."""
   folder = pathlib.Path(source).expanduser()
   if folder.is_dir():
     if revision is not None:
@@ -419,9 +413,7 @@ def _weight_map(folder, fetch) -> tuple[dict[str, str], pathlib.Path]:
 
 
 def _member(folder: pathlib.Path, name: str, origin) -> pathlib.Path:
-  """Returns a file of the folder that is there, and is in truth in
-  the folder.
-  """
+  """Returns a file that is there, and really in the folder."""
   path = folder / name
   if not path.is_file():
     raise FileNotFoundError(

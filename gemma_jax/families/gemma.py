@@ -103,9 +103,7 @@ GEMMA2 = Family(
 
 
 def _five_of_six(ours, hf):
-  """Returns the layers' kinds where layer_types is absent: every
-  sixth is global.
-  """
+  """Returns layers' kinds without layer_types: every sixth is global."""
   pattern = hf.get('sliding_window_pattern', hf.get('_sliding_window_pattern'))
   pattern = 6 if pattern is None else pattern
   check_field(SIZE, pattern, 'sliding_window_pattern')

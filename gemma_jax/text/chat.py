@@ -91,9 +91,7 @@ def gemma2_chat(
 
 
 class ChatFormat:
-  """Says how a model writes chats: by its own template, else in
-  Gemma 2's format.
-  """
+  """Says how a model writes chats: by its template, or as Gemma 2 does."""
 
   def __init__(
     self,

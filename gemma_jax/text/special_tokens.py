@@ -182,9 +182,7 @@ def _extra(config, source) -> list[AddedToken]:
 
 
 def _token(value, where) -> AddedToken:
-  """Returns a special token, of its text or of an object with its text and
-  flags.
-  """
+  """Returns a special token, of its text or of an object with its text."""
   flags = {'content': value} if isinstance(value, str) else value
   if isinstance(flags, Mapping):
     flags = {'special': True} | {k: v for k, v in flags.items() if k in _FLAGS}

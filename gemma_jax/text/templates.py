@@ -407,9 +407,7 @@ def _strftime_now(form):
 def _to_json(
   value, ensure_ascii=False, indent=None, separators=None, sort_keys=False
 ):
-  """Returns the filter `tojson` with HF's options, which escapes nothing for
-  HTML.
-  """
+  """Returns the filter `tojson` with HF's options; nothing is escaped."""
   return json.dumps(
     value,
     ensure_ascii=ensure_ascii,
@@ -503,9 +501,7 @@ def _bounded(name: str, function: Callable) -> Callable:
 
 
 def _length(value) -> int:
-  """Returns how many characters a text has; items count as many as
-  a step does.
-  """
+  """Returns how many characters a text has; items count as a step does."""
   if isinstance(value, str):
     return len(value)
   if isinstance(value, list | tuple | Mapping | range):

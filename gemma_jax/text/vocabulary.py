@@ -259,9 +259,7 @@ class Vocabulary:
 
   @functools.cached_property
   def _plain_backend(self) -> tokenizers.Tokenizer:
-    """Returns the tokenizer to which special tokens in a text are ordinary
-    text.
-    """
+    """Returns the tokenizer that reads special tokens as ordinary text."""
     backend = copy.deepcopy(self._backend)
     backend.encode_special_tokens = True
     return backend
@@ -287,9 +285,7 @@ class Vocabulary:
     return ids
 
   def pieces(self, ids: Sequence[int]) -> list[str]:
-    """Returns the vocabulary's entries for integer [T] ids, as the file writes
-    them.
-    """
+    """Returns the vocabulary's entries for ids [T], as the file has them."""
     return [self._backend.id_to_token(i) for i in self.check(ids)]
 
   def spelled(self, ids: Sequence[int]) -> list[bytes]:
@@ -307,9 +303,7 @@ class Vocabulary:
     return bytes(_BYTES[char] for char in piece)
 
   def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
-    """Returns the text of integer [T] ids. Bytes that are not UTF-8 give
-    U+FFFD.
-    """
+    """Returns the text of ids [T]; bytes that are not UTF-8 give U+FFFD."""
     return self._backend.decode(
       self.check(ids), skip_special_tokens=skip_special
     )

@@ -319,9 +319,7 @@ def _split(values, accumulation: int):
 
 
 def _stalled(records: list[dict], patience: int | None) -> bool:
-  """Returns True if the last `patience` judgements were no better than the
-  best.
-  """
+  """Returns True if none of the last `patience` judgements is the best."""
   if patience is None or not records:
     return False
   scores = [record['score'] for record in records]

@@ -265,9 +265,7 @@ def _rank(fields, path: str) -> int:
 
 
 def _pattern(fields, name: str, path: str, default):
-  """Returns a module's value in a pattern, whose keys are ends of paths or
-  regexes.
-  """
+  """Returns a module's value; keys are ends of paths, or regexes."""
   for key, value in (fields.get(name) or {}).items():
     if re.fullmatch(rf'(.*\.)?({key})', path):
       return value

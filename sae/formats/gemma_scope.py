@@ -168,9 +168,7 @@ def save_gemma_scope(
 
 
 def _origin(path, released) -> Origin:
-  """Returns what the path and the file beside it say; ValueError if they
-  disagree.
-  """
+  """Returns what path and config say; ValueError if they disagree."""
   match = re.search(
     r'layer_(\d+)/width_\w+/average_l0_(\d+)/[^/]+$',
     pathlib.Path(os.path.abspath(path)).as_posix(),

@@ -217,9 +217,7 @@ def _table(name: str) -> dict[tuple[int, str], tuple[list[int], int | None]]:
 
 
 def _known_l0(name, layer, label, l0):
-  """Returns the L0 that is meant, None being canonical; UnknownSAE if there is
-  none.
-  """
+  """Returns the L0 that is meant (None is canonical), or raises UnknownSAE."""
   table = _table(name)
   what = f'layer_{layer}/width_{label}'
   num_layers = _MODELS[name.split('-')[2]][0]

@@ -246,9 +246,7 @@ def _check_ends(file, members):
 
 
 def _npy_header(archive, member) -> tuple[np.dtype, tuple[int, ...]]:
-  """Returns the dtype and shape of one member; ValueError unless
-  its size fits.
-  """
+  """Returns a member's dtype and shape; ValueError unless its size fits."""
   name = member.filename
   if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
     raise ValueError(f'{name} is compressed in a way NumPy does not write')

@@ -133,9 +133,7 @@ class Fidelity:
   losses: dict[str, np.ndarray]
 
   def to_dict(self) -> dict:
-    """Returns a dict for JSON, without the arrays: what is not
-    finite is None.
-    """
+    """Returns a dict for JSON without arrays: what is not finite is None."""
     fields = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
@@ -305,9 +303,7 @@ _ESTIMATE = tuple(field.name for field in dataclasses.fields(RatioEstimate))
 
 
 def _sum_rows(losses, mask, expected, where):
-  """Returns the mask, and float64 sums [B] of losses [B, T] where
-  it is True.
-  """
+  """Returns the mask, and sums float64 [B] of losses [B, T] in it."""
   losses, mask = np.asarray(losses), np.asarray(mask)
   if losses.ndim != 2 or mask.shape != losses.shape or mask.dtype != bool:
     raise ValueError(

@@ -187,9 +187,7 @@ class TrainConfig:
 
   @classmethod
   def _scheduled(cls, recipe, width, num_steps, changes) -> 'TrainConfig':
-    """Returns a recipe; rates rise in the first tenth and fall in the last
-    fifth.
-    """
+    """Returns a recipe whose rates rise in a tenth and fall in a fifth."""
     decay_steps = num_steps // 5
     recipe = recipe | {
       'batch_size': 1024,
@@ -223,17 +221,13 @@ class TrainConfig:
 
   @property
   def identity(self) -> dict:
-    """Returns the fields that a run's results depend on by more
-    than rounding.
-    """
+    """Returns the fields that change results by more than rounding."""
     values = dataclasses.asdict(self)
     del values['runs_at_once']
     return values
 
   def rate_factor(self, step: jax.Array) -> jax.Array:
-    """Returns what the learning rates are multiplied by at a step, from 0:
-    float32.
-    """
+    """Returns the learning rates' factor at a step, from 0: float32."""
     ramp = _float(step) / max(self.warmup_steps, 1)
     factor = 0.1 + 0.9 * (1 - jnp.cos(math.pi * jnp.minimum(ramp, 1))) / 2
     if self.decay == 'none':
@@ -245,9 +239,7 @@ class TrainConfig:
     return factor * left
 
   def sparsity_factor(self, step: jax.Array) -> jax.Array:
-    """Returns what the coefficient is multiplied by at a step, from
-    0: float32.
-    """
+    """Returns the coefficient's factor at a step, from 0: float32."""
     return jnp.minimum(_float(step) / max(self.sparsity_warmup_steps, 1), 1)
 
 

@@ -82,9 +82,7 @@ class Streamed:
     }
 
   def run(self, batch: Batch) -> Iterator[dict[str, np.ndarray]]:
-    """Does what `Loaded.run` does; a layer is computed when its
-    sites are asked for.
-    """
+    """Does what `Loaded.run` does, computing layers when they are asked for."""
     positions = jnp.asarray(batch.positions)
     x = None
     for model in self._layers():

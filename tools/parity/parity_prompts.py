@@ -83,9 +83,7 @@ def read_lines(path: pathlib.Path) -> list[str]:
 def random_prompts(
   config: ModelConfig, lengths: Sequence[int], seed: int
 ) -> list[list[int]]:
-  """Returns one prompt per length: BOS if the model has one, then
-  ids from all.
-  """
+  """Returns a prompt per length: BOS if there is one, then random ids."""
   rng = np.random.default_rng(seed)
   has_bos = config.bos_id in range(config.vocab_size)
   start = [config.bos_id] if has_bos else []

@@ -256,9 +256,7 @@ def _streamed(reader: CheckpointReader, dtype: torch.dtype):
   prefix = find_prefix(reader.config, files, folder)
 
   def read(name):
-    """Returns the tensor that HF calls `name`; the file may have another
-    prefix.
-    """
+    """Returns the tensor that HF calls `name`; its prefix may differ."""
     if name != LM_HEAD:
       name = prefix + name.removeprefix(family.prefixes[0])
     with safetensors.safe_open(files[name], 'pt') as file:
@@ -312,9 +310,7 @@ def _make_buffers(model: torch.nn.Module) -> None:
 
 
 def _tensor_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Returns which file each tensor is in. Names were checked when ours was
-  loaded.
-  """
+  """Returns the file of each tensor; names were checked with ours."""
   path = folder / 'model.safetensors'
   if path.is_file():
     with safetensors.safe_open(path, 'pt') as file:

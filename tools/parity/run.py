@@ -227,9 +227,7 @@ def prepare(options: Options) -> Check:
 
 
 def num_parameters(config: ModelConfig) -> int:
-  """Returns how many numbers a model's weights are; tied matrices
-  count once.
-  """
+  """Returns the number of weights; tied matrices count once."""
   return sum(map(math.prod, tensor_shapes(config).values()))
 
 
@@ -246,9 +244,7 @@ def memory_needed(config: ModelConfig, dtype: str, batch: Batch) -> int:
 
 
 def _batch_size(options: Options, config: ModelConfig, places: int) -> int:
-  """Returns how many prompts to run at a time, each with logits at so many
-  places.
-  """
+  """Returns how many prompts to run at once with logits at some places."""
   fit = _LOGITS_BYTES // (4 * config.vocab_size * places)
   return max(1, min(options.batch_size, fit))
 

@@ -119,9 +119,7 @@ def judge(comparison: Comparison) -> list[Gate]:
 
 
 def first_divergence(comparison: Comparison) -> Divergence | None:
-  """Returns the first site, in computing order, that is above its
-  gate, if any.
-  """
+  """Returns the first site, as computed, that is above its gate, if any."""
   gates = site_gates(comparison.dtype, comparison.tolerance)
   before = 0.0
   for layer, site, difference in all_sites(comparison):
@@ -148,9 +146,7 @@ def all_sites(comparison: Comparison) -> Iterator[tuple[int, str, Difference]]:
 
 
 def worst(values) -> object:
-  """Returns the item with the largest first entry; one that is not a number
-  wins.
-  """
+  """Returns the item with the largest first entry; NaN wins."""
   return max(values, key=lambda item: (item[0] != item[0], item[0]))
 
 
