@@ -20,6 +20,7 @@ from gemma_jax.attribution import (
   read_logit,
   readout,
   readout_bias,
+  through_final_norm,
   through_post_norm,
   to_vocabulary,
   token_losses,

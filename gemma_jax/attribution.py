@@ -74,6 +74,14 @@ def readout(model: Decoder, tokens, minus=None) -> np.ndarray:
     with LayerNorm less their mean, which is how it centres a stream.
   """
   rows = _rows(model, tokens) - (0 if minus is None else _rows(model, minus))
+  return through_final_norm(model, rows)
+
+
+def through_final_norm(model: Decoder, rows: np.ndarray) -> np.ndarray:
+  """Rows of the unembedding [..., D] as they are read off a stream.
+
+  Times the final norm's gain; with LayerNorm less their mean.
+  """
   directions = rows * _gain(model.config, model.final_norm)
   if model.config.norm == 'layer':
     directions = directions - directions.mean(-1, keepdims=True)

@@ -56,6 +56,7 @@ def record(
   *,
   sites: Sequence[str] = (),
   interventions: iv.Interventions | None = None,
+  prefix: Recording | None = None,
 ) -> Recording:
   """Runs the model and keeps what `resume` needs. Pure, as `forward` is.
 
@@ -65,6 +66,9 @@ def record(
     positions: int32 [B, T], -1 at padding; None counts from 0.
     sites: Vector sites whose activations are kept too.
     interventions: Changes to this run itself.
+    prefix: Recording of one row, of the tokens before those of every row, with
+      the same sites; give positions that count on from it. The recording
+      returned has its slots first.
 
   Raises:
     KeyError: no such site.
@@ -81,15 +85,34 @@ def record(
     capture=Capture(sites=tuple(dict.fromkeys(('resid_pre', *sites)))),
     cache=Cache.empty(config, B, T, model.dtype),
     cache_is_empty=True,
+    prefix=(
+      None if prefix is None else _before(prefix, prefix.positions.shape[1])
+    ),
     num_layers=config.num_layers,
   )
-  stream = jnp.concatenate([activations['resid_pre'], x[None]])
-  return Recording(
+  own = Recording(
     positions=positions,
-    stream=stream,
+    stream=jnp.concatenate([activations['resid_pre'], x[None]]),
     k=cache.k,
     v=cache.v,
     activations={site: activations[site] for site in sites},
+  )
+  if prefix is None:
+    return own
+
+  def joined(shared, rows, row_axis, slot_axis):
+    shared = jnp.repeat(shared, B, row_axis)
+    return jnp.concatenate([shared, rows], slot_axis)
+
+  return Recording(
+    positions=joined(prefix.positions, own.positions, 0, 1),
+    stream=joined(prefix.stream, own.stream, 1, 2),
+    k=joined(prefix.k, own.k, 1, 3),
+    v=joined(prefix.v, own.v, 1, 3),
+    activations={
+      site: joined(prefix.activations[site], rows, 1, 2)
+      for site, rows in own.activations.items()
+    },
   )
 
 

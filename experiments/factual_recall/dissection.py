@@ -1,4 +1,4 @@
-"""What dissecting recall works on: groups of tokens, and a run that is kept.
+"""What dissecting recall works on: groups of tokens, and a recorded run.
 
 Geva et al. 2023 ("Dissecting Recall of Factual Associations", arXiv 2304.14767;
 section 2.1 of the recall specification) ask how a fact reaches the last token:
@@ -7,7 +7,7 @@ section 2.1 of the recall specification) ask how a fact reaches the last token:
   extraction.py        in which layer attention or an MLP writes the attribute
   enrichment.py        how much of its attributes a subject's token holds
 
-All ask it of one run of the prompts, whose streams, keys and values are kept.
+All ask it of one recorded run of the prompts.
 Letters: n prompts, S slots (the shared prefix, then a row's own tokens), G
 groups, and those of the library.
 """
@@ -101,97 +101,29 @@ class CutEdges(gj.Knockout):
     return heads[:, :, None, None] & edges[:, None]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Kept:
-  """Holds what a run of n prompts left at all tokens.
-
-  Attributes:
-    slots: int32 [n, S], positions; -1 is padding.
-    stream: [L + 1, n, S, D], resid_pre of every layer, and what leaves the
-      last one.
-    k, v: [L, n, K, S, H], rotated keys, and values.
-  """
-
-  slots: jax.Array
-  stream: jax.Array
-  k: jax.Array
-  v: jax.Array
-
-  def before(self, positions: jax.Array) -> gj.Cache:
-    """Returns what tokens at positions int32 [n, 1] see of earlier ones."""
-    slots = jnp.where(self.slots < positions, self.slots, -1)
-    length = jnp.int32(self.slots.shape[1])
-    return gj.Cache(k=self.k, v=self.v, positions=slots, length=length)
-
-  def stream_at(self, layer: jax.Array, positions: jax.Array) -> jax.Array:
-    """Returns what enters a layer at positions int32 [n, 1], [n, 1, D]."""
-    places = (self.slots == positions).argmax(1)[:, None, None]
-    return jnp.take_along_axis(self.stream[layer], places, axis=1)
+def record_prompts(model: gj.Decoder, prompts: Prompts) -> gj.Recording:
+  """Runs prompts, their shared prefix once, whose slots come first."""
+  prefix = _record(model, prompts.prefix[None]) if len(prompts.prefix) else None
+  return _record(model, prompts.tokens, prompts.positions, prefix=prefix)
 
 
-def keep(model: gj.Decoder, prompts: Prompts) -> Kept:
-  """Runs prompts, their shared prefix once."""
-  tokens, positions = prompts.tokens, prompts.positions
-  if not len(prompts.prefix):
-    return _keep(model, tokens, positions, None)
-  before = _record(model, prompts.prefix[None])
-  return _keep(model, tokens, positions, before)
-
-
-def kept_batches(
+def recorded_batches(
   model: gj.Decoder, prompts: Prompts, size: int
-) -> Iterator[tuple[np.ndarray, Kept]]:
-  """Yields numbers of rows, `size` at most, and what is kept of them.
-
-  Batches are as even as possible, and all of one length: the last is filled up
-  with its last row.
-  """
+) -> Iterator[tuple[np.ndarray, gj.Recording]]:
+  """Yields numbers of rows, `size` at most as in `batches`, and their run."""
   for rows in batches(len(prompts), size):
-    yield rows, keep(model, prompts.take(rows))
+    yield rows, record_prompts(model, prompts.take(rows))
 
 
-@jax.jit
-def _record(model, tokens) -> gj.Recording:
-  return gj.record(model, tokens)
-
-
-@jax.jit
-def _keep(model, tokens, positions, before: gj.Recording | None) -> Kept:
-  config = model.config
-  B, T = tokens.shape
-  prefix = None
-  if before is not None:
-    length = jnp.int32(before.positions.shape[1])
-    prefix = gj.Cache(
-      k=before.k, v=before.v, positions=before.positions, length=length
-    )
-  out = gj.forward(
-    model,
-    tokens,
-    positions,
-    capture=gj.Capture(sites=('resid_pre', 'resid_post')),
-    cache=gj.Cache.empty(config, B, T, model.dtype),
-    cache_is_empty=True,
-    prefix=prefix,
+def seen_before(recording: gj.Recording, positions: jax.Array) -> gj.Cache:
+  """Returns what tokens at positions int32 [n, 1] see of earlier ones."""
+  slots = recording.positions
+  return gj.Cache(
+    k=recording.k,
+    v=recording.v,
+    positions=jnp.where(slots < positions, slots, -1),
+    length=jnp.int32(slots.shape[1]),
   )
-  kept = Kept(
-    slots=positions,
-    stream=jnp.concatenate([out['resid_pre'], out['resid_post'][-1:]]),
-    k=out.cache.k,
-    v=out.cache.v,
-  )
-  if before is None:
-    return kept
 
-  def joined(shared, own, rows_axis, slots_axis):
-    shape = list(shared.shape)
-    shape[rows_axis] = B
-    return jnp.concatenate([jnp.broadcast_to(shared, shape), own], slots_axis)
 
-  return Kept(
-    slots=joined(before.positions, kept.slots, 0, 1),
-    stream=joined(before.stream, kept.stream, 1, 2),
-    k=joined(before.k, kept.k, 1, 3),
-    v=joined(before.v, kept.v, 1, 3),
-  )
+_record = jax.jit(gj.record)

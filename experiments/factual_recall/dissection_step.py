@@ -71,9 +71,7 @@ def dissect(
 
 
 def extraction_rates(model: gj.Decoder, prompts: Prompts, clean: Trace) -> dict:
-  """Returns how often attention and MLPs extract the true answer,
-  in any layer.
-  """
+  """Returns how often each output extracts the answer, in any layer."""
   targets = said_and_answer(model, prompts, clean)
   found = extraction(model, prompts, clean, targets, groups=(SUBJECT,))
   return {
@@ -82,9 +80,7 @@ def extraction_rates(model: gj.Decoder, prompts: Prompts, clean: Trace) -> dict:
 
 
 def _attributes(model, prompts, tokenizer, reference, seed) -> dict:
-  """Returns how much of what is true of it a subject's token holds, and by
-  what.
-  """
+  """Returns how many attributes a subject's token holds, and by what."""
   tokens = attribute_tokens(tokenizer, prompts)
   L = model.config.num_layers
   width = min(_WINDOW, L // 2)  # a small model has not ten layers to spare

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.factual_recall.attributes import Attributes, estimate_rates
-from experiments.factual_recall.dissection import kept_batches
+from experiments.factual_recall.dissection import recorded_batches
 from experiments.factual_recall.task_prompts import Prompts
 import gemma_jax as gj
 
@@ -18,7 +18,7 @@ import gemma_jax as gj
 # which the mean is taken.
 SUBJECT_END, END, OTHERS = 'subject', 'last', 'others'
 PLACES = (SUBJECT_END, END, OTHERS)
-# How many tokens the published measure takes.
+# How many tokens the published measure takes instead of K.
 MOST = 50
 
 
@@ -27,7 +27,6 @@ def attributes_rate(
   prompts: Prompts,
   tokens: Sequence[Sequence[int]],
   *,
-  most: int = MOST,
   rows_per_batch: int = 32,
   seed: int = 0,
 ) -> dict:
@@ -37,34 +36,34 @@ def attributes_rate(
     model: Stacked.
     prompts: n of them.
     tokens: n lists; see `attribute_tokens`.
-    most: Measured too with so many of the nearest tokens instead of K.
-    rows_per_batch: How many prompts are kept at once; bounds memory.
+    rows_per_batch: How many prompts are recorded at once; bounds memory.
     seed: Random seed of the controls and of the resamples.
 
   Returns:
     n; size, the mean K; site, 'resid_post', which all layers are of; rates:
-    place -> 'K' and str(most) -> own, control and difference, [L] estimates
+    place -> 'K' and str(MOST) -> own, control and difference, [L] estimates
     each, with their n; arrays: 'rate/place/K', float64 [L, n, 2], own and
     control, NaN where there is no token. Demonstrations are not among the other
     tokens of a prompt.
   """
   L, n = model.config.num_layers, len(prompts)
   attributes = Attributes.of(prompts, tokens, seed)
-  names = ('K', str(most))
+  names = ('K', str(MOST))
   found = {
     (place, name): np.full((L, n, 2), np.nan)
     for place in PLACES
     for name in names
   }
   P = len(prompts.prefix)
-  for rows, kept in kept_batches(model, prompts, rows_per_batch):
-    streams = np.asarray(kept.stream[1:, :, P:], np.float32)  # [L, b, T, D]
+  for rows, recording in recorded_batches(model, prompts, rows_per_batch):
+    # [L, b, T, D]
+    streams = np.asarray(recording.stream[1:, :, P:], np.float32)
     positions = prompts.positions[rows]
     where = _places(positions, prompts.spans[rows])
     real = np.broadcast_to(positions >= 0, streams.shape[:3])  # [L, b, T]
     numbers = np.broadcast_to(rows[:, None], real.shape)[real]
     rates = np.full((*real.shape, 2, 2), np.nan)
-    rates[real] = attributes.rates(model, streams[real], numbers, (None, most))
+    rates[real] = attributes.rates(model, streams[real], numbers, (None, MOST))
     for (place, name), into in found.items():
       some = rates[..., names.index(name), :]
       into[:, rows] = _mean_over(some, where[place])

@@ -7,7 +7,7 @@ beside it. The output is what is added to the stream, after a post-norm where
 there is one. (Section 2.1 of the recall specification.)
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 from jax import lax
@@ -19,10 +19,9 @@ from experiments.factual_recall.dissection import (
   NON_SUBJECT,
   SUBJECT,
   CutEdges,
-  Kept,
   can_cut,
   group_masks,
-  kept_batches,
+  recorded_batches,
 )
 from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Trace
@@ -66,7 +65,7 @@ def extraction(
     reference: Measure that as the published code does too: it writes -1e6 into
       weights that are softmaxed already and applies softmax again, so that
       attention to all the rest is nearly uniform. A defect, for comparison.
-    rows_per_batch: How many prompts are kept at once; bounds memory.
+    rows_per_batch: How many prompts are recorded at once; bounds memory.
 
   Returns:
     n; skipped: group -> how many prompts cannot lose it; rates: output ->
@@ -112,9 +111,7 @@ def extraction_after_early_patching(
   targets: Mapping[str, np.ndarray],
   *,
   early: Sequence[int] = EARLY,
-  groups: Sequence[str] = (SUBJECT, NON_SUBJECT, LAST),
   rows_per_batch: int = 32,
-  on_layer: Callable[[], None] = lambda: None,
 ) -> dict:
   """Measures attention's extraction on early states of a group of tokens.
 
@@ -128,35 +125,34 @@ def extraction_after_early_patching(
     trace: Their run.
     targets: Name -> attribute tokens, int [n].
     early: Early layers; those that have no layer above are dropped.
-    groups: One of GROUPS.
-    rows_per_batch: How many prompts are kept at once; bounds memory.
-    on_layer: Called after each layer of a batch.
+    rows_per_batch: How many prompts are recorded at once; bounds memory.
 
   Returns:
-    n, early, dropped; groups: group -> n (prompts that have it) and skipped,
+    n, early, dropped; groups: 'subject', 'non-subject' and 'last' -> n
+    (prompts that have such tokens) and skipped,
     and str(early layer) -> target -> layers, estimates of the layers above it
     in order, any, an event in one of these, and any_clean, the same without
     patching; arrays: 'event/group/early layer/target', bool [L - 1 - early,
     n].
   """
   L, n = model.config.num_layers, len(prompts)
+  groups = (SUBJECT, NON_SUBJECT, LAST)
   used = [layer for layer in early if layer < L - 1]
   masks = group_masks(prompts, groups)
   has = masks.any(-1)
   shape = (len(groups), n, model.config.d_model)
   outputs = {e: np.zeros((L - 1 - e, *shape), np.float32) for e in used}
-  for rows, kept in kept_batches(model, prompts, rows_per_batch):
+  for rows, recording in recorded_batches(model, prompts, rows_per_batch):
     for layer in range(min(used, default=L - 1) + 1, L):
       for e in (each for each in used if each < layer):
         outputs[e][layer - e - 1][:, rows] = _on_early_states(
           model,
-          kept,
+          recording,
           prompts.ends[rows][:, None],
           masks[:, rows],
           jnp.int32(layer),
           jnp.int32(e),
         )
-      on_layer()
   clean = _events(model, trace[ATTENTION], targets, False)
   result = {
     'n': n,
@@ -213,18 +209,18 @@ def _without(model, prompts, trace, masks, reference, rows_per_batch):
   """
   L, n, D = model.config.num_layers, len(prompts), model.config.d_model
   found = np.zeros((1 + reference, len(masks), L, n, D), np.float32)
-  for rows, kept in kept_batches(model, prompts, rows_per_batch):
+  for rows, recording in recorded_batches(model, prompts, rows_per_batch):
     ends = prompts.ends[rows][:, None]
     for layer in range(L):
       number = jnp.int32(layer)
       found[0, :, layer, rows] = np.swapaxes(
-        _cut(model, kept, ends, masks[:, rows], number), 0, 1
+        _cut(model, recording, ends, masks[:, rows], number), 0, 1
       )
       if reference:
         found[1, :, layer, rows] = np.swapaxes(
           _published_cut(
             model,
-            kept,
+            recording,
             ends,
             masks[:, rows],
             number,
@@ -237,61 +233,63 @@ def _without(model, prompts, trace, masks, reference, rows_per_batch):
 
 
 @jax.jit
-def _cut(model, kept: Kept, ends, keys, layer):
+def _cut(model, recording, ends, keys, layer):
   """attn_out [G, n, D] of a layer whose last token does not see keys."""
-  x = kept.stream[layer]
+  x = recording.stream[layer]
 
   def one(keys):
     changes = [CutEdges.from_last(keys)]
-    return _attention_out(model, kept, x, ends, layer, changes)
+    return _attention_out(model, recording, x, ends, layer, changes)
 
   return jax.vmap(one)(keys)
 
 
 @jax.jit
-def _published_cut(model, kept: Kept, ends, keys, layer, pattern):
+def _published_cut(model, recording, ends, keys, layer, pattern):
   """Returns the same from the uncut pattern [n, N, S], by a second softmax."""
-  x, values = kept.stream[layer], kept.v[layer]
-  real = (kept.slots >= 0)[:, None]
+  x, values = recording.stream[layer], recording.v[layer]
+  real = (recording.positions >= 0)[:, None]
 
   def one(keys):
-    weights = jnp.where(_at_slots(kept, keys)[:, None], _PUBLISHED_CUT, pattern)
+    cut = _at_slots(recording, keys)[:, None]
+    weights = jnp.where(cut, _PUBLISHED_CUT, pattern)
     weights = jax.nn.softmax(weights, axis=-1, where=real)
     z = layers.attention_values(weights[:, :, None], [values])
     z = z.reshape(*z.shape[:2], -1)
     changes = [gj.patch('z', source=z, positions='last')]
-    return _attention_out(model, kept, x, ends, layer, changes)
+    return _attention_out(model, recording, x, ends, layer, changes)
 
   return jax.vmap(one)(keys)
 
 
 @jax.jit
-def _on_early_states(model, kept: Kept, ends, masks, layer, early):
+def _on_early_states(model, recording, ends, masks, layer, early):
   """attn_out [G, n, D] of a layer that reads an early one's states.
 
   Args:
     model: Stacked.
-    kept: Kept of n prompts.
+    recording: Recording of n prompts.
     ends: int32 [n, 1], their last positions.
     masks: bool [G, n, positions], where states are early.
     layer, early: int32 scalars.
   """
-  now, then = kept.stream[layer], kept.stream[early]
+  now, then = recording.stream[layer], recording.stream[early]
 
   def one(mask):
-    x = jnp.where(_at_slots(kept, mask)[..., None], then, now)
-    return _attention_out(model, kept, x, ends, layer, [])
+    x = jnp.where(_at_slots(recording, mask)[..., None], then, now)
+    return _attention_out(model, recording, x, ends, layer, [])
 
   return jax.vmap(one)(masks)
 
 
-def _at_slots(kept, mask):
+def _at_slots(recording, mask):
   """bool [n, S] at slots, of a mask [n, positions]."""
-  chosen = jnp.take_along_axis(mask, jnp.maximum(kept.slots, 0), axis=1)
-  return chosen & (kept.slots >= 0)
+  slots = recording.positions
+  chosen = jnp.take_along_axis(mask, jnp.maximum(slots, 0), axis=1)
+  return chosen & (slots >= 0)
 
 
-def _attention_out(model, kept, x, ends, layer, changes):
+def _attention_out(model, recording, x, ends, layer, changes):
   """attn_out [n, D] at the last tokens of one layer that x [n, S, D] enters.
 
   The MLP is not asked for, so that the compiler leaves it out.
@@ -299,10 +297,10 @@ def _attention_out(model, kept, x, ends, layer, changes):
   config = model.config
   run = BlockContext(
     config=config,
-    positions=kept.slots,
-    key_positions=kept.slots,
-    rotary=rotary_by_layer(config, kept.slots),
-    interventions=prepare(changes, config, kept.slots),
+    positions=recording.positions,
+    key_positions=recording.positions,
+    rotary=rotary_by_layer(config, recording.positions),
+    interventions=prepare(changes, config, recording.positions),
     capture=Capture(sites=(ATTENTION,)),
     cache_length=None,
     cache_is_empty=False,
@@ -314,5 +312,5 @@ def _attention_out(model, kept, x, ends, layer, changes):
   )
   window = jnp.asarray(config.windows)[layer]
   _, seen, _ = block(run, weights, layer, window, x, None)
-  out = take_positions(seen[ATTENTION], kept.slots, ends)
+  out = take_positions(seen[ATTENTION], recording.positions, ends)
   return out[:, 0].astype(jnp.float32)

@@ -8,7 +8,7 @@ Only the last token is run again, from the window's first layer on: nothing
 else changes. All windows share a program.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import functools
 
 import jax
@@ -18,10 +18,10 @@ import numpy as np
 from experiments.factual_recall.dissection import (
   GROUPS,
   CutEdges,
-  Kept,
   can_cut,
   group_masks,
-  kept_batches,
+  recorded_batches,
+  seen_before,
 )
 from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Trace, by_logits
@@ -43,7 +43,6 @@ def knock_out_windows(
   groups: Sequence[str] = GROUPS,
   rows_per_batch: int = 32,
   seed: int = 0,
-  on_window: Callable[[], None] = lambda: None,
 ) -> dict:
   """Cuts the last token's view of each group in a window around each layer.
 
@@ -54,9 +53,8 @@ def knock_out_windows(
     targets: Name -> attribute tokens, int [n]; see `said_and_answer`.
     width: How many layers a window has; see `gj.layer_window`.
     groups: One of GROUPS.
-    rows_per_batch: How many prompts are kept at once; bounds memory.
+    rows_per_batch: How many prompts are recorded at once; bounds memory.
     seed: Random seed of the resamples.
-    on_window: Called after each window of a batch.
 
   Returns:
     width, n; windows: [L] of [first, stop); groups: group -> n, skipped (how
@@ -75,12 +73,12 @@ def knock_out_windows(
   entering = trace['resid_pre']
   clean = log_probs(model, trace.final, tokens).astype(np.float64)
   found = np.zeros((G, L, n, len(names)))
-  for rows, kept in kept_batches(model, prompts, rows_per_batch):
+  for rows, recording in recorded_batches(model, prompts, rows_per_batch):
     asked = np.tile(tokens[rows], (G, 1))
     for layer in range(L):
       streams = _streams_without(
         model,
-        kept,
+        recording,
         entering[:, rows],
         prompts.ends[rows][:, None],
         masks[:, rows],
@@ -90,7 +88,6 @@ def knock_out_windows(
       streams = streams.reshape(G * len(rows), -1)
       after = log_probs(model, streams, asked)
       found[:, layer, rows] = after.reshape(G, len(rows), -1)
-      on_window()
   found[~fits[:, None].repeat(L, 1)] = np.nan
   result = {
     'width': width,
@@ -138,12 +135,12 @@ def _log_probs(model, streams, tokens):
 
 
 @functools.partial(jax.jit, static_argnames='width')
-def _streams_without(model, kept: Kept, entering, ends, keys, center, *, width):
+def _streams_without(model, recording, entering, ends, keys, center, *, width):
   """Last streams [G, n, D] without keys in the window around a layer.
 
   Args:
     model: Stacked.
-    kept: Kept of n prompts.
+    recording: Recording of n prompts.
     entering: [L, n, D], resid_pre at their last tokens.
     ends: int32 [n, 1], their last positions.
     keys: bool [G, n, positions].
@@ -153,7 +150,7 @@ def _streams_without(model, kept: Kept, entering, ends, keys, center, *, width):
   config = model.config
   window = gj.layer_window(center, width, config.num_layers)
   first = window.start[0]
-  before = kept.before(ends)
+  before = seen_before(recording, ends)
 
   def one(keys):
     x, _, _ = run_blocks(

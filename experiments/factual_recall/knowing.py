@@ -17,7 +17,12 @@ from scipy import stats
 
 from experiments.factual_recall.movers import Movers
 from experiments.factual_recall.task_prompts import Prompts
-from experiments.factual_recall.trace import Readout, Trace, batches, outcomes
+from experiments.factual_recall.trace import (
+  Readout,
+  Trace,
+  in_batches,
+  outcomes,
+)
 from experiments.stats.curves import auroc
 from experiments.stats.ranks import spearman
 from experiments.stats.resampling import mean_by_unit
@@ -31,6 +36,8 @@ MECHANISM = (
   "MLPs' write towards the answer",
   'restraint of the last block',
 )
+# Prompts that are run at once.
+_ROWS = 128
 _OUTSIDE = ('top probability', 'negative entropy')
 
 
@@ -110,24 +117,21 @@ def mechanism_signals(
   )
   mlps = np.einsum('LnD,nD->n', trace['mlp_out'].astype(float), own.answer)
   before = outcomes(model, trace['resid_pre'][L - 1], said.top)
-  final = outcomes(model, trace.final, said.top)
   return {
     MECHANISM[0]: movers.attention[at].mean(0),
     MECHANISM[1]: writes / scale,
     MECHANISM[2]: mlps / scale,
-    MECHANISM[3]: (before.log_prob - final.log_prob).astype(float),
-    _OUTSIDE[0]: np.exp(final.log_prob).astype(float),
-    _OUTSIDE[1]: -final.entropy.astype(float),
+    MECHANISM[3]: (before.log_prob - said.top_log_prob).astype(float),
+    _OUTSIDE[0]: np.exp(said.top_log_prob).astype(float),
+    _OUTSIDE[1]: -said.entropy.astype(float),
   }
 
 
-def subject_streams(
-  model: gj.Decoder, prompts: Prompts, rows_per_batch: int = 128
-) -> np.ndarray:
+def subject_streams(model: gj.Decoder, prompts: Prompts) -> np.ndarray:
   """resid_post of every layer at the subject's last token, [L, n, D]."""
   prefix = prompts.share_prefix(model)
-  parts = [
-    gj.run(
+  return in_batches(
+    lambda rows: gj.run(
       model,
       prompts.tokens[rows],
       prompts.positions[rows],
@@ -135,11 +139,11 @@ def subject_streams(
         'resid_post', positions=gj.per_row(prompts.spans[rows, 1] - 1)
       ),
       prefix=prefix,
-    )['resid_post'][:, :, 0]
-    for rows in batches(len(prompts), rows_per_batch)
-  ]
-  parts = [np.asarray(part, np.float32) for part in parts]
-  return np.concatenate(parts, axis=1)[:, : len(prompts)]
+    )['resid_post'][:, :, 0],
+    len(prompts),
+    _ROWS,
+    axis=1,
+  )
 
 
 def detectors(

@@ -8,14 +8,14 @@ no mark of the last one. (Section 1.6 of the recall specification.)
 Letters: n prompts, L layers, N heads, U subjects, k tokens that occur.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import math
 
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from experiments.factual_recall.least_squares import cosine
+from experiments.factual_recall.least_squares import bare, cosine
 from experiments.factual_recall.trace import Trace
 from experiments.stats.intervals import CONFIDENCE, Estimate, number_units
 from experiments.stats.resampling import bounds, draw, estimate, mean_by_unit
@@ -37,7 +37,6 @@ def last_layer_writes(
   averages: tuple[np.ndarray, np.ndarray] | None = None,
   top: int = 10,
   seed: int = 0,
-  on_layer: Callable[[], None] = lambda: None,
 ) -> dict:
   """Compares what heads and MLPs write with how common tokens are.
 
@@ -66,7 +65,6 @@ def last_layer_writes(
     averages: From `averages_by_chance`; None makes them.
     top: How many of the likeliest tokens are listed.
     seed: Random seed of resamples and of random tokens.
-    on_layer: Called after each layer.
 
   Returns:
     'tokens' and 'tokens_seen', of the text, and 'vocabulary'. 'heads': for each
@@ -113,7 +111,7 @@ def last_layer_writes(
       own['intercept'] = found[N + 2]
     row = {'layer': layer, 'frequency': {'heads': found[:N], **own}}
     for name, gained in (('cosine', False), ('cosine_with_gain', True)):
-      through = _through_gain if gained else lambda model, x: x
+      through = gj.through_final_norm if gained else lambda model, x: x
       average_cosine = _Cosine(
         through(model, average), through(model, chance), resamples, units
       )
@@ -134,7 +132,6 @@ def last_layer_writes(
         }
         for head in range(N)
       ]
-    on_layer()
   return {
     'tokens': int(counts.sum()),
     'tokens_seen': len(seen),
@@ -198,9 +195,8 @@ class _Cosine:
   def of(self, vector, n) -> dict:
     """Returns the readout of a vector [D] that has no interval."""
     value = float(cosine(vector, self._average))
-    found = Estimate(value=value, low=math.nan, high=math.nan, n=n).to_dict()
     low, high = bounds(cosine(vector, self._chance))
-    return {**found, 'chance': [float(low), float(high)]}
+    return {**bare(value, n), 'chance': [float(low), float(high)]}
 
   def of_mean(self, outputs) -> dict:
     """Returns the readout of the mean of [n, D], resampling subjects."""
@@ -231,16 +227,6 @@ def averages_by_chance(
     rows = np.asarray(model.unembedding[jnp.asarray(tokens)], np.float32)
     found.append(counts @ rows / counts.sum() - mean)
   return average, np.stack(found).astype(np.float64)
-
-
-def _through_gain(model, vectors) -> np.ndarray:
-  """Rows [..., D] of W_U times the final norm's gain, centred if it centres."""
-  config = model.config
-  gain = config.norm_offset + np.asarray(model.final_norm[...], np.float64)
-  vectors = vectors * gain
-  if config.norm == 'layer':
-    vectors = vectors - vectors.mean(-1, keepdims=True)
-  return vectors
 
 
 def _checked(unigram, V) -> np.ndarray:
@@ -289,10 +275,5 @@ def _compare(layers: list[dict]) -> dict | None:
   found = {}
   for key, last in rows[-1].items():
     others = [row[key] for row in rows[:-1]]
-    found[key] = Estimate(
-      value=float(last - np.mean(others)),
-      low=math.nan,
-      high=math.nan,
-      n=len(others),
-    ).to_dict()
+    found[key] = bare(float(last - np.mean(others)), len(others))
   return found

@@ -23,7 +23,6 @@ both changes do apart from rescaling all logits.
 Letters: n prompts, R random directions, and those of the library.
 """
 
-from collections.abc import Callable
 import dataclasses
 
 import jax
@@ -32,8 +31,12 @@ import numpy as np
 
 from experiments.factual_recall import least_squares, regression
 from experiments.factual_recall.task_prompts import Prompts
-from experiments.factual_recall.trace import Outcomes, Trace, batches, outcomes
-from experiments.stats.intervals import Estimate
+from experiments.factual_recall.trace import (
+  Outcomes,
+  Trace,
+  in_batches,
+  outcomes,
+)
 from experiments.stats.resampling import cluster_bootstrap_means
 import gemma_jax as gj
 from gemma_jax.capture import Capture
@@ -43,17 +46,6 @@ NONE = 'none'
 MEASURES = ('prob', 'log_prob', 'pi', 'top1', 'entropy')
 # How many random directions the intercept is compared with.
 DIRECTIONS = 2
-
-# MLP's outputs [m, D], heads' [m, N, D], the rest of the stream [m, D] or None
-# -> [D]
-FitIntercept = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
-
-
-def fit_intercept(
-  mlp: np.ndarray, heads: np.ndarray, other: np.ndarray | None = None
-) -> np.ndarray:
-  """Returns the intercept [D] of `least_squares.fit`, with its arguments."""
-  return least_squares.fit(mlp, heads, other).intercept
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,19 +92,16 @@ class Mitigations:
         'mean': dict(zip(MEASURES, found[:size], strict=True)),
         'change': dict(zip(MEASURES, found[size:], strict=True)),
       }
-    whole, first, second = self.intercepts
-    norms = np.linalg.norm(first) * np.linalg.norm(second)
-
-    def alone(value):
-      n = len(self.units)
-      estimate = Estimate(value=float(value), low=np.nan, high=np.nan, n=n)
-      return estimate.to_dict()
-
+    whole, *halves = self.intercepts
+    numbers = {
+      'norm': np.linalg.norm(whole),
+      'cosine_of_halves': least_squares.cosine(*halves),
+    }
     return {
       'arms': results,
       'intercept': {
-        'norm': alone(np.linalg.norm(whole)),
-        'cosine_of_halves': alone(first @ second / norms if norms else np.nan),
+        name: least_squares.bare(float(value), len(self.units))
+        for name, value in numbers.items()
       },
     }
 
@@ -121,11 +110,9 @@ def mitigate(
   model: gj.Decoder,
   trace: Trace,
   prompts: Prompts,
-  fit: FitIntercept = fit_intercept,
   *,
   with_other: bool = False,
   seed: int = 0,
-  rows_per_batch: int = 1024,
 ) -> Mitigations:
   """Runs every arm at the prompts' last tokens.
 
@@ -133,12 +120,9 @@ def mitigate(
     model: Stacked.
     trace: A run of the prompts.
     prompts: n of them, of at least two subjects.
-    fit: Gives the intercept [D] of the last MLP's outputs, regressed on what
-      the last layer's heads added to the stream it reads.
-    with_other: True if all else in that stream is a regressor too; None takes
-      its place in `fit` if not.
+    with_other: True if the rest of the stream is a regressor of the last MLP's
+      outputs, beside what the last layer's heads added to it.
     seed: Random seed of the split of the subjects and of directions.
-    rows_per_batch: Tokens run at once; bounds memory.
 
   Returns:
     Outcomes of 'none', 'mask', 'intercept', 'both', 'intercept_in_sample',
@@ -149,19 +133,15 @@ def mitigate(
   """
   L = model.config.num_layers
   plain = trace.final
-  masked = run_alone(
-    model,
-    trace['resid_pre'][L - 1],
-    prompts.ends,
-    rows_per_batch=rows_per_batch,
-  )
+  masked = run_alone(model, trace['resid_pre'][L - 1], prompts.ends)
   heads, other = regression.regressors(model, trace, L - 1)
   mlp = trace['mlp_out'][L - 1]
   first = split_subjects(prompts.subjects, seed)
-  of_rows = lambda rows: np.asarray(
-    fit(mlp[rows], heads[rows], other[rows] if with_other else None),
-    np.float64,
-  )
+
+  def of_rows(rows):
+    rest = other[rows] if with_other else None
+    return least_squares.fit(mlp[rows], heads[rows], rest).intercept
+
   whole = of_rows(np.ones(len(prompts), bool))
   halves = of_rows(first), of_rows(~first)
   # The other half's, [n, D].
@@ -238,19 +218,15 @@ def run_alone(
   Returns:
     float32 [m, D], the streams that leave it.
   """
-  m = len(streams)
-  parts = [
-    np.asarray(
-      _alone(
-        model,
-        jnp.asarray(streams[rows], model.dtype),
-        jnp.asarray(positions[rows], jnp.int32),
-      ),
-      np.float32,
-    )
-    for rows in batches(m, rows_per_batch)
-  ]
-  return np.concatenate(parts)[:m]
+  return in_batches(
+    lambda rows: _alone(
+      model,
+      jnp.asarray(streams[rows], model.dtype),
+      jnp.asarray(positions[rows], jnp.int32),
+    ),
+    len(streams),
+    rows_per_batch,
+  )
 
 
 @jax.jit

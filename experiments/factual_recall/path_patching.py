@@ -17,7 +17,7 @@ specification; arXiv 2403.19521 with its code.)
 Letters: n prompts, S senders of a layer: its N heads, then its MLP.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import functools
 
 import jax
@@ -25,7 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.factual_recall.task_prompts import Prompts
-from experiments.factual_recall.trace import Readout, Trace, batches
+from experiments.factual_recall.trace import (
+  Readout,
+  Trace,
+  batches,
+  in_batches,
+)
 import gemma_jax as gj
 from gemma_jax.capture import Capture
 from gemma_jax.interventions import prepare
@@ -95,20 +100,18 @@ def direct_effects(
   clean: Trace,
   donor: dict[str, np.ndarray],
   readout: Readout,
-  on_layer: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
   """pi(Y) and pi(N) with one sender's write replaced, float64 [L, S, n, 2].
 
   The last stream is changed by the difference of the two writes, and the final
   norm is computed anew.
   """
-  config = model.config
-  found = []
-  for layer in range(config.num_layers):
-    change = _write_changes(model, clean, donor, layer)  # [S, n, D]
-    found.append(readout.pi(clean.final + change))
-    on_layer()
-  return np.stack(found)
+  return np.stack(
+    [
+      readout.pi(clean.final + _write_changes(model, clean, donor, layer))
+      for layer in range(model.config.num_layers)
+    ]
+  )
 
 
 def _write_changes(model, clean, donor, layer) -> np.ndarray:
@@ -142,7 +145,6 @@ def total_streams(
   *,
   layers: Sequence[int] | None = None,
   rows_per_batch: int = ROWS,
-  on_layer: Callable[[], None] = lambda: None,
 ) -> Iterator[np.ndarray]:
   """Yields each layer's last streams with one sender replaced, [S, n, D].
 
@@ -155,7 +157,6 @@ def total_streams(
     prompts: n of them.
     layers: The senders' layers; None is all.
     rows_per_batch: Senders times prompts at once; bounds memory.
-    on_layer: Called after each layer.
   """
   config = model.config
   L, N = config.num_layers, config.num_heads
@@ -165,23 +166,19 @@ def total_streams(
   for layer in range(L) if layers is None else layers:
     mlps = np.zeros((N + 1, L), np.float32)
     mlps[N, layer] = 1
-    parts = []
-    for rows in batches(n, size):
-      of_rows = lambda x, rows=rows: jnp.asarray(
-        np.broadcast_to(x, (n, x.shape[-1]))[rows][:, None]
-      )
-      parts.append(
-        _through_mlps(
-          model,
-          *_from_layer(model, clean, prompts, layer, rows),
-          of_rows(donor['z'][layer]),
-          of_rows(donor['mlp_out'][layer]),
-          heads,
-          mlps,
-        )
-      )
-    yield np.concatenate([np.asarray(p) for p in parts], axis=1)[:, :n]
-    on_layer()
+    yield in_batches(
+      lambda rows, layer=layer, mlps=mlps: _through_mlps(
+        model,
+        *_from_layer(model, clean, prompts, layer, rows),
+        *donor_rows(donor, layer, rows),
+        heads,
+        mlps,
+      ),
+      n,
+      size,
+      axis=1,
+      dtype=None,
+    )
 
 
 @jax.jit
@@ -206,6 +203,12 @@ def _through_mlps(
     return _last_streams(model, layer, stream, positions, changes)
 
   return jax.vmap(one)(heads, mlps)
+
+
+def donor_rows(donor, layer, rows) -> list[jax.Array]:
+  """Returns what a layer's senders are replaced by, z and mlp_out [b, 1, W]."""
+  both = [donor[site][layer] for site in ('z', 'mlp_out')]  # [n or 1, W]
+  return [jnp.asarray(x[np.minimum(rows, len(x) - 1), None]) for x in both]
 
 
 def replaced_sender(z, layer, donor_z, donor_mlp, head, mlp) -> list[gj.Change]:
@@ -253,13 +256,13 @@ def _last_streams(model, layer, stream, positions, changes):
   return x[:, 0]
 
 
-def sweep_bytes(config: gj.ModelConfig, rows_per_batch: int = ROWS) -> int:
+def sweep_bytes(config: gj.ModelConfig) -> int:
   """Bytes that a call of `total_streams` holds at most, float32.
 
   A row's streams and heads (8 D and 4 N H), its MLP (3 F), and the z of all
   layers, which the senders of a prompt share.
   """
-  prompts = max(1, rows_per_batch // (config.num_heads + 1))
+  prompts = max(1, ROWS // (config.num_heads + 1))
   heads = config.num_heads * config.head_dim
   row = 8 * config.d_model + 4 * heads + 3 * config.d_ff
   rows = prompts * (config.num_heads + 1)
@@ -273,10 +276,9 @@ def streams_with_added(
   layer: int,
   vectors: np.ndarray,
   *,
-  site: str = 'mlp_out',
   rows_per_batch: int = ROWS,
 ) -> np.ndarray:
-  """Last streams [S, n, D] with vectors [S, D] or [S, n, D] added at a layer.
+  """Last streams [S, n, D] with vectors [S, D] or [S, n, D] added to mlp_out.
 
   At the last token, heads above being held and MLPs free, as for total effects.
 
@@ -284,9 +286,8 @@ def streams_with_added(
     model: Stacked.
     clean: The run of the prompts.
     prompts: n of them.
-    layer: Where.
+    layer: The MLP's.
     vectors: S of them, for all prompts or for each.
-    site: What they are added to.
     rows_per_batch: Vectors times prompts at once; bounds memory.
   """
   vectors = np.asarray(vectors, np.float32)
@@ -295,25 +296,26 @@ def streams_with_added(
     vectors if vectors.ndim == 3 else vectors[:, None],
     (S, n, vectors.shape[-1]),
   )
-  parts = [
-    _through_with_added(
+  return in_batches(
+    lambda rows: _through_with_added(
       model,
       *_from_layer(model, clean, prompts, layer, rows),
       jnp.asarray(vectors[:, rows]),
-      site=site,
-    )
-    for rows in batches(n, max(1, rows_per_batch // S))
-  ]
-  return np.concatenate([np.asarray(p) for p in parts], axis=1)[:, :n]
+    ),
+    n,
+    max(1, rows_per_batch // S),
+    axis=1,
+    dtype=None,
+  )
 
 
-@functools.partial(jax.jit, static_argnames='site')
-def _through_with_added(model, layer, stream, positions, z, vectors, *, site):
+@jax.jit
+def _through_with_added(model, layer, stream, positions, z, vectors):
   """Streams [S, n, D]; vectors [S, n, D], else as `_through_mlps`."""
   held = gj.patch('z', source=z)
 
   def one(vector):
-    changes = [held, gj.steer(site, vector, layers=layer)]
+    changes = [held, gj.steer('mlp_out', vector, layers=layer)]
     return _last_streams(model, layer, stream, positions, changes)
 
   return jax.vmap(one)(vectors)

@@ -20,7 +20,7 @@ from experiments.factual_recall.mitigation import (
   random_directions,
   run_alone,
 )
-from experiments.factual_recall.trace import batches, by_logits
+from experiments.factual_recall.trace import by_logits, in_batches
 from experiments.stats.detection import reliability
 from experiments.stats.intervals import Estimate, cluster_bootstrap_ratio
 from experiments.stats.resampling import bounds, draw
@@ -66,13 +66,10 @@ def read_text(
     raise ValueError(
       f'Rows have shape {rows.shape}, expected [R, T] with T of at least 2.'
     )
-  parts = {NONE: [], 'mask': []}
-  for at in batches(len(rows), rows_per_batch):
-    for arm, x in zip(parts, _streams(model, rows[at]), strict=True):
-      parts[arm].append(x)
-  streams = {
-    arm: np.concatenate(each)[: len(rows)] for arm, each in parts.items()
-  }
+  plain, masked = in_batches(
+    lambda some: _streams(model, rows[some]), len(rows), rows_per_batch
+  )
+  streams = {NONE: plain, 'mask': masked}
   return TextReads(
     rows=rows,
     streams=streams,
@@ -151,20 +148,16 @@ def predictions(
 
 
 def _streams(model, rows) -> tuple[np.ndarray, np.ndarray]:
-  """Last streams, plain and masked, float32 [R, T, D]."""
+  """Last streams, plain and masked, [R, T, D]."""
   L, (R, T) = model.config.num_layers, rows.shape
   out = gj.run(
     model,
     rows,
     capture=gj.capture('resid_pre', 'resid_post', layers=[L - 1]),
   )
-  plain = np.asarray(out['resid_post'][0], np.float32)
-  entering = np.asarray(out['resid_pre'][0], np.float32)
-  masked = run_alone(
-    model,
-    entering.reshape(R * T, -1),
-    np.tile(np.arange(T), R),
-  )
+  plain, entering = out['resid_post'][0], out['resid_pre'][0]
+  at = np.tile(np.arange(T), R)
+  masked = run_alone(model, entering.reshape(R * T, -1), at)
   return plain, masked.reshape(plain.shape)
 
 
@@ -217,9 +210,6 @@ def _calibration(confidence, right, units, seed) -> dict:
     return cluster_bootstrap_ratio(part, whole, units, seed).to_dict()
 
   def mean_over(chosen):
-    if not chosen.any():
-      nothing = Estimate(value=np.nan, low=np.nan, high=np.nan, n=0)
-      return nothing.to_dict()
     # n counts predictions; rows without one have nothing to resample.
     mine = confidence[chosen], np.ones(int(chosen.sum()))
     return cluster_bootstrap_ratio(*mine, units[chosen], seed).to_dict()

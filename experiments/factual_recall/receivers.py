@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.factual_recall.path_patching import replaced_sender
+from experiments.factual_recall.path_patching import donor_rows, replaced_sender
 from experiments.factual_recall.task_prompts import Prompts
 from experiments.factual_recall.trace import Readout, Trace, batches
 import gemma_jax as gj
@@ -79,9 +79,6 @@ def effects_through(
     recording = gj.record(
       model, jnp.asarray(tokens[rows]), jnp.asarray(positions[rows])
     )
-    take = lambda x, rows=rows: jnp.asarray(
-      np.broadcast_to(x, (n, x.shape[-1]))[rows][:, None]
-    )
     for sender in range(senders):
       mlps = np.zeros((N + 1, L), np.float32)
       mlps[N, sender] = sender < layer
@@ -91,8 +88,7 @@ def effects_through(
         jnp.int32(sender),
         jnp.int32(layer),
         jnp.asarray(clean['z'][:, rows][:, :, None]),
-        take(donor['z'][sender]),
-        take(donor['mlp_out'][sender]),
+        *donor_rows(donor, sender, rows),
         heads,
         mlps,
         head=head,

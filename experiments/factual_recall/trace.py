@@ -157,8 +157,8 @@ def trace(
     interventions: Changes to the run, the same for every row.
   """
   prefix = prompts.share_prefix(model)
-  activations, patterns = [], []
-  for rows in batches(len(prompts), rows_per_batch):
+
+  def run(rows):
     out = gj.run(
       model,
       prompts.tokens[rows],
@@ -167,27 +167,21 @@ def trace(
       capture=gj.capture(*SITES, 'pattern', positions='last'),
       prefix=prefix,
     )
-    activations.append(
-      {site: np.asarray(out[site][:, :, 0], np.float32) for site in SITES}
-    )
-    patterns.append(np.asarray(out['pattern'][:, :, :, 0], np.float32))
+    found = {site: out[site][:, :, 0] for site in SITES}
+    return found | {'pattern': out['pattern'][:, :, :, 0]}
+
+  found = in_batches(run, len(prompts), rows_per_batch, axis=1)
   P = len(prompts.prefix)
   before = np.broadcast_to(np.arange(P), (len(prompts), P))
-  count = len(prompts)
   return Trace(
-    activations={
-      site: np.concatenate([each[site] for each in activations], axis=1)[
-        :, :count
-      ]
-      for site in SITES
-    },
-    pattern=np.concatenate(patterns, axis=1)[:, :count],
+    pattern=found.pop('pattern'),
+    activations=found,
     key_positions=np.concatenate([before, prompts.positions], axis=1),
   )
 
 
 def batches(count: int, size: int) -> Iterator[np.ndarray]:
-  """Numbers of rows, all of one length: the last row fills up the last batch.
+  """Yields numbers of rows, int [b] each: the last row fills up the last batch.
 
   What is computed of them is to be cut to `count`.
   """
@@ -195,6 +189,28 @@ def batches(count: int, size: int) -> Iterator[np.ndarray]:
   size = -(-count // max(1, parts))  # as even as possible
   for start in range(0, count, max(1, size)):
     yield np.minimum(np.arange(start, start + size), count - 1)
+
+
+def in_batches(
+  function: Callable, count: int, size: int, *, axis: int = 0, dtype=np.float32
+):
+  """Returns a function's arrays of all rows, computed in `batches`.
+
+  Args:
+    function: Returns an array, or several, of some rows, int [b].
+    count: How many rows there are.
+    size: Most rows at a time; bounds memory.
+    axis: The arrays' axis of rows.
+    dtype: Data type of what is returned; None is that of the function.
+  """
+  parts = [
+    jax.tree.map(lambda x: np.asarray(x, dtype), function(rows))
+    for rows in batches(count, size)
+  ]
+  return jax.tree.map(
+    lambda *each: np.split(np.concatenate(each, axis), [count], axis)[0],
+    *parts,
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -205,6 +221,7 @@ class Outcomes:
     log_prob: float32 [m], of the answer, in nats.
     says: bool [m], whether the likeliest token is the answer.
     top: int32 [m], the likeliest token.
+    top_log_prob: float32 [m], of that token.
     pi: float32 [m], the answer's logit less the mean, after the soft cap.
     entropy: float32 [m], of the next token, in nats.
   """
@@ -212,6 +229,7 @@ class Outcomes:
   log_prob: np.ndarray
   says: np.ndarray
   top: np.ndarray
+  top_log_prob: np.ndarray
   pi: np.ndarray
   entropy: np.ndarray
 
@@ -236,14 +254,9 @@ def outcomes(
     scale: float [m], what the final norm divides by, from `gj.norm_scale` of
       other streams; None is the streams' own.
   """
-  given = [streams, answers]
-  if scale is not None:
-    given.append(np.asarray(scale, np.float32))
-  parts = by_logits(_outcomes, model, *given)
-  return Outcomes(
-    **dict(zip(('log_prob', 'top', 'pi', 'entropy'), parts, strict=True)),
-    says=parts[1] == answers,
-  )
+  given = [streams, answers] if scale is None else [streams, answers, scale]
+  found = by_logits(_outcomes, model, *given)
+  return Outcomes(**found, says=found['top'] == answers)
 
 
 def by_logits(
@@ -266,48 +279,39 @@ def by_logits(
   gj.check_finite(given[0], model.dtype, 'Streams')
   m = len(given[0])
   rows_held = (held or _LOGITS_BYTES) // (4 * model.config.vocab_size)
-  found = [
-    function(model, *(jnp.asarray(each[rows]) for each in given))
-    for rows in batches(m, max(1, min(m, rows_held)))
-  ]
-  return jax.tree.map(lambda *parts: np.concatenate(parts)[:m], *found)
+  return in_batches(
+    lambda rows: function(model, *(jnp.asarray(each[rows]) for each in given)),
+    m,
+    max(1, min(m, rows_held)),
+    dtype=None,
+  )
+
+
+def _outcomes(model, streams, answers, scale=None):
+  if scale is None:
+    return _read_stream(model, streams, answers)
+  # The logits, had the final norm divided by another number.
+  logits = gj.to_vocabulary(model, streams, scale=scale)
+  if model.final_norm_b is not None:
+    logits += gj.to_vocabulary(model, model.final_norm_b[...], gain=False)
+  return _read_logits(soft_cap(logits, model.config.final_softcap), answers)
 
 
 @jax.jit
-def _outcomes(model, streams, answers, scale=None):
-  if scale is None:
-    logits = gj.unembed(model, streams)
-  else:
-    logits = _unembed_at(model, streams, scale)
+def _read_stream(model, streams, answers):
+  return _read_logits(gj.unembed(model, streams), answers)
+
+
+@jax.jit
+def _read_logits(logits, answers):
   log_probs = jax.nn.log_softmax(logits)
   take = functools.partial(
     jnp.take_along_axis, indices=answers[:, None], axis=1
   )
-  return (
-    take(log_probs)[:, 0],
-    logits.argmax(-1),
-    take(logits)[:, 0] - logits.mean(-1),
-    -(jnp.exp(log_probs) * log_probs).sum(-1),
-  )
-
-
-def _unembed_at(model, streams, scale):
-  """Logits as `gj.unembed` gives them, had the final norm divided by `scale`.
-
-  As there, streams are normed in float32 and rounded to their own dtype.
-  """
-  config = model.config
-  x = streams.astype(jnp.float32)
-  if config.norm == 'layer':
-    x -= x.mean(-1, keepdims=True)
-  gain = config.norm_offset + model.final_norm[...].astype(jnp.float32)
-  x = x / scale[:, None] * gain
-  if model.final_norm_b is not None:
-    x += model.final_norm_b[...].astype(jnp.float32)
-  logits = jnp.einsum(
-    'BD,VD->BV',
-    x.astype(streams.dtype),
-    model.unembedding,
-    preferred_element_type=jnp.float32,
-  )
-  return soft_cap(logits, config.final_softcap)
+  return {
+    'log_prob': take(log_probs)[:, 0],
+    'top': logits.argmax(-1),
+    'top_log_prob': log_probs.max(-1),
+    'pi': take(logits)[:, 0] - logits.mean(-1),
+    'entropy': -(jnp.exp(log_probs) * log_probs).sum(-1),
+  }

@@ -31,11 +31,3 @@ class Devices:
     if self.data is None and self.model_parallel == 1:
       return None
     return gj.make_mesh(self.data, self.model_parallel)
-
-
-def mesh_sizes(mesh: jax.sharding.Mesh | None) -> dict[str, int]:
-  """Returns the number of devices along each axis, by the names of flags."""
-  return {
-    'data': mesh.shape['data'] if mesh else 1,
-    'model_parallel': mesh.shape['model'] if mesh else 1,
-  }

@@ -27,8 +27,7 @@ from experiments.inputs import corpus
 from experiments.inputs.sae_source import SAESource
 from experiments.runs import KeepFlags, Many, outputs, start
 from experiments.runs.host_memory import available_bytes
-from experiments.runs.mesh import mesh_sizes
-from experiments.sae_training import memory, page
+from experiments.sae_training import memory, memory_items, page
 from experiments.sae_training import results as sae_results
 from experiments.sae_training.sae_evaluation import (
   EvaluationText,
@@ -68,15 +67,16 @@ def work(settings: Settings, keep_flags: KeepFlags) -> str:
   sae = _open_sae(settings, reader)
   site, layer = sae.origin.site, sae.origin.layer
   mesh = settings.make_mesh()
-  estimate = memory.estimate_evaluation(
+  estimate = memory_items.estimate_evaluation(
     reader.config,
     site=site,
+    layers=[layer],
     width=sae.width,
     dtype=reader.dtype,
     context=settings.context,
     harvest_batch=settings.harvest_batch,
     uniformity=bool(settings.uniformity_tokens),
-    **mesh_sizes(mesh),
+    mesh=mesh,
   )
   said = memory.check_memory(
     estimate, available_bytes(), refuse=settings.check_memory

@@ -1,26 +1,14 @@
-"""How much device memory SAE training needs, before anything is loaded.
+"""Is there enough device memory? Said before anything is loaded.
 
-An estimate, per device, from shapes alone: what is held (weights, optimiser,
-bucket) exactly, temporaries by how XLA lays them out (five arrays of latents
-per update; two of scores and three of the feed-forward layer per run of the
-model). Every item names the flag that makes it smaller.
+`memory_items.py` estimates what is needed. One program runs at a time, so that
+only the largest counts. Every item names the flag that makes it smaller.
 """
 
-from collections.abc import Sequence
 import contextlib
 import dataclasses
-import math
-
-import jax
-import jax.numpy as jnp
 
 from experiments.runs import out_of_memory
 from experiments.runs.out_of_memory import OutOfMemory
-import gemma_jax as gj
-from gemma_jax.model import QUERY_CHUNK
-from gemma_jax.sharding import WEIGHT_RULES
-from gemma_jax.weights import weight_letters, weight_shape
-from sae.training.recipe import TrainConfig
 
 # Beyond so many times what there is, a run is refused; beyond the other, the
 # user is warned.
@@ -34,15 +22,17 @@ class Item:
 
   Attributes:
     stage: 'training' or 'evaluation', which follow each other.
-    name: Name of what is held.
+    name: Name of what is held, or of the program.
     num_bytes: Size in bytes on each device.
     knob: The flags that make it smaller.
+    program: True for what a program takes while it runs.
   """
 
   stage: str
   name: str
   num_bytes: int
   knob: str
+  program: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,14 +40,21 @@ class MemoryEstimate:
   """Holds the memory that a run needs.
 
   Attributes:
-    items: Everything that is held.
+    items: Everything that is held, and all programs.
   """
 
   items: tuple[Item, ...]
 
+  def at_peak(self, stage: str) -> list[Item]:
+    """Returns what is held in a stage, and its largest program."""
+    items = [item for item in self.items if item.stage == stage]
+    programs = [item for item in items if item.program]
+    largest = max(programs, key=lambda item: item.num_bytes, default=None)
+    return [item for item in items if not item.program or item is largest]
+
   def total(self, stage: str) -> int:
     """Returns the bytes of a stage."""
-    return sum(item.num_bytes for item in self.items if item.stage == stage)
+    return sum(item.num_bytes for item in self.at_peak(stage))
 
   @property
   def stages(self) -> tuple[str, ...]:
@@ -72,8 +69,7 @@ class MemoryEstimate:
   def largest(self) -> Item:
     """Returns the largest item of the larger stage."""
     stage = max(self.stages, key=self.total)
-    items = [item for item in self.items if item.stage == stage]
-    return max(items, key=lambda item: item.num_bytes)
+    return max(self.at_peak(stage), key=lambda item: item.num_bytes)
 
   def table(self) -> str:
     """Returns a table for the terminal."""
@@ -86,7 +82,8 @@ class MemoryEstimate:
         if item.stage == stage
       ]
       total = self.total(stage) / 2**20
-      lines.append(f'{stage + " in all":<48}{total:>10,.1f}')
+      said = f'{stage} in all, one program at a time'
+      lines.append(f'{said:<48}{total:>10,.1f}')
     return '\n'.join(lines)
 
   def to_dict(self) -> dict:
@@ -95,200 +92,6 @@ class MemoryEstimate:
       'items': [dataclasses.asdict(item) for item in self.items],
       'peak_bytes': self.peak,
     }
-
-
-def estimate_training(
-  config: TrainConfig,
-  model: gj.ModelConfig,
-  *,
-  site: str,
-  layers: Sequence[int],
-  dtype,
-  context: int,
-  harvest_batch: int,
-  uniformity: bool = True,
-  data: int = 1,
-  model_parallel: int = 1,
-) -> MemoryEstimate:
-  """Estimates what training holds, and then evaluation.
-
-  Args:
-    config: How SAEs are trained.
-    model: Configuration of the whole model.
-    site: Site of width W.
-    layers: S layers of the site.
-    dtype: Data type of the model.
-    context: T, the most tokens of a row.
-    harvest_batch: Rows per run of the model.
-    uniformity: If true, uniformity is measured, which takes gradients.
-    data: Number of devices that share batches.
-    model_parallel: Number of devices that share latents.
-  """
-  S, R, F, B = len(layers), len(config.runs), config.width, config.batch_size
-  W, size = gj.site_width(model, site), jnp.dtype(dtype).itemsize
-  f = _part(F, model_parallel)
-  parameters = 4 * S * R * (2 * W * f + 2 * f + W)
-  moments = (1 if config.adam_b1 == 0 else 2) * parameters
-  truncated = model.truncated(max(layers) + 1)
-  tokens = -(-harvest_batch // data) * context
-  forward = _forward_bytes(truncated, tokens, context, size, model_parallel)
-  at_once = config.runs_at_once or (1 if jax.default_backend() == 'cpu' else R)
-  latents = 4 * S * min(R, at_once) * _part(B, data) * f
-  fewer = '--width, fewer --sparsity, --seed or --layer'
-  items = [
-    (
-      f'weights of {truncated.num_layers} layers',
-      _weight_bytes(truncated, size, data, model_parallel),
-      '--dtype=bfloat16, a lower --layer, --model_parallel',
-    ),
-    ('runs of the model', forward, '--harvest_batch, --context'),
-    (
-      'activations between model and bucket',
-      3 * S * tokens * W * size,
-      '--harvest_batch, fewer --layer',
-    ),
-    (
-      'bucket',
-      S * _part(config.bucket_size, data) * W * size,
-      '--bucket_size, fewer --layer, --dtype=bfloat16',
-    ),
-    (
-      'SAE weights and moments',
-      parameters + moments,
-      f'{fewer}, --model_parallel',
-    ),
-    (
-      'SAE gradients and updates',
-      2 * parameters,
-      f'{fewer}, --model_parallel',
-    ),
-    (
-      'latents of a batch',
-      5 * latents,
-      f'--runs_at_once, --batch_size, {fewer}',
-    ),
-    (
-      'copy for a checkpoint',
-      parameters + moments,
-      fewer,
-    ),
-  ]
-  evaluation = estimate_evaluation(
-    model,
-    site=site,
-    width=F,
-    dtype=dtype,
-    context=context,
-    harvest_batch=harvest_batch,
-    uniformity=uniformity,
-    data=data,
-    model_parallel=model_parallel,
-    parameters=parameters,
-    num_layers=S,
-    fewer=fewer,
-  )
-  return MemoryEstimate(items=_items('training', items) + evaluation.items)
-
-
-def estimate_evaluation(
-  model: gj.ModelConfig,
-  *,
-  site: str,
-  width: int,
-  dtype,
-  context: int,
-  harvest_batch: int,
-  uniformity: bool = True,
-  data: int = 1,
-  model_parallel: int = 1,
-  parameters: int | None = None,
-  num_layers: int = 1,
-  fewer: str = 'an SAE of fewer latents',
-) -> MemoryEstimate:
-  """Estimates what the evaluation of SAEs holds.
-
-  Args:
-    model: Configuration of the whole model.
-    site: Site of width W.
-    width: Number of latents of an SAE.
-    dtype, context, harvest_batch, uniformity, data, model_parallel: As above.
-    parameters: Bytes of all SAEs. Default: those of one SAE.
-    num_layers: Number of layers whose activations are held.
-    fewer: The flags that make SAEs smaller.
-  """
-  W, size = gj.site_width(model, site), jnp.dtype(dtype).itemsize
-  tokens = -(-harvest_batch // data) * context
-  if parameters is None:
-    parameters = 4 * (2 * W * width + 2 * width + W)
-  rows = '--harvest_batch, --context'
-  items = [
-    (
-      f'weights of {model.num_layers} layers',
-      _weight_bytes(model, size, data, model_parallel),
-      '--dtype=bfloat16, --model_parallel',
-    ),
-    (
-      'runs of the model',
-      _forward_bytes(model, tokens, context, size, model_parallel),
-      rows,
-    ),
-    ('activations', (num_layers + 4) * tokens * W * size, rows),
-    ('SAE weights', parameters, fewer),
-    (
-      'latents of a batch',
-      5 * 4 * tokens * _part(width, model_parallel),
-      f'{rows}, {fewer}',
-    ),
-    (
-      'logits',
-      3 * min(gj.attribution.LOGITS_BYTES, 4 * tokens * model.vocab_size),
-      rows,
-    ),
-  ]
-  if uniformity:
-    # Each block's input is kept for the way back; the rest is made anew.
-    kept = model.num_layers * tokens * model.d_model * size
-    items.append(('a backward pass', kept, f'--uniformity_tokens=0, {rows}'))
-  return MemoryEstimate(items=_items('evaluation', items))
-
-
-def _items(stage, items) -> tuple[Item, ...]:
-  return tuple(
-    Item(stage=stage, name=name, num_bytes=int(size), knob=knob)
-    for name, size, knob in items
-  )
-
-
-def _part(size: int, devices: int) -> int:
-  """Returns the part of a dimension on each of so many devices.
-
-  What they do not divide is whole on each, see `gemma_jax/sharding.py`.
-  """
-  return size if size % devices else size // devices
-
-
-def _weight_bytes(config, size, data, model_parallel) -> int:
-  devices = {'data': data, 'model': model_parallel, None: 1}
-  return size * sum(
-    math.prod(
-      _part(count, devices[WEIGHT_RULES.get(letter)])
-      for letter, count in zip(letters, weight_shape(config, name), strict=True)
-    )
-    for name, letters in weight_letters(config).items()
-  )
-
-
-def _forward_bytes(config, tokens, context, size, model_parallel) -> int:
-  """Returns bytes for one block: two sets of scores, the MLP, the stream."""
-  N, K, F = (
-    _part(count, model_parallel)
-    for count in (config.num_heads, config.num_kv_heads, config.d_ff)
-  )
-  scores = 2 * 4 * N * tokens * min(context, QUERY_CHUNK)
-  mlp = (2 + config.gated) * size * F * tokens
-  heads = size * tokens * config.head_dim * 2 * (N + K)
-  stream = 4 * 4 * config.d_model * tokens
-  return scores + mlp + heads + stream
 
 
 def check_memory(

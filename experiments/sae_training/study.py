@@ -10,8 +10,7 @@ import tqdm
 from experiments.inputs import corpus
 from experiments.runs import KeepFlags, outputs
 from experiments.runs.host_memory import available_bytes
-from experiments.runs.mesh import mesh_sizes
-from experiments.sae_training import memory, sae_evaluation
+from experiments.sae_training import memory, memory_items, sae_evaluation
 from experiments.sae_training.settings import Settings
 from experiments.sae_training.token_activations import ActivationStream
 import gemma_jax as gj
@@ -64,7 +63,7 @@ def prepare(settings: Settings, keep_flags: KeepFlags) -> TrainingPlan:
   site, layers = site_and_layers(settings, reader.config)
   config = settings.train_config(gj.site_width(reader.config, site))
   mesh = settings.make_mesh()
-  estimate = memory.estimate_training(
+  estimate = memory_items.estimate_training(
     config,
     reader.config,
     site=site,
@@ -73,7 +72,7 @@ def prepare(settings: Settings, keep_flags: KeepFlags) -> TrainingPlan:
     context=settings.context,
     harvest_batch=settings.harvest_batch,
     uniformity=bool(settings.uniformity_tokens),
-    **mesh_sizes(mesh),
+    mesh=mesh,
   )
   said = memory.check_memory(
     estimate, available_bytes(), refuse=settings.check_memory

@@ -15,7 +15,7 @@ from experiments.factual_recall.dissection import (
   CutEdges,
   can_cut,
   group_masks,
-  keep,
+  record_prompts,
   said_and_answer,
 )
 from experiments.factual_recall.knockout_windows import (
@@ -209,16 +209,16 @@ def test_changes_are_the_published_means():
 
 @pytest.mark.parametrize('family', dissected.FAMILIES)
 def test_a_shared_prefix_changes_nothing(family):
-  """What is kept of it is what whole rows keep."""
+  """What is recorded with it is what whole rows record."""
   model, prompts = dissected.model(family), dissected.prompts(prefix=5)
   mine, whole = (
-    keep(model, prompts),
-    keep(model, dissected.in_whole_rows(prompts)),
+    record_prompts(model, prompts),
+    record_prompts(model, dissected.in_whole_rows(prompts)),
   )
   for row in range(len(prompts)):
-    here, there = mine.slots[row] >= 0, whole.slots[row] >= 0
+    here, there = mine.positions[row] >= 0, whole.positions[row] >= 0
     np.testing.assert_array_equal(
-      mine.slots[row][here], whole.slots[row][there]
+      mine.positions[row][here], whole.positions[row][there]
     )
     for a, b in (
       (mine.stream[:, row][:, here], whole.stream[:, row][:, there]),

@@ -1,12 +1,13 @@
 """The attributes rate against loops, and with sublayers against whole runs."""
 
+import functools
 import types
 
 import numpy as np
 import pytest
 
 from experiments.factual_recall.attributes import Attributes, attribute_tokens
-from experiments.factual_recall.enrichment import PLACES, attributes_rate
+from experiments.factual_recall.enrichment import MOST, PLACES, attributes_rate
 from experiments.factual_recall.sublayer_ablation import rate_without_sublayers
 from experiments.factual_recall.task_prompts import make_prompts
 from experiments.factual_recall.tasks import miniworld_task
@@ -73,7 +74,7 @@ def test_controls_are_of_other_subjects():
 def test_rates_are_those_of_whole_runs(family, prefix):
   model, prompts = dissected.model(family), dissected.prompts(prefix)
   tokens = lists(prompts)
-  found = attributes_rate(model, prompts, tokens, most=20, rows_per_batch=3)
+  found = attributes_rate(model, prompts, tokens, rows_per_batch=3)
   tokens_, positions = prompts.whole()
   out = gj.run(model, tokens_, positions, capture=gj.capture('resid_post'))
   streams = np.asarray(out['resid_post'])
@@ -83,7 +84,7 @@ def test_rates_are_those_of_whole_runs(family, prefix):
     others = [p for p in range(prefix, end) if p != subject]
     where = dict(zip(PLACES, ([subject], [end], others), strict=True))
     known = tokens[row], [t for t in control[row] if t >= 0]
-    for name, top in (('K', len(tokens[row])), ('20', 20)):
+    for name, top in (('K', len(tokens[row])), (str(MOST), MOST)):
       for place, at in where.items():
         slots = [list(positions[row]).index(p) for p in at]
         naive = [
@@ -103,27 +104,25 @@ def test_rates_are_those_of_whole_runs(family, prefix):
     np.testing.assert_allclose([e['value'] for e in estimates], values)
 
 
-@pytest.mark.parametrize('everywhere', [False, True])
 @pytest.mark.parametrize('site', ['mlp_out', 'attn_out'])
 @pytest.mark.parametrize(
   ('family', 'prefix'), [('gemma2', 5), ('llama', 0), ('gpt2', 5)]
 )
-def test_ablation_is_what_a_whole_run_gives(family, prefix, site, everywhere):
+def test_ablation_is_what_a_whole_run_gives(family, prefix, site):
   model, prompts = dissected.model(family), dissected.prompts(prefix)
   tokens = lists(prompts)
   ends = prompts.spans[:, 1] - 1
-  options = {'site': site, 'everywhere': everywhere, 'rows_per_batch': 3}
   found = rate_without_sublayers(
-    model, prompts, tokens, width=2, layer=3, **options
+    model, prompts, tokens, site=site, width=2, rows_per_batch=3
   )
-  assert found['windows'] == [[0, 2], [1, 3], [2, 4], [3, 5]]
+  assert found['windows'] == [[0, 2], [1, 3], [2, 4], [3, 5], [4, 5]]
   batch = prompts.whole()
   for i, (first, stop) in enumerate(found['windows']):
     change = gj.patch(
       site,
       0.0,
       layers=range(first, stop),
-      positions=None if everywhere else gj.per_row(ends),
+      positions=gj.per_row(ends),
     )
     out = gj.run(
       model,
@@ -132,7 +131,7 @@ def test_ablation_is_what_a_whole_run_gives(family, prefix, site, everywhere):
       capture=gj.capture('resid_post', positions=gj.per_row(ends)),
       logits_at='last',  # so that all layers are run
     )
-    for name, layer in (('at_layer', 3), ('after_window', stop - 1)):
+    for name, layer in (('at_layer', 4), ('after_window', stop - 1)):
       naive = [
         rate(model, x[0], own, len(own))
         for x, own in zip(out['resid_post', layer], tokens, strict=True)
@@ -143,7 +142,10 @@ def test_ablation_is_what_a_whole_run_gives(family, prefix, site, everywhere):
 def test_ablation_beside_the_clean_run():
   model, prompts = dissected.model(), dissected.prompts()
   tokens = lists(prompts)
-  found = rate_without_sublayers(model, prompts, tokens, width=2)
+  ablated = functools.partial(
+    rate_without_sublayers, model, prompts, tokens, site='mlp_out', width=2
+  )
+  found = ablated()
   assert (found['layer'], found['width']) == (5 * L // 6, 2)
   clean = attributes_rate(model, prompts, tokens)['arrays']['rate/subject/K']
   np.testing.assert_array_equal(found['arrays']['clean'], clean)
@@ -151,13 +153,7 @@ def test_ablation_beside_the_clean_run():
   np.testing.assert_allclose(
     [e['value'] for e in found['change']['own']], change[..., 0].mean(1)
   )
-  longer = rate_without_sublayers(
-    model, prompts, tokens, width=2, starts=[1], reference=True
-  )
-  assert longer['windows'] == [[1, 4]]
-  for wrong in ({'site': 'z'}, {'layer': L}, {'layer': 1, 'starts': [2]}):
-    with pytest.raises(ValueError):
-      rate_without_sublayers(model, prompts, tokens, **wrong)
+  assert ablated(reference=True)['windows'][1] == [1, 4]
 
 
 def test_attribute_tokens_are_the_facts_first_tokens():

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.factual_recall import regression
+from experiments.factual_recall import least_squares, regression
 from experiments.factual_recall.mitigation import (
   DIRECTIONS,
-  fit_intercept,
   mitigate,
   random_directions,
   run_alone,
@@ -22,9 +21,8 @@ from tests.gemma_jax import hf_hooks
 FAMILIES = ['gemma2', 'gpt2', 'llama', 'opt', 'qwen3']
 
 
-def some_intercept(mlp, heads, other):
-  assert other is None
-  return mlp.mean(0) - 0.5 * heads.sum(1).mean(0)
+def intercept(mlp, heads, other=None):
+  return least_squares.fit(mlp, heads, other).intercept
 
 
 def log_probs_of(logits, answers):
@@ -39,7 +37,7 @@ def test_arms_are_those_of_transformers(family, prefix):
   hf, model = tiny.pair(0, family)
   prompts = random_prompts.make(prefix=prefix)
   ran = trace(model, prompts)
-  found = mitigate(model, ran, prompts, some_intercept)
+  found = mitigate(model, ran, prompts)
   tokens, positions = random_prompts.padded_right(prompts)
   n, last = np.arange(len(prompts)), positions.argmax(1)
   B, T = tokens.shape
@@ -100,7 +98,7 @@ def test_arms_are_those_of_transformers(family, prefix):
 def test_arms_are_a_knockout_and_steering(family):
   _, model = tiny.pair(0, family)
   prompts = random_prompts.make()
-  found = mitigate(model, trace(model, prompts), prompts, some_intercept)
+  found = mitigate(model, trace(model, prompts), prompts)
   L = model.config.num_layers
   cut = gj.knock_out_attention(
     queries='last', keys=range(prompts.tokens.shape[1]), layers=L - 1
@@ -133,7 +131,7 @@ def test_frozen_norm_is_its_formula(family):
   config = model.config
   prompts = random_prompts.make()
   ran = trace(model, prompts)
-  found = mitigate(model, ran, prompts, some_intercept)
+  found = mitigate(model, ran, prompts)
   x = ran.final.astype(np.float64)
   held_out = found.intercepts[np.where(found.first_half, 2, 1)]
   masked = run_alone(model, ran['resid_pre'][-1], prompts.ends)
@@ -167,8 +165,7 @@ def test_no_subject_is_changed_by_its_own_rows():
   moved = ran.activations | {'mlp_out': ran['mlp_out'].copy()}
   moved['mlp_out'][-1, one] += 3  # what is fitted, not what is run
   other = dataclasses.replace(ran, activations=moved)
-  mean = lambda mlp, heads, other: mlp.mean(0)
-  before, after = (mitigate(model, t, prompts, mean) for t in (ran, other))
+  before, after = (mitigate(model, t, prompts) for t in (ran, other))
   half = before.first_half == before.first_half[one][0]
   for arm in ('intercept', 'both', 'both_frozen', 'mean', 'random'):
     old, new = before.arms[arm].log_prob, after.arms[arm].log_prob
@@ -176,8 +173,10 @@ def test_no_subject_is_changed_by_its_own_rows():
     assert (old[..., ~half] != new[..., ~half]).all()
   sample = 'intercept_in_sample'
   assert (before.arms[sample].pi != after.arms[sample].pi).all()
+  heads, _ = regression.regressors(model, ran, model.config.num_layers - 1)
+  first = before.first_half
   np.testing.assert_allclose(
-    before.intercepts[1], ran['mlp_out'][-1][before.first_half].mean(0), 1e-5
+    before.intercepts[1], intercept(ran['mlp_out'][-1][first], heads[first])
   )
 
 
@@ -187,10 +186,8 @@ def test_fit_is_the_intercept_of_the_regression():
   heads = rng.standard_normal((30, 2, 8))
   other, b = rng.standard_normal((30, 8)), rng.standard_normal(8)
   mlp = 0.5 * heads[:, 1] - 0.2 * other + b
-  np.testing.assert_allclose(fit_intercept(mlp, heads, other), b, atol=1e-8)
-  np.testing.assert_allclose(
-    fit_intercept(mlp + 0.2 * other, heads), b, atol=1e-8
-  )
+  np.testing.assert_allclose(intercept(mlp, heads, other), b, atol=1e-8)
+  np.testing.assert_allclose(intercept(mlp + 0.2 * other, heads), b, atol=1e-8)
 
 
 def test_the_rest_is_a_regressor_only_if_asked():
@@ -200,9 +197,7 @@ def test_the_rest_is_a_regressor_only_if_asked():
   heads, rest = regression.regressors(model, ran, model.config.num_layers - 1)
   for with_other in (False, True):
     found = mitigate(model, ran, prompts, with_other=with_other)
-    want = fit_intercept(
-      ran['mlp_out'][-1], heads, rest if with_other else None
-    )
+    want = intercept(ran['mlp_out'][-1], heads, rest if with_other else None)
     np.testing.assert_allclose(found.intercepts[0], want)
     assert np.isfinite(found.intercepts).all()
 
@@ -231,7 +226,7 @@ def test_split_is_by_subject(templates):
 def test_results_are_paired_means():
   _, model = tiny.pair(0, 'gpt2')
   prompts = random_prompts.make(templates=1)
-  found = mitigate(model, trace(model, prompts), prompts, some_intercept)
+  found = mitigate(model, trace(model, prompts), prompts)
   results = found.to_results()
   none, mask = found.arms['none'], found.arms['mask']
   assert list(results['arms'])[0] == 'none' and len(results['arms']) == 9

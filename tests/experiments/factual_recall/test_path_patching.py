@@ -145,11 +145,8 @@ def test_own_writes_change_nothing(name):
 def test_batches_do_not_matter():
   this = case('llama')
   whole = this.total()
-  seen = []
   for size in (10, 5 * (this.heads + 1)):
-    found = this.total(rows_per_batch=size, on_layer=lambda: seen.append(1))
-    close(found, whole, 1e-6)
-  assert len(seen) == 2 * this.model.config.num_layers
+    close(this.total(rows_per_batch=size), whole, 1e-6)
 
 
 def test_one_program_serves_all_layers_and_donors():
@@ -212,7 +209,7 @@ def test_published_donors_of_shorter_corrupted_prompts():
   assert found['z'].shape == (5, 5, 64)
 
 
-def gj_streams(this, layer, site, vectors):
+def gj_streams(this, layer, vectors):
   """Last streams [S, n, D] of whole runs with heads held."""
   batch = this.prompts.whole()
   held = gj.run(this.model, *batch, capture=gj.capture('z'))
@@ -224,7 +221,7 @@ def gj_streams(this, layer, site, vectors):
       *batch,
       interventions=[
         gj.patch('z', source=held),
-        gj.steer(site, vector, layers=layer, positions='last'),
+        gj.steer('mlp_out', vector, layers=layer, positions='last'),
       ],
       capture=gj.capture('resid_post', layers=L - 1, positions='last'),
     )
@@ -232,23 +229,17 @@ def gj_streams(this, layer, site, vectors):
   return np.stack(found)
 
 
-@pytest.mark.parametrize(
-  'name, layer, site',
-  [
-    ('gemma2', 3, 'attn_out'),
-    ('gpt2', 4, 'mlp_out'),
-  ],
-)
-def test_streams_with_added_vectors(name, layer, site):
+@pytest.mark.parametrize('name, layer', [('gemma2', 3), ('gpt2', 4)])
+def test_streams_with_added_vectors(name, layer):
   this = case(name)
   rng = np.random.default_rng(0)
   n, D = len(this.prompts), this.model.config.d_model
   for shape in ((3, D), (3, n, D)):
     vectors = rng.normal(size=shape)
     arguments = this.model, this.clean, this.prompts, layer, vectors
-    found = streams_with_added(*arguments, site=site, rows_per_batch=7)
+    found = streams_with_added(*arguments, rows_per_batch=7)
     assert found.shape == (3, n, D)
-    want = gj_streams(this, layer, site, vectors.astype(np.float32))
+    want = gj_streams(this, layer, vectors.astype(np.float32))
     close(found, want)
     assert np.abs(want - this.clean.final).max() > 0.1
 
