@@ -17,8 +17,8 @@ class Node:
   """Holds one node.
 
   Attributes:
-    x: Its place on the x axis.
-    y: Its place on the y axis, on which lanes are at 0, 1, ...
+    x: Place on the x axis.
+    y: Place on the y axis, on which lanes are at 0, 1, ...
     label: What is written above it.
     hover: What the hover text says.
   """
@@ -36,7 +36,7 @@ class Link:
   Attributes:
     start: Name of the node that it starts from.
     end: Name of the node that it leads to.
-    value: Its weight, as it is: links are as wide as this is large.
+    value: Weight of the link, of any sign; it sets the width.
     group: Name of its colour and dash in the legend.
     dash: True for a dotted line.
     hover: What the hover text says.

@@ -6,8 +6,8 @@ import plotly.graph_objects as go
 
 from experiments import charts
 from experiments.charts.table import spelled
+from experiments.circuits.circuit_graph import NEGATIVE, POSITIVE, TOKENS, graph
 from experiments.circuits.components import GROUPS
-from experiments.circuits.graph import NEGATIVE, POSITIVE, TOKENS, graph
 from experiments.latents import CLASSES
 from experiments.latents.class_look import LABEL_COLOURS, TITLES
 

@@ -255,7 +255,7 @@ def _overlap(sets: Sequence[set], k: int) -> dict:
   """Returns the mean overlap of pairs, with a jackknife over splits."""
   n = len(sets)
   if n < 2:
-    return Estimate(value=math.nan, low=math.nan, high=math.nan, n=0).to_dict()
+    return Estimate.without_interval(math.nan, 0).to_dict()
   size = min(k, *map(len, sets))
   pairs = np.array([[len(a & b) / size for b in sets] for a in sets])
   np.fill_diagonal(pairs, 0)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from experiments.factual_recall.least_squares import bare, cosine
+from experiments.factual_recall.least_squares import cosine
 from experiments.factual_recall.trace import Trace
 from experiments.stats.intervals import CONFIDENCE, Estimate, number_units
 from experiments.stats.resampling import bounds, draw, estimate, mean_by_unit
@@ -170,10 +170,10 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> Estimate:
   """
   k = len(x)
   if k < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-    return Estimate(value=math.nan, low=math.nan, high=math.nan, n=k)
+    return Estimate.without_interval(math.nan, k)
   rho = float(stats.spearmanr(x, y).statistic)
   if k < 4 or abs(rho) >= 1:
-    return Estimate(value=rho, low=math.nan, high=math.nan, n=k)
+    return Estimate.without_interval(rho, k)
   reach = stats.norm.ppf((1 + CONFIDENCE) / 2)
   reach *= math.sqrt((1 + rho**2 / 2) / (k - 3))
   middle = math.atanh(rho)
@@ -196,7 +196,8 @@ class _Cosine:
     """Returns the readout of a vector [D] that has no interval."""
     value = float(cosine(vector, self._average))
     low, high = bounds(cosine(vector, self._chance))
-    return {**bare(value, n), 'chance': [float(low), float(high)]}
+    found = Estimate.without_interval(value, n).to_dict()
+    return {**found, 'chance': [float(low), float(high)]}
 
   def of_mean(self, outputs) -> dict:
     """Returns the readout of the mean of [n, D], resampling subjects."""
@@ -275,5 +276,6 @@ def _compare(layers: list[dict]) -> dict | None:
   found = {}
   for key, last in rows[-1].items():
     others = [row[key] for row in rows[:-1]]
-    found[key] = bare(float(last - np.mean(others)), len(others))
+    difference = Estimate.without_interval(last - np.mean(others), len(others))
+    found[key] = difference.to_dict()
   return found

@@ -18,8 +18,6 @@ import math
 
 import numpy as np
 
-from experiments.stats.intervals import Estimate
-
 FOLDS = 5
 # With fewer units, each is held out alone.
 _FEW_UNITS = 10
@@ -241,11 +239,6 @@ def ratio(part, whole) -> np.ndarray:
   """Returns part / whole; NaN where there is no whole."""
   part, whole = np.asarray(part), np.asarray(whole)
   return np.where(whole > 0, part / np.where(whole > 0, whole, 1), math.nan)
-
-
-def bare(value: float, n: int) -> dict:
-  """Returns an estimate of n observations without an interval, for JSON."""
-  return Estimate(value=value, low=math.nan, high=math.nan, n=n).to_dict()
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

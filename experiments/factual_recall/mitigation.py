@@ -37,6 +37,7 @@ from experiments.factual_recall.trace import (
   in_batches,
   outcomes,
 )
+from experiments.stats.intervals import Estimate
 from experiments.stats.resampling import cluster_bootstrap_means
 import gemma_jax as gj
 from gemma_jax.capture import Capture
@@ -100,7 +101,7 @@ class Mitigations:
     return {
       'arms': results,
       'intercept': {
-        name: least_squares.bare(float(value), len(self.units))
+        name: Estimate.without_interval(value, len(self.units)).to_dict()
         for name, value in numbers.items()
       },
     }

@@ -200,9 +200,7 @@ def _costs(losses: dict[str, np.ndarray], seed: int) -> dict[str, dict]:
 
 
 def _calibration(confidence, right, units, seed) -> dict:
-  """Returns how sure predictions [R, T - 1] are, and how often they
-  are right.
-  """
+  """Returns how sure predictions [R, T - 1] are, and how often right."""
   confidence = confidence.reshape(-1).astype(np.float64)
   right = right.reshape(-1)
 

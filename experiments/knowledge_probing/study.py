@@ -237,10 +237,9 @@ def _scores(study: Study, questions, sampled, run: bool):
   if settings.judge == 'llm':
     identity |= study.identity
   by_id = {q.id: q for q in questions}
-  others = judging.others_of(questions)
 
   def make(missing):
-    alike = _alike(settings)
+    others, alike = judging.others_of(questions), _alike(settings)
     for start in tqdm.trange(0, len(missing), _CHUNK, desc='Scoring'):
       part = [by_id[id] for id in missing[start : start + _CHUNK]]
       verdicts = _model_verdicts(study, part, sampled)

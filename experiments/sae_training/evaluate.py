@@ -69,9 +69,9 @@ def work(settings: Settings, keep_flags: KeepFlags) -> str:
   mesh = settings.make_mesh()
   estimate = memory_items.estimate_evaluation(
     reader.config,
+    sae.weights(),
     site=site,
     layers=[layer],
-    width=sae.width,
     dtype=reader.dtype,
     context=settings.context,
     harvest_batch=settings.harvest_batch,

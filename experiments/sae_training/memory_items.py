@@ -7,15 +7,21 @@ the devices of the run.
 
 from collections.abc import Sequence
 import contextlib
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
 from experiments.sae_training import splicing
 from experiments.sae_training.memory import Item, MemoryEstimate
 import gemma_jax as gj
-from gemma_jax.sharding import weight_sharding
+from gemma_jax.sharding import (
+  ACTIVATION_RULES,
+  partition_spec,
+  weight_sharding,
+)
 from gemma_jax.weights import weight_letters, weight_shape
 from sae.jumprelu import Weights
 from sae.metrics.metric_sums import add_batch, init_sums
@@ -35,11 +41,9 @@ class _Stage:
     self._add(name, num_bytes, knob, False)
 
   def runs(self, name: str, knob: str, function, *args, **static):
-    """Compiles a jitted function for arguments that are shapes."""
-    context = contextlib.nullcontext()
-    if self._mesh is not None:
-      context = jax.set_mesh(self._mesh)
-    with context:
+    """Compiles a jitted function for arguments of which shapes are enough."""
+    mesh = self._mesh
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
       compiled = function.lower(*args, **static).compile()
     used = compiled.memory_analysis().temp_size_in_bytes
     self._add(f'program: {name}', used, knob, True)
@@ -83,6 +87,7 @@ def estimate_training(
   """
   S, W = len(layers), gj.site_width(model, site)
   decoder = _decoder(model.truncated(max(layers) + 1), dtype, mesh)
+  x = _batch((harvest_batch, context, W), dtype, mesh)
   start = jax.jit(lambda: update.init_state(config, jnp.ones(S), W, mesh))
   begun = start.lower()
   state = jax.tree.map(
@@ -102,7 +107,7 @@ def estimate_training(
   )
   stage.holds(
     'activations between model and bucket',
-    3 * S * harvest_batch * context * W * jnp.dtype(dtype).itemsize,
+    3 * S * _bytes_on_each(x),
     '--harvest_batch, fewer --layer',
   )
   stage.holds(
@@ -118,23 +123,23 @@ def estimate_training(
     _ROWS,
     *_model_run(decoder, [site], layers, harvest_batch, context),
   )
+  run_updates = functools.partial(
+    update.run_updates, config=config, num_steps=2, mesh=mesh
+  )
   stage.runs(
     'updates of SAEs',
     f'--runs_at_once, --batch_size, {fewer}, --model_parallel',
-    update._run_updates,
+    jax.jit(run_updates, donate_argnums=0),
     state,
     bucket,
     jax.ShapeDtypeStruct((config.bucket_size,), jnp.int32),
     0,
-    config=config.shared,
-    num_steps=2,
-    mesh=mesh,
   )
   evaluation = estimate_evaluation(
     model,
+    _sae_weights(config.width, W, mesh),
     site=site,
     layers=layers,
-    width=config.width,
     num_saes=S * len(config.runs),
     dtype=dtype,
     context=context,
@@ -148,10 +153,10 @@ def estimate_training(
 
 def estimate_evaluation(
   model: gj.ModelConfig,
+  weights: Weights,
   *,
   site: str,
   layers: Sequence[int],
-  width: int,
   dtype,
   context: int,
   harvest_batch: int,
@@ -164,25 +169,24 @@ def estimate_evaluation(
 
   Args:
     model: Configuration of the whole model.
+    weights: Those of an SAE, or their shapes.
     site: Site of width W.
     layers: S layers of the site.
-    width: Number of latents of an SAE.
     dtype, context, harvest_batch, uniformity, mesh: As above.
     num_saes: Number of SAEs, of all layers.
     fewer: The flags that make SAEs smaller.
   """
-  S, W = len(layers), gj.site_width(model, site)
+  S, (W, F) = len(layers), weights.W_enc.shape
   B, T = harvest_batch, context
   decoder = _decoder(model, dtype, mesh)
-  weights = _sae_weights(width, W)
+  x = _batch((B, T, W), dtype, mesh)
   stage = _Stage('evaluation', mesh)
   stage.holds(
     f'weights of {model.num_layers} layers',
     _bytes_on_each(decoder),
     '--dtype=bfloat16, --model_parallel',
   )
-  size = jnp.dtype(dtype).itemsize
-  stage.holds('activations', (S + 4) * B * T * W * size, _ROWS)
+  stage.holds('activations', (S + 4) * _bytes_on_each(x), _ROWS)
   stage.holds('SAE weights', num_saes * _bytes_on_each(weights), fewer)
   last = model.num_layers - 1
   stage.runs(
@@ -190,17 +194,16 @@ def estimate_evaluation(
     _ROWS,
     *_model_run(decoder, [site, 'resid_post'], [*layers, last], B, T),
   )
-  x = jax.ShapeDtypeStruct((B, T, W), dtype)
   stage.runs(
     'latents of a batch',
     f'{_ROWS}, {fewer}',
     jax.jit(add_batch, donate_argnums=0),
-    jax.eval_shape(lambda: init_sums(width, W)),
+    jax.eval_shape(lambda: init_sums(F, W)),
     weights,
     x,
     jax.ShapeDtypeStruct((B, T), bool),
   )
-  stream = jax.ShapeDtypeStruct((B, T, model.d_model), dtype)
+  stream = _batch((B, T, model.d_model), dtype, mesh)
   tokens = jax.ShapeDtypeStruct((B, T), jnp.int32)
   losses = jax.jit(lambda *x: gj.token_losses(*x))
   stage.runs('logits', _ROWS, losses, decoder, stream, tokens)
@@ -209,7 +212,7 @@ def estimate_evaluation(
     stage.runs(
       'a backward pass',
       f'--uniformity_tokens=0, {_ROWS}',
-      splicing._gradient,
+      splicing.own_logit_gradient,
       decoder,
       site,
       jax.ShapeDtypeStruct((S,), jnp.int32),
@@ -231,11 +234,27 @@ def _decoder(config: gj.ModelConfig, dtype, mesh) -> gj.Decoder:
   return gj.Decoder(config, weights)
 
 
-def _sae_weights(F: int, W: int) -> Weights:
-  shapes = Weights(
-    W_enc=(W, F), W_dec=(F, W), b_enc=(F,), b_dec=(W,), threshold=(F,)
+def _sae_weights(F: int, W: int, mesh) -> Weights:
+  """Returns the shapes of an SAE's weights, placed as training leaves them."""
+  letters = Weights('DF', 'FD', 'F', 'D', 'F')
+  shapes = Weights((W, F), (F, W), (F,), (W,), (F,))
+  return Weights(
+    *(
+      jax.ShapeDtypeStruct(
+        shape, jnp.float32, sharding=sharding.placement(dims, shape, mesh)
+      )
+      for dims, shape in zip(letters, shapes, strict=True)
+    )
   )
-  return Weights(*(jax.ShapeDtypeStruct(x, jnp.float32) for x in shapes))
+
+
+def _batch(shape: tuple[int, int, int], dtype, mesh) -> jax.ShapeDtypeStruct:
+  """Returns activations [B, T, W], placed as a run of the model leaves them."""
+  place = None
+  if mesh is not None:
+    spec = partition_spec('BTW', shape, mesh, ACTIVATION_RULES)
+    place = NamedSharding(mesh, spec)
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 
 
 def _model_run(decoder, sites, layers, B: int, T: int) -> tuple:

@@ -136,7 +136,7 @@ def own_gradients(
   )
   column = np.argmax(batch.positions == at[:, None], axis=1)
   target = batch.tokens[np.arange(len(at)), np.minimum(column + 1, T - 1)]
-  gradient = _gradient(
+  gradient = own_logit_gradient(
     model,
     site,
     np.array(layers, np.int32),
@@ -149,8 +149,11 @@ def own_gradients(
 
 
 @functools.partial(jax.jit, static_argnames='site')
-def _gradient(model, site, layers, tokens, positions, at, target):
-  """Returns [S, B, W], with respect to what is added at positions [B, 1]."""
+def own_logit_gradient(model, site, layers, tokens, positions, at, target):
+  """Returns gradients [S, B, W] with respect to x at positions [B, 1]; pure.
+
+  See `own_gradients`. target, int32 [B], is the token that is right after each.
+  """
 
   def correct_logit(added):
     edits = [

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 import dataclasses
 import functools
 import math
+from typing import Self
 
 import numpy as np
 from scipy import stats
@@ -33,6 +34,11 @@ class Estimate:
   low: float
   high: float
   n: int
+
+  @classmethod
+  def without_interval(cls, value: float, n: int) -> Self:
+    """Returns an estimate from n observations, too few for an interval."""
+    return cls(value=float(value), low=math.nan, high=math.nan, n=n)
 
   def to_dict(self) -> dict[str, float | int | None]:
     """Returns a dict for JSON: what is not finite is None."""
@@ -60,7 +66,7 @@ def wilson(successes: int, n: int) -> Estimate:
   if not 0 <= successes <= n:
     raise ValueError(f'{successes} successes of {n} are not a proportion.')
   if n == 0:
-    return Estimate(value=math.nan, low=math.nan, high=math.nan, n=0)
+    return Estimate.without_interval(math.nan, 0)
   test = stats.binomtest(int(successes), int(n))
   interval = test.proportion_ci(CONFIDENCE, method='wilson')
   return Estimate(
@@ -131,7 +137,7 @@ def cluster_bootstrap_ratio(
   if n != len(clusters):
     raise ValueError(f'{n} values are in {len(clusters)} clusters.')
   if not n:
-    return Estimate(value=math.nan, low=math.nan, high=math.nan, n=0)
+    return Estimate.without_interval(math.nan, 0)
   which, names = number_units(clusters)
   low = high = math.nan
   if len(names) > 1:

@@ -58,7 +58,7 @@ def paired_difference(
   before, after = _pairs(before, after)
   n = len(before)
   if n == 0:
-    return Estimate(value=math.nan, low=math.nan, high=math.nan, n=0)
+    return Estimate.without_interval(math.nan, 0)
   b, a = wilson(before.sum(), n), wilson(after.sum(), n)
   phi = _correlation(before, after)
 

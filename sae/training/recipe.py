@@ -42,17 +42,17 @@ class TrainConfig:
     sparsity: Coefficient of the penalty, lambda. With `target_l0`, its first
       value, from which a controller moves it.
     seed: Random seed of the initial weights.
-    shuffle_seed: Shuffle seed of the order of activations within a bucket.
+    shuffle_seed: Random seed of the order of activations within a bucket.
     target_l0: Mean active latents per token to steer to, or None.
     batch_size: B, tokens per update.
     learning_rate: Learning rate of Adam.
-    threshold_learning_rate: Threshold learning rate of the log thresholds; None
+    threshold_learning_rate: Learning rate of the log thresholds; None
       is `learning_rate`. Adam moves a log threshold by about this much per
       step, so at 7e-5 a factor of e takes 14,000 steps: runs shorter than that
       need more.
-    encoder_learning_rate: Encoder learning rate of the encoder's weights; None
+    encoder_learning_rate: Learning rate of the encoder's weights; None
       is `learning_rate`.
-    bias_learning_rate: Bias learning rate of both biases; None is
+    bias_learning_rate: Learning rate of both biases; None is
       `learning_rate`. Adam moves every number by about its rate, and a bias
       moves pre-activations, which are 1 / sqrt(D) wide, by as much: at rates
       above about 0.01 biases overshoot unless theirs is smaller.
@@ -61,16 +61,17 @@ class TrainConfig:
     decay: How the learning rate falls to 0 in the last `decay_steps`.
     decay_steps: See `decay`.
     adam_b1: 0 keeps no first moment.
-    adam_b2: Adam b2 of Adam.
-    adam_eps: Adam eps of Adam.
+    adam_b2: Decay of the running mean of squared gradients.
+    adam_eps: Added to the root of that mean, so that no update explodes.
     sparsity_warmup_steps: The coefficient rises from 0, linearly, over so many
       steps.
     penalty: 'l0' counts active latents, with straight-through gradients.
       'tanh' is Anthropic's smooth stand-in, the sum of tanh(tanh_scale * f)
       (Transformer Circuits Thread, January 2025 update).
     tanh_scale: In its authors' units, where the mean squared norm is D.
-    bandwidth: Bandwidth of the straight-through kernel; bias against variance.
-    initial_threshold: Initial threshold of every latent.
+    bandwidth: Width of the straight-through kernel: a wide one is biased, a
+      narrow one noisy.
+    initial_threshold: Threshold with which every latent starts.
     encoder_scale: The encoder starts as the decoder's transpose times this.
       At 1, and with low thresholds, the first reconstructions are about F / 2D
       times too long, which training has to unlearn first.

@@ -88,9 +88,6 @@ def test_updates_take_what_was_estimated():
     run = lambda state: update.run_updates(
       state, bucket, order, 0, config=config, num_steps=2
     )
-    update._run_updates.lower(
-      state, bucket, order, 0, config=config.shared, num_steps=2, mesh=None
-    ).compile()
     read = lambda name: int(
       re.search(name + r':\\s+(\\d+)', open('/proc/self/status').read())[1]
     )
@@ -144,8 +141,11 @@ def test_on_a_mesh_each_device_has_its_part():
   model = worlds.model().config
   mesh = jax.make_mesh((2, 4), ('data', 'model'), (AxisType.Auto,) * 2)
   config = TrainConfig.short(1024, 99, batch_size=256, bucket_size=1280)
-  one, parts = items(estimated(config)), items(estimated(config, mesh=mesh))
+  whole, part = estimated(config), estimated(config, mesh=mesh)
+  one, parts = items(whole), items(part)
   assert parts['bucket'] == one['bucket'] // 2
+  name = 'activations between model and bucket'
+  assert parts[name] == one[name] // 2
   expected = 0
   # 2 key/value heads are not split by 4.
   for name, letters in weight_letters(model).items():
@@ -157,6 +157,12 @@ def test_on_a_mesh_each_device_has_its_part():
   assert parts['weights of 4 layers'] == expected
   held = 'SAE weights and moments'
   assert parts[held] < one[held] / 3.5
+  evaluated, own = items(whole, 'evaluation'), items(part, 'evaluation')
+  assert own['activations'] == evaluated['activations'] // 2
+  assert own['SAE weights'] < evaluated['SAE weights'] / 3.5
+  for name in ('the model', 'latents of a batch', 'logits', 'a backward pass'):
+    name = f'program: {name}'
+    assert own[name] < evaluated[name], name
   # What devices do not divide is whole on each.
   odd = TrainConfig.short(1022, 99, batch_size=255, bucket_size=1275)
   one, parts = items(estimated(odd)), items(estimated(odd, mesh=mesh))
