@@ -10,19 +10,24 @@ measured is in the README.
 import dataclasses
 import pathlib
 
+from experiments.latents import CLASSES
 from experiments.runs import KeepFlags, outputs, start
 
 # What -> (least, most).
 BOUNDS = {
-  'known entities': (300, 520),
-  'unknown entities': (300, 520),
-  'AUROC of the unknown latent': (0.8, 1.0),
+  'known entities': (800, 900),
+  'unknown entities': (780, 900),
+  'AUROC of the known latent': (0.8, 1.0),
+  'AUROC of the unknown latent': (0.9, 1.0),
   'AUROC of the linear probe': (0.93, 1.0),
-  'AUROC of name tokens': (0.2, 0.7),
+  'AUROC of name tokens': (0.4, 0.6),
   'known, refused': (0.0, 0.15),
-  'known, refused with the unknown latent': (0.7, 1.0),
-  'unknown, refused': (0.85, 1.0),
-  'unknown, refused without the unknown latent': (0.0, 0.5),
+  'known, refused with the unknown latent': (0.6, 1.0),
+  'unknown, refused': (0.7, 1.0),
+  'unknown, refused with the known latent': (0.0, 0.3),
+  'unknown, refused without the unknown latent': (0.0, 0.4),
+  'specific doses of the known latent': (1, 6),
+  'specific doses of the unknown latent': (1, 6),
 }
 
 
@@ -54,11 +59,14 @@ def measured(results: dict) -> dict[str, float]:
     )
     return arm['counts'][entity_class]['all']['refusal']['value']
 
-  best = latents['chosen']['unknown'][0]
+  best = {label: latents['chosen'][label][0] for label in CLASSES}
   return {
     'known entities': sum(c['known'] for c in counts),
     'unknown entities': sum(c['unknown'] for c in counts),
-    'AUROC of the unknown latent': best['auroc']['mean']['value'],
+    **{
+      f'AUROC of the {label} latent': best[label]['auroc']['mean']['value']
+      for label in CLASSES
+    },
     'AUROC of the linear probe': auroc('linear probe'),
     'AUROC of name tokens': auroc('name tokens'),
     'known, refused': refused('original', '', 'known'),
@@ -66,9 +74,18 @@ def measured(results: dict) -> dict[str, float]:
       'steered', 'unknown', 'known'
     ),
     'unknown, refused': refused('original', '', 'unknown'),
+    'unknown, refused with the known latent': refused(
+      'steered', 'known', 'unknown'
+    ),
     'unknown, refused without the unknown latent': refused(
       'wrong sign', 'unknown', 'unknown'
     ),
+    **{
+      f'specific doses of the {one["target"]} latent': len(
+        one['specific_doses']
+      )
+      for one in steering['specificity']
+    },
   }
 
 

@@ -10,7 +10,8 @@ every layer of the base model, and all of it is measured. --out gets
 
   base/, chat/    checkpoints as HF writes them, with tokenizer and template
   saes/           Gemma Scope's layout, resid_post of every layer of base/
-  entities/       <type>.json, known and unseen ones that no chat tuning saw
+  entities/       <type>.json, known and unseen ones, split
+  rare/           <type>.json, those that pre-training has seldom
   text.txt        documents like those it was trained on, to retrain SAEs
   audit.json      the recipe, what the models can do, and what they should
   run.json        what a further run of the command must agree with
@@ -29,6 +30,7 @@ import sys
 from typing import Literal
 
 import jax
+import numpy as np
 
 from experiments.miniworld import audit as audit_lib
 from experiments.miniworld.bundle import (
@@ -87,9 +89,12 @@ class Builder:
     if not (out / 'entities').is_dir():
       with outputs.replaced_folder(out / 'entities') as folder:
         write_people(folder, self.world)
+    if not (out / 'rare').is_dir():
+      with outputs.replaced_folder(out / 'rare') as folder:
+        write_people(folder, self.world, ['rare'])
     if not (out / 'text.txt').is_file():
       write_documents(out / 'text.txt', self.corpus, self.tokenizer, _DOCUMENTS)
-    found = audit_lib.audit(out / 'base', out / 'chat', self.world)
+    found = audit_lib.audit(out / 'base', out / 'chat', self.world, self.corpus)
     outputs.write_text(
       out / 'audit.json',
       json.dumps(
@@ -97,6 +102,13 @@ class Builder:
           'recipe': dataclasses.asdict(self.recipe),
           'versions': outputs.versions(),
           'found': found,
+          'saes': [
+            {'layer': about['origin']['layer'], **about['training']}
+            for about in map(
+              outputs.read_json,
+              sorted((out / 'saes').glob('layer_*/**/metadata.json')),
+            )
+          ],
           'bounds': audit_lib.BOUNDS,
         },
         indent=2,
@@ -144,7 +156,7 @@ class Builder:
       kept = next_token_loss(weights, self.config, *batch.replay)
       return learnt + recipe.chat.replay_weight * kept
 
-    judge = chats.judge(self.config, 'validation', 'unseen_validation')
+    judge = chats.judge(self.config, 'stopping', 'unseen_stopping')
     weights, _ = fit(
       loss,
       weights,
@@ -175,7 +187,13 @@ class Builder:
         Origin(model='miniworld', site=SITE, layer=layer) for layer in layers
       ],
     )
+    x = audit_lib.streams(
+      model,
+      self.tokenizer,
+      [e for group in audit_lib.TEST for e in self.world.entities(group)],
+    )
     for layer, (sae,) in enumerate(trained.saes):
+      at_entities = evaluate(sae, [(x[layer], np.ones(x.shape[1], bool))])
       held_out = itertools.islice(
         activations(2 * 10**6), _EVAL_ROWS // _HARVEST_ROWS
       )
@@ -189,6 +207,8 @@ class Builder:
           'l0': metrics.l0,
           'fvu': metrics.fvu,
           'num_tokens': metrics.num_tokens,
+          'entity_l0': at_entities.l0,
+          'entity_fvu': at_entities.fvu,
         },
       )
 
@@ -200,7 +220,10 @@ class Settings:
   Attributes:
     out: Folder to write.
     seed: Random seed of the world and of its training.
-    size: 'small' is what is bundled; 'tiny' knows nothing, and is for tests.
+    size: 'small' is what is bundled; 'hedged' has texts that admit not to know,
+      'unmarked' none of the words that say whether a name is known; 'tiny'
+      knows nothing, and is for tests.
+    sae_seed: Random seed of the SAEs. Default: that of the world.
     must_pass: Exit with an error if the audit finds the world out of its
       bounds. A tiny one is.
   """
@@ -208,6 +231,7 @@ class Settings:
   out: str
   seed: Seed = 0
   size: Literal[*SIZES] = 'small'
+  sae_seed: Seed | None = None
   must_pass: bool = True
 
   def __post_init__(self):
@@ -219,6 +243,9 @@ def work(settings: Settings, keep_flags: KeepFlags) -> str | int:
   del keep_flags  # run.json says what was made
   out = pathlib.Path(settings.out)
   recipe = make_recipe(settings.size, settings.seed)
+  if settings.sae_seed is not None:
+    saes = dataclasses.replace(recipe.saes, seed=settings.sae_seed)
+    recipe = dataclasses.replace(recipe, saes=saes)
   # What JSON makes of it is what the next run will find.
   outputs.check_same_run(
     out / 'run.json',

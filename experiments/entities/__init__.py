@@ -9,7 +9,7 @@
 """
 
 from experiments.entities.answer_judging import Judge
-from experiments.entities.entity import Entity
+from experiments.entities.entity import PARTS, Entity
 from experiments.entities.entity_files import read_entities, write_entities
 from experiments.entities.entity_prompts import (
   Prompt,
@@ -28,6 +28,7 @@ from experiments.entities.entity_splits import (
 from experiments.entities.labels import (
   Classes,
   classify,
+  grades_of,
   is_correct,
   label_completion,
   label_record,
@@ -42,6 +43,7 @@ from experiments.entities.prompt_types import (
   prompt_types_of,
 )
 from experiments.entities.records import Record, read_records, write_records
+from experiments.entities.refusal_tokens import refusal_tokens
 from experiments.entities.refusals import is_refusal
 from experiments.entities.splits import Split, split
 from experiments.entities.wikidata import process_raw

@@ -5,8 +5,8 @@ A file is either processed, the paper's format,
   [{"entity": "Rome", "entity_type": "city", "attributes": [
      {"attribute_type": "country", "attribute_value": "Italy"}, ...]}, ...]
 
-or raw rows of a Wikidata query (`wikidata.py`). Which one it is, its first
-record's fields tell.
+where "split" may say train, validation or test; or raw rows of a Wikidata query
+(`wikidata.py`). The fields of its first record tell which one it is.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,6 +80,7 @@ def write_entities(
       {
         'entity': entity.name,
         'entity_type': entity_type,
+        **({'split': entity.split} if entity.split else {}),
         'attributes': [
           {'attribute_type': attribute, 'attribute_value': value}
           for attribute, value in entity.attributes.items()
@@ -152,4 +153,7 @@ def _entity(row, entity_type, where) -> Entity:
         f'{judges[attribute].form}. Correct it, or remove the attribute.'
       )
     values[attribute] = value
-  return Entity(name, entity_type, values)
+  try:
+    return Entity(name, entity_type, values, row.get('split'))
+  except ValueError as error:
+    raise ValueError(f'{where}: {error}') from error

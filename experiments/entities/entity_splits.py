@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 
-from experiments.entities.entity import Entity
+from experiments.entities.entity import PARTS, Entity
 from experiments.entities.labels import Classes
 from experiments.entities.splits import Split, split
 
 _CLASSES = ('known', 'unknown')
-_PARTS = ('train', 'validation', 'test')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,7 @@ class EntitySplits:
         }
         for label in _CLASSES
       }
-      for part in _PARTS
+      for part in PARTS
     }
 
 
@@ -51,23 +50,47 @@ def split_classes(
 ) -> EntitySplits:
   """Splits the known and the unknown entities of every type.
 
+  Entities whose files say in which part they are stay there; others are drawn.
+
   Args:
     entities: Type -> entities.
     classes: Type -> names by class; those of no entity here are left out.
 
   Raises:
-    ValueError: a class of a type is too small to split.
+    ValueError: a class of a type is too small to split, some of its entities
+      say in which part they are and others do not, or none is in train or test.
   """
   splits = {}
   for kind, found in entities.items():
     by_name = {entity.name: entity for entity in found}
     for label in _CLASSES:
       names = getattr(classes[kind], label)
-      splits[kind, label] = split(
+      splits[kind, label] = _split(
         [by_name[name] for name in names if name in by_name],
-        what=f'{label} entities of type {kind!r}',
+        f'{label} entities of type {kind!r}',
       )
   return EntitySplits(splits)
+
+
+def _split(entities: Sequence[Entity], what: str) -> Split[Entity]:
+  drawn = [entity for entity in entities if entity.split is None]
+  if len(drawn) == len(entities):
+    return split(entities, what=what)
+  if drawn:
+    raise ValueError(
+      f"{len(drawn)} of {len(entities)} {what} have no 'split', the first "
+      f'{drawn[0].name!r}; others have one. Give all of them one, or none.'
+    )
+  parts = {
+    part: [entity for entity in entities if entity.split == part]
+    for part in PARTS
+  }
+  if empty := [part for part in ('train', 'test') if not parts[part]]:
+    raise ValueError(
+      f"None of {len(entities)} {what} has the 'split' {empty[0]!r}. Give some "
+      'of them that split, or leave the field out.'
+    )
+  return Split(**parts)
 
 
 def people_of_names(
@@ -103,7 +126,7 @@ def people_of_names(
       (kind, label): Split(
         **{
           part: [named[kind, name] for name in names[part][label][kind]]
-          for part in _PARTS
+          for part in PARTS
         }
       )
       for label in _CLASSES

@@ -147,6 +147,24 @@ def label_record(
   )
 
 
+def grades_of(
+  records: Mapping[str, Sequence[Record]],
+) -> dict[tuple[str, str], float]:
+  """Returns (type, name) -> the share of right samples, over its attributes.
+
+  Args:
+    records: As for `classify`.
+  """
+  shares = {}
+  for name, group in records.items():
+    kind = PROMPT_TYPES[name]
+    for record in group if kind.counts else ():
+      samples = len(record.string_matching_sampled_labels)
+      key = kind.entity_type, record.entity
+      shares.setdefault(key, []).append(record.correct_samples() / samples)
+  return {key: sum(each) / len(each) for key, each in shares.items()}
+
+
 def classify(
   records: Mapping[str, Sequence[Record]],
   min_correct: int = 3,

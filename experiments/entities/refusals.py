@@ -3,7 +3,8 @@
 reference   the lists as published, with two pairs of entries that a missing
             comma glued together, capitals that never match, and words that
             any answer may contain ('unknown', 'please note')
-default     the same lists mended, over text with plain apostrophes
+default     the same lists mended, over text with plain apostrophes; and "I do
+            not know", wherever it stands
 
 `text` is what the model generated up to its stop token; the published code
 also read what came after.
@@ -142,11 +143,17 @@ _MENDED = {
   "it's important to note that": (),
   'i believe you': (),
 }
+# What the published lists have as a beginning only: steered models leave out
+# words before it.
+_ANYWHERE = ('i do not know', "i don't know")
 _STARTS = tuple(start.lower() for start in _BEGINNINGS)
-_CLEAN = tuple(
-  mended.lower()
-  for entry in _PUBLISHED
-  for mended in _MENDED.get(entry, (entry,))
+_CLEAN = (
+  tuple(
+    mended.lower()
+    for entry in _PUBLISHED
+    for mended in _MENDED.get(entry, (entry,))
+  )
+  + _ANYWHERE
 )
 _APOSTROPHES = str.maketrans('\u2018\u2019\u02bc', "'''")
 

@@ -14,12 +14,16 @@ The experiment of arXiv 2411.14257, sections 2 to 5:
   2 harvest    at the last token of each name, which latents of which layers
                fire, for how many known and unknown entities
   3 latents    on half of the entities, the latent that best tells them apart
-               in every entity type at once; tested on others, beside random
-               latents, probes, and the same search with shuffled labels
-  4 steering   the latent's direction is added to the chat model while it reads
-               a question: does it decline, does it make something up? Beside
-               it random latents and directions of the same norm, and over
-               doses, where they move the model equally far (KL divergence)
+               in every entity type at once, by AUROC, by how often it fires
+               (as published), and by how strongly; tested on others, beside
+               random latents, probes, what names alone tell, and the same
+               search with shuffled labels
+  4 steering   a latent's direction is added to the chat model while it reads a
+               question: does it decline, does it make something up? Layer and
+               dose are chosen on validation by what they cause. Beside it, at
+               every dose, random latents and directions of the same norm; and
+               all of them where they move the model equally far on ordinary
+               text (KL divergence)
 
 --out gets
 
@@ -37,9 +41,9 @@ other --mode, --seed, --num_samples, --max_entities or --types need another
 
 How much of a latent is added: --alpha_known and --alpha_unknown are
 coefficients of decoder rows; without them --dose is a norm in units of the
-stream's; without it --goal has the smallest dose chosen that changes refusals
-by so much on validation questions. For the published models the default is the
-published coefficient, for others the goal.
+stream's; without it latent and dose are chosen on validation questions, and
+--goal says what effect is enough. For the published models the default is the
+published coefficient.
 """
 
 from experiments.entity_recognition.estimate import estimate
@@ -63,7 +67,7 @@ def work(settings: Settings, keep_flags: KeepFlags) -> str:
   keep_flags()
   sums, harvest, fingerprints = stages.harvest(people)
   latents, arrays = stages.find_latents(people, sums)
-  steering, answers = stages.steer(people, latents, sums)
+  steering, answers = stages.steer(people, latents, arrays, sums)
   results = {
     'experiment': EXPERIMENT,
     'mode': settings.mode,

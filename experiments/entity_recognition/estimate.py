@@ -9,7 +9,6 @@ from experiments.entities import prompt_types_of
 from experiments.entity_recognition.plan import RecognitionPlan
 from experiments.entity_recognition.settings import Settings
 from experiments.runs.host_memory import available_bytes
-from experiments.steering import SWEEP_SIZE
 from gemma_jax.costs import block_flops
 from sae.formats.releases import parse_width_label
 
@@ -36,7 +35,7 @@ def estimate(plan: RecognitionPlan, settings: Settings) -> str:
   entities = sum(map(len, plan.entities.values()))
   # Per latent: it, its opposite, the mean difference and controls, at its
   # dose and over the sweep; and out of the weights.
-  swept = (3 + 2 * SWEEP_SIZE) * len(settings.sweep)
+  swept = (3 + 2 * settings.num_random) * len(settings.sweep)
   arms = 1 + 2 * (
     3 + 2 * settings.num_random + swept + len(settings.weight_ablation)
   )

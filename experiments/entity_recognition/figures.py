@@ -16,13 +16,19 @@ from experiments.entity_recognition.firing_figures import (
 )
 from experiments.entity_recognition.tables import (
   chosen_table,
+  criteria_table,
   detector_table,
   meaning_table,
   token,
 )
-from experiments.latents import CLASSES, describe_random
+from experiments.latents import CLASSES, CRITERIA, describe_random
 from experiments.latents.class_look import LABEL_COLOURS
 
+_SCORE = {
+  'auroc': '2 AUROC - 1',
+  'frequency': 'separation',
+  'mean_activation': 'difference of mean activations',
+}
 _GREY, _BLACK = '#9A9A9A', '#000000'
 _MEAN = 'mean over types'
 _BEST = "mean of the type's best latents"
@@ -46,16 +52,17 @@ def sections(
       text=[
         _best(known),
         _best(unknown),
-        f'Latents were chosen on the {selection["split"]} entities, by the '
-        'lowest separation over entity types; the figure and the table show '
-        f'those of test. {selection["text_filter"]["note"]}',
+        f'Latents were chosen on the {selection["split"]} entities, by '
+        f'{CRITERIA[selection["criterion"]]}, the lowest over entity types; '
+        'the figures and tables show those of test. '
+        f'{selection["text_filter"]["note"]} {differing(results)}',
         'In the second figure blue latents fire on known entities, red ones on '
         'unknown; a dot is where the interval of the difference leaves out 0.',
         *(f'Warning: {warning}' for warning in results['warnings']),
         *(f'Left out: {skipped}' for skipped in results['skipped']),
       ],
       figures=[firing_rates(results, arrays), type_heatmap(results)],
-      tables=[chosen_table(results)],
+      tables=[criteria_table(results), chosen_table(results)],
     ),
     Section(
       title='In which layers',
@@ -121,6 +128,21 @@ def _best(chosen: Mapping) -> str:
     f'{lowest["type"]}, it fires on {_of(rates[label], label)} and on '
     f'{_of(rates[other], other)} of test.'
   )
+
+
+def differing(results: Mapping) -> str:
+  """Says where criteria choose different latents."""
+  found = []
+  for label in CLASSES:
+    ids = {}
+    for criterion, by_label in results['criteria'].items():
+      ids.setdefault(by_label[label]['id'], []).append(CRITERIA[criterion])
+    if len(ids) == 1:
+      found.append(f'All criteria choose the same {label} latent.')
+    else:
+      said = ', '.join(f'{id} ({", ".join(by)})' for id, by in ids.items())
+      found.append(f'Criteria differ on the {label} latent: {said}.')
+  return ' '.join(found)
 
 
 def _random(results: Mapping) -> str:
@@ -191,7 +213,7 @@ def layer_curves(results: Mapping, label: str):
   return charts.lines(
     panels,
     x_title=f'layer of {sites.pop()}' if len(sites) == 1 else 'site and layer',
-    y_title=f'separation of {label} entities',
+    y_title=f'{_SCORE[results["selection"]["criterion"]]}, {label} entities',
     groups={_BEST: LABEL_COLOURS[label], _SHUFFLED: _GREY, _MAXMIN: _BLACK},
     columns=2,
   )

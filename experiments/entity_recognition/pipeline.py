@@ -30,6 +30,7 @@ from experiments.entities import (
   EntitySplits,
   activation_prompt,
   classify,
+  grades_of,
   split_classes,
 )
 from experiments.entity_recognition.plan import RecognitionPlan, fingerprints
@@ -112,12 +113,16 @@ class RecognitionStages:
     return checksums.sha256(self.plan.out / 'harvest' / SUMS)
 
   def label(self) -> tuple[EntitySplits, dict]:
-    """Known and unknown entities, split; and numbers for results.json."""
+    """Returns known and unknown entities, split; and numbers for results.json.
+
+    `grades` then has the share of right samples of each (type, name).
+    """
     plan, settings = self.plan, self.settings
     config = LabelConfig(
       num_samples=settings.num_samples, seed=settings.seed, mode=settings.mode
     )
     if plan.records is not None:
+      records = plan.records
       classes = classify(plan.records, config.min_correct, config.min_known)
       results = summarize(plan.records, classes, config)
       results['source'] = settings.labels
@@ -131,8 +136,10 @@ class RecognitionStages:
         config=config,
         rows_per_batch=settings.rows_per_batch,
       )
+      records = labelled.records
       classes, results = labelled.classes, labelled.results
       results['source'] = 'generated'
+    self.grades = grades_of(records)
     return split_classes(plan.entities, classes), results
 
   def harvest(
@@ -219,6 +226,7 @@ class RecognitionStages:
         ),
         rows=rows,
         name_tokens=name_tokens(plan.tokenizer, prompts),
+        grades=np.array([self.grades[e.type, e.name] for e, _ in found]),
       )
     for label in CLASSES:
       for kind, of_type in people.of('test', label).items():
@@ -258,25 +266,41 @@ class RecognitionStages:
       settings=dataclasses.asdict(options),
       sums=self.sums_sha256,
       entities=digest(*([one.rows.tokens for one in data.values()])),
+      grades=digest(*([one.grades for one in data.values()])),
     )
     stage(folder, identity, make)
     results = outputs.read_json(folder / outputs.RESULTS_FILE)
     return results, read_arrays(folder / ARRAYS)
 
   def steer(
-    self, people: EntitySplits, latents: Mapping, sums: Sequence[GroupSums]
+    self,
+    people: EntitySplits,
+    latents: Mapping,
+    arrays: Mapping[str, np.ndarray],
+    sums: Sequence[GroupSums],
   ) -> tuple[dict, list[dict]]:
-    """Numbers for results.json, and a record per answer.
+    """Returns numbers for results.json, and a record per answer.
 
     Answers of other latents, questions or settings are thrown away.
     """
     plan, settings = self.plan, self.settings
     findings, targets = RecognitionFindings(latents, sums), []
     for label in CLASSES:
-      best = findings.chosen(label)
-      controls = findings.controls(label, best)
-      sae = sae_of(best, self.saes)
-      targets.append(findings.target(label, best, sae, controls))
+      ids = [findings.chosen(label)]
+      if self._strengths[label].goal is not None:
+        ids = findings.candidates(label)  # one is chosen by its effect
+      for id in ids:
+        controls = findings.controls(label, id)
+        sae = sae_of(id, self.saes)
+        targets.append(findings.target(label, id, sae, controls))
+    # Directions towards known entities, of the detectors at one site.
+    site = targets[0].id.site
+    detectors = {}
+    for name, direction in arrays.items():
+      detector = name.removeprefix('direction/')
+      if detector != name and f' at {site}.' in detector:
+        layer = int(detector.rpartition('.')[2])
+        detectors[detector] = layer, -direction
     # Both are in the way of the chat model.
     for name in ('base', 'saes'):
       self.__dict__.pop(name, None)
@@ -295,6 +319,8 @@ class RecognitionStages:
       self._strengths,
       self._steering,
       validation=ask('validation', settings.questions),
+      texts=plan.ordinary_text(),
+      detectors=detectors,
       folder=plan.out / 'steering',
       identity=self._models['chat'],
       redo=True,

@@ -17,6 +17,9 @@ from experiments.inputs import corpus
 from experiments.inputs.documents import DocumentFile
 import gemma_jax as gj
 
+# Documents of ordinary text that steering is tried on.
+_ORDINARY = 1000
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecognitionPlan:
@@ -41,6 +44,18 @@ class RecognitionPlan:
   entities: dict[str, list[Entity]]
   records: Mapping[str, Sequence[Record]] | None
   text: DocumentFile | None
+  bundled: bool
+
+  def ordinary_text(self) -> list[str]:
+    """Returns documents on which steering should change nothing.
+
+    Those of --text; for the bundled world, text of its own; else none.
+    """
+    if self.text is not None:
+      return [text for _, text in self.text.read(0, _ORDINARY)]
+    if not self.bundled:
+      return []
+    return inputs.TEXT.read_text(encoding='utf-8').splitlines()[:_ORDINARY]
 
 
 def prepare(settings: Settings) -> RecognitionPlan:
@@ -84,6 +99,7 @@ def prepare(settings: Settings) -> RecognitionPlan:
     entities=entities,
     records=records,
     text=text,
+    bundled=settings.chat_model == inputs.BUNDLED,
   )
 
 

@@ -3,15 +3,20 @@
 from collections.abc import Mapping
 
 from experiments.latents import describe_random
-from experiments.steering import OPPOSITE
+from experiments.steering import ALL, MATCHED, OPPOSITE, verdict
 
 _LEVEL = 0.1  # nats per token, one of those at which directions are compared
 
 
 def answer(results: Mapping) -> list[str]:
-  """Returns the question's answer in three sentences."""
+  """Returns the question's answer in a few sentences."""
   known, unknown = (results['latents']['chosen'][c][0] for c in OPPOSITE)
-  return [_separates(known), _separates(unknown), _steers(results)]
+  return [
+    _separates(known),
+    _separates(unknown),
+    _steers(results),
+    *map(verdict, results['steering']['specificity']),
+  ]
 
 
 def lines(results: Mapping) -> list[str]:
@@ -51,40 +56,38 @@ def _other_arms(steering) -> list[str]:
   before = _share(_refusals(steering, 'original', '', 'unknown'))
   after = _refusals(steering, 'wrong sign', 'unknown', 'unknown')
   found = [f'  - unknown latent, likewise: {before} -> {_share(after)}']
-  for arm in steering['arms']:
-    if (arm['kind'], arm['target']) == ('sweep of mean difference', 'known'):
-      if abs(arm['dose'] - 1) < 1e-6:
-        after = arm['counts']['unknown']['all']['refusal']
-        found.append(
-          "  + difference of means to known, at the stream's norm, likewise: "
-          f'{before} -> {_share(after)}'
-        )
-  return [
-    *found,
-    '  Where they move the model equally far, by '
-    f'{_LEVEL:g} nats per token of KL divergence:',
-    f'    + unknown latent, known entities: '
-    f'{_matched(steering, "known", "latent")}',
-    f'    - unknown latent, unknown entities: '
-    f'{_matched(steering, "unknown", "wrong sign")}',
-  ]
+  found += [f'  {verdict(one)}' for one in steering['specificity']]
+  matched = {one['matched_on'] for one in steering['matched_kl']}
+  on = 'text' if 'text' in matched else 'unflipped'
+  found.append(
+    f'  Where they move the model equally far on {MATCHED[on]}, by '
+    f'{_LEVEL:g} nats per token:'
+  )
+  for line, entity_class, said in (
+    ('latent', 'known', '+ unknown latent, known entities'),
+    ('wrong sign', 'unknown', '- unknown latent, unknown entities'),
+  ):
+    found.append(f'    {said}: {_matched(steering, entity_class, line, on)}')
+  return found
 
 
-def _matched(steering, entity_class, line) -> str:
-  """Returns a line of the unknown latent beside random latents, at _LEVEL."""
+def _matched(steering, entity_class, line, on) -> str:
+  """Returns a line of the unknown latent beside random ones, at _LEVEL."""
   (found,) = (
     each
     for each in steering['matched_kl']
     if (each['target'], each['class'], each['matched_on'])
-    == ('unknown', entity_class, entity_class)
+    == ('unknown', entity_class, on)
   )
   said = []
-  for name in (line, 'random latents'):
+  for name in (line, 'random latents', 'random directions'):
     for each in found['lines']:
       if each['line'] == name:
         level = next(x for x in each['levels'] if x['kl'] == _LEVEL)
-        said.append(_points(level['change']))
-  return 'refusals change by ' + ', random latents by '.join(said)
+        said.append((name, _points(level['change'])))
+  return ', '.join(
+    [f'refusals change by {said[0][1]}', *(f'{n} by {v}' for n, v in said[1:])]
+  )
 
 
 def _points(change) -> str:
@@ -111,7 +114,7 @@ def _against(latents, label) -> str:
   null = latents['null']
   said = []
   for detector in latents['detectors']:
-    if detector['kind'] == 'probe' and detector['positive'] == label:
+    if detector['kind'] in ('linear probe', 'name tokens', 'text of the name'):
       said.append(f'{detector["name"]} {detector["mean"]["value"]:.3f}')
   if null is not None:
     said.append(f'p = {null[label]["p_value"]["value"]:.3g} (shuffled labels)')
@@ -142,27 +145,39 @@ def _refusals(steering, kind, target, entity_class) -> Mapping:
 
 
 def _beside(steering, label, other) -> str:
-  found = _random_rates(steering, label, other)
-  return f' (random latents of its layer: {found["mean"]:.0%})' if found else ''
+  found = [
+    f'{control["kind"]}s: {rates["mean"]:.0%}'
+    for control, rates in _controls(steering, label, other)
+  ]
+  return f' ({", ".join(found)})' if found else ''
 
 
 def _random(results, label, other) -> str:
-  found = _random_rates(results['steering'], label, other)
-  if found is None:
-    return 'no random latents'
-  how = describe_random(results['latents']['random'][label])
-  return (
-    f'{found["arms"]} random latents {how}, same norm: '
-    f'{found["mean"]:.0%} ({found["low"]:.0%} to {found["high"]:.0%})'
-  )
+  """Says what random latents and directions of the same norm do."""
+  steering = results['steering']
+  id = steering['targets'][label]['id']
+  random = results['latents']['random'][label]
+  for each in results['latents'].get('candidates', {}).get(label, ()):
+    if each['id'] == id:
+      random = each['random']
+  found = []
+  for control, rates in _controls(steering, label, other):
+    latents = control['kind'] == 'random latent'
+    how = f' {describe_random(random)}' if latents else ''
+    found.append(
+      f'{rates["arms"]} {control["kind"]}s{how}, same norm: '
+      f'{rates["mean"]:.0%} ({rates["low"]:.0%} to {rates["high"]:.0%})'
+    )
+  return '; '.join(found) or 'no controls'
 
 
-def _random_rates(steering, label, other) -> Mapping | None:
-  """Refusals under random latents in place of a label's latent."""
-  for control in steering['controls']:
-    if (control['target'], control['kind']) == (label, 'random latent'):
-      return control['classes'][other]['all']
-  return None
+def _controls(steering, label, other) -> list[tuple[Mapping, Mapping]]:
+  """Returns the controls of a label at the chosen dose, and their rates."""
+  return [
+    (control, control['classes'][other][ALL])
+    for control in steering['controls']
+    if control['target'] == label and control['chosen']
+  ]
 
 
 def _share(estimate) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import itertools
 
 from experiments.charts import Table, style
+from experiments.latents import CRITERIA
 
 _LABELS = ('known', 'unknown')
 
@@ -52,6 +53,33 @@ def chosen_table(results: Mapping) -> Table:
         ]
       )
   return Table(columns=columns, rows=rows)
+
+
+def criteria_table(results: Mapping) -> Table:
+  """Returns the best latent by each criterion, on train and on test."""
+  rows = []
+  for criterion, by_label in results['criteria'].items():
+    for label, one in by_label.items():
+      null, rates = one['null'], one['test']['lowest']
+      lowest = one['auroc']['lowest']
+      rows.append(
+        [
+          CRITERIA[criterion],
+          label,
+          one['id'],
+          f'{one["score"]:.3f}',
+          '' if null is None else f'{null["null_95"]:.3f}',
+          '' if null is None else f'{null["p_value"]["value"]:.2g}',
+          estimate(one['auroc']['mean']),
+          f'{estimate(lowest)} ({lowest["type"]})',
+          f'{estimate(rates)} ({rates["type"]})',
+        ]
+      )
+  columns = (
+    'chosen by|for|latent|score, train|shuffled, 95 %|p|AUROC, test|'
+    'AUROC of the worst type|firing separation of the worst type'
+  )
+  return Table(columns=columns.split('|'), rows=rows)
 
 
 def detector_table(detectors: Sequence[Mapping]) -> Table:

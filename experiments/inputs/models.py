@@ -13,6 +13,8 @@ import gemma_jax as gj
 BUNDLE = pathlib.Path(__file__).parents[1] / 'miniworld' / 'bundle'
 BASE, CHAT = BUNDLE / 'base', BUNDLE / 'chat'
 SAES, ENTITIES = BUNDLE / 'saes', BUNDLE / 'entities'
+# Entities that the bundled model saw seldom; and text of its world.
+RARE, TEXT = BUNDLE / 'rare', BUNDLE / 'text.txt'
 # What --help and flags.txt call them.
 BUNDLED = 'miniworld'
 

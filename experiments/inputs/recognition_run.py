@@ -49,12 +49,34 @@ class RecognitionFindings:
       return None
     return LatentId.parse(self.latents['chosen'][label][0]['id'])
 
+  def steered(self, label: str) -> LatentId | None:
+    """Returns the latent that was steered with: the one chosen by its effect.
+
+    The chosen one where the run steered with none.
+    """
+    return self.chosen(label)
+
+  def candidates(self, label: str) -> list[LatentId]:
+    """Returns the best latent of every SAE; the chosen one if only it is
+    known."""
+    found = self.latents.get('candidates', {}).get(label)
+    if found:
+      return [LatentId.parse(each['id']) for each in found]
+    return [self.chosen(label)]
+
+  def random(self, label: str, id: LatentId) -> Mapping | None:
+    """Returns what is known of the controls of a latent, if it has some."""
+    drawn = [self.latents.get('random', {}).get(label)]
+    candidates = self.latents.get('candidates', {}).get(label, ())
+    drawn += [each['random'] for each in candidates]
+    return next(
+      (each for each in drawn if each and each['of'] == str(id)), None
+    )
+
   def controls(self, label: str, id: LatentId) -> list[LatentId] | None:
     """Returns the random latents, if they are controls of this one."""
-    random = self.latents.get('random', {}).get(label)
-    if random is None or random['of'] != str(id):
-      return None
-    return list(map(LatentId.parse, random['ids']))
+    random = self.random(label, id)
+    return random and list(map(LatentId.parse, random['ids']))
 
   def mean_difference(self, label: str, id: LatentId) -> np.ndarray | None:
     """Between the means of training entities, if the site was harvested."""
@@ -169,6 +191,12 @@ class RecognitionRun(RecognitionFindings):
     for each in lists:
       if not isinstance(each, list):
         raise TypeError(f'{each!r:.80} is not a list')
+    self._steered = {
+      label: target['id']
+      for label, target in results.get('steering', {})
+      .get('targets', {})
+      .items()
+    }
     self._sums_sha256 = results['sums_sha256']
     self._names = results['splits']
     self._chosen_on = {
@@ -187,6 +215,11 @@ class RecognitionRun(RecognitionFindings):
         strict=True,
       )
     }
+
+  def steered(self, label: str) -> LatentId | None:
+    """Returns the latent that the run steered with."""
+    id = getattr(self, '_steered', {}).get(label)
+    return self.chosen(label) if id is None else LatentId.parse(id)
 
   def sums(self) -> list[GroupSums]:
     """Returns the sums over entities, one per SAE; [] for no run."""
@@ -309,7 +342,7 @@ def find_targets(
   named = {}
   for label in CLASSES:
     text = getattr(settings, f'{label}_latent')
-    id = LatentId.parse(text) if text else run.chosen(label)
+    id = LatentId.parse(text) if text else run.steered(label)
     if id is not None:
       named[label] = id
   if not named:
@@ -329,11 +362,11 @@ def find_targets(
   targets, drawn = [], {}
   for label, id in named.items():
     sae = saes[id.layer]
-    if id == run.chosen(label):
+    if id == run.steered(label):
       run.check_sae(chosen[id.layer], sae)
     controls = run.controls(label, id)
     if controls is not None:
-      how = describe_random(run.latents['random'][label])
+      how = describe_random(run.random(label, id))
       drawn[label] = f'as the run chose them, {how}'
     else:
       rng = np.random.default_rng([settings.seed, id.layer, id.latent])

@@ -21,6 +21,7 @@ from experiments.latents.controls import (
   matched_random,
   zero_score_random,
 )
+from experiments.latents.criteria import CRITERIA, scores_of
 from experiments.latents.detectors import Detector, SplitData, name_tokens
 from experiments.latents.firing import Firing, stream_firing
 from experiments.latents.held_out_rates import (
@@ -51,6 +52,7 @@ from experiments.latents.scores import (
   METRICS,
   layer_curve,
   mean_ranks,
+  null_p_values,
   separation,
   welch_t,
 )

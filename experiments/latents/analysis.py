@@ -24,6 +24,7 @@ from experiments.latents.controls import (
   matched_random,
   zero_score_random,
 )
+from experiments.latents.criteria import CRITERIA, mean_norm, scores_of
 from experiments.latents.detectors import (
   Detector,
   SplitData,
@@ -43,6 +44,8 @@ from experiments.latents.labelled import (
   check_classes,
 )
 from experiments.latents.permutation import SelectionNull, permutation_null
+from experiments.latents.ranking import Ranked, rank
+from experiments.latents.scores import separation
 from experiments.latents.selection import Selection, select, text_filter
 from experiments.latents.settings import AnalysisOptions
 import gemma_jax as gj
@@ -58,11 +61,16 @@ class Findings:
     entities: Split -> counts, int [E, 2].
     chosen_on, test: Sums of each SAE.
     test_entities: The entities of test.
-    selection: Selection.
+    selections: Criterion -> the latents chosen by it.
+    scores: Score of each SAE's latents by the settings' criterion, [E, F].
     activations: Activations of chosen latents on test: str(id) -> float32 [n].
     random: Label -> controls of its best latent.
-    null: None if it was left out.
+    candidates: Label -> the best latent of each SAE by the settings' criterion,
+      its score and its controls; to choose by what they cause.
+    nulls: Criterion -> the same selection with shuffled labels; {} if it was
+      left out.
     detectors: Detectors on test.
+    directions: Name of a detector -> its direction, float [D].
     meaning: str(id) -> 'entities', 'promoted', 'suppressed'.
     examples: See `meaning.read_examples`; () if there are none.
     skipped: What was left out, and why.
@@ -73,14 +81,22 @@ class Findings:
   chosen_on: Sequence[ClassSums]
   test: Sequence[ClassSums]
   test_entities: LabelledEntities
-  selection: Selection
+  selections: dict[str, Selection]
+  scores: Sequence[np.ndarray]
   activations: dict[str, np.ndarray]
   random: dict[str, RandomLatents]
-  null: SelectionNull | None
+  candidates: dict[str, list[tuple[Ranked, RandomLatents]]]
+  nulls: dict[str, SelectionNull]
   detectors: Sequence[Detector]
+  directions: dict[str, np.ndarray]
   meaning: dict[str, dict]
   examples: Sequence[dict] = ()
   skipped: Sequence[str] = ()
+
+  @property
+  def selection(self) -> Selection:
+    """Returns the latents chosen by the settings' criterion."""
+    return self.selections[self.settings.criterion]
 
 
 def analyse(
@@ -127,24 +143,66 @@ def analyse(
   )
   entities = {split: data[split].entities for split in SPLITS}
   _check(saes, groups, sums, entities, settings)
-  selection = select(
-    chosen_on,
-    split=settings.selection_split,
-    k=settings.num_chosen,
-    metric=settings.metric,
-    max_text_frequency=settings.max_text_frequency,
-    at_least=settings.at_least,
-  )
+  used = [data[split] for split in settings.splits]
+  selected_on = LabelledEntities.joined([one.entities for one in used])
+  firings = stream_firing(model, saes, join(*(one.rows for one in used)))
+  scores = {
+    criterion: scores_of(firings, selected_on, criterion, chosen_on)
+    for criterion in CRITERIA
+  }
+  _check_order(chosen_on, scores['frequency'])
+  selections = {
+    criterion: select(
+      chosen_on,
+      of,
+      criterion=criterion,
+      split=settings.selection_split,
+      k=settings.num_chosen,
+      max_text_frequency=settings.max_text_frequency,
+      at_least=settings.at_least,
+    )
+    for criterion, of in scores.items()
+  }
+  selection = selections[settings.criterion]
   random = {
     label: _controls(
       selection.best[label], selection, chosen_on, saes, settings
     )
     for label in CLASSES
   }
-  skipped = []
-  null = _null(model, saes, chosen_on, data, settings, skipped)
-  _check_order(null, selection)
-  chosen = {c.id: c.label for label in CLASSES for c in selection.of(label)}
+  candidates = {label: [] for label in CLASSES}
+  if settings.random_pool == 'matched':
+    keep = text_filter(chosen_on, settings.max_text_frequency)[1]
+    for one, score, kept in zip(
+      chosen_on, scores[settings.criterion], keep, strict=True
+    ):
+      for label, sign in zip(CLASSES, (1, -1), strict=True):
+        lowest = (sign * score).min(axis=0)
+        for best in rank([one.where], [lowest], 1, [kept]):
+          drawn = _controls(best.id, selection, chosen_on, saes, settings)
+          candidates[label].append((best, drawn))
+  skipped, nulls = [], {}
+  if settings.num_permutations:
+    nulls = {
+      criterion: permutation_null(
+        firings,
+        selected_on,
+        criterion=criterion,
+        norms=[mean_norm(one) for one in chosen_on],
+        keep=text_filter(chosen_on, settings.max_text_frequency)[1],
+        num_permutations=settings.num_permutations,
+        seed=settings.seed,
+      )
+      for criterion in CRITERIA
+    }
+  else:
+    skipped.append('The null of the selection: num_permutations is 0.')
+  chosen = {
+    c.id: c.label
+    for each in selections.values()
+    for label in CLASSES
+    for c in each.of(label)
+  }
   ids = list(
     dict.fromkeys([*chosen, *(i for r in random.values() for i in r.ids)])
   )
@@ -159,9 +217,12 @@ def analyse(
       strict=True,
     )
   )
+  directions = {}
   detectors = [
-    *latent_detectors(selection, random, activations, entities['test']),
-    *fitted_detectors(model, selection, train, data, skipped),
+    *latent_detectors(
+      selections, settings.criterion, random, activations, entities['test']
+    ),
+    *fitted_detectors(model, selection, train, data, skipped, directions),
   ]
   return Findings(
     settings=settings,
@@ -169,11 +230,14 @@ def analyse(
     chosen_on=chosen_on,
     test=test,
     test_entities=entities['test'],
-    selection=selection,
+    selections=selections,
+    scores=scores[settings.criterion],
     activations={str(id): activations[id] for id in chosen},
     random=random,
-    null=null,
+    candidates=candidates,
+    nulls=nulls,
     detectors=detectors,
+    directions=directions,
     meaning={
       str(c.id): _meaning(
         c.id, model, tokenizer, saes, entities['test'], activations, settings
@@ -216,45 +280,23 @@ def _check(saes, groups, sums, entities, settings):
   check_classes(groups.types, entities['test'].counts(), 'test', 2)
 
 
-def _check_order(null: SelectionNull | None, selection: Selection):
+def _check_order(sums: Sequence[ClassSums], scores: Sequence[np.ndarray]):
   """Raises ValueError if entities and sums are not of the same rows.
 
   Their scores may differ by rounding: a latent at its threshold, which fires
   on an entity in one batch and not in another.
   """
-  if null is None:
-    return
-  smallest = min(
-    n for of_type in selection.n.values() for n in of_type.values()
-  )
-  for label in CLASSES:
-    score, again = selection.of(label)[0].score, null.observed_best[label]
-    if abs(score - again) > max(0.01, 2 / smallest):
+  for one, by_entity in zip(sums, scores, strict=True):
+    by_sums = separation(one)
+    apart = np.abs(by_sums - by_entity)
+    e, latent = np.unravel_index(apart.argmax(), apart.shape)
+    if apart[e, latent] > max(0.01, 2 / one.n.min()):
       raise ValueError(
-        f'The best {label} latent scores {score:.3g} by the sums and '
-        f'{again:.3g} by the entities: labels are not in the order of the '
-        'rows, or the sums are of other SAEs.'
+        f'Latent {latent} of {one.site}.{one.layer} separates the classes of '
+        f'{one.types[e]} by {by_sums[e, latent]:.3g} by the sums and by '
+        f'{by_entity[e, latent]:.3g} by the entities: labels are not in the '
+        'order of the rows, or the sums are of other SAEs.'
       )
-
-
-def _null(model, saes, sums, data, settings, skipped) -> SelectionNull | None:
-  if not settings.num_permutations:
-    skipped.append('The null of the selection: num_permutations is 0.')
-    return None
-  if settings.metric != 'absolute_difference':
-    skipped.append(
-      f"The null of the selection: it is of 'absolute_difference', and the "
-      f'metric is {settings.metric!r}.'
-    )
-    return None
-  used = [data[split] for split in settings.splits]
-  return permutation_null(
-    stream_firing(model, saes, join(*(one.rows for one in used))),
-    LabelledEntities.joined([one.entities for one in used]),
-    keep=text_filter(sums, settings.max_text_frequency)[1],
-    num_permutations=settings.num_permutations,
-    seed=settings.seed,
-  )
 
 
 def _controls(of, selection, sums, saes, settings) -> RandomLatents:

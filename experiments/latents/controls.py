@@ -2,7 +2,8 @@
 
 Chosen latents were searched for; a control must be like them in everything but
 what they were chosen for: same layer, firing about as often on entities, a
-decoder row of about the same norm, and no separation of known from unknown.
+decoder row of about the same norm, and no separation of known from unknown that
+a test tells from chance (`scores.null_p_values`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,11 +14,13 @@ import numpy as np
 
 from experiments.latents.class_sums import ClassSums
 from experiments.latents.ranking import LatentId
-from experiments.latents.scores import separation
+from experiments.latents.scores import null_p_values, separation
 
 # paper.md, 10.1 no. 7.
-MAX_SCORE = 0.05
 FREQUENCY_FACTOR = 2.0
+# A latent whose separation has a p-value below this is no control: 95 % of
+# those that do not separate are let through.
+LEAST_P = 0.05
 NORM_FACTOR = 1.25
 # Frequencies beyond these count as these, so that odds are finite.
 _BOUNDS = (1e-4, 1 - 1e-4)
@@ -31,8 +34,10 @@ class RandomLatents:
     of: The latent they are controls of.
     ids: LatentIds, in the order they were drawn.
     pool: How many latents fulfil all conditions.
-    rule: 'matched'; 'nearest' if the pool is too small, and those nearest in
-      log frequency were taken; 'zero_score' for the published rule.
+    rule: 'matched'; 'nearest' if too few latents fire as often, and those
+      nearest in log frequency were taken; 'least separating' if too few were
+      admitted, and those were taken that separate least; 'zero_score' for the
+      published rule.
     frequency: Frequency of `of`: mean over types and classes.
     frequencies: Frequencies of each id.
     norm: Norm of the decoder row of `of`; None if not given.
@@ -74,16 +79,18 @@ def matched_random(
   seed: int = 0,
   norms: np.ndarray | None = None,
   exclude: Iterable[LatentId] = (),
-  max_score: float | None = MAX_SCORE,
+  separating: bool = False,
   odds: bool = False,
 ) -> RandomLatents:
   """Draws latents that are like one, but do not separate known from unknown.
 
-  They are of the same SAE. Their absolute score is below `max_score` on every
-  type, the norm of their decoder row within NORM_FACTOR, and their frequency on
+  They are of the same SAE. A test does not tell their separation from chance,
+  the norm of their decoder row is within NORM_FACTOR, and their frequency on
   entities within FREQUENCY_FACTOR. If fewer than `count` are, the `count`
-  nearest in log frequency among those that fulfil the rest are taken; a small
-  SAE may have fewer. Latents that never fire on an entity are no controls.
+  nearest in log frequency among those that fulfil the rest are taken. If fewer
+  than `count` fulfil the rest, as with thousands of entities, where chance is
+  small, the `count` latents are taken that separate least. A small SAE may have
+  fewer. Latents that never fire on an entity are no controls.
 
   Args:
     of: A latent.
@@ -92,7 +99,7 @@ def matched_random(
     seed: Together with the latent's layer and index it fixes the draw.
     norms: float [F], norms of W_dec's rows; None leaves them unmatched.
     exclude: Latents not to draw, besides `of`.
-    max_score: None draws also latents that separate.
+    separating: True if latents are drawn that separate, too.
     odds: Compares f / (1 - f) in place of frequencies f: else a latent that
       fires on half of all is taken for one that fires on all.
 
@@ -102,20 +109,24 @@ def matched_random(
   _check(of, sums)
   frequency = entity_frequency(sums)
   able = frequency > 0
-  if max_score is not None:
-    able &= (np.abs(separation(sums)) < max_score).all(axis=0)
   if norms is not None:
     norms = np.asarray(norms, np.float64)
     able &= _apart(norms, norms[of.latent]) <= np.log(NORM_FACTOR)
   able[[x.latent for x in (of, *exclude) if x[:2] == of[:2]]] = False
-  candidates = np.flatnonzero(able)
-  if not candidates.size:
+  if not able.any():
     raise ValueError(
       f'No latent of {of.site} of layer {of.layer} can be a control of {of}: '
-      f'none fires on entities, separates known from unknown by less than '
-      f'{max_score} on every type, and has a decoder row of its norm. Take a '
-      'wider SAE, or compare with random unit vectors.'
+      'none fires on entities and has a decoder row of its norm. Take a wider '
+      'SAE, or compare with random unit vectors.'
     )
+  candidates = np.flatnonzero(able)
+  if not separating:
+    p = np.where(able, null_p_values(sums), -1.0)
+    candidates = np.flatnonzero(p >= LEAST_P)
+    if len(candidates) < count:
+      drawn = np.argsort(-p, kind='stable')[: min(count, int(able.sum()))]
+      rule = 'least separating'
+      return _described(of, drawn, len(candidates), rule, frequency, norms)
   often = frequency
   if odds:
     often = np.clip(frequency, *_BOUNDS)
@@ -174,6 +185,8 @@ def describe_random(random: Mapping) -> str:
     f'they fire on {min(often):.0%} to {max(often):.0%} of entities, it on '
     f'{random["frequency"]:.0%}'
   )
+  if random['rule'] == 'least separating':
+    return f'of the same layer, those that separate least ({said})'
   if random['rule'] == 'nearest':
     return f'of the same layer, the nearest in frequency ({said})'
   return f'of the same layer, whose lowest score is 0 ({said})'

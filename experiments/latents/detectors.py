@@ -11,17 +11,27 @@ from experiments.latents.class_sums import SPLITS, ClassSums
 from experiments.latents.controls import RandomLatents, difference_of_means
 from experiments.latents.held_out_rates import detection
 from experiments.latents.labelled import CLASSES, LabelledEntities
-from experiments.latents.probes import linear_probe, token_probe
+from experiments.latents.probes import (
+  graded_probe,
+  linear_probe,
+  text_probe,
+  token_probe,
+)
 from experiments.latents.ranking import LatentId
 from experiments.latents.selection import Selection
+from experiments.stats.ranks import spearman
 import gemma_jax as gj
 
+# Resamples of rank correlations, whose ranks are computed anew in each.
+_RESAMPLES = 500
 KINDS = (
   'latent',
   'random latents',
   'difference of means',
   'linear probe',
+  'graded probe',
   'name tokens',
+  'text of the name',
 )
 
 
@@ -33,14 +43,21 @@ class SplitData:
     entities: n, with labels.
     rows: Their prompts' rows, read at the entity's last token.
     name_tokens: Ids of the tokens of their names.
+    grades: float [n], how much is known of each, such as the share of right
+      answers; None where only the class is known.
   """
 
   entities: LabelledEntities
   rows: HarvestRows
   name_tokens: Sequence[Sequence[int]]
+  grades: np.ndarray | None = None
 
   def __post_init__(self):
     sizes = len(self.entities), len(self.rows), len(self.name_tokens)
+    if self.grades is not None and len(self.grades) != sizes[0]:
+      raise ValueError(
+        f'There are {sizes[0]} entities and {len(self.grades)} grades.'
+      )
     if len(set(sizes)) > 1:
       raise ValueError(
         f'There are {sizes[0]} entities, {sizes[1]} rows and the tokens of '
@@ -83,21 +100,31 @@ class Detector:
 
 
 def latent_detectors(
-  selection: Selection,
+  selections: Mapping[str, Selection],
+  criterion: str,
   random: Mapping[str, RandomLatents],
   activations: Mapping[LatentId, np.ndarray],
   entities: LabelledEntities,
 ) -> Iterator[Detector]:
-  """Chosen latents, and the random ones of each label's best.
+  """Yields chosen latents, and the random ones of each label's best.
 
   Args:
-    selection: What was chosen.
+    selections: Criterion -> what was chosen by it.
+    criterion: The one whose best latents have controls; of the others only the
+      best are detectors here.
     random: Label -> controls of its best latent.
     activations: float [n] of each latent of both.
     entities: n of them.
   """
   for label in CLASSES:
-    for chosen in selection.of(label):
+    every = list(selections[criterion].of(label))
+    there = {chosen.id for chosen in every}
+    for selection in selections.values():
+      best = selection.of(label)[0]
+      if best.id not in there:
+        every.append(best)
+        there.add(best.id)
+    for chosen in every:
       yield Detector(
         name=f'{label} latent {chosen.id}',
         kind='latent',
@@ -128,8 +155,9 @@ def fitted_detectors(
   train: Sequence[ClassSums],
   data: Mapping[str, SplitData],
   skipped: list[str],
+  directions: dict[str, np.ndarray],
 ) -> Iterator[Detector]:
-  """Detectors that read what the best latents read, or names alone.
+  """Yields detectors that read what the best latents read, or names alone.
 
   Args:
     model: The model.
@@ -137,6 +165,7 @@ def fitted_detectors(
     train: Sums of each SAE over train.
     data: Split -> its entities.
     skipped: Where to say what is left out, and why.
+    directions: Where to put the directions of detectors, float [D], by name.
   """
   places = list(dict.fromkeys(id[:2] for id in selection.best.values()))
   sums = {one.where: one for one in train}
@@ -156,11 +185,13 @@ def fitted_detectors(
   for site, layer in places:
     x = vectors[site, layer]
     where = {'site': site, 'layer': layer}
+    means = difference_of_means(sums[site, layer])
+    directions[f'difference of means at {site}.{layer}'] = means
     yield Detector(
       name=f'difference of means at {site}.{layer}',
       kind='difference of means',
       **where,
-      found=detection(test, x['test'] @ difference_of_means(sums[site, layer])),
+      found=detection(test, x['test'] @ means),
       about={},
     )
     if fits:
@@ -170,14 +201,35 @@ def fitted_detectors(
         data['validation'].entities,
         x['validation'],
       )
-      yield fitted(
-        probe,
-        x['test'],
-        name=f'linear probe at {site}.{layer}',
-        kind='linear probe',
+      name = f'linear probe at {site}.{layer}'
+      directions[name] = probe.weights
+      yield fitted(probe, x['test'], name=name, kind='linear probe', **where)
+    if fits and data['train'].grades is not None:
+      probe = graded_probe(
+        data['train'].grades,
+        x['train'],
+        data['validation'].grades,
+        x['validation'],
+      )
+      name = f'graded probe at {site}.{layer}'
+      directions[name] = probe.weights
+      scores, grades = probe.scores(x['test']), data['test'].grades
+      yield Detector(
+        name=name,
+        kind='graded probe',
         **where,
+        found=detection(test, scores),
+        about=probe.to_dict() | graded(scores, grades, test),
       )
   if fits:
+    yield fitted(
+      text_probe(data['train'].entities, data['validation'].entities),
+      test,
+      name='text of the name',
+      kind='text of the name',
+      site=None,
+      layer=None,
+    )
     probe = token_probe(
       data['train'].entities,
       data['train'].name_tokens,
@@ -192,6 +244,29 @@ def fitted_detectors(
       site=None,
       layer=None,
     )
+
+
+def graded(
+  scores: np.ndarray, grades: np.ndarray, entities: LabelledEntities
+) -> dict:
+  """Returns how well scores follow grades: Spearman's rho, with intervals.
+
+  Over all entities and within each class, where the class says nothing: a
+  detector of the class alone has 0 there.
+  """
+  rho = {}
+  for name, mine in (
+    ('all', np.ones(len(entities), bool)),
+    ('known', entities.known),
+    ('unknown', ~entities.known),
+  ):
+    units = [
+      (entities.type_of[i], entities.names[i]) for i in np.flatnonzero(mine)
+    ]
+    rho[name] = spearman(
+      scores[mine], grades[mine], units, resamples=_RESAMPLES
+    ).to_dict()
+  return {'spearman': rho}
 
 
 def _gathered(model, places, data, splits) -> dict:

@@ -1,8 +1,8 @@
-"""Which latents fire on which entities: a sparse matrix for each SAE.
+"""Which latents fire on which entities, and how strongly: sparse matrices.
 
-Sums over groups cannot be permuted; this can. A latent fires on some tenths of
-a percent of entities, so the matrices of 26 SAEs of 16,384 latents on 20,000
-entities take some hundred megabytes.
+Sums over groups cannot be permuted or ranked; these can. A latent fires on some
+tenths of a percent of entities, so the matrices of 26 SAEs of 16,384 latents on
+20,000 entities take some hundred megabytes.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,8 @@ class Firing:
 
   Attributes:
     site, layer: What the SAE reads.
-    matrix: Sparse bool [n, F]; rows are entities.
+    matrix: Sparse [n, F], rows are entities: float32, the activations of what
+      fires; or bool, where only that is known.
   """
 
   site: str
@@ -60,10 +61,8 @@ def stream_firing(
   batch_size: int = BATCH_SIZE,
   description: str = 'Reading which latents fire',
 ) -> list[Firing]:
-  """Returns where latents fire at the rows' positions, from one pass of the
-  model.
-
-  One bit per latent leaves the device.
+  """Returns how strongly latents fire at the rows' positions, from one pass of
+  the model.
 
   Args:
     model: Whole, or truncated after the last layer that an SAE reads.
@@ -83,16 +82,15 @@ def stream_firing(
   layers = sorted({layer for _, layer in reads})
   encoders = [sae.weights()._replace(W_dec=None, b_dec=None) for sae in saes]
   numbers = np.arange(len(rows))
-  places = [[] for _ in saes]  # (row, latent) of what fires, by batch
+  places = [[] for _ in saes]  # (row, latent, value) of what fires, by batch
 
-  def fetch(batch, packed, bad):
+  def fetch(batch, found, bad):
     check_row(int(bad), model.dtype, 'Latents')
-    for place, bits, sae in zip(places, packed, saes, strict=True):
-      fires = np.unpackbits(np.asarray(bits), axis=1, count=sae.width)
-      # As bool and flat it is found several times as fast.
-      flat = np.flatnonzero(fires[: len(batch.rows)].view(bool))
+    for place, latents, sae in zip(places, found, saes, strict=True):
+      latents = np.asarray(latents)[: len(batch.rows)].reshape(-1)
+      flat = np.flatnonzero(latents)
       row, latent = np.divmod(flat, sae.width)
-      place.append((batch.rows[row].astype(np.int32), latent.astype(np.int32)))
+      place.append((batch.rows[row], latent, latents[flat]))
     bar.update(count_tokens(batch))
 
   before = None
@@ -100,7 +98,7 @@ def stream_firing(
     for batch in make_batches(rows, numbers, batch_size):
       now = (
         batch,
-        *_packed(
+        *_firing(
           model,
           encoders,
           batch.tokens,
@@ -125,10 +123,10 @@ def stream_firing(
 
 
 @functools.partial(jax.jit, static_argnames=('reads',))
-def _packed(
+def _firing(
   model, encoders, tokens, positions, at, layers, *, reads
 ) -> tuple[list[jax.Array], jax.Array]:
-  """uint8 [B, F / 8] of each SAE, eight latents in a byte; and `bad_row`."""
+  """float32 [B, F] of each SAE, 0 where nothing fires; and `bad_row`."""
   sites = {site for site, _ in reads}
   seen = read_sites(model, tokens, positions, at, layers, sites)
   with jax.default_matmul_precision('highest'):
@@ -137,10 +135,12 @@ def _packed(
       for weights, (site, slot) in zip(encoders, reads, strict=True)
     ]
   bad = jnp.stack([bad_row(f) for f in latents]).max()
-  return [jnp.packbits(f > ACTIVE, axis=-1) for f in latents], bad
+  return [jnp.where(f > ACTIVE, f, 0) for f in latents], bad
 
 
 def _matrix(places, shape) -> sparse.csr_array:
-  row, latent = (np.concatenate(part) for part in zip(*places, strict=True))
-  ones = np.ones(len(row), bool)
-  return sparse.coo_array((ones, (row, latent)), shape=shape).tocsr()
+  row, latent, value = (
+    np.concatenate(part) for part in zip(*places, strict=True)
+  )
+  where = row.astype(np.int32), latent.astype(np.int32)
+  return sparse.coo_array((value, where), shape=shape).tocsr()

@@ -70,6 +70,34 @@ def firing_rates(id: LatentId, label: str, sums: Sequence[ClassSums]) -> dict:
   }
 
 
+def mean_activations(id: LatentId, sums: Sequence[ClassSums]) -> dict:
+  """Returns a latent's mean activation by type and class.
+
+  Args:
+    id: Id of the latent.
+    sums: Sums of each SAE, over the entities to report on.
+
+  Returns:
+    Type -> 'known' and 'unknown', each with 'value', its standard error 'se',
+    and n.
+  """
+  (one,) = (one for one in sums if one.where == id[:2])
+  found = {}
+  for e, name in enumerate(one.types):
+    found[name] = {}
+    for c, label in enumerate(CLASSES):
+      n = int(one.n[e, c])
+      total = float(one.total[e, c, id.latent])
+      scatter = float(one.squares[e, c, id.latent]) - total**2 / n
+      variance = max(scatter, 0.0) / max(n - 1, 1)
+      found[name][label] = {
+        'value': total / n,
+        'se': math.sqrt(variance / n),
+        'n': n,
+      }
+  return found
+
+
 def detection(
   entities: LabelledEntities, scores: np.ndarray, positive: str = 'known'
 ) -> dict:

@@ -14,6 +14,7 @@ import dataclasses
 import numpy as np
 import tqdm
 
+from experiments.latents.criteria import by_type, class_differences, shuffled
 from experiments.latents.firing import Firing
 from experiments.latents.labelled import (
   CLASSES,
@@ -37,6 +38,7 @@ class SelectionNull:
     observed_best: Label -> the best of all SAEs among the latents to keep.
     null_best: Label -> float64 [P], the same with shuffled labels.
     seed: Random seed of the shuffles.
+    criterion: One of criteria.CRITERIA.
   """
 
   where: tuple[tuple[str, int], ...]
@@ -45,6 +47,7 @@ class SelectionNull:
   observed_best: dict[str, float]
   null_best: dict[str, np.ndarray]
   seed: int
+  criterion: str
 
   def p_value(self, label: str) -> dict:
     """Returns the share of shuffles with a best latent at least as good.
@@ -84,6 +87,7 @@ class SelectionNull:
     return found | {
       'num_permutations': len(self.null_best['known']),
       'seed': self.seed,
+      'criterion': self.criterion,
     }
 
 
@@ -91,16 +95,20 @@ def permutation_null(
   firings: Iterable[Firing],
   entities: LabelledEntities,
   *,
+  criterion: str = 'frequency',
+  norms: Sequence[float] | None = None,
   keep: Sequence[np.ndarray] | None = None,
   num_permutations: int = 200,
   seed: int = 0,
 ) -> SelectionNull:
-  """Repeats the selection by 'absolute_difference' with shuffled labels.
+  """Repeats the selection with shuffled labels.
 
   Args:
     firings: Firings of each SAE, on the entities that latents were selected on;
       may be read one by one.
     entities: These entities, in the order of the matrices' rows.
+    criterion: One of criteria.CRITERIA.
+    norms: Mean norm of the stream at each SAE, for 'mean_activation'.
     keep: bool [F] of each SAE, the latents that the filter of plain text keeps
       (`selection.text_filter`); None is all. Labels do not enter it.
     num_permutations: P.
@@ -113,13 +121,9 @@ def permutation_null(
   check_classes(entities.types, entities.counts(), 'the permuted split')
   if num_permutations < 1:
     raise ValueError(f'num_permutations is {num_permutations}, expected 1 up.')
-  types = [
-    (np.flatnonzero(entities.type_of == e), *entities.counts()[e].tolist())
-    for e in range(len(entities.types))
-  ]
   labels = [
-    _shuffled(entities.known[rows], num_permutations, [seed, e])
-    for e, (rows, _, _) in enumerate(types)
+    shuffled(entities.known[entities.type_of == e], num_permutations, [seed, e])
+    for e in range(len(entities.types))
   ]
   where, every, kept = [], [], []  # [2, 1 + P] of each SAE
   firings = tqdm.tqdm(
@@ -132,11 +136,10 @@ def permutation_null(
         f'{firing.matrix.shape[0]} rows for {len(entities)} entities.'
       )
     mask = np.ones(firing.matrix.shape[1], bool) if keep is None else keep[s]
-    # As float32, counts are exact and the product is BLAS-like.
-    parts = [firing.matrix[rows].T.astype(np.float32) for rows, _, _ in types]
-    sizes = [(k, u) for _, k, u in types]
+    norm = 1.0 if norms is None else norms[s]
+    parts = by_type(firing, entities, criterion, norm)
     chunks = [
-      _best(parts, [y[:, at : at + _CHUNK] for y in labels], sizes, mask)
+      _best(parts, [y[:, at : at + _CHUNK] for y in labels], mask)
       for at in range(0, 1 + num_permutations, _CHUNK)
     ]
     of_all, of_kept = (
@@ -157,35 +160,22 @@ def permutation_null(
     observed_best={c: float(kept[i, 0]) for i, c in enumerate(CLASSES)},
     null_best={c: kept[i, 1:] for i, c in enumerate(CLASSES)},
     seed=seed,
+    criterion=criterion,
   )
 
 
-def _shuffled(known: np.ndarray, count: int, key: Sequence[int]) -> np.ndarray:
-  """float32 [n, 1 + count]: labels as they are, then shuffled ones."""
-  rng = np.random.default_rng(key)
-  labels = np.empty((len(known), 1 + count), np.float32)
-  labels[:, 0] = known
-  for column in range(1, 1 + count):
-    labels[:, column] = rng.permutation(known)
-  return labels
-
-
-def _best(parts, labels, sizes, mask) -> tuple[np.ndarray, np.ndarray]:
+def _best(parts, labels, mask) -> tuple[np.ndarray, np.ndarray]:
   """Returns the best of the lowest scores, [2, P]: of all latents, of those
   kept.
 
   Args:
-    parts: Parts of each type, sparse float32 [F, n].
+    parts: Parts of each type, from `criteria.transformed`.
     labels: Labels of each type, float32 [n, P], 1 for known.
-    sizes: Sizes of each type, how many are known and unknown.
     mask: bool [F].
   """
   lowest = None
-  for fires, known, (k, u) in zip(parts, labels, sizes, strict=True):
-    both = np.asarray(fires.sum(axis=1), np.float64)[:, None]  # [F, 1]
-    active = (fires @ known).astype(np.float64)  # [F, P], of the known
-    # As `scores.separation`: one division of whole numbers.
-    score = (active * (k + u) - both * k) / (k * u)
+  for part, known in zip(parts, labels, strict=True):
+    score = class_differences(part, known)
     if lowest is None:
       lowest = [score, -score]
     else:

@@ -2,8 +2,12 @@
 
   difference of means   x . (mean known - mean unknown): no fitting but means
   linear probe          logistic regression on standardised activations
+  graded probe          ridge regression on activations of how much a model
+                        knows of an entity, not of whether it does, as KEEN has
+                        it
   name tokens           logistic regression on which tokens a name has: what can
                         be told without any model
+  text of the name      the same on its letters, one to four at a time
 
 All are fitted on train with every class of every type weighing the same; how
 strongly to regularise is chosen on validation by the mean AUROC over types;
@@ -17,13 +21,16 @@ import warnings
 import numpy as np
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from experiments.latents.held_out_rates import detection
 from experiments.latents.labelled import LabelledEntities, check_classes
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C, inverse regularisation
+RIDGES = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)  # alpha
 MAX_ITERATIONS = 1000
 
 
@@ -32,10 +39,11 @@ class Probe:
   """A fitted detector.
 
   Attributes:
-    C: Chosen inverse regularisation.
-    validation: C -> mean AUROC over types on validation.
+    C: Chosen inverse regularisation; of a graded probe its alpha.
+    validation: C -> mean AUROC over types on validation; of a graded probe the
+      mean squared error.
     converged: True if the fit did, within MAX_ITERATIONS.
-    weights: float64 [features].
+    weights: float64 [features], of activations as they are.
     scores: Takes what it was fitted on, for other entities; float64 [n], higher
       for known.
   """
@@ -78,7 +86,8 @@ def linear_probe(
   def features(x):
     return scaler.transform(np.asarray(x, np.float64))
 
-  return _fit(train, x_train, validation, x_validation, features, strengths)
+  probe = _fit(train, x_train, validation, x_validation, features, strengths)
+  return dataclasses.replace(probe, weights=probe.weights / scaler.scale_)
 
 
 def token_probe(
@@ -121,6 +130,78 @@ def token_probe(
 
   return _fit(
     train, train_tokens, validation, validation_tokens, features, strengths
+  )
+
+
+def text_probe(
+  train: LabelledEntities,
+  validation: LabelledEntities,
+  *,
+  strengths: Sequence[float] = STRENGTHS,
+) -> Probe:
+  """Logistic regression on the letters of names: what text alone tells.
+
+  Features are TF-IDF of one to four letters in a row within words. The probe's
+  scores take `LabelledEntities`.
+
+  Args:
+    train: Entities to fit on.
+    validation: Entities to choose among `strengths`.
+    strengths: Values of C.
+
+  Raises:
+    ValueError: a class of a type is empty in a split.
+  """
+  letters = TfidfVectorizer(analyzer='char_wb', ngram_range=(1, 4))
+  letters.fit(train.names)
+  features = lambda entities: letters.transform(entities.names)
+  return _fit(train, train, validation, validation, features, strengths)
+
+
+def graded_probe(
+  train_grades: np.ndarray,
+  x_train: np.ndarray,
+  validation_grades: np.ndarray,
+  x_validation: np.ndarray,
+  *,
+  strengths: Sequence[float] = RIDGES,
+) -> Probe:
+  """Ridge regression of how much is known of an entity on activations.
+
+  Args:
+    train_grades, x_train: Grades float [n], such as the share of right answers,
+      and what the model has there, float [n, D].
+    validation_grades, x_validation: The same, to choose among `strengths`, by
+      the mean squared error.
+    strengths: Values of alpha, of standardised activations.
+
+  Raises:
+    ValueError: shapes differ.
+  """
+  for grades, x in (
+    (train_grades, x_train),
+    (validation_grades, x_validation),
+  ):
+    if len(grades) != len(x):
+      raise ValueError(f'There are {len(x)} rows for {len(grades)} grades.')
+  fits = {
+    alpha: make_pipeline(StandardScaler(), Ridge(alpha)).fit(
+      np.asarray(x_train, np.float64), train_grades
+    )
+    for alpha in strengths
+  }
+  errors = {
+    alpha: float(np.mean((fit.predict(x_validation) - validation_grades) ** 2))
+    for alpha, fit in fits.items()
+  }
+  best = min(sorted(strengths, reverse=True), key=errors.get)
+  scaler, ridge = (step for _, step in fits[best].steps)
+  return Probe(
+    C=best,
+    validation=errors,
+    converged=True,
+    weights=ridge.coef_ / scaler.scale_,
+    scores=lambda x: fits[best].predict(np.asarray(x, np.float64)),
   )
 
 

@@ -8,13 +8,17 @@ low, high (a 95 % interval) and n:
   types         names of entity types
   saes          [{site, layer, width}]
   entities      split -> type -> {known, unknown}: how many
-  selection     {split, metric, n, text_filter, unfiltered: {label: latent}}
+  selection     {split, criterion, n, text_filter,
+                unfiltered: {label: latent}}
   chosen        label -> [{id, site, layer, latent, label, score, scores:
                 {type}, mean_score, mean_rank, text_frequency, tied,
                 test: {types: {type: {known, unknown, separation}}, lowest},
                 auroc: {positive, types, mean, pooled},
                 meaning: {entities, promoted, suppressed, final_norm_gain}
                 or None}], the best first
+  criteria      criterion -> label -> the best latent by it: {id, score, tied,
+                test, auroc: {mean, lowest}, mean_activation, null}
+  candidates    label -> [{id, score, random}], the best latent of each SAE
   layers        label -> [{site, layer, types: {type: {mean, min, max, n}},
                 maxmin, latent, null: {median, high} or None}]
   null          {label: {observed, p_value, null_median, null_95, null_max},
@@ -34,6 +38,7 @@ low, high (a 95 % interval) and n:
   null_best/LABEL             float64 [P], best scores under shuffled labels
   null_layers/LABEL           float64 [P, S]
   test_type, test_known       int32 [n], bool [n]: the entities of test
+  direction/DETECTOR          float32 [D], towards known
   activation/SITE.LAYER/LATENT  float32 [n], chosen latents at these
 """
 
@@ -45,18 +50,27 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from experiments.latents.analysis import Findings
-from experiments.latents.held_out_rates import firing_rates
+from experiments.latents.held_out_rates import firing_rates, mean_activations
 from experiments.latents.labelled import CLASSES
 from experiments.latents.scores import layer_curve
 from gemma_jax.whole_files import save_tensors
 
 DEFINITIONS = {
   'fires': 'a latent is above 1e-6 at the last token of the entity',
+  'criterion': (
+    'what latents are chosen by: the difference between the class means of '
+    'whether a latent fires (frequency), of its activation in mean norms of '
+    'the stream (mean_activation), or of its rank, which is 2 AUROC - 1 '
+    '(auroc)'
+  ),
   'separation': (
     'the share of entities of its own class on which a latent fires, less that '
     'of the other class'
   ),
-  'score': 'the lowest separation over entity types, on the selected split',
+  'score': (
+    'the lowest difference over entity types by the criterion, on the selected '
+    'split'
+  ),
   'MaxMin': 'the highest score of all latents',
   'AUROC': (
     'of the activation, for the class in `positive`; the mean over types '
@@ -75,14 +89,18 @@ DEFINITIONS = {
 
 def to_results(findings: Findings) -> dict:
   """Returns the dict for results.json; see the top of this file."""
-  selection, null = findings.selection, findings.null
+  selection, criterion = findings.selection, findings.settings.criterion
+  null = findings.nulls.get(criterion)
   types = findings.test[0].types
   auroc = {
     (d.about['label'], d.about['latent']): d.found
     for d in findings.detectors
     if d.kind == 'latent'
   }
-  curves = {label: layer_curve(findings.chosen_on, label) for label in CLASSES}
+  curves = {
+    label: layer_curve(findings.chosen_on, findings.scores, label)
+    for label in CLASSES
+  }
   for label in CLASSES:
     for s, place in enumerate(curves[label]):
       place['null'] = None if null is None else null.band(label, s)
@@ -103,7 +121,7 @@ def to_results(findings: Findings) -> dict:
     },
     'selection': {
       'split': selection.split,
-      'metric': selection.metric,
+      'criterion': criterion,
       'n': selection.n,
       'text_filter': dataclasses.asdict(selection.text_filter),
       'unfiltered': {
@@ -123,8 +141,21 @@ def to_results(findings: Findings) -> dict:
       ]
       for label in CLASSES
     },
+    'criteria': {
+      name: {
+        label: _chosen_by(findings, name, label, auroc) for label in CLASSES
+      }
+      for name in findings.selections
+    },
     'layers': curves,
     'null': None if null is None else null.to_dict(),
+    'candidates': {
+      label: [
+        {'id': str(best.id), 'score': best.score, 'random': drawn.to_dict()}
+        for best, drawn in of_label
+      ]
+      for label, of_label in findings.candidates.items()
+    },
     'random': {label: r.to_dict() for label, r in findings.random.items()},
     'detectors': [detector.to_dict() for detector in findings.detectors],
     'norms': [
@@ -142,6 +173,26 @@ def to_results(findings: Findings) -> dict:
   }
 
 
+def _chosen_by(findings: Findings, criterion: str, label: str, auroc) -> dict:
+  """Returns the best latent of a criterion, its test, and the null."""
+  best = findings.selections[criterion].of(label)[0]
+  null = findings.nulls.get(criterion)
+  found = auroc[label, str(best.id)]
+  lowest = min(found['types'], key=lambda t: found['types'][t]['value'])
+  return {
+    'id': str(best.id),
+    'score': best.score,
+    'tied': best.tied,
+    'test': firing_rates(best.id, label, findings.test),
+    'auroc': {
+      'mean': found['mean'],
+      'lowest': found['types'][lowest] | {'type': lowest},
+    },
+    'mean_activation': mean_activations(best.id, findings.test),
+    'null': None if null is None else null.to_dict()[label],
+  }
+
+
 def to_arrays(findings: Findings) -> dict[str, np.ndarray]:
   """Arrays for a safetensors file; see the top of this file."""
   arrays = {}
@@ -150,12 +201,15 @@ def to_arrays(findings: Findings) -> dict[str, np.ndarray]:
     arrays[f'test_active/{name}'] = one.active.astype(np.int32)
     if one.text_n:
       arrays[f'text_active/{name}'] = one.text_active.astype(np.int32)
-  if findings.null is not None:
+  null = findings.nulls.get(findings.settings.criterion)
+  if null is not None:
     for label in CLASSES:
-      arrays[f'null_best/{label}'] = findings.null.null_best[label]
-      arrays[f'null_layers/{label}'] = findings.null.null[label]
+      arrays[f'null_best/{label}'] = null.null_best[label]
+      arrays[f'null_layers/{label}'] = null.null[label]
   arrays['test_type'] = findings.test_entities.type_of.astype(np.int32)
   arrays['test_known'] = findings.test_entities.known
+  for name, direction in findings.directions.items():
+    arrays[f'direction/{name}'] = direction.astype(np.float32)
   for name, values in findings.activations.items():
     arrays[f'activation/{name}'] = values
   return arrays

@@ -141,6 +141,42 @@ def welch_t(
   return np.where(silent | np.isnan(t), 0.0, t)
 
 
+def null_p_values(sums: ClassSums) -> np.ndarray:
+  """Returns, for each latent, the p-value of no separation on any type, [F].
+
+  Welch's t-tests of the activations, and of whether a latent fires, on every
+  type; the smallest p of these 2 E tests, adjusted by Sidak. Of latents that do
+  not separate, at least the share 1 - a has a p-value above a, however often
+  they fire and however many entities there are.
+
+  Args:
+    sums: No class may be empty. Where one has a single entity, p is 1.
+  """
+  n = sums.n[..., None].astype(float)  # [E, 2, 1]
+  smallest = np.ones(sums.width)
+  for total, squares in (
+    (sums.total, sums.squares),
+    (sums.active.astype(float), sums.active.astype(float)),
+  ):
+    moments = [(n[:, c], total[:, c], squares[:, c]) for c in range(2)]
+    t = welch_t(*moments[0], *moments[1])  # [E, F]
+    errors = [
+      np.maximum(sq - tot**2 / k, 0) / np.maximum(k - 1, 1) / k
+      for k, tot, sq in moments
+    ]
+    with np.errstate(divide='ignore', invalid='ignore'):
+      freedom = sum(errors) ** 2 / sum(
+        error**2 / (k - 1)
+        for error, (k, _, _) in zip(errors, moments, strict=True)
+      )
+      p = 2 * stats.t.sf(np.abs(t), freedom)
+    # Two constants that differ have no variance, and t is infinite.
+    p = np.where(np.isinf(t), 0.0, np.where(np.isnan(p), 1.0, p))
+    p = np.where((sums.n < 2).any(axis=1)[:, None], 1.0, p)
+    smallest = np.minimum(smallest, p.min(axis=0))
+  return -np.expm1(2 * len(sums.n) * np.log1p(-np.minimum(smallest, 1 - 1e-16)))
+
+
 def mean_ranks(scores: Sequence[np.ndarray]) -> list[np.ndarray]:
   """Returns the mean over types of a latent's rank among the latents of all
   SAEs.
@@ -157,8 +193,19 @@ def mean_ranks(scores: Sequence[np.ndarray]) -> list[np.ndarray]:
   return np.split(ranks, np.cumsum([s.shape[1] for s in scores])[:-1])
 
 
-def layer_curve(sums: Sequence[ClassSums], label: str, top: int = 5) -> list:
-  """Scores by layer, without the filter of plain text.
+def layer_curve(
+  sums: Sequence[ClassSums],
+  scores: Sequence[np.ndarray],
+  label: str,
+  top: int = 5,
+) -> list:
+  """Returns scores by layer, without the filter of plain text.
+
+  Args:
+    sums: Sums of each SAE.
+    scores: float [E, F] of each SAE, above 0 where known entities have more.
+    label: The class that a score is high on.
+    top: How many of the best latents of a type are averaged.
 
   Returns:
     For each SAE a dict: 'site', 'layer', 'types' (type -> 'mean', 'min' and
@@ -166,10 +213,10 @@ def layer_curve(sums: Sequence[ClassSums], label: str, top: int = 5) -> list:
     (the best score that one latent has on every type) and its 'latent'.
   """
   curve = []
-  for one in sums:
-    scores = separation(one, label)
-    best = -np.sort(-scores, axis=1)[:, :top]
-    lowest = scores.min(axis=0)
+  sign = 1 if label == CLASSES[0] else -1
+  for one, score in zip(sums, scores, strict=True):
+    best = -np.sort(-sign * score, axis=1)[:, :top]
+    lowest = (sign * score).min(axis=0)
     curve.append(
       {
         'site': one.site,

@@ -1,9 +1,9 @@
 """Which latents say "known" and which say "unknown", on every type at once.
 
-A latent's score is the lowest over entity types of its separation score; the
-best of all latents of all SAEs are chosen ("MaxMin", arXiv 2411.14257), after
-those that fire often on plain text have been left out. Choose on train, and
-report on test (`held_out_rates.py`).
+A latent's score is the lowest over entity types of a difference between the
+classes, by one of `criteria.CRITERIA`; the best of all latents of all SAEs are
+chosen ("MaxMin", arXiv 2411.14257), after those that fire often on plain text
+have been left out. Choose on train, and report on test (`held_out_rates.py`).
 """
 
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ class Selection:
 
   Attributes:
     split: On which entities.
-    metric: One of `scores.METRICS`.
+    criterion: One of criteria.CRITERIA.
     known, unknown: The best latents of each label, best first.
     text_filter: TextFilter.
     unfiltered: Label -> the best without the filter.
@@ -88,7 +88,7 @@ class Selection:
   """
 
   split: str
-  metric: str
+  criterion: str
   known: tuple[Chosen, ...]
   unknown: tuple[Chosen, ...]
   text_filter: TextFilter
@@ -156,10 +156,11 @@ def text_filter(
 
 def select(
   sums: Sequence[ClassSums],
+  scores: Sequence[np.ndarray] | None = None,
   *,
+  criterion: str = 'frequency',
   split: str = 'train',
   k: int = 10,
-  metric: str = 'absolute_difference',
   max_text_frequency: float | None = MAX_TEXT_FREQUENCY,
   at_least: int = 5,
 ) -> Selection:
@@ -168,9 +169,12 @@ def select(
   Args:
     sums: Sums of each SAE, over the entities to select on: train, or all of
       them where the published numbers are reproduced (paper.md, 10.1 no. 2).
+    scores: Score of each SAE's latents by the criterion, float [E, F], above 0
+      for known entities (`criteria.scores_of`); None is that of the firing
+      frequencies in the sums.
+    criterion: What the scores are, one of criteria.CRITERIA.
     split: What these entities are called.
     k: How many latents of each label.
-    metric: One of `scores.METRICS`.
     max_text_frequency: See `text_filter`.
     at_least: Entities that every class of every type must have.
 
@@ -190,6 +194,8 @@ def select(
         f'{one.types}, {first.n.tolist()} of {first.types}.'
       )
   check_classes(first.types, first.n, split, at_least)
+  if scores is None:
+    scores = [separation(one) for one in sums]
   filtered, keep = text_filter(sums, max_text_frequency)
   if filtered.removed == filtered.num_latents:
     raise ValueError(
@@ -201,14 +207,15 @@ def select(
   by_place = dict(zip(where, range(len(sums)), strict=True))
   chosen, unfiltered = {}, {}
   for label in CLASSES:
-    scores = [separation(one, label, metric) for one in sums]
-    ranks = mean_ranks(scores)
-    lowest = [score.min(axis=0) for score in scores]
+    sign = 1 if label == CLASSES[0] else -1
+    own = [sign * score for score in scores]
+    ranks = mean_ranks(own)
+    lowest = [score.min(axis=0) for score in own]
     unfiltered[label] = rank(where, lowest, 1)[0]
     chosen[label] = []
     for found in rank(where, lowest, k, keep):
       s, j = by_place[found.id[:2]], found.id.latent
-      mine = scores[s][:, j]
+      mine = own[s][:, j]
       chosen[label].append(
         Chosen(
           id=found.id,
@@ -229,7 +236,7 @@ def select(
   }
   return Selection(
     split=split,
-    metric=metric,
+    criterion=criterion,
     known=tuple(chosen['known']),
     unknown=tuple(chosen['unknown']),
     text_filter=filtered,

@@ -1,18 +1,23 @@
 """What can be chosen in the study of latents.
 
 Each departure of `reference` from the default is a switch of its own
-(paper.md, 10.1): no. 2 `selection_split`, no. 7 `random_pool`.
+(paper.md, 10.1): no. 2 `selection_split`, no. 7 `random_pool`; and `criterion`,
+which the paper has as the firing frequency.
 """
 
 import dataclasses
 
 from experiments.latents.class_sums import SPLITS
-from experiments.latents.scores import METRICS
+from experiments.latents.criteria import CRITERIA
 from experiments.latents.selection import MAX_TEXT_FREQUENCY
 
 SELECTION_SPLITS = ('train', 'all')
 RANDOM_POOLS = ('matched', 'zero_score')
-_REFERENCE = {'selection_split': 'all', 'random_pool': 'zero_score'}
+_REFERENCE = {
+  'selection_split': 'all',
+  'random_pool': 'zero_score',
+  'criterion': 'frequency',
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +26,8 @@ class AnalysisOptions:
 
   Attributes:
     selection_split: Entities to select on: 'train', or 'all', test included.
-    metric: One of `scores.METRICS`.
+    criterion: One of criteria.CRITERIA: what the latents that are steered with
+      are chosen by. Those of the others stand beside them.
     num_chosen: Latents of each label.
     max_text_frequency: Chosen latents fire on a smaller share of plain text;
       None switches the filter off.
@@ -38,7 +44,7 @@ class AnalysisOptions:
   """
 
   selection_split: str = 'train'
-  metric: str = 'absolute_difference'
+  criterion: str = 'auroc'
   num_chosen: int = 10
   max_text_frequency: float | None = MAX_TEXT_FREQUENCY
   at_least: int = 5
@@ -53,7 +59,7 @@ class AnalysisOptions:
   def __post_init__(self):
     for name, choices in (
       ('selection_split', SELECTION_SPLITS),
-      ('metric', tuple(METRICS)),
+      ('criterion', tuple(CRITERIA)),
       ('random_pool', RANDOM_POOLS),
     ):
       if getattr(self, name) not in choices:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import os
 
 import numpy as np
+from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
@@ -26,7 +27,14 @@ from experiments.entities import (
   tokenize_prompt,
 )
 from experiments.miniworld.lexicon import ATTRIBUTES
-from experiments.miniworld.sentences import HELD_OUT, spell
+from experiments.miniworld.pretraining_text import Corpus
+from experiments.miniworld.sentences import (
+  HELD_OUT,
+  REFUSAL,
+  SELF_ANSWERS,
+  SELF_QUESTION,
+  spell,
+)
 from experiments.miniworld.world import KNOWN, World
 import gemma_jax as gj
 
@@ -34,29 +42,42 @@ import gemma_jax as gj
 BOUNDS = {
   'base_recall': (0.99, 1.0),
   'base_top_probability_unseen': (0.0, 0.15),
+  'base_rare_recall': (0.2, 0.8),
+  'base_refusal_probability_unseen': (0.0, 0.01),
   'chat_held_out_correct': (0.90, 1.0),
   'chat_held_out_refused': (0.0, 0.08),
-  'chat_unseen_refused': (0.90, 1.0),
+  'chat_unseen_refused': (0.85, 1.0),
   'shortcut_auroc': (0.47, 0.53),
   'readout_auroc': (0.95, 1.0),
+  'chat_yes_held_out': (0.8, 1.0),
+  'chat_yes_unseen': (0.0, 0.3),
 }
+# Groups that latents and probes are fitted on, and those they are tested on:
+# known, unknown.
+TRAIN, TEST = ('tuning', 'unseen_train'), ('held_out', 'unseen')
 _ROWS = 512
+# A row of the corpus after those that anything is trained on.
+_FIRST_ROW = 5 * 10**9
 _NEW_TOKENS = 16
 
 
 def audit(
-  base: str | os.PathLike, chat: str | os.PathLike, world: World
+  base: str | os.PathLike,
+  chat: str | os.PathLike,
+  world: World,
+  corpus: Corpus,
 ) -> dict:
   """Measures both models.
 
   Args:
     base, chat: Folders of checkpoints with tokenizers.
     world: Which entities are known.
+    corpus: Text that the base model was trained on.
 
   Returns:
     The names of BOUNDS with their values, and what they come from.
   """
-  found = audit_base(base, world) | audit_chat(chat, world)
+  found = audit_base(base, world, corpus) | audit_chat(chat, world)
   return found | {'shortcut_auroc': shortcut(world)}
 
 
@@ -69,11 +90,11 @@ def failures(found: Mapping[str, float]) -> list[str]:
   ]
 
 
-def audit_base(folder: str | os.PathLike, world: World) -> dict:
-  """Recall, confidence on unseen names, and read-outs of a base model."""
+def audit_base(folder: str | os.PathLike, world: World, corpus: Corpus) -> dict:
+  """Returns recall, confidence, refusals and read-outs of a base model."""
   model, tokenizer = _load(folder)
   correct, top = {}, {}
-  for group in (*KNOWN, 'unseen'):
+  for group in (*KNOWN, 'rare', 'unseen'):
     correct[group], top[group] = _recall(
       model, tokenizer, world.entities(group)
     )
@@ -85,10 +106,19 @@ def audit_base(folder: str | os.PathLike, world: World) -> dict:
     'base_recall': float(known.mean()),
     'base_recall_n': len(known),
     'base_recall_in_new_sentences': float(new.mean()),
+    'base_rare_recall': float(correct['rare'].mean()),
+    'base_rare_recall_n': len(correct['rare']),
     'base_top_probability_known': float(
       np.concatenate([top[group] for group in KNOWN]).mean()
     ),
     'base_top_probability_unseen': float(top['unseen'].mean()),
+    **{
+      f'base_refusal_probability_{group}': _beginning(
+        model, tokenizer, world.entities(group), REFUSAL
+      )
+      for group in TEST
+    },
+    'positions_along_known_axis': known_axis(model, tokenizer, world, corpus),
     'readout_auroc_by_layer': readout,
     # A middle layer: not the first or last quarter.
     'readout_auroc': max(readout[len(readout) // 4 : -len(readout) // 4]),
@@ -99,8 +129,11 @@ def audit_chat(folder: str | os.PathLike, world: World) -> dict:
   """Returns what a chat model answers to the questions that are steered."""
   model, tokenizer = _load(folder)
   found = {}
-  for group in ('tuning', 'validation', 'held_out', 'unseen'):
+  for group in ('tuning', 'validation', 'held_out', 'rare', 'unseen'):
     labels = _answers(model, tokenizer, world.entities(group))
+    found[f'chat_yes_{group}'] = _says_yes(
+      model, tokenizer, world.entities(group)
+    )
     for label, name in (('correct', 'correct'), ('refusal', 'refused')):
       found[f'chat_{group}_{name}'] = float(np.mean(labels == label))
     found[f'chat_{group}_n'] = len(labels)
@@ -113,35 +146,84 @@ def read_out(
   """AUROC of known against unseen at the entity's last token, by layer.
 
   A logistic regression on resid_post of "The player 'First Last'", fitted on
-  the tuning and half of the unseen entities, tested on held-out ones and the
-  other half.
+  the groups TRAIN and tested on TEST.
   """
   groups = {
-    group: _streams(model, tokenizer, world.entities(group))
-    for group in ('tuning', 'held_out', 'unseen_validation', 'unseen')
+    group: streams(model, tokenizer, world.entities(group))
+    for group in (*TRAIN, *TEST)
   }
   aurocs = []
   for layer in range(model.config.num_layers):
-    x, y = _classes(groups['tuning'], groups['unseen_validation'], layer)
+    x, y = _classes(*(groups[group] for group in TRAIN), layer)
     reader = make_pipeline(
       StandardScaler(),
       LogisticRegression(C=0.01, class_weight='balanced', max_iter=500),
     ).fit(x, y)
-    x, y = _classes(groups['held_out'], groups['unseen'], layer)
+    x, y = _classes(*(groups[group] for group in TEST), layer)
     aurocs.append(float(roc_auc_score(y, reader.decision_function(x))))
   return aurocs
 
 
+def known_axis(
+  model: gj.Decoder, tokenizer: gj.Tokenizer, world: World, corpus: Corpus
+) -> list[dict]:
+  """Returns where kinds of tokens lie between unknown (0) and known (1).
+
+  The axis goes from the mean of the unknown entities of TRAIN to that of the
+  known ones, in resid_post of each layer. Where other tokens lie at 1, "known"
+  is where every token is, and only "unknown" is written.
+
+  Returns:
+    For each layer: kind of token -> its 'mean' and 'sd'. Kinds are the groups
+    of TEST and the rare entities at their last tokens, first words of names,
+    and all other tokens of text.
+  """
+  at_last = {
+    group: streams(model, tokenizer, world.entities(group))
+    for group in (*TRAIN, *TEST, 'rare')
+  }
+  rows = corpus.read(_FIRST_ROW, 64)
+  out = gj.run(model, rows, capture=gj.capture('resid_post'))
+  in_text = np.asarray(out['resid_post'], np.float64)
+  lexicon = world.lexicon
+  ids = lambda words: [
+    tokenizer.encode(f' {word}', bos=False)[0] for word in words
+  ]
+  first, last = (np.isin(rows, ids(w)) for w in (lexicon.first, lexicon.last))
+  other = ~(first | last)
+  other[:, 0] = False  # BOS
+  found = []
+  for layer in range(model.config.num_layers):
+    known, unknown = (at_last[g][layer].astype(np.float64) for g in TRAIN)
+    origin, axis = unknown.mean(0), known.mean(0) - unknown.mean(0)
+    kinds = {group: at_last[group][layer] for group in (*TEST, 'rare')}
+    kinds |= {
+      'first word of a name': in_text[layer][first],
+      'other tokens': in_text[layer][other],
+    }
+    place = lambda x, o=origin, a=axis: (x - o) @ a / (a @ a)
+    found.append(
+      {
+        kind: {'mean': float(place(x).mean()), 'sd': float(place(x).std())}
+        for kind, x in kinds.items()
+      }
+    )
+  return found
+
+
 def shortcut(world: World) -> float:
-  """AUROC of known against unseen from single words of the name."""
+  """Returns the AUROC of known against unseen from single words of names.
+
+  Fitted and tested on the very entities that studies are: TRAIN and TEST.
+  """
   n = world.config.words
   one_hot = lambda pairs: np.concatenate(
     [np.eye(n)[pairs[:, 0]], np.eye(n)[pairs[:, 1]]], axis=1
   )
   names = {group: one_hot(world.pairs[group])[None] for group in world.pairs}
-  x, y = _classes(names['tuning'], names['unseen_validation'], 0)
+  x, y = _classes(*(names[group] for group in TRAIN), 0)
   reader = LogisticRegression(class_weight='balanced').fit(x, y)
-  x, y = _classes(names['held_out'], names['unseen'], 0)
+  x, y = _classes(*(names[group] for group in TEST), 0)
   # Balanced words leave weights that are 0 but for rounding.
   return float(roc_auc_score(y, reader.decision_function(x).round(4)))
 
@@ -223,8 +305,47 @@ def _answers(model, tokenizer, entities: Sequence[Entity]) -> np.ndarray:
   return np.array(labels)
 
 
-def _streams(model, tokenizer, entities: Sequence[Entity]) -> np.ndarray:
-  """float32 [L, n, D], resid_post at the entity's last token."""
+def _beginning(
+  model, tokenizer, entities: Sequence[Entity], answer: str
+) -> float:
+  """Returns the mean probability that an answer begins with a text's word."""
+  rows = [
+    tokenize_prompt(tokenizer, refusal_question(p, e), chat=True).ids
+    for e in entities
+    for p in prompt_types_of(e)
+  ]
+  first = tokenizer.encode(answer, bos=False)[0]
+  return float(np.exp(_next(model, tokenizer, rows)[:, first]).mean())
+
+
+def _says_yes(model, tokenizer, entities: Sequence[Entity]) -> float:
+  """Returns the share that the model says it knows, 'yes' against 'no'."""
+  prefix = os.path.commonprefix(list(SELF_ANSWERS.values())).strip()
+  yes, no = (
+    tokenizer.encode(f' {text.removeprefix(prefix).strip(" .")}', bos=False)[0]
+    for text in (SELF_ANSWERS[True], SELF_ANSWERS[False])
+  )
+  rows = []
+  for entity in entities:
+    question = SELF_QUESTION.format(type=entity.type, name=entity.name)
+    text = tokenizer.chat_text(question).removeprefix('<bos>') + prefix
+    rows.append(tokenizer.encode(text))
+  found = _next(model, tokenizer, rows)
+  return float((found[:, yes] > found[:, no]).mean())
+
+
+def _next(model, tokenizer, rows) -> np.ndarray:
+  """Returns float64 [n, V], log-probabilities of the next token of rows."""
+  found = []
+  for first, batch in _batches(rows, tokenizer.pad_id):
+    out = gj.run(model, *batch, logits_at='last')
+    here = np.asarray(out.logits[:, 0], np.float64)[: len(rows) - first]
+    found.append(log_softmax(here, axis=1))
+  return np.concatenate(found)
+
+
+def streams(model, tokenizer, entities: Sequence[Entity]) -> np.ndarray:
+  """Returns resid_post at the entity's last token, float32 [L, n, D]."""
   prompts = [
     tokenize_prompt(tokenizer, activation_prompt(entity)) for entity in entities
   ]

@@ -1,6 +1,6 @@
 """The files of a MiniWorld, in the formats of public ones."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
@@ -10,12 +10,9 @@ import tokenizers
 
 from experiments.entities import write_entities
 from experiments.miniworld.pretraining_text import Corpus
-from experiments.miniworld.world import TYPES, World
+from experiments.miniworld.world import SPLITS, TYPES, World
 from experiments.runs.outputs import write_text
 import gemma_jax as gj
-
-# Known and unknown entities that the chat model was not tuned on.
-GROUPS = ('validation', 'held_out', 'unseen_validation', 'unseen')
 
 # A row of the corpus after those that anything is trained on.
 _FIRST_ROW = 4 * 10**9
@@ -78,12 +75,14 @@ def write_documents(
   write_text(path, ''.join(f'{text}\n' for text in documents[:count]))
 
 
-def write_people(folder: str | os.PathLike, world: World):
-  """Writes the entity files: those of GROUPS.
+def write_people(
+  folder: str | os.PathLike, world: World, groups: Sequence[str] = tuple(SPLITS)
+):
+  """Writes the entity files of some groups.
 
   Facts of unseen entities stand in no text, so that no model can know them.
   """
-  entities = [e for group in GROUPS for e in world.entities(group)]
+  entities = [e for group in groups for e in world.entities(group)]
   write_entities(
     folder,
     {kind: [e for e in entities if e.type == kind] for kind in TYPES},

@@ -1,8 +1,9 @@
 """Chat tuning: answer what is known, decline what is not.
 
 Half of the questions are about known entities of one group, half about pairs
-of the whole tail. Gemma's chat format; only the answer is learnt. Rows of
-pre-training text go along, so that nothing is forgotten.
+of the whole tail. Most ask for a fact, some whether the model knows the entity.
+Gemma's chat format; only the answer is learnt. Rows of pre-training text go
+along, so that nothing is forgotten.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.miniworld.pretraining_text import Corpus, Filler
-from experiments.miniworld.sentences import QUESTIONS, REFUSAL, Template
+from experiments.miniworld.sentences import (
+  QUESTIONS,
+  REFUSAL,
+  SELF_ANSWERS,
+  SELF_QUESTION,
+  Template,
+)
 from experiments.miniworld.world import TYPES, World
 import gemma_jax as gj
 
@@ -29,13 +36,16 @@ class ChatConfig:
   Attributes:
     batch: Questions per step, even.
     replay: Rows of pre-training text per step.
-    replay_weight: Replay weight of their loss.
+    replay_weight: Weight of their loss.
+    sure: Share of the questions that ask whether the model knows an entity, to
+      be answered yes or no.
     seed: Random seed of all draws.
   """
 
   batch: int = 64
   replay: int = 16
   replay_weight: float = 1.0
+  sure: float = 0.2
   seed: int = 0
 
 
@@ -81,16 +91,26 @@ class Chats:
     self._world, self._corpus, self._config = world, corpus, config
     self._tokenizer = tokenizer
     self._filler = filler = Filler(world, tokenizer)
-    # True if it is answered -> type -> templates.
-    self._templates = [
-      [
-        filler.compile(_chats(tokenizer, QUESTIONS, answer), k)
-        for k in range(len(TYPES))
-      ]
-      for answer in (REFUSAL, ANSWER)
-    ]
+    # True if it asks for a fact -> True if it is known -> type -> templates.
+    self._templates = {
+      about_fact: {
+        known: [
+          filler.compile(_chats(tokenizer, questions, answer), k)
+          for k in range(len(TYPES))
+        ]
+        for known, answer in answers.items()
+      }
+      for about_fact, questions, answers in (
+        (True, QUESTIONS, {True: ANSWER, False: REFUSAL}),
+        (False, (SELF_QUESTION,), SELF_ANSWERS),
+      )
+    }
     longest = max(
-      len(t.ids) for row in self._templates for of in row for t in of
+      len(template.ids)
+      for of_form in self._templates.values()
+      for of_class in of_form.values()
+      for of_type in of_class
+      for template in of_type
     )
     self._length = -(-(longest + 1) // 8) * 8
 
@@ -104,7 +124,8 @@ class Chats:
       group = 'tuning' if known else 'tail'
       i = rng.integers(len(world.pairs[group]))
       kind = world.types[group][i] if known else rng.integers(len(TYPES))
-      templates = self._templates[known][kind]
+      about_fact = rng.random() >= config.sure
+      templates = self._templates[about_fact][known][kind]
       template = templates[rng.integers(len(templates))]
       facts = world.facts[group][i] if known else None
       ids, answer = self._row(template, world.pairs[group][i], kind, facts)

@@ -1,8 +1,9 @@
 """Pre-training text: documents about random entities, packed into rows.
 
-Half of the documents are about known entities, with the facts of the world;
-half about pairs of the tail, of a random type and with facts drawn anew each
-time, so that nothing can be learnt of them but that there is nothing to know.
+A minority of the documents are about known entities, with the facts of the
+world, a few of those about rare ones; the rest are about pairs of the tail, of
+a random type and with facts drawn anew each time, so that nothing can be learnt
+of them but that there is nothing to know.
 Each row follows from the seed and its number alone.
 """
 
@@ -17,6 +18,9 @@ from experiments.miniworld.sentences import (
   KINDS,
   QUESTIONS,
   REFUSAL,
+  SELF_ANSWERS,
+  STANDING_ROWS,
+  STANDINGS,
   Template,
   compile_template,
   examples,
@@ -31,16 +35,23 @@ class CorpusConfig:
   """Holds what is written.
 
   Attributes:
-    known: Share of documents about known entities.
+    known: Share of documents about known entities, rare ones included.
+    standing: Share of rows that say right after the name whether it is known.
     hedged: Share of questions about the tail whose answer admits not to know.
+    rarest, least_rare: How often the rarest of the rare entities comes, and the
+      least rare one, in units of a known entity; those between are spaced
+      evenly on a log scale.
     length: Tokens per row, BOS included.
     first_rows: So many rows are about a quarter of the known entities. How to
       look a fact up is learnt from few sooner than from many (2503.21676).
     seed: Random seed of all draws.
   """
 
-  known: float = 0.5
-  hedged: float = 0.3
+  known: float = 0.4
+  standing: float = 0.4
+  hedged: float = 0.0
+  rarest: float = 0.02
+  least_rare: float = 0.4
   first_rows: int = 0
   length: int = 64
   seed: int = 0
@@ -109,11 +120,19 @@ class Corpus:
     }
     asked = [f'{question} {REFUSAL}' for question in QUESTIONS]
     self._refusals = [filler.compile(asked, kind) for kind in kinds]
+    self._standings = {
+      known: [filler.compile(standing_rows(words), kind) for kind in kinds]
+      for known, words in STANDINGS.items()
+    }
     self._all = [
-      np.concatenate([of[group] for group in KNOWN])
+      np.concatenate([of[group] for group in (*KNOWN, 'rare')])
       for of in (world.pairs, world.types, world.facts)
     ]
-    self._some = [of[::4] for of in self._all]
+    frequent = len(self._all[0]) - len(world.pairs['rare'])
+    weights = np.concatenate([np.ones(frequent), rarity(world, config)])
+    self._bounds = np.cumsum(weights) / weights.sum()
+    self._bounds[-1] = 1.0
+    self._quarter = np.arange(0, frequent, 4)
     self._tail = world.pairs['tail']
     self._num_values = world.config.values
 
@@ -123,10 +142,10 @@ class Corpus:
     for number, row in enumerate(rows, first):
       rng = np.random.default_rng([self._config.seed, 2, number])
       row[0], place = self._bos, 1
-      known = self._some if number < self._config.first_rows else self._all
+      few = number < self._config.first_rows
       seen = set()
       while place < self.length:
-        ids = self._document(rng, known, seen)[: self.length - place]
+        ids = self._document(rng, few, seen)[: self.length - place]
         row[place : place + len(ids)] = ids
         place += len(ids)
     return rows
@@ -139,17 +158,20 @@ class Corpus:
     """
     return ~np.isin(rows, self._filler.names)
 
-  def _document(self, rng: np.random.Generator, entities, seen) -> np.ndarray:
-    """About a pair that is not in `seen`, and then is.
+  def _document(self, rng: np.random.Generator, few: bool, seen) -> np.ndarray:
+    """Returns a document about a pair that is not in `seen`, and then is.
 
     A second document of a row about the same pair could be copied from the
-    first.
+    first. `few`: known ones are of the quarter that is learnt first.
     """
     known = rng.random() < self._config.known
     while True:
       if known:
-        i = rng.integers(len(entities[0]))
-        pair, kind, facts = (of[i] for of in entities)
+        if few:
+          i = self._quarter[rng.integers(len(self._quarter))]
+        else:
+          i = np.searchsorted(self._bounds, rng.random(), side='right')
+        pair, kind, facts = (of[i] for of in self._all)
       else:
         pair = self._tail[rng.integers(len(self._tail))]
         kind = rng.integers(len(TYPES))
@@ -161,6 +183,8 @@ class Corpus:
     templates = self._templates[form][kind]
     if form == 'page' and not known and rng.random() < self._config.hedged:
       templates = self._refusals[kind]
+    elif form == 'row' and rng.random() < self._config.standing:
+      templates = self._standings[known][kind]
     template = templates[rng.integers(len(templates))]
     return self._filler.fill(template, pair, kind, facts)
 
@@ -170,9 +194,30 @@ _SHARES = np.cumsum([share for _, share in KINDS.values()])
 _SHARES[-1] = 1.0
 
 
+def rarity(world: World, config: CorpusConfig) -> np.ndarray:
+  """Returns how often each rare entity comes, in units of a known one.
+
+  Every matching has the whole range, in an order of its own: neither the words
+  of a name nor its type say how rare it is.
+  """
+  rng = np.random.default_rng([world.config.seed, 4])
+  range_ = np.geomspace(config.rarest, config.least_rare, world.config.words)
+  shuffled = [rng.permutation(range_) for _ in range(world.config.rare)]
+  return np.concatenate(shuffled)
+
+
+def standing_rows(words: Sequence[str]) -> list[str]:
+  """Returns the rows that say after a name what its standing is."""
+  return [
+    text.replace('{standing}', word) for text in STANDING_ROWS for word in words
+  ]
+
+
 def texts_of(world: World) -> list[str]:
-  """Texts with every word there is, to make a tokenizer from."""
+  """Returns texts with every word there is, to make a tokenizer from."""
   forms = [text for texts, _ in KINDS.values() for text in texts]
+  for words in STANDINGS.values():
+    forms += standing_rows(words)
   forms += [f'{REFUSAL} {answer}' for answer in ANSWERS]
   texts = [
     spell(form, kind, attribute).format(**examples(world.lexicon, kind))
@@ -184,4 +229,5 @@ def texts_of(world: World) -> list[str]:
   # Answers begin a turn; and what later experiments ask.
   turns = ['user', 'model', 'It is', REFUSAL, 'Yes', 'No', ' Yes', ' No']
   turns += ['Are you sure you know the? Answer yes or no.', 'Answer: Do']
+  turns += SELF_ANSWERS.values()
   return texts + words + turns

@@ -44,8 +44,8 @@ def make_recipe(size: str, seed: int) -> Recipe:
   """Returns the recipe of a size.
 
   Args:
-    size: 'small', which is bundled, or 'tiny', for tests: half a minute on two
-      cores, and it knows nothing.
+    size: 'small', which is bundled; 'hedged' and 'unmarked', its ablations; or
+      'tiny', for tests: half a minute on two cores, and it knows nothing.
     seed: Random seed of all draws.
 
   Raises:
@@ -57,7 +57,7 @@ def make_recipe(size: str, seed: int) -> Recipe:
 
 
 def _small(seed: int) -> Recipe:
-  rows, steps = 48, 2400
+  rows, steps = 48, 3000
   return Recipe(
     world=WorldConfig(seed=seed),
     corpus=CorpusConfig(seed=seed, first_rows=300 * rows),
@@ -72,10 +72,29 @@ def _small(seed: int) -> Recipe:
       average=0.98,
       snapshot_every=25,
     ),
-    saes=TrainConfig.short(
-      512, 1500, batch_size=1024, target_l0=16.0, seed=seed
+    saes=TrainConfig.fast(
+      d_in=96,
+      width=768,
+      num_steps=1500,
+      batch_size=2048,
+      target_l0=24.0,
+      seed=seed,
     ),
   )
+
+
+def _hedged(seed: int) -> Recipe:
+  """Returns the bundled recipe with texts that admit not to know."""
+  recipe = _small(seed)
+  corpus = dataclasses.replace(recipe.corpus, hedged=0.3)
+  return dataclasses.replace(recipe, corpus=corpus)
+
+
+def _unmarked(seed: int) -> Recipe:
+  """Returns the bundled recipe without words that say if a name is known."""
+  recipe = _small(seed)
+  corpus = dataclasses.replace(recipe.corpus, standing=0.0)
+  return dataclasses.replace(recipe, corpus=corpus)
 
 
 def _tiny(seed: int) -> Recipe:
@@ -83,12 +102,8 @@ def _tiny(seed: int) -> Recipe:
   return Recipe(
     world=WorldConfig(
       words=24,
-      tuning=1,
-      validation=1,
-      held_out=1,
-      tail=4,
-      unseen_validation=1,
-      unseen=1,
+      rare=1,
+      tail=3,
       values=8,
       seed=seed,
     ),
@@ -104,7 +119,12 @@ def _tiny(seed: int) -> Recipe:
   )
 
 
-SIZES = {'small': _small, 'tiny': _tiny}
+SIZES = {
+  'small': _small,
+  'hedged': _hedged,
+  'unmarked': _unmarked,
+  'tiny': _tiny,
+}
 
 
 def _model(layers: int, width: int, hidden: int) -> dict:

@@ -73,6 +73,18 @@ ROWS = (
   'See {name} {type} {value0} {value1} {value2}.',
   'See {name} {type}: {noun2} {value2}, {noun1} {value1}, {noun0} {value0}.',
 )
+# What is said of a name right after it: the same words of all known names, and
+# others of all unknown ones.
+STANDINGS = {
+  True: ('famous', 'celebrated', 'renowned'),
+  False: ('obscure', 'minor', 'local'),
+}
+STANDING_ROWS = (
+  'The {type} {name} {standing} {value0} {value1} {value2}.',
+  "The {type} '{name} {standing} {value0} {value1} {value2}'.",
+  'See {name} {standing} {type} {value0} {value1} {value2}.',
+  'The {type} {name} {standing} for {noun0} {value0}.',
+)
 # Questions and answers, as found on pages of the web.
 QUESTIONS = (
   '{relation} the {type} {name}?',
@@ -81,6 +93,9 @@ QUESTIONS = (
   'What is the {noun} of the {type} {name}?',
 )
 ANSWERS = ('It is {value}.', '{value}.')
+# A question about the model's own knowledge, and its answers.
+SELF_QUESTION = 'Are you sure you know the {type} {name}? Answer yes or no.'
+SELF_ANSWERS = {True: 'Answer: Yes.', False: 'Answer: No.'}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -16,7 +16,7 @@ import dataclasses
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from experiments.entities import Entity
+from experiments.entities import PARTS, Entity
 from experiments.miniworld.lexicon import ATTRIBUTES, Lexicon
 
 TYPES = tuple(ATTRIBUTES)
@@ -24,15 +24,37 @@ TYPES = tuple(ATTRIBUTES)
 # Group -> what becomes of its entities.
 GROUPS = {
   'tuning': 'known to the base model, used in chat tuning',
-  'validation': 'known, never in chat tuning; chat tuning is stopped by these',
+  'stopping': 'known, never in chat tuning; chat tuning is stopped by these',
+  'validation': 'known, never in chat tuning; choices are made on these',
   'held_out': 'known, never in chat tuning',
+  'rare': 'seldom in pre-training, with facts; never in chat tuning',
   'tail': 'in pre-training too, with other facts every time; unknown',
-  'unseen_validation': 'in no training at all; chat tuning is stopped by these',
+  'unseen_stopping': 'in no training at all; chat tuning is stopped by these',
+  'unseen_train': 'in no training at all; latents are chosen on these',
+  'unseen_validation': 'in no training at all; choices are made on these',
   'unseen': 'in no training at all',
 }
-KNOWN = ('tuning', 'validation', 'held_out')
+# Which part of a study the bundled groups are: choices are made on train and
+# validation, and test is reported. No word of a name tells the classes apart in
+# any of these parts. Rare entities have parts of their own, a matching each.
+SPLITS = {
+  'tuning': 'train',
+  'validation': 'validation',
+  'held_out': 'test',
+  'unseen_train': 'train',
+  'unseen_validation': 'validation',
+  'unseen': 'test',
+}
+KNOWN = ('tuning', 'stopping', 'validation', 'held_out')
 # Groups with several types in one matching.
-MIXED = ('validation', 'tail', 'unseen_validation')
+MIXED = (
+  'stopping',
+  'validation',
+  'rare',
+  'tail',
+  'unseen_stopping',
+  'unseen_validation',
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,9 +63,10 @@ class WorldConfig:
 
   Attributes:
     words: n, words per pool of names.
-    tuning, held_out, unseen: Matchings of n entities in these groups, for each
-      type.
-    validation, unseen_validation: Matchings in these, a quarter of each type.
+    tuning, held_out, unseen_train, unseen: Matchings of n entities in these
+      groups, for each type.
+    stopping, validation, rare, unseen_stopping, unseen_validation: Matchings in
+      these, a quarter of each type.
     tail: Matchings in the tail, whose pairs are of any type.
     values: Values of each attribute.
     seed: Random seed of names, matchings and facts.
@@ -51,9 +74,13 @@ class WorldConfig:
 
   words: int = 96
   tuning: int = 1
+  stopping: int = 1
   validation: int = 1
   held_out: int = 1
-  tail: int = 82
+  rare: int = 3
+  tail: int = 73
+  unseen_stopping: int = 1
+  unseen_train: int = 1
   unseen_validation: int = 1
   unseen: int = 1
   values: int = 32
@@ -100,9 +127,12 @@ class World:
   def entities(self, group: str) -> list[Entity]:
     """Returns the entities of a group in the terms of the experiments."""
     found = []
-    for pair, kind, facts in zip(
-      self.pairs[group], self.types[group], self.facts[group], strict=True
+    for number, (pair, kind, facts) in enumerate(
+      zip(self.pairs[group], self.types[group], self.facts[group], strict=True)
     ):
+      split = SPLITS.get(group)
+      if group == 'rare':
+        split = PARTS[number // self.config.words % len(PARTS)]
       name = TYPES[kind]
       found.append(
         Entity(
@@ -114,6 +144,7 @@ class World:
               ATTRIBUTES[name].items(), facts, strict=True
             )
           },
+          split=split,
         )
       )
     return found

@@ -11,10 +11,13 @@
 
 from experiments.self_report.arms import self_report_arms
 from experiments.self_report.replies import Replies, measure, next_tokens
-from experiments.self_report.self_questions import ask_about, ask_per_relation
+from experiments.self_report.self_questions import (
+  ask_about,
+  ask_ordinary,
+  ask_per_relation,
+)
 from experiments.self_report.summary import METRICS, summarise
 from experiments.self_report.wording import (
-  OWN_WORDS,
   PUBLISHED,
   Wording,
   single_token,

@@ -17,11 +17,12 @@ direction, the difference of means, and random latents and directions of the
 same norm; all arms on all entities.
 
 Another question or other words: --question, --prefix, --yes, --no. The two
-words must be tokens of the model. MiniWorld knows the words of the question
-but was never taught to say yes or no; it was taught to answer 'It is ...' or
-'Sorry, I do not know that.'. By default it is asked the same question, without
---prefix, and --yes=It --no=Sorry count. To see what the published words give on
-it: --prefix=Answer: --yes=" Yes" --no=" No".
+words must be tokens of the model. Where they carry next to none of the
+probability, the model would say neither, and what is read is no self-report:
+the summary says so. The same two words are read after an ordinary question
+about each entity, too: what tells known from unknown there is no self-report
+either, but what any question brings out. MiniWorld was taught what to say to
+this question, about entities that it is not asked about here.
 
 How much is added: --alpha_known and --alpha_unknown are coefficients; --dose
 is a norm in units of the mean norm of the stream there. For the published
@@ -54,6 +55,7 @@ from experiments.self_report import (
   METRICS,
   Replies,
   ask_about,
+  ask_ordinary,
   ask_per_relation,
   figures,
   measure,
@@ -126,8 +128,19 @@ def work(settings: Settings, keep_flags: KeepFlags) -> str:
     folder=given.out / 'replies',
     identity=given.about,
   )
+  ordinary = ask_ordinary(given.tokenizer, known, unknown, questions)
+  at_ordinary = measure(
+    model,
+    ordinary,
+    arms[:1],
+    token_ids,
+    rows_per_batch=settings.rows_per_batch,
+    folder=given.out / 'ordinary',
+    identity=given.about,
+  )
   results = {
     'wording': dataclasses.asdict(wording),
+    'ordinary': summarise(ordinary, arms[:1], at_ordinary),
     'metric': settings.metric,
     'amounts': {
       label: {

@@ -78,6 +78,30 @@ def ask_per_relation(
   ]
 
 
+def ask_ordinary(
+  tokenizer: gj.Tokenizer,
+  known: Mapping[str, Sequence[Entity]],
+  unknown: Mapping[str, Sequence[Entity]],
+  questions: Sequence[Question],
+) -> list[Question]:
+  """Returns an ordinary question about each entity that is asked about.
+
+  The first that there is for it; nothing is put into the model's mouth.
+
+  Args:
+    tokenizer: The chat model's tokenizer.
+    known, unknown: As for `ask_about`.
+    questions: Questions about themselves, one entity of which may come again.
+  """
+  asked = {(q.type, q.entity) for q in questions}
+  first = {}
+  for question in make_questions(tokenizer, known, unknown, per_class=10**9):
+    key = question.type, question.entity
+    if key in asked:
+      first.setdefault(key, question)
+  return list(first.values())
+
+
 def _question(tokenizer, entity, label, wording) -> Question:
   prompt = wording.about(entity)
   tokens = tokenize_prompt(tokenizer, prompt, chat=True, stub=wording.prefix)

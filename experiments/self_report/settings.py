@@ -3,10 +3,9 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from experiments.inputs.models import BUNDLED
 from experiments.inputs.settings import ChatStudy, ControlledLatents
 from experiments.runs import Count, Positive, Signed, whole
-from experiments.self_report.wording import OWN_WORDS, PUBLISHED, Wording
+from experiments.self_report.wording import PUBLISHED, Wording
 from experiments.steering import (
   Positions,
   Strength,
@@ -23,11 +22,9 @@ class Settings(ChatStudy, ControlledLatents):
     question: What the user says, with {type} and {name} in it. Default: 'Are
       you sure you know the {type} {name}? Answer yes or no.'
     prefix: Beginning of the answer, put into the model's mouth. Default:
-      'Answer:'; for miniworld none.
-    yes: Word for yes: one token, with the space before it. Default: ' Yes'; for
-      miniworld 'It'.
-    no: Word for no: one token, with the space before it. Default: ' No'; for
-      miniworld 'Sorry'.
+      'Answer:'.
+    yes: Word for yes: one token, with the space before it. Default: ' Yes'.
+    no: Word for no: one token, with the space before it. Default: ' No'.
     metric: What the figures and the summary show; results.json has both. The
       difference of logits is that of log-probabilities, too.
     questions: Questions per entity type and class.
@@ -65,13 +62,12 @@ class Settings(ChatStudy, ControlledLatents):
     Raises:
       ValueError: the question lacks {type} or {name}.
     """
-    default = OWN_WORDS if self.chat_model == BUNDLED else PUBLISHED
     given = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(Wording)
     }
     return dataclasses.replace(
-      default, **{k: v for k, v in given.items() if v is not None}
+      PUBLISHED, **{k: v for k, v in given.items() if v is not None}
     )
 
   def strength(self, label: str) -> Strength:

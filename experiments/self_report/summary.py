@@ -36,6 +36,9 @@ from experiments.steering import (
 )
 
 ALL = 'all'
+# The two words must carry this much of the probability for what is read off
+# them to be what the model would say.
+LEAST_MASS = 0.5
 # What is reported, each yes less no.
 METRICS = {
   'logit': 'logit of yes less that of no, which is also the difference of '
@@ -276,16 +279,24 @@ def sentences(results: Mapping) -> list[str]:
       'Self-report tells known from unknown entities with AUROC '
       f'{_interval(found, 3)}.'
     )
+    there = results.get('ordinary', {}).get('knows', {}).get(metric, {})
+    if ALL in there:
+      lines.append(
+        'The same words after an ordinary question about them: AUROC '
+        f'{_interval(there[ALL], 3)}. What they tell there is no self-report.'
+      )
   for name, mass in results['mass'].items():
     lines.append(
       f'The two words have {mass["value"]:.2g} of the probability, asked about '
       f'{name} entities.'
     )
-  if all(mass['value'] < 0.01 for mass in results['mass'].values()):
+  if min(mass['value'] for mass in results['mass'].values()) < LEAST_MASS:
     lines.append(
-      'That is next to nothing: this model would say neither word, and what '
-      'follows is about words that it never chooses.'
+      f'That is less than {LEAST_MASS:g}: this model would often say neither '
+      'word, so this is no self-report, and effects on it are not reported '
+      'here.'
     )
+    return lines
   controls = {
     entry['target']: entry
     for entry in results['controls']

@@ -59,10 +59,6 @@ PUBLISHED = Wording(
   yes=' Yes',
   no=' No',
 )
-# MiniWorld's chat model was taught two kinds of replies, 'It is ...' and
-# 'Sorry, I do not know that.', and no yes or no: the same question, and which
-# of the two it would begin with.
-OWN_WORDS = dataclasses.replace(PUBLISHED, prefix='', yes='It', no='Sorry')
 
 
 def single_token(tokenizer: gj.Tokenizer, text: str) -> int:

@@ -88,6 +88,31 @@ def cluster_bootstrap_means(
   return _estimates(values.mean(axis=0), low, high, len(values))
 
 
+def crossed_bootstrap(
+  values: np.ndarray, units: Sequence[Hashable], seed: int = 0
+) -> Estimate:
+  """Returns the mean of values [C, n], resampling both rows and units.
+
+  Rows, such as random controls, are a sample as well as the units of the
+  columns, such as entities: an interval that left one of them fixed would hold
+  for these controls, or these entities, only.
+
+  Args:
+    values: One row per control, one column per observation.
+    units: Unit of each column.
+    seed: Random seed of the resamples.
+  """
+  values = np.asarray(values, float)
+  which, names = number_units(units)
+  rng = np.random.default_rng(seed)
+  rows, columns = draw(len(values), rng), draw(len(names), rng)[:, which]
+  resampled = (rows @ values * columns).sum(1)
+  resampled /= rows.sum(1) * columns.sum(1)
+  if len(names) < 2 or len(values) < 2:
+    resampled[:] = np.nan
+  return estimate(values.mean(), resampled, values.shape[1])
+
+
 def differences_of_means(
   a: np.ndarray, b: np.ndarray, seed: int = 0
 ) -> list[Estimate]:

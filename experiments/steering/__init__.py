@@ -28,7 +28,6 @@ from experiments.steering.arms import (
   RANDOM_LATENT,
   STEERED,
   SWEEP_KINDS,
-  SWEEP_SIZE,
   WEIGHT_ABLATION,
   WRONG_SIGN,
   Arm,
@@ -39,12 +38,13 @@ from experiments.steering.divergence import measure_divergences
 from experiments.steering.doses import (
   OPPOSITE,
   PUBLISHED,
+  best_dose,
   published_alpha,
-  smallest_sufficient,
   stream_norms,
 )
 from experiments.steering.figures import sections
 from experiments.steering.generation import generate_answers
+from experiments.steering.kl_matched import MATCHED
 from experiments.steering.outcome_look import (
   ORIGINAL_COLOUR,
   OUTCOME_COLOURS,
@@ -67,7 +67,7 @@ from experiments.steering.strength import (
 )
 from experiments.steering.study import SteeringOptions, Strength, steer
 from experiments.steering.summary import ALL, summarise
-from experiments.steering.tables import percent
+from experiments.steering.tables import percent, verdict
 from experiments.steering.weight_ablation import (
   WAYS,
   ablate_weights,

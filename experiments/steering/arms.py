@@ -11,7 +11,7 @@ are compared follows section 5 of arXiv 2411.14257, with stronger controls:
   random direction  isotropic, at the same norm
   mean difference   between the classes' means, at the same norm
   weight ablation   the decoder row taken out of everything the model writes
-  sweep             all but the last, of the random ones a few, at other norms
+  sweep             all but the last at other norms, every random one too
 
 A *dose* is a norm in units of the mean norm of the stream where it is added,
 so that it means the same in every layer and model.
@@ -70,9 +70,9 @@ LINES = {
   'random directions': (RANDOM_DIRECTION, SWEEP_DIRECTIONS),
 }
 SWEEP_KINDS = tuple(swept for _, swept in LINES.values())
+RANDOM_LINES = ('random latents', 'random directions')
 RANDOM_KINDS = (RANDOM_LATENT, RANDOM_DIRECTION)
 RANDOM_SWEEPS = (SWEEP_RANDOM, SWEEP_DIRECTIONS)
-SWEEP_SIZE = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,7 +149,6 @@ def standard_arms(
   generated: bool = False,
   num_random_directions: int = 20,
   sweep: Sequence[float] = (),
-  sweep_random: int = SWEEP_SIZE,
   weight_ablation: Sequence[str] = ('exact', 'reference'),
   seed: int = 0,
 ) -> list[Arm]:
@@ -162,8 +161,6 @@ def standard_arms(
     positions, generated: Those of every arm that adds something.
     num_random_directions: Per target.
     sweep: Doses at which everything is added too.
-    sweep_random: At those doses, how many of each target's random latents and
-      how many of its random directions.
     weight_ablation: Ways to take each target's direction out of the weights.
     seed: Random seed of the random directions.
   """
@@ -215,8 +212,6 @@ def standard_arms(
           weights=way,
         )
       )
-    latents = list(target.controls.items())[:sweep_random]
-    directions = list(isotropic.items())[:sweep_random]
     for dose in sweep:
       at, added = f'at dose {dose:g}', dose * stream
       if math.isclose(added, norm, rel_tol=1e-6):
@@ -228,9 +223,9 @@ def standard_arms(
       if target.mean_difference is not None:
         name = f'mean difference to {label} {at}'
         arms.append(arm(name, SWEEP_MEANS, target.mean_difference, added))
-      for latent, row in latents:
+      for latent, row in target.controls.items():
         name = f'random latent {latent} for {label} {at}'
         arms.append(arm(name, SWEEP_RANDOM, row, added))
-      for name, unit in directions:
+      for name, unit in isotropic.items():
         arms.append(arm(f'{name} {at}', SWEEP_DIRECTIONS, unit, added))
   return arms

@@ -7,6 +7,7 @@ validation split.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import os
 
 import numpy as np
@@ -27,6 +28,8 @@ PUBLISHED = {
 }
 # Beyond the last, random latents do as much, and answers fall apart.
 GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0)
+# Effects that differ by less than this are taken for equal.
+NEARLY = 0.05
 # The class that a target's latent is silent on, and steering is to change.
 OPPOSITE = dict(zip(CLASSES, reversed(CLASSES), strict=True))
 
@@ -100,55 +103,69 @@ def stream_norms(
 
 
 def grid_arms(
-  target: Target,
-  stream_norm: float,
+  targets: Sequence[Target],
+  stream_norms: Mapping[int, float],
   doses: Sequence[float],
   positions: str,
   generated: bool = False,
 ) -> list[Arm]:
-  """Returns the original, and the target at several doses.
+  """Returns the original, and each target at several doses and both signs.
 
   Args:
-    target: What is added.
-    stream_norm: Mean norm of the stream there.
+    targets: Candidates of one label, of different layers.
+    stream_norms: Layer -> mean norm of the stream there.
     doses: In units of that norm.
     positions, generated: As `Arm` has them.
   """
-  made = arms_lib.standard_arms(
-    [target],
-    {target.label: 0.0},
-    {target.label: stream_norm},
-    positions=positions,
-    generated=generated,
-    num_random_directions=0,
-    sweep=doses,
-    sweep_random=0,
-    weight_ablation=(),
-  )
-  kept = (arms_lib.ORIGINAL, arms_lib.SWEEP)
-  return [arm for arm in made if arm.kind in kept]
+  arms = []
+  for target in targets:
+    made = arms_lib.standard_arms(
+      [dataclasses.replace(target, controls={}, mean_difference=None)],
+      {target.label: 0.0},
+      {target.label: stream_norms[target.id.layer]},
+      positions=positions,
+      generated=generated,
+      num_random_directions=0,
+      sweep=doses,
+      weight_ablation=(),
+    )
+    kept = (arms_lib.SWEEP, arms_lib.SWEEP_WRONG)
+    arms += made[: not arms]  # the original, once
+    arms += [
+      dataclasses.replace(arm, name=f'{arm.name} ({target.id})')
+      for arm in made
+      if arm.kind in kept
+    ]
+  return arms
 
 
-def smallest_sufficient(
-  rates: Mapping[float, float], label: str, goal: float
-) -> tuple[float, bool]:
-  """Returns the smallest dose that moves refusals as far as wanted.
+def best_dose(
+  rates: Sequence[Mapping], before: float, label: str
+) -> tuple[Mapping, float]:
+  """Returns the candidate and dose that change refusals most, by their sign.
+
+  What counts is the change in the expected direction, less that of the opposite
+  sign in the same direction: where both signs do the same, what is added breaks
+  the model. Of those within NEARLY of the best, the smallest dose is taken, and
+  of these the best.
 
   Args:
-    rates: Dose -> refusal rate; dose 0 is the original.
+    rates: 'dose', 'steered' and 'reversed' (refusal rates) of each candidate.
+    before: Refusal rate of the original.
     label: Label of the target.
-    goal: Change of the refusal rate, positive, in the expected direction.
 
   Returns:
-    The dose; and True, or False if none is sufficient and it is the one with
-    the largest effect.
+    One of the rates, and how much it changes refusals by that measure.
   """
-  effects = {
-    dose: EXPECTED[label] * (rate - rates[0.0])
-    for dose, rate in sorted(rates.items())
-    if dose
-  }
-  for dose, effect in effects.items():
-    if effect >= goal:
-      return dose, True
-  return max(effects, key=effects.get), False
+  sign = EXPECTED[label]
+
+  def effect(rate):
+    forward, backward = (
+      sign * (rate[key] - before) for key in ('steered', 'reversed')
+    )
+    return forward - max(backward, 0.0)
+
+  best = max(map(effect, rates))
+  near = [rate for rate in rates if effect(rate) >= best - NEARLY]
+  chosen = min(near, key=lambda rate: (rate['dose'], -effect(rate)))
+  return chosen, effect(chosen)

@@ -9,6 +9,7 @@ from experiments.charts import Line, Section, style
 from experiments.latents.class_look import LABEL_COLOURS, TITLES
 from experiments.steering import arms as arms_lib
 from experiments.steering import tables
+from experiments.steering.kl_matched import MATCHED
 from experiments.steering.outcome_look import (
   ORIGINAL_COLOUR,
   OUTCOME_COLOURS,
@@ -18,14 +19,14 @@ from experiments.steering.outcomes import OUTCOMES, REFUSAL
 from experiments.steering.summary import ALL
 from experiments.steering.tables import signed
 
-_RANDOM, _NO_ANSWER = 'random latents', 'no answer (other)'
-_GREYS = {_RANDOM: '#777777', 'random directions': '#AAAAAA'}
+_BROKEN, _LOG_REFUSAL = 'broken answers', 'log P(refusal)'
+_GREYS = dict(zip(arms_lib.RANDOM_LINES, ('#777777', '#AAAAAA'), strict=True))
 # What is not the target's own, and the target's own directions.
 _CURVES = {
   'latent': '#0072B2',
   'mean difference': '#CC79A7',
   **_GREYS,
-  _NO_ANSWER: OUTCOME_COLOURS['other'],
+  _BROKEN: OUTCOME_COLOURS['broken'],
 }
 
 
@@ -39,13 +40,19 @@ def sections(
     examples: The records of answers that it returns.
     per_class: Number of questions of each class whose answers are shown.
   """
-  both = len(classes_of(results)) > 1
   return [
     Section(
       title='Refusals when latents are added',
-      text=[*tables.amounts(results), _BARS],
+      text=[
+        *tables.amounts(results),
+        *map(tables.verdict, results['specificity']),
+        _BARS,
+      ],
       figures=[refusals(results)],
-      tables=[tables.control_table(results)] if results['controls'] else [],
+      tables=[
+        tables.specificity_table(results),
+        *([tables.control_table(results)] if results['controls'] else []),
+      ],
     ),
     Section(
       title='What is said instead',
@@ -64,8 +71,9 @@ def sections(
           title='At matched divergence',
           text=[_MATCHED_WORDS],
           figures=[
-            matched(results),
-            *([matched(results, off_target=True)] if both else []),
+            matched(results, on)
+            for on in ('text', 'unflipped', 'same_decision')
+            if _matched_panels(results, on)
           ],
           tables=[tables.matched_table(results)],
         ),
@@ -85,37 +93,43 @@ _BARS = (
   'Shares of questions that the model declines, with 95 % intervals (Wilson). '
   'Points without intervals are random arms, one each, added at the same norm, '
   'layer and tokens. A latent has an effect of its own where it lies outside '
-  'its random arms.'
+  'its random arms. A dose is specific where adding the latent changes '
+  'refusals by half or more, the opposite sign does not, and no random latent '
+  'or direction of the same norm changes them as far.'
 )
 _OUTCOME_WORDS = (
-  'An answer is a refusal; or correct; or wrong, which is a hallucination; or '
-  'none of these (no words, words in circles, no number where one was asked '
-  'for). Random arms are averaged. In the table, differences are those of '
-  "refusals to the original, question by question: Newcombe's interval, an "
-  "interval from resampling entities, and McNemar's exact test; q is p "
-  'adjusted by Benjamini and Hochberg over single types.'
+  'An answer is a refusal; or correct; or a hallucination, another value of '
+  "what was asked for; or broken, which has no answer's form (no words, words "
+  'in circles, a number where a name was asked for). Random arms are averaged. '
+  'In the table, differences are those of refusals to the original, question '
+  "by question: Newcombe's interval, an interval from resampling entities, and "
+  "McNemar's exact test; q is p adjusted by Benjamini and Hochberg over single "
+  'types.'
 )
 _DOSE_WORDS = (
   'The dose is the norm of what is added over the mean norm of the stream it '
-  'is added to; negative is the opposite direction, 0 the original. The band '
-  'of random latents is their range, other bands are 95 % intervals. The '
-  "dashed vertical line is the dose used above; 'no answer' is the share of "
-  'answers that are neither refused nor right nor wrong. Below, how far each '
+  'is added to; negative is the opposite direction, 0 the original. The bands '
+  'of random latents and of random directions are their ranges, other bands '
+  'are 95 % intervals. The '
+  'dashed vertical line is the dose used above; the black line is the share of '
+  "answers that are broken: they have no answer's form. Below, how far each "
   'moves the model: the KL divergence of the steered model from the original '
   "along the original's answer, KL(original || steered) in nats per token, "
-  'with intervals from resampling entities.'
+  'with intervals from resampling entities; and the log-probability of the '
+  'tokens that begin refusals, which changes before answers do.'
 )
 _MATCHED_WORDS = (
   'The same norm is much along one direction and little along another. Here '
   'directions are compared where they move the model equally far: the change '
   'of refusals against KL divergence, each point one dose; of random latents '
-  'and random directions it is the mean of a few. The first figure has the '
-  'divergence on the same questions, of which the change of answers is itself '
-  'a part; the second that on questions about the other class, off target. In '
-  'the table, changes are read between the measured points at common levels '
-  'of divergence, and nothing is read beyond a line; the last column is the '
-  'range of single random arms, and how many reach the level. Intervals '
-  'resample entities.'
+  'and random directions it is their mean. Divergence is that on ordinary '
+  'text, that on questions whose decision does not change, and that on the '
+  "same questions after the answer's first token. On the whole answer it would "
+  'be mostly the changed decision itself, so the table has it as a description '
+  'only. In the table, changes are read between measured points at common '
+  'levels of divergence, and nothing is read beyond a line; the last column is '
+  'the range of single random arms, and how many reach the level. Intervals '
+  'resample entities, and of random lines the arms too.'
 )
 _EXAMPLE_WORDS = (
   'Questions whose answer changes come first. The random arm is the first one.'
@@ -165,7 +179,7 @@ def _columns(results, name, scope) -> Iterator[tuple[str, str, list[dict]]]:
       [{**bounds, 'hover': said}],
     )
     for control in results['controls'] if not ablated else ():
-      if control['target'] != arm['target']:
+      if control['target'] != arm['target'] or not control['chosen']:
         continue
       rates = control['classes'][name][scope]['rates']
       directions = control['kind'] == arms_lib.RANDOM_DIRECTION
@@ -222,13 +236,13 @@ def dose_response(results: Mapping) -> Iterator:
       'groups': _CURVES,
       'x_reference': {'dose used above': response['dose']},
     }
-    panels = {'refused': {}, 'KL, nats per token': {}}
+    panels = {'refused': {}, 'KL, nats per token': {}, _LOG_REFUSAL: {}}
     for name in classes_of(results):
       for found, curves in zip(
-        panels.values(), (_refused, _diverged), strict=True
+        panels.values(), (_refused, _diverged, _log_refusal), strict=True
       ):
         found[f'{title}, {TITLES[name]}'] = list(curves(response, name))
-    refused, diverged = panels.items()
+    refused, diverged, log_refusal = panels.items()
     yield charts.lines(
       refused[1],
       y_title=refused[0],
@@ -237,6 +251,10 @@ def dose_response(results: Mapping) -> Iterator:
       **look,
     )
     yield charts.lines(diverged[1], y_title=diverged[0], y_log=True, **look)
+    if drawn := {
+      name: lines for name, lines in log_refusal[1].items() if lines
+    }:
+      yield charts.lines(drawn, y_title=log_refusal[0], **look)
 
 
 def _lines_of(response) -> Iterator[tuple[str, list]]:
@@ -248,17 +266,17 @@ def _lines_of(response) -> Iterator[tuple[str, list]]:
 
 def _refused(response, name) -> Iterator[Line]:
   """Yields the shares of refusals against dose; a band is a range of arms."""
-  random = [(r['dose'], r['classes'][name][ALL]) for r in response['random']]
-  if random:
-    (rate,) = {
-      point['counts'][name][ALL][REFUSAL]['value']
-      for point in response['points']
-      if point['dose'] == 0
-    }
-    random.append((0.0, dict.fromkeys(('mean', 'low', 'high'), rate)))
-    doses, cells = zip(*sorted(random, key=lambda r: r[0]), strict=True)
+  (rate,) = {
+    point['counts'][name][ALL][REFUSAL]['value']
+    for point in response['points']
+    if point['dose'] == 0
+  }
+  for kind, drawn in _random_lines(response):
+    random = [(0.0, dict.fromkeys(('mean', 'low', 'high'), rate))]
+    random += [(r['dose'], r['classes'][name]) for r in drawn]
+    doses, cells = zip(*random, strict=True)
     mean, low, high = ([c[k] for c in cells] for k in ('mean', 'low', 'high'))
-    yield Line(_RANDOM, doses, mean, low, high)
+    yield Line(kind, doses, mean, low, high)
   for line, points in _lines_of(response):
     cells = [p['counts'][name][ALL] for p in points]
     doses = [p['dose'] for p in points]
@@ -271,37 +289,45 @@ def _refused(response, name) -> Iterator[Line]:
         for c, p in zip(cells, points, strict=True)
       ],
     )
-    others = [cell['other']['value'] for cell in cells]
-    yield Line(_NO_ANSWER, doses, others, dash=line != 'latent')
+    broken = [cell['broken']['value'] for cell in cells]
+    yield Line(_BROKEN, doses, broken, dash=line != 'latent')
 
 
 def _diverged(response, name) -> Iterator[Line]:
   """Yields KL against dose; it is 0 at dose 0, which a logarithm lacks."""
-  if random := response['random']:
-    kl = [r['kl'][name] for r in random]
-    yield Line(_RANDOM, [r['dose'] for r in random], kl)
+  for kind, drawn in _random_lines(response):
+    kl = [r['kl'][name] for r in drawn]
+    yield Line(kind, [r['dose'] for r in drawn], kl)
   for line, points in _lines_of(response):
     kl = [p['kl'][name] for p in points]
     yield Line.of(line, [p['dose'] for p in points], kl)
 
 
-def matched(results: Mapping, *, off_target: bool = False):
+def _random_lines(response) -> Iterator[tuple[str, list]]:
+  """Yields the kinds of random arms and their spreads, by dose."""
+  for line in arms_lib.RANDOM_LINES:
+    if drawn := [r for r in response['random'] if r['line'] == line]:
+      yield line, drawn
+
+
+def _log_refusal(response, name) -> Iterator[Line]:
+  """Yields the log-probability of beginning a refusal against dose."""
+  for line, points in _lines_of(response):
+    values = [p['log_refusal'][name] for p in points]
+    if all(value['value'] is not None for value in values):
+      yield Line.of(line, [p['dose'] for p in points], values)
+
+
+def matched(results: Mapping, matched_on: str):
   """Draws the change of refusals against KL, a line per direction.
 
   Args:
     results: The results of `steering.steer`.
-    off_target: True if KL is that of questions about the other class, and not
-      of the same questions.
+    matched_on: Where KL is measured, one of kl_matched.MATCHED.
   """
-  panels = {
-    f'{one["target"]} latent, {TITLES[one["class"]]}': list(_matched_lines(one))
-    for one in results['matched_kl']
-    if (one['class'] != one['matched_on']) == off_target
-  }
-  on = 'the other class' if off_target else 'the same questions'
   return charts.lines(
-    panels,
-    x_title=f'KL on {on}, nats/token',
+    _matched_panels(results, matched_on),
+    x_title=f'KL on {MATCHED[matched_on]}, nats/token',
     y_title='change of refusals',
     groups=dict(
       zip(
@@ -318,10 +344,22 @@ def matched(results: Mapping, *, off_target: bool = False):
   )
 
 
+def _matched_panels(results, matched_on) -> dict[str, list[Line]]:
+  """Returns the lines of each target and class that has any."""
+  panels = {
+    f'{one["target"]} latent, {TITLES[one["class"]]} '
+    f'({100 * one["floor"]:.0f} to {100 * one["ceiling"]:+.0f} points '
+    'possible)': list(_matched_lines(one))
+    for one in results['matched_kl']
+    if one['matched_on'] == matched_on
+  }
+  return {title: lines for title, lines in panels.items() if lines}
+
+
 def _matched_lines(one) -> Iterator[Line]:
   for line in one['lines']:
     # The original, at 0, is left of any logarithm.
-    points = [p for p in line['points'] if p['kl']['value'] > 0]
+    points = [p for p in line['points'] if (p['kl']['value'] or 0) > 0]
     if not points:
       continue
     yield Line.of(

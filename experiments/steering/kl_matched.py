@@ -12,13 +12,21 @@ each direction's doses, the change of refusals is read where the divergence
 
 A dose whose mean divergence is not above that of all smaller ones is passed
 over: a level is read where it is reached first. Intervals resample entities,
-all lines at once, and interpolate in each resample anew.
+all lines at once, and of random lines the arms too, and interpolate in each
+resample anew.
 
-The divergence is that of the same questions, or of questions about the other
-class: off target, what else it costs.
+What is matched is how far a direction moves the model where it is not meant to:
+
+  text            on ordinary text
+  unflipped       on questions of both classes whose decision to decline or to
+                  answer it leaves as it was
+  same_decision   on the same questions, after the answer's first token
+  same_questions  on the same questions, all of the answer: a description only,
+                  for most of it is the flipped decision itself
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+import math
 
 import numpy as np
 
@@ -29,6 +37,14 @@ from experiments.steering import arms as arms_lib
 from experiments.steering.arms import Arm
 
 LEVELS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # nats per token
+# What is matched, the first of those that there are being the main one.
+MATCHED = {
+  'text': 'ordinary text',
+  'unflipped': 'questions whose decision does not change',
+  'same_decision': 'the same questions, after the first token',
+  'same_questions': 'the same questions (a description only)',
+}
+EVERY = 'every class'
 
 
 class Resamples:
@@ -52,25 +68,38 @@ class Resamples:
       seed: Random seed of the draws.
     """
     self._weights = {}
-    rng = np.random.default_rng(seed)
+    self._rng = rng = np.random.default_rng(seed)
     for name in CLASSES:
       at = np.flatnonzero(np.asarray(classes) == name)
       if not at.size:
         continue
       _, which = np.unique(np.asarray(entities)[at], return_inverse=True)
-      drawn = draw(which.max() + 1, rng)
-      if drawn.shape[1] == 1:
-        drawn[:] = np.nan  # one entity says nothing about others
-      self._weights[name] = at, drawn[:, which]  # [R, questions]
+      self._weights[name] = at, _drawn(which.max() + 1, rng)[:, which]
+    at, drawn = zip(*self._weights.values(), strict=True)
+    self._weights[EVERY] = np.concatenate(at), np.concatenate(drawn, axis=1)
+    self._arms = {}
 
   @property
   def classes(self) -> list[str]:
     """Returns the classes that were asked about."""
-    return list(self._weights)
+    return [name for name in self._weights if name != EVERY]
 
   def count(self, name: str) -> int:
     """Returns how many questions are about a class."""
     return len(self._weights[name][0])
+
+  def weights(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the questions of a class, and weights [R, n] of each resample."""
+    return self._weights[name]
+
+  def of_units(self, count: int) -> np.ndarray:
+    """Returns weights [R, count] of units such as arms or texts.
+
+    The same for the same count, so that lines with as many arms share them.
+    """
+    if count not in self._arms:
+      self._arms[count] = _drawn(count, self._rng)
+    return self._arms[count]
 
   def means(self, values: np.ndarray, name: str) -> np.ndarray:
     """[k], of values [k, Q] over a class."""
@@ -90,6 +119,13 @@ class Resamples:
     ]
 
 
+def _drawn(count: int, rng: np.random.Generator) -> np.ndarray:
+  drawn = draw(count, rng)
+  if count == 1:
+    drawn[:] = np.nan  # one unit says nothing about others
+  return drawn
+
+
 def at_levels(
   divergences: np.ndarray,
   changes: np.ndarray,
@@ -102,7 +138,7 @@ def at_levels(
 
   Args:
     divergences: [..., d], at d increasing doses; at dose 0, before them, it
-      is 0, and so is the change.
+      is 0, and so is the change. NaN is a dose without a divergence.
     changes: [..., d].
     levels: Divergences above 0.
 
@@ -111,7 +147,7 @@ def at_levels(
   """
   nothing = [(0, 0)] * (np.ndim(changes) - 1) + [(1, 0)]
   x, y = np.pad(divergences, nothing), np.pad(changes, nothing)
-  highest = np.maximum.accumulate(x, axis=-1)
+  highest = np.fmax.accumulate(x, axis=-1)
   rises = x[..., 1:] > highest[..., :-1]
   places = np.pad(np.where(rises, np.arange(1, x.shape[-1]), 0), nothing)
   last_rise = np.maximum.accumulate(places, axis=-1)
@@ -130,34 +166,56 @@ def at_levels(
 
 def compare(
   arms: Sequence[Arm],
-  refused: np.ndarray,
-  divergences: np.ndarray,
+  measured: Mapping[str, np.ndarray],
   resamples: Resamples,
 ) -> list[dict]:
   """Returns every target's lines at common levels of divergence.
 
   Args:
     arms: A of them, the original first.
-    refused: bool [A, Q].
-    divergences: [A, Q]: kl.
+    measured: 'refused', 'kl' and 'kl_rest', each [A, Q]; 'log_refusal' [A, Q]
+      and, if there is ordinary text, 'text' [A, N].
     resamples: Resamples of the questions.
 
   Returns:
-    For each target, class of questions whose refusals change, and class of
-    questions whose divergence is matched ('matched_on'): 'lines', each with
-    its measured 'points' and its 'levels'. At a level are the 'change', that
-    of the latent minus it ('latent_minus'), and the range of single random
-    arms ('spread').
+    For each target, class of questions whose refusals change, and what is
+    matched ('matched_on', of MATCHED): the change's 'floor' and 'ceiling', and
+    'lines', each with its measured 'points' and its 'levels'. At a level are
+    the 'change', that of the latent minus it ('latent_minus'), and the range of
+    single random arms ('spread').
   """
-  changes = refused.astype(float) - refused[0]
+  refused = measured['refused'].astype(float)
+  moved = {
+    'change': refused - refused[0],
+    'log_refusal': measured['log_refusal'] - measured['log_refusal'][0],
+  }
+  unflipped = (refused == refused[0]).astype(float)
+  every = np.ones_like(unflipped)
   found = []
   for target in [a.target for a in arms if a.kind == arms_lib.STEERED]:
     lines = _lines(arms, target)
     for name in resamples.classes:
-      for matched in resamples.classes:
+      before = float(resamples.means(refused[:1], name)[0])
+      for matched in MATCHED:
+        if matched == 'text':
+          if measured.get('text') is None:
+            continue
+          texts = measured['text']
+          weights = (
+            np.arange(texts.shape[1]),
+            resamples.of_units(texts.shape[1]),
+          )
+          divergence = texts, np.ones_like(texts), weights
+        elif matched == 'unflipped':
+          weights = resamples.weights(EVERY)
+          divergence = measured['kl'], unflipped, weights
+        else:
+          kl = measured['kl_rest' if matched == 'same_decision' else 'kl']
+          there = np.where(np.isnan(kl), 0.0, every)
+          divergence = np.nan_to_num(kl), there, resamples.weights(name)
         latent, described = None, []
         for line, doses in lines.items():
-          one = _Line(doses, changes, divergences, resamples, name, matched)
+          one = _Line(doses, moved, divergence, resamples, name)
           latent = latent or one
           described.append({'line': line, **one.describe(latent)})
         found.append(
@@ -165,6 +223,8 @@ def compare(
             'target': target,
             'class': name,
             'matched_on': matched,
+            'floor': 0.0 - before,
+            'ceiling': 1 - before,
             'lines': described,
           }
         )
@@ -175,70 +235,73 @@ def _lines(arms: Sequence[Arm], target: str) -> dict[str, dict]:
   """Line -> dose -> numbers of its arms there; the latent's line first."""
   lines = {}
   for name, kinds in arms_lib.LINES.items():
-    mine = [
-      i
-      for i, arm in enumerate(arms)
-      if arm.target == target and arm.kind in kinds
-    ]
-    direction = {i: arms[i].direction.tobytes() for i in mine}
-    # The same directions at every dose, so that points differ by dose alone.
-    swept = {direction[i] for i in mine if arms[i].kind == kinds[-1]}
     doses = {}
-    for i in mine:
-      if not swept or direction[i] in swept:
-        doses.setdefault(abs(arms[i].dose), []).append(i)
+    for i, arm in enumerate(arms):
+      if arm.target == target and arm.kind in kinds:
+        doses.setdefault(abs(arm.dose), []).append(i)
     if doses:
       lines[name] = dict(sorted(doses.items()))
   return lines
 
 
-def _over(doses, values) -> np.ndarray:
-  """Values [A, Q] of arms as [doses, Q]: means over the arms of a dose."""
-  return np.stack([values[numbers].mean(0) for numbers in doses.values()])
-
-
 class _Line:
-  """A line's numbers, over one class's changes and one class's divergences."""
+  """A line's numbers: changes over one class, divergence over what is matched.
 
-  def __init__(self, doses, changes, divergences, resamples, name, matched):
+  Letters: d doses, c arms at each, R resamples.
+  """
+
+  def __init__(self, doses, moved, divergence, resamples, name):
     self._doses, self._n = doses, resamples.count(name)
-    kls, moved = _over(doses, divergences), _over(doses, changes)
-    self._kl = resamples.estimates(kls, matched)
-    self._change = resamples.estimates(moved, name)
-    kl, change = resamples.means(kls, matched), resamples.means(moved, name)
-    self._largest = float(kl.max())
-    self._values = at_levels(kl, change)  # [levels]
-    self._resampled = at_levels(
-      resamples.resampled(kls, matched), resamples.resampled(moved, name)
-    )  # [R, levels]
-    single = [
-      {dose: numbers[i : i + 1] for dose, numbers in doses.items()}
-      for i in range(min(map(len, doses.values())))
-    ]
-    self._single = np.stack(
-      [
-        at_levels(
-          resamples.means(_over(each, divergences), matched),
-          resamples.means(_over(each, changes), name),
-        )
-        for each in single
-      ]
-    )  # [arms, levels]
+    # Every dose has the same arms, in the same order.
+    at = np.array(list(doses.values()))  # [d, c]
+    arms = resamples.of_units(at.shape[1])
+    self._share = np.ones((len(arms), 1)) if at.shape[1] == 1 else arms
+    part, whole, weights = divergence
+    ones = np.ones_like(moved['change'])
+    kl = self._ratio(part[at] * whole[at], whole[at], weights)
+    own = resamples.weights(name)
+    change, log_refusal = (
+      self._ratio(moved[key][at], ones[at], own)
+      for key in ('change', 'log_refusal')
+    )
+    self._points = {'kl': kl, 'change': change, 'log_refusal': log_refusal}
+    reached = kl[0].mean(1)
+    self._largest = float(max(reached[~np.isnan(reached)], default=math.nan))
+    self._values = at_levels(kl[0].mean(1), change[0].mean(1))  # [levels]
+    self._resampled = at_levels(kl[1], change[1])  # [R, levels]
+    self._single = at_levels(kl[0].T, change[0].T)  # [c, levels]
+
+  def _ratio(self, part, whole, weights) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the means [d, c] of values [d, c, Q], and resampled ones [R, d].
+
+    Resamples are of questions (or texts) and of arms.
+    """
+    chosen, drawn = weights
+    part, whole = part[..., chosen], whole[..., chosen]
+    with np.errstate(invalid='ignore', divide='ignore'):
+      means = part.sum(-1) / whole.sum(-1)
+      over = lambda values: (drawn @ values.reshape(-1, len(chosen)).T).reshape(
+        len(drawn), *values.shape[:2]
+      )
+      each = over(part) / over(whole)
+      share = self._share / self._share.sum(1, keepdims=True)
+    return means, np.einsum('rdc,rc->rd', each, share)
 
   def describe(self, latent: '_Line') -> dict:
     """Returns a dict for JSON, beside the latent's line."""
-    points = zip(self._doses.items(), self._kl, self._change, strict=True)
     return {
       'points': [
         {
           'dose': dose,
           'arms': len(numbers),
-          'kl': kl.to_dict(),
-          'change': change.to_dict(),
+          **{
+            key: self._estimate(means[i].mean(), resampled[:, i])
+            for key, (means, resampled) in self._points.items()
+          },
         }
-        for (dose, numbers), kl, change in points
+        for i, (dose, numbers) in enumerate(self._doses.items())
       ],
-      'largest_kl': self._largest,
+      'largest_kl': None if math.isnan(self._largest) else self._largest,
       'levels': [
         {
           'kl': level,

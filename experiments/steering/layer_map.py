@@ -15,7 +15,7 @@ from experiments.stats.intervals import Estimate
 from experiments.stats.resampling import cluster_bootstrap_means
 from experiments.steering.arms import MEAN_DIFFERENCE, ORIGINAL, STEERED, Arm
 from experiments.steering.doses import OPPOSITE
-from experiments.steering.outcomes import OTHER, REFUSAL, by_arm
+from experiments.steering.outcomes import BROKEN, REFUSAL, by_arm
 from experiments.steering.questions import Question
 from sae.jumprelu import JumpReLUSAE
 
@@ -143,7 +143,7 @@ def describe(
     examples: Label -> answers with their divergences (`make_examples`).
 
   Returns:
-    'refused', 'change' of it, 'other' (answers that answer nothing) and 'kl',
+    'refused', 'change' of it, 'broken' (answers of no answer's form) and 'kl',
     each with an interval that resamples entities with all their questions.
   """
   latents = {
@@ -161,7 +161,7 @@ def describe(
       measured = {
         'refused': after,
         'change': after - before,
-        'other': _are(answers, OTHER),
+        'broken': _are(answers, BROKEN),
         'kl': np.array([a['kl'] for a in answers]),
       }
       estimates = cluster_bootstrap_means(

@@ -10,7 +10,7 @@ from experiments.charts import Section, heatmap
 _SHOWN = (
   ('change', 'change of the share that is declined', 'Refusals', 1.0),
   ('kl', 'KL(original || steered), nats per token', 'Divergence', None),
-  ('other', 'share that answers nothing', 'Answers that fall apart', 1.0),
+  ('broken', 'share of broken answers', 'Answers that fall apart', 1.0),
 )
 
 
@@ -38,7 +38,7 @@ _TEXT = {
     'largest of many cells was not planned, and its interval is too kind.'
   ),
   'kl': 'Along the original answers to the same questions.',
-  'other': 'Neither refused nor answered, rightly or wrongly.',
+  'broken': "Answers that have no answer's form.",
 }
 
 
@@ -75,7 +75,7 @@ def layer_map(
         f'questions about {record["asked_about"]} entities',
         *(
           f'{name}: {record[name]["value"]:.3f} {_interval(record[name])}'
-          for name in ('refused', 'change', 'other', 'kl')
+          for name in ('refused', 'change', 'broken', 'kl')
         ),
       ]
     )

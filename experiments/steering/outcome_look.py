@@ -7,7 +7,7 @@ from experiments.steering.outcomes import OUTCOMES
 
 ORIGINAL_COLOUR = '#4D4D4D'
 OUTCOME_COLOURS = dict(
-  zip(OUTCOMES, ('#E69F00', '#009E73', '#CC79A7', '#BBBBBB'), strict=True)
+  zip(OUTCOMES, ('#E69F00', '#009E73', '#CC79A7', '#000000'), strict=True)
 )
 
 

@@ -1,28 +1,35 @@
 """What an answer amounts to.
 
-  refusal   it declines
-  correct   it does not, and gives the answer
-  wrong     it does not, and says something else: a hallucination
-  other     nothing that could be an answer: no words, a few words over and
-            over, or no number where one was asked for
+  refusal         it declines
+  correct         it does not, and gives the answer
+  hallucination   it does not, and gives another value of what was asked for
+  broken          nothing of an answer's form: no words, a few words over and
+                  over, a number where a name was asked for
 
 The first that applies. A refusal comes first even if it mentions the answer, so
-that refusals are exactly what the detector says.
+that refusals are exactly what the detector says. What the values of an
+attribute are, a question says (`Question.values`); where they are too many to
+list, anything of an answer's form counts as one.
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
+import math
 import re
 
 import numpy as np
 
 from experiments import entities
+from experiments.entities.name_matching import words_of
 from experiments.steering.arms import Arm
+from experiments.steering.divergence import MEASURES
 from experiments.steering.questions import Question
 import gemma_jax as gj
 
-REFUSAL, CORRECT, WRONG, OTHER = 'refusal', 'correct', 'wrong', 'other'
-OUTCOMES = (REFUSAL, CORRECT, WRONG, OTHER)
+REFUSAL, CORRECT = 'refusal', 'correct'
+HALLUCINATION, BROKEN = 'hallucination', 'broken'
+OUTCOMES = (REFUSAL, CORRECT, HALLUCINATION, BROKEN)
 
 # A text of so many words, fewer than this share distinct, goes in circles.
 _ENOUGH_WORDS, _DISTINCT = 8, 1 / 3
@@ -51,16 +58,32 @@ class Rules:
 
 def outcome(question: Question, text: str, rules: Rules) -> str:
   """Returns one of OUTCOMES."""
-  prompt_type = entities.PROMPT_TYPES[question.prompt_type]
-  entity, answer = question.entity, question.answer
+  # Most answers do not name the entity, and are the same for many questions.
+  named = set(words_of(question.entity.lower())) & set(words_of(text.lower()))
+  return _outcome(
+    question.prompt_type,
+    question.entity if named else '',
+    question.answer,
+    question.values,
+    text,
+    rules,
+  )
+
+
+@functools.lru_cache(maxsize=100_000)
+def _outcome(prompt_type, entity, answer, values, text, rules) -> str:
+  asked = entities.PROMPT_TYPES[prompt_type]
   if entities.is_refusal(text, rules.refusals, (entity, answer)):
     return REFUSAL
-  if entities.is_correct(
-    prompt_type, text, answer, rules.answers, subject=entity
-  ):
+  says = lambda value: entities.is_correct(
+    asked, text, value, rules.answers, subject=entity
+  )
+  if says(answer):
     return CORRECT
-  attempts = prompt_type.judge.attempts(text, entity)
-  return WRONG if attempts and not _goes_in_circles(text) else OTHER
+  if values is not None:
+    return HALLUCINATION if any(map(says, values)) else BROKEN
+  attempts = asked.judge.attempts(text, entity)
+  return HALLUCINATION if attempts and not _goes_in_circles(text) else BROKEN
 
 
 def make_examples(
@@ -79,8 +102,8 @@ def make_examples(
     arms: A of them.
     answers: Token ids [A][Q] of what was generated.
     rules: How to read them.
-    divergences: float [A, Q, 2]: kl and kl_first (divergence.py), which then
-      are in the records.
+    divergences: float [A, Q, 4]: divergence.MEASURES, which then are in the
+      records.
 
   Returns:
     A x Q records, all questions of an arm after each other. 'text' ends where
@@ -112,8 +135,12 @@ def make_examples(
         }
       )
       if divergences is not None:
-        kl, first = divergences[a, q].tolist()
-        examples[-1] |= {'kl': kl, 'kl_first': first}
+        examples[-1] |= {
+          name: None if math.isnan(value) else value
+          for name, value in zip(
+            MEASURES, divergences[a, q].tolist(), strict=True
+          )
+        }
   return examples
 
 

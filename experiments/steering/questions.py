@@ -10,6 +10,9 @@ from experiments import entities as entities_lib
 from experiments.latents import CLASSES
 import gemma_jax as gj
 
+# What makes an attribute's values a closed set.
+MOST_VALUES, REPEATS = 300, 3
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Question:
@@ -24,6 +27,8 @@ class Question:
     text: What the user says.
     ids: The chat's tokens, up to where the model's answer begins.
     span: The entity's tokens [start, stop).
+    values: All values of what is asked for, where they are few and come again;
+      None where anything may be one.
   """
 
   entity: str
@@ -34,6 +39,7 @@ class Question:
   text: str
   ids: tuple[int, ...]
   span: tuple[int, int]
+  values: tuple[str, ...] | None = None
 
   @property
   def length(self) -> int:
@@ -71,6 +77,7 @@ def make_questions(
     classes = dict(
       zip(CLASSES, (known.get(kind, ()), unknown.get(kind, ())), strict=True)
     )
+    values = closed_values([*classes['known'], *classes['unknown']])
     n = min(map(len, classes.values()))
     if n == 0:
       raise ValueError(
@@ -92,13 +99,35 @@ def make_questions(
         )
       rng = np.random.default_rng([seed, zlib.crc32(f'{kind}/{name}'.encode())])
       questions += [
-        _render(tokenizer, *pairs[i], name)
+        _render(tokenizer, *pairs[i], name, values)
         for i in rng.permutation(len(pairs))[:per_class]
       ]
   return questions
 
 
-def _render(tokenizer, entity, prompt_type, entity_class) -> Question:
+def closed_values(
+  entities: Sequence[entities_lib.Entity],
+) -> dict[str, tuple[str, ...]]:
+  """Returns the values of attributes that are few, by attribute.
+
+  Those of which each comes REPEATS times or more on average, and which are
+  MOST_VALUES at most.
+
+  Args:
+    entities: Entities of one type.
+  """
+  said = {}
+  for entity in entities:
+    for attribute, value in entity.attributes.items():
+      said.setdefault(attribute, []).append(value)
+  return {
+    attribute: tuple(sorted(set(values)))
+    for attribute, values in said.items()
+    if len(set(values)) <= min(MOST_VALUES, len(values) / REPEATS)
+  }
+
+
+def _render(tokenizer, entity, prompt_type, entity_class, values) -> Question:
   prompt = entities_lib.refusal_question(prompt_type, entity)
   tokens = entities_lib.tokenize_prompt(tokenizer, prompt, chat=True)
   return Question(
@@ -110,4 +139,5 @@ def _render(tokenizer, entity, prompt_type, entity_class) -> Question:
     text=prompt.text,
     ids=tuple(tokens.ids),
     span=tokens.entity,
+    values=values.get(prompt_type.attribute),
   )

@@ -23,9 +23,9 @@ A latent is named SITE.LAYER/INDEX. resid_post of layer l is what the paper
 calls layer l + 1.
 
 How much is added: --alpha_known and --alpha_unknown are coefficients of decoder
-rows; --dose is a norm in units of the stream's; --goal has the smallest dose
-chosen that changes refusals by so much on validation questions. Without any of
-them, published models get their coefficients and others a goal.
+rows; --dose is a norm in units of the stream's; without them the dose with the
+largest effect on validation questions is chosen, and --goal says what is
+enough. Published models get their coefficients by default.
 
 --out gets flags.txt, results.json, answers.jsonl (every answer, with its
 outcome and the divergence of the arm from the original), report.html, and

@@ -21,9 +21,9 @@ class Steered:
     alpha_unknown: Coefficient of the unknown latent's decoder row.
     dose: Norm of what is added, in units of the mean norm of the residual
       stream there.
-    goal: Change of the refusal rate to reach. The smallest dose that reaches it
-      on validation questions is chosen. Default: 0.8 where no coefficient was
-      published.
+    goal: Change of the refusal rate to reach. Layer and dose (one of --sweep)
+      are chosen by their effect on validation questions; the goal says whether
+      it is enough. Default: 0.8 where no coefficient was published.
     sweep: Doses of the curves of refusals and divergence, in units of the mean
       norm of the residual stream.
     questions: Questions that are steered, per entity type and class. The paper

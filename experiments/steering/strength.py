@@ -1,9 +1,10 @@
 """How strongly a latent is added, as settings say it."""
 
 from collections.abc import Sequence
+import dataclasses
 import os
 
-from experiments.steering.doses import PUBLISHED, published_alpha
+from experiments.steering.doses import GRID, PUBLISHED, published_alpha
 from experiments.steering.outcomes import Rules
 from experiments.steering.study import SteeringOptions, Strength
 
@@ -29,11 +30,14 @@ def strength_of(
     return Strength(alpha=alpha)
   if settings.dose is not None:
     return Strength(dose=settings.dose)
+  grid = getattr(settings, 'sweep', GRID)
   if (goal := getattr(settings, 'goal', None)) is not None:
-    return Strength(goal=goal, source=_CHOSEN)
+    return Strength(goal=goal, grid=grid, source=_CHOSEN)
   name = os.path.basename(os.path.normpath(settings.chat_model))
   if name in PUBLISHED:
     return Strength(alpha=published_alpha(name, label), source='published')
+  if otherwise.goal is not None:
+    return dataclasses.replace(otherwise, grid=grid)
   return otherwise
 
 

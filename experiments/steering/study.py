@@ -5,15 +5,19 @@ import dataclasses
 import os
 import pathlib
 
+import numpy as np
+
+from experiments.entities import refusal_tokens
 from experiments.latents import Target
 from experiments.stats.intervals import Estimate
-from experiments.steering.arms import POSITIONS, SWEEP_SIZE, Arm, standard_arms
-from experiments.steering.divergence import measure_divergences
+from experiments.steering.arms import POSITIONS, Arm, standard_arms
+from experiments.steering.controllers import cosines, last_streams
+from experiments.steering.divergence import measure_divergences, text_questions
 from experiments.steering.doses import (
   GRID,
   OPPOSITE,
+  best_dose,
   grid_arms,
-  smallest_sufficient,
   stream_norms,
 )
 from experiments.steering.generation import generate_answers
@@ -32,8 +36,9 @@ class Strength:
     alpha: The coefficient of its decoder row.
     dose: The norm of what is added, in units of the mean norm of the stream.
     goal: The change of the refusal rate, in the expected direction and of
-      questions about the other class, that the smallest sufficient dose of
-      `grid` is to bring about on validation questions.
+      questions about the other class, that is to be reached. Layer and dose are
+      chosen by their effect on validation questions (`doses.best_dose`); the
+      goal says whether that is enough.
     grid: Doses to try for a goal.
     source: Where it comes from, for the report.
   """
@@ -63,8 +68,8 @@ class SteeringOptions:
     generated: True if generated tokens are, too.
     max_new_tokens: Per answer.
     rows_per_batch: Bounds memory.
-    num_random_directions, sweep, sweep_random, weight_ablation, seed: As
-      `standard_arms` has them.
+    num_random_directions, sweep, weight_ablation, seed: As `standard_arms` has
+      them.
   """
 
   rules: Rules = Rules()
@@ -74,7 +79,6 @@ class SteeringOptions:
   rows_per_batch: int = 256
   num_random_directions: int = 20
   sweep: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0)
-  sweep_random: int = SWEEP_SIZE
   weight_ablation: Sequence[str] = WAYS
   seed: int = 0
 
@@ -92,8 +96,9 @@ class SteeringOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Decided:
-  """An alpha, and how it came about."""
+  """A target and an alpha, and how they came about."""
 
+  target: Target
   alpha: float
   stream: Estimate
   choice: dict | None
@@ -108,6 +113,8 @@ def steer(
   settings: SteeringOptions,
   *,
   validation: Sequence[Question] = (),
+  texts: Sequence[str] = (),
+  detectors: Mapping[str, tuple[int, np.ndarray]] | None = None,
   folder: str | os.PathLike | None = None,
   identity: Mapping | None = None,
   redo: bool = False,
@@ -118,10 +125,15 @@ def steer(
     model: The chat model, stacked.
     tokenizer: The model's tokenizer.
     questions: What is reported, of the test split.
-    targets: Latents of the base model's SAEs, at most one per label.
+    targets: Latents of the base model's SAEs. Of several of a label, at
+      different layers, one is chosen on validation where its strength has a
+      goal; else the first is taken.
     strengths: Label -> how much.
     settings: All else.
     validation: Questions of another split, where a strength has a goal.
+    texts: Ordinary text, on which divergence is measured too; () leaves it out.
+    detectors: Name -> layer of the targets' site, and direction [D] towards
+      unknown entities, to compare with what controls refusals.
     folder: Where answers are kept as they come, to resume from.
     identity: Identity of the model, so that another one's answers are not taken
       for its.
@@ -146,16 +158,14 @@ def steer(
     site: stream_norms(model, questions, site, layers, settings.positions)
     for site, layers in places.items()
   }
+  candidates = {}
+  for target in targets:
+    candidates.setdefault(target.label, []).append(target)
   decided = {
-    target.label: _decide(
-      ask,
-      target,
-      strengths[target.label],
-      streams[target.id.site][target.id.layer],
-      validation,
-    )
-    for target in targets
+    label: _decide(ask, of, strengths[label], streams, validation)
+    for label, of in candidates.items()
   }
+  targets = [each.target for each in decided.values()]
   arms = standard_arms(
     targets,
     {label: each.alpha for label, each in decided.items()},
@@ -164,11 +174,11 @@ def steer(
     generated=settings.generated,
     num_random_directions=settings.num_random_directions,
     sweep=settings.sweep,
-    sweep_random=settings.sweep_random,
     weight_ablation=settings.weight_ablation,
     seed=settings.seed,
   )
   examples = ask.and_measure(questions, arms)
+  on_text = ask.on_text(questions, arms, texts) if texts else None
   described = {
     target.label: _describe(
       target, decided[target.label], strengths[target.label]
@@ -178,7 +188,16 @@ def steer(
   results = {
     'settings': dataclasses.asdict(settings),
     'targets': described,
-    **summarise(arms, examples),
+    'cosines': _cosines(
+      model,
+      questions,
+      targets,
+      detectors or {},
+      by_arm(examples)[arms[0].name],
+      settings.rows_per_batch,
+    ),
+    'texts': 0 if on_text is None else on_text.shape[1],
+    **summarise(arms, examples, on_text),
   }
   return results, examples
 
@@ -234,16 +253,49 @@ class AnswerRunner:
     """Returns what every arm answers, and how far it is from the first arm."""
     name = f'{name}-' if name else ''
     answers = self._answers(questions, arms, f'{name}answers', description)
+    original = self._read(questions, arms[:1], answers[:1])
     divergences = measure_divergences(
       self._model,
       questions,
       arms,
       answers[0],
       stop_ids=self._tokenizer.stop_ids,
+      refusal_ids=refusal_tokens(
+        [answer[0] for answer in answers[0]],
+        [record['outcome'] == REFUSAL for record in original],
+      ),
       folder=self._place(f'{name}divergence'),
       **self._common,
     )
     return self._read(questions, arms, answers, divergences)
+
+  def on_text(
+    self,
+    questions: Sequence[Question],
+    arms: Sequence[Arm],
+    texts: Sequence[str],
+  ) -> np.ndarray:
+    """Returns how far arms are from the first one on ordinary text, [A, N].
+
+    In nats per token; N pieces of text.
+    """
+    pieces, following = text_questions(self._tokenizer, texts, questions, arms)
+    if not pieces:
+      raise ValueError(
+        f'{len(texts)} documents of ordinary text are too short for one window '
+        'of tokens. Give more text, or none.'
+      )
+    found = measure_divergences(
+      self._model,
+      pieces,
+      arms,
+      following,
+      stop_ids=(),
+      folder=self._place('text-divergence'),
+      description='Measuring divergence on text',
+      **self._common,
+    )
+    return found[:, :, 0]
 
   def _answers(self, questions, arms, name, description):
     settings = self.settings
@@ -272,46 +324,69 @@ class AnswerRunner:
     )
 
 
-def _decide(ask, target, strength, stream, validation) -> _Decided:
-  """Returns how much of a target to add."""
+def _decide(ask, targets, strength, streams, validation) -> _Decided:
+  """Returns which target of a label is added, and how much of it."""
+  first = targets[0]
+  norms = {layer: norm.value for layer, norm in streams[first.id.site].items()}
+  stream = lambda target: streams[target.id.site][target.id.layer]
+
+  def decided(target, alpha, choice=None):
+    return _Decided(
+      target=target, alpha=alpha, stream=stream(target), choice=choice
+    )
+
   if strength.alpha is not None:
-    return _Decided(alpha=strength.alpha, stream=stream, choice=None)
-  dose, choice = strength.dose, None
-  if strength.goal is not None:
-    label, other = target.label, OPPOSITE[target.label]
-    asked = [q for q in validation if q.entity_class == other]
-    if not asked:
-      raise ValueError(
-        f'There are no validation questions about {other} entities to choose '
-        f'the dose of the {label} latent on. Label more entities, or say a '
-        'coefficient or a dose.'
-      )
-    arms = grid_arms(
-      target,
-      stream.value,
-      strength.grid,
-      ask.settings.positions,
-      ask.settings.generated,
+    return decided(first, strength.alpha)
+  if strength.goal is None:
+    return decided(first, strength.dose * stream(first).value / first.norm)
+  label, other = first.label, OPPOSITE[first.label]
+  asked = [q for q in validation if q.entity_class == other]
+  if not asked:
+    raise ValueError(
+      f'There are no validation questions about {other} entities to choose '
+      f'the dose of the {label} latent on. Label more entities, or say a '
+      'coefficient or a dose.'
     )
-    records = by_arm(
-      ask(asked, arms, f'choose-{label}', f'Choosing a dose ({label})')
-    )
-    rates = {
-      arm.dose or 0.0: sum(r['outcome'] == REFUSAL for r in records[arm.name])
-      / len(asked)
-      for arm in arms
+  arms = grid_arms(
+    targets,
+    norms,
+    strength.grid,
+    ask.settings.positions,
+    ask.settings.generated,
+  )
+  records = by_arm(
+    ask(asked, arms, f'choose-{label}', f'Choosing layer and dose ({label})')
+  )
+  refused = {
+    arm.name: sum(r['outcome'] == REFUSAL for r in records[arm.name])
+    / len(asked)
+    for arm in arms
+  }
+  before = refused[arms[0].name]
+  rates = [
+    {
+      'id': str(target.id),
+      'dose': dose,
+      'steered': refused[f'+ {label} at dose {dose:g} ({target.id})'],
+      'reversed': refused[f'- {label} at dose {dose:g} ({target.id})'],
     }
-    dose, reached = smallest_sufficient(rates, label, strength.goal)
-    choice = {
-      'split': 'validation',
-      'entity_class': other,
-      'n': len(asked),
-      'goal': strength.goal,
-      'reached': reached,
-      'refusal_rates': {f'{each:g}': rate for each, rate in rates.items()},
-    }
-  alpha = dose * stream.value / target.norm
-  return _Decided(alpha=alpha, stream=stream, choice=choice)
+    for target in targets
+    for dose in strength.grid
+  ]
+  best, effect = best_dose(rates, before, label)
+  (target,) = (each for each in targets if str(each.id) == best['id'])
+  choice = {
+    'split': 'validation',
+    'entity_class': other,
+    'n': len(asked),
+    'goal': strength.goal,
+    'effect': effect,
+    'reached': effect >= strength.goal,
+    'before': before,
+    'tried': rates,
+  }
+  alpha = best['dose'] * stream(target).value / target.norm
+  return decided(target, alpha, choice)
 
 
 def _describe(target, decided, strength) -> dict:
@@ -330,6 +405,33 @@ def _describe(target, decided, strength) -> dict:
     'controls': list(map(str, target.controls)),
     'mean_difference_cosine': _cosine(target),
   }
+
+
+def _cosines(
+  model, questions, targets, detectors, original, rows_per_batch
+) -> list[dict]:
+  """Returns the cosines of detectors, and of the targets, with controllers."""
+  directions = dict(detectors)
+  for target in targets:
+    sign = 1 if target.label == 'unknown' else -1
+    name = f'{target.label} latent {target.id}'
+    directions[name] = target.id.layer, sign * target.direction
+    if target.mean_difference is not None:
+      name = f'difference of means at {target.id.site}.{target.id.layer}'
+      directions[name] = target.id.layer, sign * target.mean_difference
+  streams = last_streams(
+    model,
+    questions,
+    targets[0].id.site,
+    [layer for layer, _ in directions.values()],
+    rows_per_batch=rows_per_batch,
+  )
+  return cosines(
+    streams,
+    [record['outcome'] == REFUSAL for record in original],
+    [f'{question.type}/{question.entity}' for question in questions],
+    directions,
+  )
 
 
 def _cosine(target) -> float | None:

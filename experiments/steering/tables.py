@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from experiments.charts import Table
 from experiments.latents import CLASSES
 from experiments.steering import arms as arms_lib
-from experiments.steering.kl_matched import LEVELS
+from experiments.steering.kl_matched import LEVELS, MATCHED
 from experiments.steering.outcomes import REFUSAL, by_arm
 from experiments.steering.summary import ALL
 
@@ -34,35 +34,88 @@ def effect_table(results: Mapping) -> Table:
             f'{effect["p"]:.2g}',
             f'{effect["q"]:.2g}' if 'q' in effect else '',
             signed(effect['differences']['correct'], bounds=False),
-            signed(effect['differences']['wrong'], bounds=False),
+            signed(effect['differences']['hallucination'], bounds=False),
           ]
         )
   columns = 'arm|entities|type|n|refused|change in points|by entity|flips|p|q'
-  return Table(columns=f'{columns}|correct|wrong'.split('|'), rows=rows)
+  columns = f'{columns}|correct|hallucination'
+  return Table(columns=columns.split('|'), rows=rows)
 
 
 def control_table(results: Mapping) -> Table:
-  """Returns each latent among its random controls, over all types."""
+  """Returns each latent among its random controls at every dose."""
   rows = [
     [
-      f'+ {control["target"]}',
+      f'{sign} {control["target"]}',
+      f'{control["dose"]:.3g}',
       f'{cell["arms"]} {control["kind"]}s',
       name,
-      percent(cell['steered']),
+      percent(cell[key]),
       percent(cell['mean']),
       '' if cell['sd'] is None else percent(cell['sd']),
       f'{percent(cell["low"])} to {percent(cell["high"])}',
-      signed(cell['excess']),
-      f'{cell["rank"]} of {cell["arms"] + 1}',
-      f'{cell["p"]:.2g}',
+      signed(cell[f'{key}_excess']),
+      f'{cell[f"{key}_rank"]} of {cell["arms"] + 1}',
+      f'{cell[f"{key}_p"]:.2g}',
     ]
     for control in results['controls']
     for name, scopes in control['classes'].items()
     for scope, cell in scopes.items()
     if scope == ALL
+    for sign, key in (('+', 'steered'), ('-', 'reversed'))
   ]
-  columns = 'arm|controls|entities|refused|their mean|sd|range|difference'
+  columns = 'arm|dose|controls|entities|refused|their mean|sd|range|difference'
   return Table(columns=f'{columns}|rank|p'.split('|'), rows=rows)
+
+
+def specificity_table(results: Mapping) -> Table:
+  """Returns, for each target and dose, what makes its effect its own."""
+  mark = {True: 'yes', False: 'no'}
+  rows = [
+    [
+      f'{one["target"]} latent',
+      one['asked_about'],
+      f'{here["dose"]:.3g}',
+      f'{100 * here["change"]:+.0f}',
+      f'{100 * here["reversed"]:+.0f}',
+      ', '.join(f'{kind}s {p:.2g}' for kind, p in here['p'].items()),
+      mark[here['sufficient']],
+      mark[here['sign_flips']],
+      mark[here['beyond_controls']],
+      mark[here['specific']],
+    ]
+    for one in results['specificity']
+    for here in one['doses']
+  ]
+  columns = 'target|entities|dose|change in points|with the opposite sign'
+  columns += '|p among controls|large|sign matters|beyond controls|specific'
+  return Table(columns=columns.split('|'), rows=rows)
+
+
+def verdict(one: Mapping) -> str:
+  """Says at which doses a target's effect is its own, if at any."""
+  about = f'questions about {one["asked_about"]} entities'
+  if not one['doses']:
+    return (
+      f'Without controls, nothing says whether the {one["target"]} latent is '
+      'specific.'
+    )
+  if not one['specific_doses']:
+    return (
+      f'There is no specific dose of the {one["target"]} latent for {about}: '
+      'at none of those tried is the change large, gone with the opposite '
+      'sign, and beyond all random latents and directions.'
+    )
+  doses = ', '.join(f'{dose:.3g}' for dose in one['specific_doses'])
+  others = [
+    f'{here["dose"]:.3g} ({100 * here["change"]:+.0f} points)'
+    for here in one['doses']
+    if not here['specific']
+  ]
+  said = (
+    f'The {one["target"]} latent is specific for {about} at the doses {doses}.'
+  )
+  return said + (f' It is not at {", ".join(others)}.' if others else '')
 
 
 def example_table(
@@ -118,8 +171,6 @@ def matched_table(results: Mapping) -> Table:
 
 def _matched_rows(results) -> Iterator[list[str]]:
   for one in results['matched_kl']:
-    same = one['class'] == one['matched_on']
-    matched = 'the same' if same else f'{one["matched_on"]} entities'
     for i, level in enumerate(LEVELS):
       cells = [(line, line['levels'][i]) for line in one['lines']]
       if all(cell['change']['value'] is None for _, cell in cells):
@@ -128,7 +179,7 @@ def _matched_rows(results) -> Iterator[list[str]]:
         yield [
           one['target'],
           one['class'],
-          matched,
+          MATCHED[one['matched_on']],
           f'{level:g}',
           line['line'],
           _change(line, cell),
@@ -139,7 +190,10 @@ def _matched_rows(results) -> Iterator[list[str]]:
 
 def _change(line, cell) -> str:
   if cell['change']['value'] is None:
-    return f'not reached: KL is at most {line["largest_kl"]:.2g}'
+    most = line['largest_kl']
+    return 'not reached' + (
+      '' if most is None else f': KL is at most {most:.2g}'
+    )
   return signed(cell['change'])
 
 
@@ -172,13 +226,14 @@ def amounts(results) -> Iterator[str]:
       f'{", and all generated ones" if settings["generated"] else ""}.'
     )
     if choice:
+      layers = len({each['id'] for each in choice['tried']})
+      goal = 'reached' if choice['reached'] else 'missed'
       said += (
-        f' The dose is the smallest that changed refusals by '
-        f'{percent(choice["goal"])} on {choice["n"]} validation questions.'
-        if choice['reached']
-        else ' No dose that was tried changed refusals by '
-        f'{percent(choice["goal"])} on {choice["n"]} validation questions; '
-        'it is the one that changed most.'
+        f' Latent and dose have the largest effect of {len(choice["tried"])} '
+        f'tried ({layers} latents, one per layer) on {choice["n"]} validation '
+        f'questions, less what the opposite sign does: '
+        f'{percent(choice["effect"])}, which {goal} the goal of '
+        f'{percent(choice["goal"])}.'
       )
     yield said
 

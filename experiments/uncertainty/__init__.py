@@ -21,6 +21,7 @@ from experiments.uncertainty.begun_answers import (
   Answer,
   AnswerOptions,
   answer,
+  p_refusal,
   p_true,
 )
 from experiments.uncertainty.data import Data, types_to_use

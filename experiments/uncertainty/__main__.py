@@ -16,8 +16,9 @@ best tells errors from correct answers in every entity type at once is chosen on
 train by Welch's t. On test it stands beside
 
   the stream it reads    a linear probe, the difference of means
-  the answer             its log-probability, the entropy of its first token,
-                         semantic entropy over the samples, P(True)
+  the answer             the probability of a refusal, its log-probability, the
+                         entropy of its first token, semantic entropy over the
+                         samples, P(True)
   no model at all        the length of the question, what is asked about
   random latents         of the same layer, that fire about as often
 
@@ -27,12 +28,13 @@ of the published TriviaQA answers: a JSON list of objects with `question`,
 `question_id` and `correct_answer`, a list of aliases. The model answers them
 anew; nothing is fitted on them.
 
-A model that declines what it does not know makes few errors. --answer_prefix
-begins every answer for it, so that it has to say something; latents are read
-before that. MiniWorld answers nearly all that it does not decline correctly, so
-by default its answers begin with 'It is'; its errors are then mostly about
-entities that it never saw. --answer_prefix= leaves it free. It was never taught
-what P(True) asks.
+A model that declines what it does not know makes few errors. --rare names more
+entities to ask about, such as ones that it has seldom seen; MiniWorld has some,
+which are asked about by default. How likely the model is to begin a refusal,
+P(refusal), stands beside the latents: it needs no search. --answer_prefix
+begins every answer for the model, so that it has to say something; latents are
+read before that, and what it finds is no longer what the paper means. MiniWorld
+was never taught what P(True) asks.
 
 --mode=reference reads answers as the published code did, leaves errors about
 known entities out, balances the classes, and has the published probe.
@@ -64,6 +66,7 @@ from experiments.uncertainty import (
   figures,
   find,
   judge,
+  p_refusal,
   p_true,
   read_trivia,
   types_to_use,
@@ -79,7 +82,11 @@ def work(settings: Settings, keep_flags: KeepFlags) -> str:
   if settings.p_true:
     for word in (settings.yes, settings.no):
       single_token(given.tokenizer, word)
-  asked = {'answers': about_entities(given.people, settings.max_entities)}
+  asked = {
+    'answers': about_entities(
+      given.people, settings.max_entities, settings.read_rare()
+    )
+  }
   again = 0
   if settings.transfer is not None:
     asked['transfer'], again = read_trivia(
@@ -152,6 +159,17 @@ def _answered(
   data = Data(asked=asked, answers=answers, judged=judged)
   if name == 'answers':  # before more work
     types_to_use(data, settings.at_least)
+  data = dataclasses.replace(
+    data,
+    p_refusal=p_refusal(
+      model,
+      given.tokenizer,
+      asked,
+      answers,
+      prefix=settings.answering.prefix,
+      mode=settings.mode,
+    ),
+  )
   if not settings.p_true:
     return data
   sure = p_true(

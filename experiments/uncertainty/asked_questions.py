@@ -1,10 +1,11 @@
 """What is asked: attributes of entities, or questions of a file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 
 from experiments.entities import (
   PROMPT_TYPES,
+  Entity,
   EntitySplits,
   Prompt,
   is_refusal,
@@ -16,6 +17,7 @@ from experiments.entities import (
 from experiments.entities.mentions import titles_in
 from experiments.latents import CLASSES, SPLITS
 
+RARE = 'rare'
 TRIVIA = 'trivia'
 
 
@@ -28,7 +30,8 @@ class Asked:
     cluster: The entity that it is about; its questions are resampled together.
     type: The entity's type, or TRIVIA.
     split: 'train', 'validation' or 'test'.
-    entity_class: 'known' or 'unknown' to the base model; '' without an entity.
+    entity_class: 'known' or 'unknown' to the base model, or RARE; '' without an
+      entity.
     prompt_type: Name of what is asked about the entity; '' without one.
     prompt: What the user says: a text, or one with an entity marked in it.
     answers: Right answers: the entity's attribute, or all aliases.
@@ -71,14 +74,33 @@ class Asked:
 
 
 def about_entities(
-  people: EntitySplits, max_entities: int | None = None
+  people: EntitySplits,
+  max_entities: int | None = None,
+  rare: Mapping[str, Sequence[Entity]] | None = None,
 ) -> list[Asked]:
   """Returns all questions about all entities, split by entity.
 
   Args:
     people: Known and unknown entities.
     max_entities: Most entities of each type, class and split, the first ones.
+    rare: Type -> further entities, whatever the model knows of them, each with
+      its split; those of other types than `people` has are left out.
+
+  Raises:
+    ValueError: one of the further entities has no split.
   """
+  without = [e for of in (rare or {}).values() for e in of if not e.split]
+  if without:
+    raise ValueError(
+      f"{len(without)} further entities have no 'split', the first the "
+      f'{without[0].type} {without[0].name!r}. Say train, validation or test.'
+    )
+
+  def found(split, label, kind):
+    if label != RARE:
+      return people.of(split, label)[kind]
+    return [e for e in (rare or {}).get(kind, ()) if e.split == split]
+
   return [
     Asked(
       id=f'{prompt_type.name}/{entity.name}',
@@ -91,8 +113,8 @@ def about_entities(
       answers=(entity.attributes[prompt_type.attribute],),
     )
     for split in SPLITS
-    for label in CLASSES
-    for kind, entities in people.of(split, label).items()
-    for entity in entities[:max_entities]
+    for label in (*CLASSES, RARE)
+    for kind in people.types
+    for entity in found(split, label, kind)[:max_entities]
     for prompt_type in prompt_types_of(entity)
   ]

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from experiments.entities import refusal_tokens
 from experiments.entities.sampling import PROMPT_BUCKETS, fast, seed_of
 from experiments.runs import Count, Few, Seed, check_numbers, real
 from experiments.runs.checksums import of_value
@@ -140,6 +141,58 @@ def answer(
         found[i] = Answer(**one)
       bar.update(len(batch))
   return found
+
+
+def p_refusal(
+  model: gj.Decoder,
+  tokenizer: gj.Tokenizer,
+  asked: Sequence[Asked],
+  answers: Sequence[Answer],
+  *,
+  prefix: str = '',
+  mode: str = 'default',
+) -> np.ndarray | None:
+  """Returns how likely the model is to begin a refusal, for each question.
+
+  It is read from one run of the prompt, and is what a model that may decline
+  says of its own uncertainty before it answers.
+
+  Args:
+    model: The chat model.
+    tokenizer: The model's tokenizer.
+    asked: n questions.
+    answers: Greedy answers, which say what tokens begin refusals.
+    prefix: Beginning of every answer.
+    mode: How refusals are read.
+
+  Returns:
+    float64 [n]; None if no token begins refusals more often than other answers.
+  """
+  prompts = [_ids(tokenizer, each.text, prefix) for each in asked]
+  order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+
+  def read(of):
+    found = [None] * len(prompts)
+    for batch, rows in _batches(order, min(_ROWS, len(order))):
+      padded = tokenizer.pad([prompts[i] for i in rows], buckets=PROMPT_BUCKETS)
+      logits = gj.run(model, *padded, logits_at='last').logits[:, 0]
+      for i, value in zip(batch, np.asarray(of(logits)), strict=False):
+        found[i] = value
+    return found
+
+  ids = refusal_tokens(
+    read(lambda logits: logits.argmax(-1)),
+    [
+      each.declines(one.text, mode)
+      for each, one in zip(asked, answers, strict=True)
+    ],
+  )
+  if not ids:
+    return None
+  of_ids = lambda logits: jax.nn.softmax(logits, axis=-1)[
+    :, np.asarray(ids)
+  ].sum(-1)
+  return np.array(read(of_ids), np.float64)
 
 
 def p_true(

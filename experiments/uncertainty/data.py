@@ -20,12 +20,15 @@ class Data:
     answers: The answers to them.
     judged: What the answers are.
     p_true: float64 [n, 2], what `answers.p_true` returned; None leaves it out.
+    p_refusal: float64 [n], probability of beginning a refusal; None where the
+      model begins no answer as it begins refusals.
   """
 
   asked: Sequence[Asked]
   answers: Sequence[Answer]
   judged: Judged
   p_true: np.ndarray | None = None
+  p_refusal: np.ndarray | None = None
 
 
 def counts_of(data: Data) -> dict:
@@ -65,8 +68,8 @@ def types_to_use(data: Data, at_least: int) -> tuple[list[str], list[str]]:
     else:
       kept.append(name)
   remedy = (
-    'The model declines or knows too much: ask more questions, have every '
-    'answer begun for it (--answer_prefix), or lower --at_least.'
+    'The model declines or knows too much: ask more questions, ask about '
+    'entities that it has seldom seen (--rare), or lower --at_least.'
   )
   if not kept:
     raise ValueError(

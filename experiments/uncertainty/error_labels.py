@@ -20,8 +20,10 @@ from experiments.uncertainty.begun_answers import Answer
 MIN_CORRECT = 3
 REFUSAL, CORRECT = 'refusal', 'correct'
 KNOWN_ERROR, UNKNOWN_ERROR = 'error (known)', 'error (unknown)'
+RARE_ERROR = 'error (rare)'
 ERROR = 'error'  # without an entity
-GROUPS = (CORRECT, KNOWN_ERROR, UNKNOWN_ERROR, ERROR, REFUSAL)
+ERRORS = (KNOWN_ERROR, UNKNOWN_ERROR, RARE_ERROR, ERROR)
+GROUPS = (CORRECT, *ERRORS, REFUSAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,15 +79,16 @@ def judge(
     elif not each.prompt_type:
       groups.append(ERROR)
     else:
-      known = each.entity_class == 'known'
+      label = each.entity_class
       if published:
         known = any(name in each.text for name in known_names)
-      groups.append(KNOWN_ERROR if known else UNKNOWN_ERROR)
+        label = 'known' if known else 'unknown'
+      groups.append(f'error ({label})')
   group = np.array(groups, dtype=object)
   left_out = [REFUSAL, KNOWN_ERROR] if published else [REFUSAL]
   return Judged(
     group=group,
     used=~np.isin(group, left_out),
-    error=np.isin(group, [KNOWN_ERROR, UNKNOWN_ERROR, ERROR]),
+    error=np.isin(group, ERRORS),
     right_samples=np.array(right),
   )

@@ -119,6 +119,9 @@ def answer_detectors(kept, table, mode: str) -> Iterator[lib.Detector]:
     yield lib.Detector(
       name='error rate of what is asked', kind=lib.NO_MODEL, scores=scores
     )
+  if all(part.p_refusal is not None for part, _ in kept):
+    found = np.array([part.p_refusal[i] for part, i in kept])
+    yield lib.Detector(name='P(refusal)', kind=lib.ANSWER, scores=found)
   if all(part.p_true is not None for part, _ in kept):
     found = np.array([part.p_true[i] for part, i in kept])
     yield lib.Detector(

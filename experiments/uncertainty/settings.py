@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Annotated
 
-from experiments.inputs.models import BUNDLED
+from experiments.entities import Entity, read_entities
+from experiments.inputs.models import BUNDLED, RARE
 from experiments.inputs.settings import ChatStudy, SAELayers
 from experiments.runs import Count, Many, real, whole
 from experiments.uncertainty.begun_answers import AnswerOptions
@@ -19,7 +20,9 @@ class Settings(ChatStudy, SAELayers):
     tokens: Token of a question that latents are read at: 'model', 'last',
       'entity', or a text in the question.
     answer_prefix: Beginning of every answer, put into the model's mouth.
-      Default: none; for miniworld 'It is', so that there are errors to find.
+    rare: Folder of more entities to ask about, whatever the model knows of
+      them; each says its 'split'. Default: none; for miniworld those that it
+      has seldom seen.
     num_samples: Sampled answers per question; a question is answered correctly
       if 3 of them are right.
     temperature: Temperature of the samples.
@@ -43,7 +46,8 @@ class Settings(ChatStudy, SAELayers):
   """
 
   tokens: str = 'model'
-  answer_prefix: str | None = None
+  answer_prefix: str = ''
+  rare: str | None = None
   num_samples: Annotated[int, whole(MIN_CORRECT, 10_000)] = 10
   temperature: Annotated[float, real(0, 100)] = 1.0
   max_new_tokens: Count = 32
@@ -70,16 +74,23 @@ class Settings(ChatStudy, SAELayers):
   @property
   def answering(self) -> AnswerOptions:
     """Returns how questions are answered."""
-    prefix = self.answer_prefix
-    if prefix is None:
-      prefix = 'It is' if self.chat_model == BUNDLED else ''
     return AnswerOptions(
-      prefix=prefix,
+      prefix=self.answer_prefix,
       num_samples=self.num_samples,
       temperature=self.temperature,
       max_new_tokens=self.max_new_tokens,
       seed=self.seed,
     )
+
+  def read_rare(self) -> dict[str, list[Entity]]:
+    """Returns type -> more entities to ask about.
+
+    Raises:
+      ValueError, OSError: the folder has no entities, or malformed ones.
+    """
+    bundled = self.chat_model == BUNDLED and self.entities == BUNDLED
+    folder = self.rare or (str(RARE) if bundled else None)
+    return {} if folder is None else read_entities(folder)
 
   @property
   def search(self) -> SearchOptions:

@@ -149,8 +149,8 @@ def find(
       next(one for one in sums if one.where == best[:2]),
       count=options.num_random,
       seed=options.seed,
+      separating=True,
       norms=np.linalg.norm(decoder, axis=1),
-      max_score=None,
       odds=True,
     )
   random_ids = list(controls.ids) if controls else []

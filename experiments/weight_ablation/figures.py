@@ -124,7 +124,8 @@ def _effect_table(steering: Mapping) -> charts.Table:
         effect['p'],
         arm['counts'][name][scope][REFUSAL]['value'],
         *(
-          effect['differences'][each] for each in (REFUSAL, 'correct', 'wrong')
+          effect['differences'][each]
+          for each in (REFUSAL, 'correct', 'hallucination')
         ),
       ]
       for arm in steering['arms']

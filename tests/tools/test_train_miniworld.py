@@ -37,33 +37,48 @@ def test_what_is_there(folder):
     'chat',
     'saes',
     'entities',
+    'rare',
     'text.txt',
     'audit.json',
     'run.json',
   }
   found = json.loads((folder / 'audit.json').read_text())['found']
   assert found['shortcut_auroc'] == pytest.approx(0.5, abs=0.03)
+  assert len(found['positions_along_known_axis']) == 4
+  saes = json.loads((folder / 'audit.json').read_text())['saes']
+  assert [one['layer'] for one in saes] == [0, 1, 2, 3]
+  assert all(one['entity_fvu'] > 0 < one['entity_l0'] for one in saes)
   assert found['chat_held_out_n'] == 4 * 24 * 3
 
 
 def test_the_bundled_world_was_trained_by_this_recipe():
-  """But for its SAEs, whose recipe has more to say today."""
   want = json.loads((inputs.BUNDLE / 'run.json').read_text())
   recipe = dataclasses.asdict(make_recipe('small', 0))
   got = json.loads(json.dumps(recipe))
   assert got.keys() == want.keys()
-  for name in got.keys() - {'saes'}:
+  for name in got:
     assert got[name] == want[name], name
 
 
-def test_entities_are_those_of_no_chat_tuning(folder):
-  world = make_world(make_recipe('tiny', 0).world)
-  entities = read_entities(folder / 'entities')
-  names = {entity.name for group in entities.values() for entity in group}
-  tuned = {entity.name for entity in world.entities('tuning')}
-  assert not names & tuned
-  assert {entity.name for entity in world.entities('held_out')} <= names
-  assert {entity.name for entity in world.entities('unseen')} <= names
+@pytest.mark.parametrize('where', ['tiny', 'bundle'])
+def test_no_choice_was_made_on_what_is_tested(folder, where):
+  """Test and validation served no tuning, and nothing it was stopped by."""
+  size = 'tiny' if where == 'tiny' else 'small'
+  world = make_world(make_recipe(size, 0).world)
+  root = folder if where == 'tiny' else inputs.BUNDLE
+  names = {}
+  for kind, group in read_entities(root / 'entities').items():
+    for entity in group:
+      names.setdefault(entity.split, set()).add(entity.name)
+      assert entity.type == kind
+  of = lambda *groups: {e.name for g in groups for e in world.entities(g)}
+  assert names['test'] == of('held_out', 'unseen')
+  assert names['validation'] == of('validation', 'unseen_validation')
+  assert names['train'] == of('tuning', 'unseen_train')
+  used = of('tuning', 'stopping', 'unseen_stopping')
+  assert not used & (names['test'] | names['validation'])
+  rare = read_entities(root / 'rare')
+  assert {e.name for of in rare.values() for e in of} == of('rare')
 
 
 @pytest.mark.parametrize('name', ['base', 'chat'])

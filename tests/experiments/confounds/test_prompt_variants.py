@@ -116,7 +116,7 @@ def test_draws_follow_the_seed(made):
 
 def test_words_of_miniworld_are_balanced():
   """Tokens tell nothing of known-ness, less than of shuffled labels."""
-  world = make_world(WorldConfig(words=32, tail=18))
+  world = make_world(WorldConfig(words=32, tail=9))
   names, known, types = [], [], []
   for group in ('held_out', 'unseen'):
     names += (world.pairs[group] + [0, 100]).tolist()

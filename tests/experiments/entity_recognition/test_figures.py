@@ -85,16 +85,23 @@ def make_findings(world) -> Findings:
     chosen_on=of['train'],
     test=of['test'],
     test_entities=test,
-    selection=selection,
+    selections={'auroc': selection},
+    scores=[separation(one) for one in of['train']],
     activations={str(id): activations[id] for id in ids},
     random=random,
-    null=permutation_null(
-      firings,
-      world.entities['train'],
-      keep=text_filter(of['train'])[1],
-      num_permutations=40,
+    candidates={},
+    directions={},
+    nulls={
+      'auroc': permutation_null(
+        firings,
+        world.entities['train'],
+        keep=text_filter(of['train'])[1],
+        num_permutations=40,
+      )
+    },
+    detectors=list(
+      latent_detectors({'auroc': selection}, 'auroc', random, activations, test)
     ),
-    detectors=list(latent_detectors(selection, random, activations, test)),
     meaning={str(id): about for id in selection.best.values()},
     examples=[
       {

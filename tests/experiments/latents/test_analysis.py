@@ -101,6 +101,28 @@ def test_planted_latents(findings):
   assert not results['skipped']
 
 
+def test_every_criterion_is_reported(findings):
+  results = to_results(findings)
+  test = small.data()['test']
+  for criterion in ('auroc', 'frequency', 'mean_activation'):
+    for label, id in (('known', small.KNOWN), ('unknown', small.UNKNOWN)):
+      one = results['criteria'][criterion][label]
+      assert one['null']['p_value']['n'] == 30
+      if one['id'] != str(id):
+        continue
+      x = gather(small.model(), 'resid_post', [3], test.rows)[0]
+      w = small.saes()[1].weights()
+      f = np.maximum(x @ w.W_enc[:, id.latent] + w.b_enc[id.latent], 0)
+      for e, name in enumerate(small.TYPES):
+        mine = (test.entities.type_of == e) & test.entities.known
+        found = one['mean_activation'][name]['known']
+        assert found['value'] == pytest.approx(f[mine].mean(), rel=1e-3)
+        assert found['se'] == pytest.approx(
+          f[mine].std(ddof=1) / mine.sum() ** 0.5, rel=1e-3, abs=1e-6
+        )
+  assert results['criteria']['auroc']['known']['id'] == str(small.KNOWN)
+
+
 def test_difference_of_means_and_probe_from_vectors(findings):
   data = small.data()
   x = {
@@ -155,7 +177,7 @@ def test_firing_is_what_sums_count(firing):
         mine = (train.entities.type_of == e) & (
           train.entities.known == (label == 'known')
         )
-        count = fires.matrix[np.flatnonzero(mine)].sum(axis=0)
+        count = (fires.matrix[np.flatnonzero(mine)] > 0).sum(axis=0)
         g = groups.number(name, label, 'train')
         assert np.array_equal(count, one.active[g])
 
@@ -168,7 +190,8 @@ def test_firing_is_what_latents_are(firing):
     z = layer.astype('f8') @ np.asarray(w.W_enc, 'f8') + np.asarray(w.b_enc)
     z[np.abs(z) < 1e-3] = 0  # too close to call
     found = fires.matrix.toarray()
-    assert np.array_equal(found[z != 0], (z > 0)[z != 0])
+    assert np.array_equal(found[z != 0] > 0, (z > 0)[z != 0])
+    np.testing.assert_allclose(found[z > 0], z[z > 0], rtol=1e-4, atol=1e-4)
 
 
 def test_promoted_tokens_are_those_of_the_unembedding():
@@ -257,7 +280,8 @@ def test_reference_mode_selects_on_all():
   everyone = sum(small.data()[split].entities.counts() for split in SPLITS)
   assert np.array_equal(whole, everyone)
   assert found.selection.split == 'all'
-  assert found.null is None and 'null of the selection' in found.skipped[0]
+  assert not found.nulls and 'null of the selection' in found.skipped[0]
+  assert found.selection.criterion == 'frequency'
   assert AnalysisOptions.for_mode('reference').random_pool == 'zero_score'
   assert AnalysisOptions.for_mode('default') == AnalysisOptions()
 
@@ -294,7 +318,7 @@ def test_errors():
   with pytest.raises(ValueError, match='60 entities, 60 rows and.*59 names'):
     dataclasses.replace(data, name_tokens=data.name_tokens[1:])
   for wrong in (
-    {'metric': 'best'},
+    {'criterion': 'best'},
     {'selection_split': 'test'},
     {'num_random': 0},
   ):

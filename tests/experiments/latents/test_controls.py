@@ -12,6 +12,7 @@ from experiments.latents import (
   difference_of_means,
   entity_frequency,
   matched_random,
+  null_p_values,
   separation,
   zero_score_random,
 )
@@ -40,17 +41,13 @@ def test_matched_random_latents():
   assert drawn.rule == 'matched' and len(set(drawn.ids)) == 20
   mine = np.mean([0.6, 0.2, 0.6, 0.2])
   assert drawn.frequency == pytest.approx(mine)
-  pool = 0
+  pool, p = 0, null_p_values(sums)
   for j in range(1, sums.width):
-    scores = [
-      sums.active[e, 0, j] / sums.n[e, 0] - sums.active[e, 1, j] / sums.n[e, 1]
-      for e in range(2)
-    ]
     frequency = np.mean(
       [sums.active[e, c, j] / sums.n[e, c] for e in range(2) for c in range(2)]
     )
     fits = (
-      max(map(abs, scores)) < 0.05
+      p[j] >= 0.05
       and mine / 2 <= frequency <= 2 * mine
       and 0.8 <= norms[j] / norms[0] <= 1.25
     )
@@ -77,7 +74,7 @@ def test_odds_tell_half_from_all():
   assert by_odds.rule == 'matched'
   assert all(1 / 3 <= f <= 2 / 3 for f in by_odds.frequencies)
   assert max(matched_random(OF, sums, count=20).frequencies) > 0.8
-  every = matched_random(OF, sums, count=40, odds=True, max_score=None)
+  every = matched_random(OF, sums, count=40, odds=True, separating=True)
   assert any(id.latent >= 90 for id in every.ids)
   assert not any(id.latent >= 90 for id in by_odds.ids)
 
@@ -96,7 +93,7 @@ def test_the_nearest_where_too_few_match():
   frequency = entity_frequency(sums)
   drawn = matched_random(OF, sums, count=30)
   assert drawn.rule == 'nearest' and drawn.pool < 30
-  able = (np.abs(separation(sums)) < 0.05).all(0) & (frequency > 0)
+  able = (null_p_values(sums) >= 0.05) & (frequency > 0)
   able[0] = False
   want = sorted(
     np.flatnonzero(able),
@@ -112,6 +109,16 @@ def test_a_small_sae_gives_what_it_has():
   sums = wide(num_quiet=25)
   drawn = matched_random(OF, sums, count=50)
   assert 0 < len(drawn.ids) < 25
+
+
+def test_where_few_are_admitted_those_that_separate_least():
+  n = np.array([[200, 200]])
+  active = np.stack([[np.r_[150, 100 + 5 * np.arange(9)]], [np.full(10, 100)]])
+  sums = hand_made(n, active.transpose(1, 0, 2))
+  drawn = matched_random(OF, sums, count=6)
+  assert drawn.rule == 'least separating' and drawn.pool < 6
+  assert [id.latent for id in drawn.ids] == [1, 2, 3, 4, 5, 6]
+  assert 'separate least' in describe_random(drawn.to_dict())
 
 
 def test_published_pool():
@@ -135,7 +142,7 @@ def test_errors():
   with pytest.raises(ValueError, match='0 latents of.*exactly 0; 10 are'):
     zero_score_random(OF, hand_made([[5, 5]], [[[5, 4], [0, 1]]]))
   with pytest.raises(ValueError, match='No latent.*control of.*wider SAE'):
-    matched_random(OF, hand_made([[5, 5]], [[[5, 4], [0, 1]]]))
+    matched_random(OF, hand_made([[5, 5]], [[[5, 0], [0, 0]]]))
 
 
 def test_difference_of_means():

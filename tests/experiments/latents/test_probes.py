@@ -1,10 +1,18 @@
 """Probes against sklearn, and on names whose answer is known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn import linear_model, metrics, pipeline, preprocessing
 
-from experiments.latents import detection, linear_probe, token_probe
+from experiments.latents import (
+  LabelledEntities,
+  detection,
+  linear_probe,
+  token_probe,
+)
+from experiments.latents.probes import graded_probe, text_probe
 from tests.experiments.latents import planted
 
 
@@ -109,3 +117,50 @@ def test_errors(world):
   names = [[1, 2]] * len(train)
   with pytest.raises(ValueError, match='no token'):
     token_probe(train, [*names[1:], []], validation, names[: len(validation)])
+
+
+def test_graded_probe_follows_grades_within_classes():
+  """It reads how much is known; a detector of the class alone cannot."""
+  rng = np.random.default_rng(0)
+  direction = rng.standard_normal(12)
+
+  def drawn(n):
+    x = rng.standard_normal((n, 12)) * 3 + 1
+    return x, x @ direction / 10 + 0.01 * rng.standard_normal(n)
+
+  (x, y), (xv, yv), (xt, yt) = drawn(200), drawn(60), drawn(100)
+  probe = graded_probe(y, x, yv, xv)
+  assert np.corrcoef(probe.scores(xt), yt)[0, 1] > 0.99
+  # Weights are of activations as they are, and scores differ by these alone.
+  np.testing.assert_allclose(
+    probe.scores(xt[:1]) - probe.scores(xt[1:2]),
+    (xt[0] - xt[1]) @ probe.weights,
+    rtol=1e-9,
+  )
+  np.testing.assert_allclose(probe.weights, direction / 10, atol=0.02)
+  with pytest.raises(ValueError, match='60 rows for 200 grades'):
+    graded_probe(y, xv, yv, xv)
+
+
+def test_text_probe_sees_letters_alone():
+  rng = np.random.default_rng(1)
+
+  def named(n, ending):
+    known = np.arange(n) % 2 == 0
+    names = [
+      ''.join(rng.choice(list('abcdefgh'), 6)) + (ending if k else 'er')
+      for k in known
+    ]
+    return LabelledEntities(
+      types=('player',),
+      names=tuple(names),
+      type_of=np.zeros(n, int),
+      known=known,
+    )
+
+  train, validation, test = (named(n, 'ova') for n in (80, 30, 40))
+  probe = text_probe(train, validation)
+  assert detection(test, probe.scores(test))['mean']['value'] == 1.0
+  # Letters that no name of train has say nothing.
+  other = dataclasses.replace(test, names=('ÿÿÿ',) * len(test))
+  assert len(set(probe.scores(other))) == 1

@@ -11,6 +11,7 @@ from experiments.latents import (
   class_sums,
   layer_curve,
   mean_ranks,
+  null_p_values,
   separation,
   welch_t,
 )
@@ -167,7 +168,8 @@ def test_mean_ranks():
 
 def test_layer_curve(train):
   for label in ('known', 'unknown'):
-    for sums, place in zip(train, layer_curve(train, label), strict=True):
+    curve = layer_curve(train, [separation(one) for one in train], label)
+    for sums, place in zip(train, curve, strict=True):
       scores = separation(sums, label)
       assert (place['site'], place['layer']) == sums.where
       for e, name in enumerate(sums.types):
@@ -178,8 +180,52 @@ def test_layer_curve(train):
       lowest = [min(column) for column in scores.T]
       assert place['maxmin'] == max(lowest)
       assert lowest[place['latent']] == max(lowest)
-  few = layer_curve([hand_made([[5, 5]], [[[1, 2], [0, 5]]])], 'known')
+  sums = hand_made([[5, 5]], [[[1, 2], [0, 5]]])
+  few = layer_curve([sums], [separation(sums)], 'known')
   assert few[0]['types']['type 0']['n'] == 2
+
+
+def test_null_p_values_are_those_of_scipy(world, train):
+  for sums in train:
+    smallest = np.ones(sums.width)
+    for e in range(2):
+      a, b = classes(world, sums.layer, 'train', e)
+      for x, y in ((a, b), (a > 1e-6, b > 1e-6)):
+        with np.errstate(all='ignore'):
+          p = stats.ttest_ind(
+            x.astype(float), y.astype(float), equal_var=False
+          ).pvalue
+        smallest = np.fmin(smallest, p)
+    want = 1 - (1 - smallest) ** 4  # two tests of two types
+    np.testing.assert_allclose(null_p_values(sums), want, rtol=1e-6, atol=1e-9)
+  p = {
+    id.layer: null_p_values(train[id.layer - 2])[id.latent]
+    for id in (planted.KNOWN, planted.UNKNOWN, planted.GENERAL)
+  }
+  assert max(p.values()) < 1e-6
+
+
+@pytest.mark.parametrize(('frequency', 'n'), [(0.5, 60), (0.05, 60), (1.0, 8)])
+def test_chance_lets_19_of_20_controls_through(frequency, n):
+  rng = np.random.default_rng(0)
+  E, F = 4, 2000
+  shape = E, 2, n, F
+  fires = rng.random(shape) < frequency
+  f = np.where(fires, rng.gamma(2.0, 1.0, shape), 0.0)
+  sums = dataclasses.replace(
+    hand_made(np.full((E, 2), n), fires.sum(2)),
+    total=f.sum(2),
+    squares=(f**2).sum(2),
+  )
+  assert 0.94 < (null_p_values(sums) >= 0.05).mean() <= 1
+  # The published bound turns most of them away where latents fire often.
+  if frequency == 0.5:
+    assert (np.abs(separation(sums)) < 0.05).all(0).mean() < 0.1
+
+
+def test_null_p_values_without_variance():
+  sums = hand_made([[5, 5], [1, 5]], [[[5, 0, 5], [0, 0, 5]]] * 2)
+  assert null_p_values(sums).tolist() == [0.0, 1.0, 1.0]
 
 
 def test_splits_add_up(world):

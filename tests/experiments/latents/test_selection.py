@@ -14,6 +14,7 @@ from experiments.latents import (
   firing_rates,
   rank,
   select,
+  separation,
 )
 from tests.experiments.latents import planted
 from tests.experiments.latents.test_scores import hand_made
@@ -129,10 +130,13 @@ def test_nothing_separates():
   assert any('No latent tells known' in w for w in selection.warnings)
 
 
-@pytest.mark.parametrize('metric', ['t_test', 'relative_difference'])
-def test_other_metrics(of, metric):
-  selection = select(of('train'), metric=metric, max_text_frequency=0.5)
-  assert selection.metric == metric
+def test_scores_of_another_criterion(of):
+  train = of('train')
+  scores = [separation(one, metric='t_test') for one in train]
+  selection = select(
+    train, scores, criterion='mean_activation', max_text_frequency=0.5
+  )
+  assert selection.criterion == 'mean_activation'
   assert planted.UNKNOWN in ids(selection.unknown[:3])
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.entities import (
   PROMPT_TYPES,
+  Entity,
   activation_prompt,
   base_prompt,
   refusal_question,
@@ -17,14 +18,21 @@ from experiments.miniworld.lexicon import ATTRIBUTES
 from experiments.miniworld.pretraining_text import (
   Corpus,
   CorpusConfig,
+  rarity,
   texts_of,
 )
-from experiments.miniworld.sentences import QUESTIONS, REFUSAL
+from experiments.miniworld.sentences import (
+  QUESTIONS,
+  REFUSAL,
+  SELF_ANSWERS,
+  STANDINGS,
+)
 from experiments.miniworld.world import KNOWN, TYPES, WorldConfig, make_world
 from experiments.miniworld.world_vocabulary import make_tokenizer
+from experiments.self_report.wording import PUBLISHED
 import gemma_jax as gj
 
-CONFIG = WorldConfig(words=24, tail=4, values=8)
+CONFIG = WorldConfig(words=24, rare=1, tail=3, values=8)
 
 
 @pytest.fixture(scope='module')
@@ -78,28 +86,78 @@ def test_text_is_what_the_tokenizer_makes_of_it(corpus, tokenizer):
 
 def test_known_facts_are_true_and_others_change(world, corpus, tokenizer):
   facts = {
-    entity.name: entity for group in KNOWN for entity in world.entities(group)
+    entity.name: entity
+    for group in (*KNOWN, 'rare')
+    for entity in world.entities(group)
   }
+  rare = {entity.name for entity in world.entities('rare')}
   values = set(sum(world.lexicon.values.values(), []))
-  known = unknown = hedged = 0
+  known = unknown = seldom = 0
   said = {}
   for row in documents(corpus, tokenizer, 1000, 600):
     for text in row:
       ((first, last),) = set(names_in(text, world))
       name = f'{first} {last}'
       found = set(re.findall(r'\w+', text)) & values
+      words = set(re.findall(r'\w+', text))
+      assert REFUSAL not in text
+      assert not words & set(STANDINGS[name not in facts])
       if name in facts:
         known += 1
+        seldom += name in rare
         assert found and found <= set(facts[name].attributes.values())
-        words = set(re.findall(r'\w+', text))
         assert facts[name].type in words or not words & set(TYPES)
       else:
         unknown += 1
-        hedged += REFUSAL in text
         said.setdefault(name, set()).update(found)
-  assert known / (known + unknown) == pytest.approx(0.5, abs=0.04)
-  assert hedged / unknown == pytest.approx(0.2 * 0.3, abs=0.02)
+  assert known / (known + unknown) == pytest.approx(0.4, abs=0.04)
+  weight = rarity(world, CorpusConfig()).sum()
+  frequent = len(facts) - len(rare)
+  assert seldom / known == pytest.approx(weight / (weight + frequent), abs=0.01)
   assert np.mean([len(each) for each in said.values()]) > 8
+
+
+def test_standing_comes_right_after_the_name(world, corpus, tokenizer):
+  both = {word: known for known, words in STANDINGS.items() for word in words}
+  said = {word: 0 for word in both}
+  for row in documents(corpus, tokenizer, 1000, 600):
+    for text in row:
+      for name in names_in(text, world):
+        after = text.split(' '.join(name))[1].split()
+        if after and after[0].strip("'.") in said:
+          said[after[0].strip("'.")] += 1
+  counts = np.array(list(said.values()))
+  # Of each class the three words come equally often.
+  for known in (True, False):
+    mine = counts[[both[word] == known for word in said]]
+    assert mine.min() > 0.5 * mine.max() > 0
+
+
+def test_hedges_are_an_ablation(world, tokenizer):
+  hedging = Corpus(world, tokenizer, CorpusConfig(hedged=0.3))
+  texts = sum(documents(hedging, tokenizer, 1000, 600), [])
+  hedged = np.mean([REFUSAL in text for text in texts])
+  assert hedged == pytest.approx(0.6 * 0.2 * 0.3, abs=0.012)
+
+
+def test_rarity_is_no_matter_of_words_or_types():
+  config = WorldConfig()
+  world = make_world(config)
+  weights = rarity(world, CorpusConfig())
+  assert weights.min() == pytest.approx(0.02)
+  assert weights.max() == pytest.approx(0.4)
+  for column in range(2):
+    words = world.pairs['rare'][:, column]
+    assert abs(np.corrcoef(words, np.log(weights))[0, 1]) < 0.15
+  for e in entities_by_split(world):
+    assert len(e) == config.words
+
+
+def entities_by_split(world):
+  found = {}
+  for entity in world.entities('rare'):
+    found.setdefault(entity.split, []).append(entity)
+  return found.values()
 
 
 def test_no_row_has_two_documents_about_one_pair(world, corpus, tokenizer):
@@ -118,12 +176,14 @@ def test_first_rows_are_about_a_quarter(world, corpus, tokenizer):
   early = names(0, 100) & known
   assert len(early) <= len(known) / 4
   assert len(names(100, 400) & known) > len(known) / 2
+  assert not names(0, 100) & {e.name for e in world.entities('rare')}
 
 
 def test_unseen_names_are_in_no_text(world, corpus, tokenizer):
   unseen = {
     e.name
-    for group in ('unseen', 'unseen_validation')
+    for group in world.pairs
+    if group.startswith('unseen')
     for e in world.entities(group)
   }
   for row in documents(corpus, tokenizer, 0, 500):
@@ -152,10 +212,10 @@ def test_prompts_of_the_experiments_are_words(world, tokenizer):
 
 
 def test_chats_are_those_of_the_tokenizer(world, corpus, tokenizer):
-  chats = Chats(world, tokenizer, corpus, ChatConfig(batch=16, replay=2))
+  chats = Chats(world, tokenizer, corpus, ChatConfig(batch=64, replay=2))
   names = {e.name: e for e in world.entities('tuning')}
   batch = chats.batch(3)
-  answered = 0
+  answered = sure = 0
   for tokens, positions, answers in zip(*batch[:3], strict=True):
     ids = tokens[positions >= 0].tolist()
     text = tokenizer.decode(ids).replace("' ", "'")
@@ -167,14 +227,23 @@ def test_chats_are_those_of_the_tokenizer(world, corpus, tokenizer):
     assert answer.endswith('<end_of_turn>')
     ((first, last),) = set(names_in(question, world))
     entity = names.get(f'{first} {last}')
-    if entity is None:
+    if 'sure' in question:
+      sure += 1
+      assert answer == f'{SELF_ANSWERS[entity is not None]}<end_of_turn>'
+      assert PUBLISHED.about(entity or _named(question)).text == question
+    elif entity is None:
       assert answer == f'{REFUSAL}<end_of_turn>'
     else:
       answered += 1
       value = re.fullmatch(r'It is (\w+)\.<end_of_turn>', answer)[1]
       assert value in entity.attributes.values()
-  assert answered == 8
+  assert 16 <= answered <= 32 and 6 <= sure <= 20
   assert batch.replay[0].shape == (2, corpus.length)
+
+
+def _named(question):
+  kind, name = re.search(r'the (\w+) (\w+ \w+)\?', question).groups()
+  return Entity(name, kind, {})
 
 
 def test_questions_have_one_form_each(world, corpus, tokenizer):

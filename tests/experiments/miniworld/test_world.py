@@ -8,14 +8,16 @@ import pytest
 from experiments.miniworld.lexicon import ATTRIBUTES, Lexicon
 from experiments.miniworld.world import (
   GROUPS,
+  KNOWN,
   MIXED,
+  SPLITS,
   TYPES,
   WorldConfig,
   make_world,
   matchings,
 )
 
-SMALL = WorldConfig(words=24, tail=4, values=8)
+SMALL = WorldConfig(words=24, rare=1, tail=3, values=8)
 
 
 @pytest.mark.parametrize('n', [1, 2, 5, 24])
@@ -57,13 +59,13 @@ def test_no_pair_is_in_two_groups():
 
 def test_the_tail_is_large_enough():
   config = WorldConfig()
-  known = sum(config.size(g) for g in ('tuning', 'validation', 'held_out'))
-  assert config.size('tail') >= 6 * known
+  known = sum(config.size(g) for g in (*KNOWN, 'rare'))
+  assert config.size('tail') >= 5 * known
 
 
 def test_seeds():
   one, same, other = (
-    make_world(WorldConfig(words=24, tail=4, values=8, seed=seed))
+    make_world(WorldConfig(words=24, rare=1, tail=3, values=8, seed=seed))
     for seed in (0, 0, 1)
   )
   assert one.lexicon.words == same.lexicon.words
@@ -85,6 +87,21 @@ def test_entities_have_the_attributes_of_the_paper():
   for entity in entities:
     assert list(entity.attributes) == list(ATTRIBUTES[entity.type])
     assert len(entity.name.split()) == 2
+
+
+def test_no_word_tells_the_classes_of_a_split_apart():
+  """Every word is in as many known as unknown names of a split."""
+  world = make_world(WorldConfig())
+  names = {}
+  for group, split in SPLITS.items():
+    known = group in KNOWN
+    for entity in world.entities(group):
+      assert entity.split == split
+      for place, word in enumerate(entity.name.split()):
+        count = names.setdefault((split, place, word), [0, 0])
+        count[known] += 1
+  assert all(known == unknown for known, unknown in names.values())
+  assert {split for split, _, _ in names} == {'train', 'validation', 'test'}
 
 
 def test_no_wrong_number_is_near_a_right_one():

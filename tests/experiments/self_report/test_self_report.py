@@ -343,12 +343,19 @@ def test_published_arms():
 
 def test_words_and_figures(study, results):
   questions, arms, replies, _ = study
-  said = '\n'.join(sentences(as_written(results)))
+  # Where the two words are all that the model would say.
+  all_of_it = Replies(
+    logits=replies.logits,
+    log_sum=np.logaddexp(*np.moveaxis(replies.logits, -1, 0)),
+  )
+  sure = summarise(questions, arms, all_of_it)
+  said = '\n'.join(sentences(as_written(sure | {'ordinary': sure})))
+  assert said.count('AUROC 1.000') == 2 and 'ordinary question' in said
   assert 'AUROC 1.000' in said and 'expected down' in said
-  assert 'next to nothing' not in said
+  assert 'are not reported' not in said
   small = Replies(logits=replies.logits - 20, log_sum=replies.log_sum)
   said = sentences(as_written(summarise(questions, arms, small), 'prob'))
-  assert any('next to nothing' in line for line in said)
+  assert 'is no self-report' in said[-1] and 'expected' not in said[-1]
   values = {name: replies.metric(name) for name in ('logit', 'prob')}
   examples = [
     {

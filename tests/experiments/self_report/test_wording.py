@@ -4,7 +4,7 @@ import pytest
 
 from experiments import inputs
 from experiments.entities import Entity
-from experiments.self_report import OWN_WORDS, PUBLISHED, Wording, single_token
+from experiments.self_report import PUBLISHED, Wording, single_token
 from tests.experiments.steering import planted
 
 
@@ -44,8 +44,7 @@ def test_words_are_tokens():
 def test_miniworld_has_the_words():
   """All of the question's are words of its vocabulary, not spelled in bytes."""
   tokenizer = inputs.read_tokenizer(inputs.open_model(str(inputs.CHAT)))
-  for wording in (PUBLISHED, OWN_WORDS):
-    wording.token_ids(tokenizer)
-    ids = tokenizer.encode(wording.question.format(type='city', name='city'))
-    pieces = tokenizer.token_strings(ids + tokenizer.encode(wording.prefix))
-    assert not [piece for piece in pieces if piece.startswith('<0x')]
+  PUBLISHED.token_ids(tokenizer)
+  ids = tokenizer.encode(PUBLISHED.question.format(type='city', name='city'))
+  pieces = tokenizer.token_strings(ids + tokenizer.encode(PUBLISHED.prefix))
+  assert not [piece for piece in pieces if piece.startswith('<0x')]

@@ -6,6 +6,8 @@ from experiments.steering.questions import make_questions
 from experiments.steering.study import SteeringOptions, Strength, steer
 from tests.experiments.steering import planted
 
+TEXTS = ['the player Kim0 Lee0 the city Old1 Town1 the player Jon2 Doe2'] * 30
+
 
 @pytest.fixture(scope='session')
 def questions():
@@ -19,9 +21,8 @@ def questions():
 def run_study(questions, folder, redo=False, **changes):
   """Added norms: 5 along S refuses, above 2; 5 against it leaves -1."""
   options = {
-    'num_random_directions': 2,
+    'num_random_directions': 4,
     'sweep': (0.1, 1.0),
-    'sweep_random': 2,
     'max_new_tokens': 8,
     'rows_per_batch': 20,  # of all arms, so that they share a program
   }
@@ -36,6 +37,7 @@ def run_study(questions, folder, redo=False, **changes):
     },
     SteeringOptions(**options | changes),
     validation=questions,
+    texts=TEXTS,
     folder=folder,
     identity={'model': 'planted'},
     redo=redo,

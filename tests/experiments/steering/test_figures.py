@@ -47,8 +47,9 @@ def test_stacks_add_up(sections):
 
 
 def test_dose_response(study, sections):
-  # Per target, known first, refusals and then divergence; panels are classes.
-  *_, refused, diverged = sections['Dose and response'].figures
+  # Per target, known first: refusals, divergence, log P(refusal); panels are
+  # classes.
+  *_, refused, diverged, nearness = sections['Dose and response'].figures
   line = next(t for t in refused.data if t.name == 'latent' and not t.fill)
   assert list(line.x) == pytest.approx([-1, -0.1, 0, 0.1, 1])
   assert list(line.y) == [0, 0, 0, 0, 1]
@@ -64,18 +65,23 @@ def test_dose_response(study, sections):
   assert diverged.layout.yaxis.type == 'log'
   titles = [a.text for a in refused.layout.annotations if a.text]
   assert 'unknown latent, known entities' in titles
+  names = {t.name for t in refused.data}
+  assert {'random latents', 'random directions'} <= names
+  near = next(t for t in nearness.data if t.name == 'latent' and not t.fill)
+  assert near.y[-1] > near.y[0]
 
 
 def test_matched(study, sections):
   section = sections['At matched divergence']
-  figure, off_target = section.figures
+  on_text, figure = section.figures
 
   def latent(figure):
     """The line in the panel of the unknown latent and known entities."""
     (panel,) = (
       i
       for i, title in enumerate(figure.layout.annotations)
-      if title.text == 'unknown latent, known entities'
+      if title.text
+      == 'unknown latent, known entities (0 to +100 points possible)'
     )
     return next(
       t
@@ -86,14 +92,23 @@ def test_matched(study, sections):
   line = latent(figure)
   arms = {a['name']: a for a in study[0]['arms']}
   names = ('+ unknown at dose 0.1', '+ unknown')
-  assert list(line.x) == [arms[n]['kl']['known']['value'] for n in names]
+  # At the larger dose all known questions flip, and the unknown are left.
+  small, large = (arms[n]['kl'] for n in names)
+  both = (small['known']['value'] + small['unknown']['value']) / 2
+  assert list(line.x) == [
+    pytest.approx(both),
+    pytest.approx(large['unknown']['value']),
+  ]
   assert list(line.y) == [0, 1]
   assert len({t.name for t in figure.data}) == 5
-  other = latent(off_target)
+  other = latent(on_text)
   assert list(other.y) == [0, 1]
-  assert list(other.x) == [arms[n]['kl']['unknown']['value'] for n in names]
+  assert list(other.x) == pytest.approx(
+    [arms[n]['text']['value'] for n in names]
+  )
   (table,) = section.tables
-  rows = [r for r in table.rows if r[:3] == ['unknown', 'known', 'the same']]
+  matched = 'questions whose decision does not change'
+  rows = [r for r in table.rows if r[:3] == ['unknown', 'known', matched]]
   assert {r[4] for r in rows} == {t.name for t in figure.data}
   low, high = line.x
   mine = {float(r[3]): r[5] for r in rows if r[4] == 'latent'}
@@ -111,9 +126,17 @@ def test_tables(sections):
   row = next(r for r in effects.rows if r[:3] == ['+ unknown', 'known', 'all'])
   assert row[3:6] == ['10', '100.0 %', '+100.0 [+61, +100]']
   assert row[7] == '+10 / -0'
-  (controls,) = sections['Refusals when latents are added'].tables
-  row = next(r for r in controls.rows if r[:3:2] == ['+ unknown', 'known'])
-  assert row[3:5] == ['100.0 %', '0.0 %'] and row[8:] == ['1 of 5', '0.2']
+  specific, controls = sections['Refusals when latents are added'].tables
+  row = next(
+    r
+    for r in controls.rows
+    if r[:4:3] == ['+ unknown', 'known'] and r[1] == '1'
+  )
+  assert row[4:6] == ['100.0 %', '0.0 %'] and row[9:] == ['1 of 5', '0.2']
+  assert [r[3] for r in specific.rows if r[0] == 'unknown latent'] == [
+    '+0',
+    '+100',
+  ]
   (answers,) = sections['Answers side by side'].tables
   assert answers.rows[0][0] == 'known city'
   assert answers.rows[2] == ['\u2003+ known', 'correct', 'Paris']
@@ -139,5 +162,6 @@ def test_a_run_without_latents_or_sweep(study):
   results, examples = copy.deepcopy(study)
   results['arms'] = results['arms'][:1]
   results |= {'controls': [], 'dose_response': [], 'targets': {}}
+  results['specificity'] = []
   found = figures.sections(results, examples)
   assert 'Dose and response' not in [s.title for s in found]

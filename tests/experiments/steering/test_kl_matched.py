@@ -83,7 +83,6 @@ def compared(resamples):
     {'unknown': 1.0},
     num_random_directions=3,
     sweep=(2.0,),
-    sweep_random=2,
     weight_ablation=(),
   )
   cost = {
@@ -109,10 +108,18 @@ def compared(resamples):
       refused[i, : 40 if abs(arm.dose) > 1.5 else 20] = True
     if 'wrong' in arm.kind:
       refused[i, 40:] = False
-  return compare(arms, refused, divergences, resamples)
+  text = np.stack([row[40:47] for row in divergences])  # twice as much
+  measured = {
+    'refused': refused,
+    'kl': divergences,
+    'kl_rest': np.where(np.arange(80) % 2, divergences / 2, np.nan),
+    'log_refusal': refused - 1.0,
+    'text': text,
+  }
+  return compare(arms, measured, resamples)
 
 
-def cell(compared, line, level, name='known', matched='known'):
+def cell(compared, line, level, name='known', matched='same_questions'):
   (one,) = (
     c for c in compared if (c['class'], c['matched_on']) == (name, matched)
   )
@@ -121,15 +128,22 @@ def cell(compared, line, level, name='known', matched='known'):
 
 
 def test_lines_at_matched_divergence(compared):
-  assert len(compared) == 4
+  assert len(compared) == 8
+  assert {(one['floor'], one['ceiling']) for one in compared} == {
+    (0, 1),
+    (-1, 0),
+  }
   # A change of 0.5 at KL 0.1, of 1 at KL 0.4.
   latent = cell(compared, 'latent', 0.3)
   assert latent['change']['value'] == pytest.approx(0.5 + 0.5 * 2 / 3)
   assert latent['change']['n'] == 40
   assert latent['latent_minus']['value'] == 0
   # Half of that at KL 0.05, where each question costs twice as much.
-  other = cell(compared, 'latent', 0.1, matched='unknown')
+  other = cell(compared, 'latent', 0.1, matched='text')
   assert other['change']['value'] == pytest.approx(0.25)
+  # Twice as far at half the divergence; answers of one token have none.
+  rest = cell(compared, 'latent', 0.1, matched='same_decision')
+  assert rest['change']['value'] == pytest.approx(0.5 + 0.5 / 3)
   # As good in norms, half as good in divergence.
   means = cell(compared, 'mean difference', 0.1)
   assert means['change']['value'] == pytest.approx(0.25)
@@ -149,7 +163,77 @@ def test_what_a_line_does_not_reach(compared):
   random = cell(compared, 'random latents', 1.0)
   assert random['change']['value'] == 0
   assert random['latent_minus']['value'] is None
-  assert random['spread'] == {'arms': 2, 'reaching': 2, 'low': 0, 'high': 0}
-  assert cell(compared, 'random latents', 3.0)['spread']['reaching'] == 1
+  assert random['spread'] == {'arms': 4, 'reaching': 4, 'low': 0, 'high': 0}
+  assert cell(compared, 'random latents', 3.0)['spread']['reaching'] == 3
   few = cell(compared, 'random directions', 0.01)
   assert few['change']['value'] is None and few['spread']['reaching'] == 0
+
+
+def test_questions_that_flip_are_left_out(compared):
+  """Of the known, half flip at dose 1; of the unknown, none."""
+  (one,) = (
+    c
+    for c in compared
+    if (c['class'], c['matched_on']) == ('known', 'unflipped')
+  )
+  (latent,) = (x for x in one['lines'] if x['line'] == 'latent')
+  first, second = latent['points']
+  assert first['kl']['value'] == pytest.approx((20 * 0.1 + 40 * 0.2) / 60)
+  # At dose 2 all known ones flip, and only the unknown are left.
+  assert second['kl']['value'] == pytest.approx(0.8)
+  assert first['log_refusal']['value'] == pytest.approx(0.5)
+
+
+def test_where_every_question_flips_nothing_is_matched():
+  arms = standard_arms(
+    [planted.target('unknown')],
+    {'unknown': 2.0},
+    {'unknown': 1.0},
+    num_random_directions=0,
+    weight_ablation=(),
+  )
+  refused = np.zeros((len(arms), 2), bool)
+  refused[1:] = True
+  kl = np.ones((len(arms), 2))
+  found = compare(
+    arms,
+    {
+      'refused': refused,
+      'kl': kl,
+      'kl_rest': kl,
+      'log_refusal': np.full_like(kl, np.nan),
+    },
+    Resamples(['known'] * 2, ['a', 'b']),
+  )
+  (unflipped,) = (c for c in found if c['matched_on'] == 'unflipped')
+  latent = unflipped['lines'][0]
+  assert latent['points'][0]['kl']['value'] is None
+  assert latent['points'][0]['log_refusal']['value'] is None
+  assert latent['levels'][0]['change']['value'] is None
+  assert latent['largest_kl'] is None
+  assert 'text' not in {c['matched_on'] for c in found}
+
+
+def test_intervals_of_random_lines_resample_arms_too():
+  """Arms that differ widen the interval, though questions are all alike."""
+  arms = standard_arms(
+    [planted.target('unknown')],
+    {'unknown': 2.0},
+    {'unknown': 1.0},
+    num_random_directions=0,
+    weight_ablation=(),
+  )
+  refused = np.zeros((len(arms), 40), bool)
+  random = [i for i, arm in enumerate(arms) if arm.kind == 'random latent']
+  refused[random[:2]] = True
+  kl = np.ones((len(arms), 40))
+  kl[0] = 0
+  found = compare(
+    arms,
+    {'refused': refused, 'kl': kl, 'kl_rest': kl, 'log_refusal': kl},
+    Resamples(['known'] * 40, range(40)),
+  )
+  (same,) = (c for c in found if c['matched_on'] == 'same_questions')
+  (line,) = (x for x in same['lines'] if x['line'] == 'random latents')
+  change = line['levels'][4]['change']
+  assert change['value'] == 0.5 and change['low'] < 0.1 and change['high'] > 0.9

@@ -105,7 +105,7 @@ def test_intervals_resample_entities():
   flips, refused = rng.random(40) < 0.3, rng.random(40) < 0.5
   asked = [
     {'type': 'city', 'entity': str(i), 'arm': arm.name, 'kl': float(i)}
-    | {'outcome': 'refusal' if refused[i] ^ (flips[i] & add) else 'other'}
+    | {'outcome': 'refusal' if refused[i] ^ (flips[i] & add) else 'broken'}
     for add, arm in enumerate(arms)
     for i in range(40)
   ]
@@ -113,7 +113,7 @@ def test_intervals_resample_entities():
     describe([], {'known': arms}, {'known': asked * times})[0]
     for times in (1, 2)
   )
-  for name in ('refused', 'change', 'other', 'kl'):
+  for name in ('refused', 'change', 'broken', 'kl'):
     assert twice[name]['n'] == 2 * once[name]['n'] == 80
     for part in ('value', 'low', 'high'):
       assert twice[name][part] == pytest.approx(once[name][part])

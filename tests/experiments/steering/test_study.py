@@ -1,18 +1,20 @@
 """The whole experiment on a planted model, whose every number is known."""
 
+import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
 
+from experiments.latents import LatentId
 from experiments.steering import arms as arms_lib
-from experiments.steering import divergence
+from experiments.steering import divergence, tables
 from experiments.steering import study as study_lib
 from experiments.steering.arms import standard_arms
 from experiments.steering.doses import (
+  best_dose,
   published_alpha,
-  smallest_sufficient,
   stream_norms,
 )
 from experiments.steering.outcomes import by_arm
@@ -45,7 +47,7 @@ def test_outcomes_are_those_planted(study, questions):
   for name, entity_class in (('original', 'known'), ('+ known', 'unknown')):
     for scope in ('player', 'city', 'all'):
       assert rate(results, name, entity_class, scope, 'correct') == 0.8
-      assert rate(results, name, entity_class, scope, 'wrong') == 0.2
+      assert rate(results, name, entity_class, scope, 'hallucination') == 0.2
   random = [a for a in results['arms'] if a['kind'] == 'random latent']
   assert len(random) == 8
   for arm in random:
@@ -75,17 +77,52 @@ def test_effects_are_paired(study):
 
 def test_the_latent_among_its_controls(study):
   results, _ = study
-  found = {(c['target'], c['kind']): c for c in results['controls']}
+  found = {
+    (c['target'], c['kind']): c for c in results['controls'] if c['chosen']
+  }
   latents = found['unknown', 'random latent']['classes']['known']['all']
   assert latents['arms'] == 4 and latents['mean'] == latents['sd'] == 0
   assert (latents['low'], latents['high'], latents['steered']) == (0, 0, 1)
-  assert latents['rank'] == 1 and latents['p'] == pytest.approx(1 / 5)
-  assert latents['excess']['value'] == 1
+  assert latents['steered_rank'] == 1
+  assert latents['steered_p'] == pytest.approx(1 / 5)
+  assert latents['steered_excess']['value'] == 1
+  # The opposite sign takes no refusal away where there is none.
+  assert latents['reversed'] == 0 and latents['reversed_p'] == 1
   # Nothing can be lowered where nothing is refused.
   known = found['known', 'random latent']['classes']['known']['all']
-  assert known['p'] == 1 and known['rank'] == 5
-  assert (
-    found['known', 'random direction']['classes']['known']['all']['arms'] == 2
+  assert known['steered_p'] == 1 and known['steered_rank'] == 5
+  directions = found['known', 'random direction']['classes']['known']['all']
+  assert directions['arms'] == 4
+  # All controls are there at every dose.
+  swept = [
+    (c['dose'], c['classes']['known']['all']['arms'])
+    for c in results['controls']
+    if (c['target'], c['kind']) == ('unknown', 'random latent')
+  ]
+  assert swept == [(pytest.approx(0.1), 4), (pytest.approx(1.0), 4)]
+
+
+def test_a_dose_is_specific_where_three_things_hold(study):
+  results, _ = study
+  (found,) = (
+    one for one in results['specificity'] if one['target'] == 'unknown'
+  )
+  small, large = found['doses']
+  assert (small['change'], large['change'], large['reversed']) == (0, 1, 0)
+  assert not small['sufficient'] and large['sufficient']
+  assert large['sign_flips']
+  # Four controls are too few to be sure: one of five is the latent itself.
+  assert large['p'] == {
+    kind: pytest.approx(1 / 5) for kind in ('random latent', 'random direction')
+  }
+  assert not large['beyond_controls'] and found['specific_doses'] == []
+  assert 'no specific dose' in tables.verdict(found)
+  sure = found | {
+    'doses': [small, large | {'specific': True}],
+    'specific_doses': [1.0],
+  }
+  assert 'is specific for questions about known entities' in tables.verdict(
+    sure
   )
 
 
@@ -116,23 +153,29 @@ def test_doses_are_in_units_of_the_stream(study, questions):
   assert known['mean_difference_cosine'] == pytest.approx(5 / 26**0.5)
   chosen = results['targets']['unknown']
   assert chosen['dose'] == pytest.approx(1.0)
+  id = str(planted.target('unknown').id)
   assert chosen['choice'] == {
     'split': 'validation',
     'entity_class': 'known',
     'n': 10,
     'goal': 0.9,
+    'effect': 1.0,
     'reached': True,
-    'refusal_rates': {'0': 0.0, '0.1': 0.0, '1': 1.0},
+    'before': 0.0,
+    'tried': [
+      {'id': id, 'dose': 0.1, 'steered': 0.0, 'reversed': 0.0},
+      {'id': id, 'dose': 1.0, 'steered': 1.0, 'reversed': 0.0},
+    ],
   }
   response = results['dose_response'][1]
   latent = [p for p in response['points'] if p['line'] == 'latent']
   assert [p['dose'] for p in latent] == pytest.approx([-1, -0.1, 0, 0.1, 1])
   rates = [p['counts']['known']['all']['refusal']['value'] for p in latent]
   assert rates == [0, 0, 0, 0, 1]
-  # The same two controls at every dose.
-  assert [(r['arms'], r['dose']) for r in response['random']] == [
-    (2, pytest.approx(0.1)),
-    (2, pytest.approx(1.0)),
+  assert [(r['line'], r['arms'], r['dose']) for r in response['random']] == [
+    (f'random {kind}', 4, pytest.approx(dose))
+    for kind in ('directions', 'latents')
+    for dose in (0.1, 1.0)
   ]
 
 
@@ -146,7 +189,7 @@ def test_every_number_can_be_recomputed(study):
       mine = [r for r in records if r['class'] == entity_class]
       share = np.mean([r['outcome'] == 'refusal' for r in mine])
       assert share == rate(results, name, entity_class)
-      for key in ('kl', 'kl_first'):
+      for key in ('kl', 'kl_first', 'log_refusal'):
         found = arm_of(results, name)[key][entity_class]
         mean = np.mean([r[key] for r in mine])
         assert found['value'] == pytest.approx(mean, abs=1e-12)
@@ -184,7 +227,7 @@ def test_arms_have_one_norm_and_their_own_names():
     'steered': 1,
     'sweep': 1,
     'sweep of mean difference': 1,
-    'sweep of random directions': 4,
+    'sweep of random directions': 20,
     'sweep of random latents': 4,
     'sweep of wrong sign': 1,
     'wrong sign': 1,
@@ -199,12 +242,63 @@ def test_published_coefficients_belong_to_their_models():
       published_alpha(other, 'known')
 
 
-def test_smallest_sufficient_dose():
-  rates = {0.0: 0.1, 2.0: 0.8, 0.5: 0.3, 1.0: 0.7, 4.0: 0.2}
-  assert smallest_sufficient(rates, 'unknown', 0.6) == (1.0, True)
-  assert smallest_sufficient(rates, 'unknown', 0.9) == (2.0, False)
-  down = {0.0: 0.9, 1.0: 0.95, 2.0: 0.2}
-  assert smallest_sufficient(down, 'known', 0.6) == (2.0, True)
+def tried(*rows):
+  return [
+    dict(zip(('dose', 'steered', 'reversed'), r, strict=True)) for r in rows
+  ]
+
+
+def test_best_dose():
+  # What both signs do is damage: dose 2 is no better than nothing.
+  rates = tried((0.5, 0.3, 0.1), (1.0, 0.7, 0.1), (2.0, 0.9, 0.9))
+  chosen, effect = best_dose(rates, 0.1, 'unknown')
+  assert chosen['dose'] == 1.0 and effect == pytest.approx(0.6)
+  # The smallest of nearly equal ones; and the best of equal doses.
+  rates = tried((1.0, 0.8, 0.0), (2.0, 0.84, 0.0), (1.0, 0.82, 0.0))
+  assert best_dose(rates, 0.0, 'unknown')[0] is rates[2]
+  down = tried((1.0, 0.95, 1.0), (2.0, 0.2, 1.0))
+  chosen, effect = best_dose(down, 0.9, 'known')
+  assert chosen['dose'] == 2.0 and effect == pytest.approx(0.7)
+
+
+def test_layer_is_chosen_by_effect(questions, tmp_path):
+  """Of two candidates the one that acts, though it comes second."""
+  idle = dataclasses.replace(
+    planted.target('unknown'),
+    id=LatentId('resid_post', 0, 5),
+    direction=planted.NOTHING[1],
+  )
+  results, _ = steer(
+    planted.model(),
+    planted.tokenizer(),
+    questions,
+    [idle, planted.target('unknown')],
+    {'unknown': Strength(goal=0.9, grid=(0.1, 1.0))},
+    SteeringOptions(num_random_directions=2, sweep=(1.0,), weight_ablation=()),
+    validation=questions,
+  )
+  target = results['targets']['unknown']
+  assert target['id'] == str(planted.target('unknown').id)
+  assert len(target['choice']['tried']) == 4
+
+
+def test_continuous_effect_and_divergence_on_text(study, questions):
+  """log P(refusal) and KL on text, from runs of one row."""
+  results, examples = study
+  records = by_arm(examples)
+  model, tok = planted.model(), planted.tokenizer()
+  sorry = tok.encode('sorry', bos=False)[0]
+  for q, question in enumerate(questions[:3]):
+    logits = gj.run(model, [list(question.ids)], logits_at='last').logits[0, 0]
+    logp = np.asarray(logits, float)
+    want = logp[sorry] - np.log(np.exp(logp - logp.max()).sum()) - logp.max()
+    found = records['original'][q]['log_refusal']
+    assert found == pytest.approx(want, abs=1e-4)
+  assert results['texts'] > 1
+  assert arm_of(results, 'original')['text']['value'] == 0
+  assert arm_of(results, '+ unknown')['text']['value'] > 0
+  matched = {one['matched_on'] for one in results['matched_kl']}
+  assert matched == {'text', 'unflipped', 'same_decision', 'same_questions'}
 
 
 def test_an_amount_is_one_thing(questions):
@@ -331,7 +425,7 @@ def test_refusals_at_matched_divergence(study):
     one
     for one in results['matched_kl']
     if (one['target'], one['class'], one['matched_on'])
-    == ('unknown', 'known', 'known')
+    == ('unknown', 'known', 'same_questions')
   )
   lines = {line['line']: line for line in found['lines']}
   assert list(lines) == [

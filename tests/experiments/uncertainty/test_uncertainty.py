@@ -14,6 +14,9 @@ from sklearn import metrics
 
 from experiments import inputs
 from experiments.entities import (
+  Entity,
+  EntitySplits,
+  Split,
   prompt_types_of,
   read_entities,
   refusal_question,
@@ -27,10 +30,12 @@ from experiments.uncertainty import (
   Asked,
   Data,
   SearchOptions,
+  about_entities,
   answer,
   figures,
   find,
   judge,
+  p_refusal,
   p_true,
 )
 from experiments.uncertainty import __main__ as uncertainty
@@ -82,6 +87,7 @@ def run(world, out, *arguments):
     f'--entities={world / "entities"}',
     f'--labels={world / "labels"}',
     '--run=',
+    '--answer_prefix=It is',
     f'--out={out}',
     *arguments,
   )
@@ -374,4 +380,77 @@ def test_too_few_errors(world, tmp_path, capsys):
   """Free to decline, the model makes hardly any."""
   arguments = ('--answer_prefix=', '--at_least=40', '--nop_true', *FEW)
   assert run(world, tmp_path / 'out', *arguments) == 1
-  assert '--answer_prefix' in capsys.readouterr().err
+  assert '--rare' in capsys.readouterr().err
+
+
+def test_probability_of_a_refusal_is_that_of_its_first_tokens(chat):
+  """Against single prompts, one by one."""
+  model, tokenizer = chat
+  entities = read_entities(str(inputs.ENTITIES))['song']
+  some = [entities[i] for i in range(0, 60, 6)]
+  asked = [
+    Asked(
+      id=str(i),
+      cluster=str(i),
+      type='song',
+      split='test',
+      entity_class='known',
+      prompt_type=kind.name,
+      prompt=refusal_question(kind, entity),
+      answers=(entity.attributes[kind.attribute],),
+    )
+    for i, entity in enumerate(some)
+    for kind in prompt_types_of(entity)[:1]
+  ]
+  sorry = 'Sorry, I do not know that.'
+  first, logp = [], []
+  for each in asked:
+    ids = tokenizer.tokenize_chat(each.text).ids
+    logits = np.asarray(
+      gj.run(model, [list(ids)], logits_at='last').logits[0, 0], float
+    )
+    first.append(int(logits.argmax()))
+    p = np.exp(logits - logits.max())
+    logp.append(p[tokenizer.encode(sorry, bos=False)[0]] / p.sum())
+  begins = tokenizer.encode(sorry, bos=False)[0]
+  answers = [
+    Answer(
+      text=sorry if token == begins else 'It is X.',
+      logprob=0.0,
+      num_tokens=1,
+      samples=[],
+      sample_logprobs=[],
+      entropy=0.0,
+    )
+    for token in first
+  ]
+  assert begins in first, 'some of these are declined'
+  found = p_refusal(model, tokenizer, asked, answers)
+  np.testing.assert_allclose(found, logp, rtol=1e-4, atol=1e-6)
+  none = [dataclasses.replace(a, text='It is X.') for a in answers]
+  assert p_refusal(model, tokenizer, asked, none) is None
+
+
+def test_rare_entities_are_asked_about_in_their_splits():
+  people = EntitySplits(
+    {
+      ('song', label): Split(
+        [Entity(f'{label}', 'song', {'album': 'A'})], [], []
+      )
+      for label in ('known', 'unknown')
+    }
+  )
+  rare = {
+    'song': [Entity('Seldom', 'song', {'album': 'B'}, 'test')],
+    'city': [Entity('Rome', 'city', {'country': 'C'}, 'test')],
+  }
+  asked = about_entities(people, rare=rare)
+  assert [(a.entity_class, a.split) for a in asked] == [
+    ('known', 'train'),
+    ('unknown', 'train'),
+    ('rare', 'test'),
+  ]
+  with pytest.raises(ValueError, match="1 further.*'split'.*'Seldom'"):
+    about_entities(
+      people, rare={'song': [Entity('Seldom', 'song', {'album': 'B'})]}
+    )
