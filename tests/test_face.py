@@ -51,7 +51,7 @@ def task_cut_attention(lm):
 
 
 def task_clamp_a_latent(lm):
-  sae = load_sae(SAE, 'layer_3/width_512/average_l0_15')
+  sae = load_sae(SAE, 'layer_3/width_768/average_l0_24')
   clamp = gj.clamp_latents(sae.select([3, 7]), value=0.0)
   return lm.run(
     PROMPTS, interventions=[clamp, gj.splice(sae)], logits_at='last'
@@ -150,7 +150,7 @@ def test_cut_attention(lm, clean):
 def test_clamp_a_latent(lm, clean):
   """Clamped and spliced: the reconstruction without the two latents."""
   logits = np.asarray(task_clamp_a_latent(lm).logits)
-  sae = load_sae(SAE, 'layer_3/width_512/average_l0_15')
+  sae = load_sae(SAE, 'layer_3/width_768/average_l0_24')
   x = np.asarray(
     lm.run(PROMPTS, capture=gj.capture('resid_post', layers=3))['resid_post', 3]
   )

@@ -72,9 +72,9 @@ def firing_correlation(mine: Firing, latent: int, other: Firing) -> np.ndarray:
   It is 0 where either never varies.
   """
   n = mine.matrix.shape[0]
-  x = np.asarray(mine.matrix[:, [latent]].todense(), np.float64).reshape(-1)
-  together = other.matrix.T @ x
-  theirs = np.asarray(other.matrix.sum(axis=0), np.float64).reshape(-1)
+  x = np.asarray(mine.fires[:, [latent]].todense(), np.float64).reshape(-1)
+  together = other.fires.T @ x
+  theirs = np.asarray(other.fires.sum(axis=0), np.float64).reshape(-1)
   spread = np.sqrt(x.sum() * (n - x.sum()) * theirs * (n - theirs))
   return np.divide(
     n * together - x.sum() * theirs,

@@ -190,7 +190,7 @@ def _searches(
     keep = [np.ones(sae.width, bool) for sae in saes]
   null = permutation_null(
     [
-      Firing(site=one.site, layer=one.layer, matrix=one.matrix[train])
+      Firing(site=one.site, layer=one.layer, matrix=one.fires[train])
       for one in firings
     ],
     entities.take(train),

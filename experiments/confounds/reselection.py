@@ -59,7 +59,7 @@ def lowest_scores(
         f'{k} known and {u} unknown entities of type {name!r} are used; both '
         'are needed.'
       )
-    a, b = (firing.matrix.T @ sides.T.astype(np.float64)).T
+    a, b = (firing.fires.T @ sides.T.astype(np.float64)).T
     score = (a * u - b * k) / (k * u)
     now = np.stack([score, -score])
     best = now if best is None else np.minimum(best, now)
@@ -96,7 +96,7 @@ def separation_of(
   Its interval is put together from Newcombe's of each type by the method of
   variance estimates recovery (`curves.mean_auroc`).
   """
-  (matrix,) = (one.matrix for one in firings if one.where == id[:2])
+  (matrix,) = (one.fires for one in firings if one.where == id[:2])
   fires = np.asarray(matrix[:, [id.latent]].todense()).reshape(-1)
   mine = known if label == 'known' else ~known
   parts = []

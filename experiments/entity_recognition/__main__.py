@@ -23,7 +23,8 @@ The experiment of arXiv 2411.14257, sections 2 to 5:
                dose are chosen on validation by what they cause. Beside it, at
                every dose, random latents and directions of the same norm; and
                all of them where they move the model equally far on ordinary
-               text (KL divergence)
+               text (KL divergence). The same in the base model says what chat
+               tuning made of the latents
 
 --out gets
 

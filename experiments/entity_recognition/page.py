@@ -6,8 +6,8 @@ import pathlib
 import numpy as np
 
 from experiments import steering
-from experiments.charts import Section, footer, write_report
-from experiments.entity_recognition import figures
+from experiments.charts import Section, Table, footer, write_report
+from experiments.entity_recognition import figures, repurposed, tables
 from experiments.entity_recognition.summary import answer
 from experiments.runs import outputs
 
@@ -35,6 +35,7 @@ def write_page(
   sections = [
     *figures.sections(results['latents'], arrays),
     *steering.sections(results['steering'], answers),
+    *more_sections(results['steering']),
     footer(results, _given(results)),
   ]
   write_report(
@@ -49,6 +50,73 @@ def write_page(
   )
   if formats:
     export(out / 'figures', sections, formats)
+
+
+def more_sections(steering: Mapping) -> Iterator[Section]:
+  """Yields what chat tuning made of the latents, and detectors' cosines."""
+  rows = [
+    [
+      cell['target'],
+      cell['class'],
+      kind,
+      str(cell[kind]['arms']),
+      tables.estimate(cell[kind]['refused']),
+      tables.estimate(cell[kind]['p_refusal'])
+      if cell[kind]['p_refusal']['value'] is not None
+      else '',
+    ]
+    for cell in steering['repurposed']['steering']
+    for kind in ('original', 'steered', 'wrong sign', 'random latent')
+    if kind in cell
+  ]
+  yield Section(
+    title='The same latents in the base model',
+    text=[
+      'Did chat tuning put what was there to a new use? The latents and doses '
+      'of the chat model, in the base model, on the same questions in the same '
+      'template. Intervals resample entities, and of random latents these too.',
+      *repurposed.sentences(steering['repurposed']),
+    ],
+    tables=[
+      Table(
+        columns=[
+          'target',
+          'entities',
+          'arm',
+          'arms',
+          'refused',
+          'P(refusal)',
+        ],
+        rows=rows,
+      )
+    ],
+  )
+  if steering['cosines']:
+    yield Section(
+      title='Detectors and the controller',
+      text=[
+        'The controller is what the chat model has at the last token of '
+        'questions that it declines, less what it has at those that it '
+        'answers. A direction that detects unknown entities perfectly, at the '
+        'last token of a name, may be nearly orthogonal to it. Both point '
+        'towards refusing; intervals resample entities.',
+      ],
+      tables=[
+        Table(
+          columns=['detector', 'layer', 'cosine'],
+          rows=[
+            [
+              one['name'],
+              str(one['layer']),
+              tables.estimate(one['cosine'])
+              if one['cosine']['low'] is not None
+              else f'{one["cosine"]["value"]:.3f}',
+            ]
+            for one in steering['cosines']
+          ],
+        )
+      ],
+    )
 
 
 def export(

@@ -33,6 +33,7 @@ from experiments.entities import (
   grades_of,
   split_classes,
 )
+from experiments.entity_recognition import repurposed
 from experiments.entity_recognition.plan import RecognitionPlan, fingerprints
 from experiments.entity_recognition.settings import Settings
 from experiments.inputs import sae_fingerprint
@@ -207,27 +208,7 @@ class RecognitionStages:
     """Numbers for results.json, and arrays."""
     plan, settings = self.plan, self.settings
     types = people.types
-    data, shown = {}, []
-    for part in SPLITS:
-      found = [
-        (entity, label == 'known')
-        for label in CLASSES
-        for of_type in people.of(part, label).values()
-        for entity in of_type
-      ]
-      prompts = [activation_prompt(entity) for entity, _ in found]
-      rows = make_rows(plan.tokenizer, prompts)
-      data[part] = SplitData(
-        entities=LabelledEntities(
-          types=types,
-          names=tuple(entity.name for entity, _ in found),
-          type_of=np.array([types.index(e.type) for e, _ in found]),
-          known=np.array([known for _, known in found]),
-        ),
-        rows=rows,
-        name_tokens=name_tokens(plan.tokenizer, prompts),
-        grades=np.array([self.grades[e.type, e.name] for e, _ in found]),
-      )
+    data, shown = {part: self._split(people, part) for part in SPLITS}, []
     for label in CLASSES:
       for kind, of_type in people.of('test', label).items():
         shown += [
@@ -301,9 +282,8 @@ class RecognitionStages:
       if detector != name and f' at {site}.' in detector:
         layer = int(detector.rpartition('.')[2])
         detectors[detector] = layer, -direction
-    # Both are in the way of the chat model.
-    for name in ('base', 'saes'):
-      self.__dict__.pop(name, None)
+    # It is in the way of the chat model.
+    self.__dict__.pop('base', None)
     gc.collect()
     ask = lambda part, count: make_questions(
       plan.chat_tokenizer,
@@ -311,10 +291,11 @@ class RecognitionStages:
       people.of(part, 'unknown'),
       per_class=count,
     )
+    chat, questions = plan.chat.load(), ask('test', settings.questions)
     results, examples = steer(
-      plan.chat.load(),
+      chat,
       plan.chat_tokenizer,
-      ask('test', settings.questions),
+      questions,
       targets,
       self._strengths,
       self._steering,
@@ -325,7 +306,55 @@ class RecognitionStages:
       identity=self._models['chat'],
       redo=True,
     )
+    steered = [
+      target
+      for target in targets
+      if str(target.id) == results['targets'][target.label]['id']
+    ]
+    test = self._split(people, 'test')
+    read = {
+      target.label: (sae_of(target.id, self.saes), target.id.latent)
+      for target in steered
+    }
+    reading = {'chat': repurposed.read_in(chat, read, test)}
+    del chat
+    gc.collect()
+    reading['base'] = repurposed.read_in(self.base, read, test)
+    results['repurposed'] = {
+      'reading': reading,
+      'steering': repurposed.steer_in(
+        self.base,
+        plan.chat_tokenizer,
+        questions,
+        steered,
+        results,
+        self._steering,
+        folder=plan.out / 'steering' / 'base',
+        identity=self._models['base'],
+      ),
+    }
     return results, examples
+
+  def _split(self, people: EntitySplits, part: str) -> SplitData:
+    """Returns the entities of a split, their rows, names and grades."""
+    found = [
+      (entity, label == 'known')
+      for label in CLASSES
+      for of_type in people.of(part, label).values()
+      for entity in of_type
+    ]
+    prompts = [activation_prompt(entity) for entity, _ in found]
+    return SplitData(
+      entities=LabelledEntities(
+        types=people.types,
+        names=tuple(entity.name for entity, _ in found),
+        type_of=np.array([people.types.index(e.type) for e, _ in found]),
+        known=np.array([known for _, known in found]),
+      ),
+      rows=make_rows(self.plan.tokenizer, prompts),
+      name_tokens=name_tokens(self.plan.tokenizer, prompts),
+      grades=np.array([self.grades[e.type, e.name] for e, _ in found]),
+    )
 
   def _identity(self, model: str, **more) -> dict:
     return {

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from experiments.entity_recognition import repurposed
 from experiments.latents import describe_random
 from experiments.steering import ALL, MATCHED, OPPOSITE, verdict
 
@@ -57,6 +58,9 @@ def _other_arms(steering) -> list[str]:
   after = _refusals(steering, 'wrong sign', 'unknown', 'unknown')
   found = [f'  - unknown latent, likewise: {before} -> {_share(after)}']
   found += [f'  {verdict(one)}' for one in steering['specificity']]
+  found += [
+    f'  {line}' for line in repurposed.sentences(steering['repurposed'])
+  ]
   matched = {one['matched_on'] for one in steering['matched_kl']}
   on = 'text' if 'text' in matched else 'unflipped'
   found.append(

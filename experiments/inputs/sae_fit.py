@@ -92,8 +92,8 @@ def check_fit(
         f'{sae.origin} does not fit {name}: at {site} of layer {layer} it '
         f'leaves {fvu:.3g} of the variance unexplained (FVU, over {len(x)} '
         f'tokens); expected at most {limit:.3g}. It is an SAE of another '
-        'model, layer or site: check --sae, --layers and --model, and measure it with '
-        'python -m experiments.sae_training.evaluate.'
+        'model, layer or site: check --sae, --layers and --model, and measure '
+        'it with python -m experiments.sae_training.evaluate.'
       )
     found.append(fvu)
   return found

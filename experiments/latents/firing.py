@@ -48,6 +48,11 @@ class Firing:
   matrix: sparse.csr_array
 
   @property
+  def fires(self) -> sparse.csr_array:
+    """Returns where latents fire, sparse bool [n, F]."""
+    return self.matrix if self.matrix.dtype == bool else self.matrix > 0
+
+  @property
   def where(self) -> tuple[str, int]:
     """Site and layer."""
     return self.site, self.layer

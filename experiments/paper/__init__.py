@@ -8,7 +8,15 @@ comparing.py inside or outside
 programs.py  which binaries make the numbers, with which flags
 """
 
-from experiments.paper.claims import FAMILIES, Claim, read_claims
+from experiments.paper.claims import (
+  FAMILIES,
+  KINDS,
+  PENDING,
+  RESULT,
+  WORLD,
+  Claim,
+  read_claims,
+)
 from experiments.paper.comparing import (
   INSIDE,
   MISSING,

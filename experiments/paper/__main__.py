@@ -13,8 +13,9 @@ they agree.
 For gemma-2-2b and gemma-2-9b the published numbers are those of the paper, of
 its figures and of its code (experiments/paper/claims/, with sources), and the
 mode is `reference`, which has the published code's defects. For MiniWorld they
-are what must hold there: its ground truth, and goals that were set before
-anything was measured.
+are goals; each says whether it was set before or after the results of the
+bundled world were seen, and by which commit. What is an identity, or true by
+construction of the world, is listed apart and not counted.
 
 A number of ours is `inside` if the published one is in its 95 % interval, or,
 where the claim has bounds, if ours is within these.
@@ -48,9 +49,12 @@ from experiments.inputs.settings import Mode
 from experiments.paper import (
   FAMILIES,
   INSIDE,
+  KINDS,
   MISSING,
   OUTSIDE,
+  RESULT,
   UNJUDGED,
+  WORLD,
   Compared,
   compare,
   programs,
@@ -86,6 +90,8 @@ class Settings:
     questions: Number of questions per entity type and class that
       entity_recognition steers. Default: 100.
     only: Programs to run; all of them stay in the table.
+    docs: Page of the documentation to renew: the table takes the place of what
+      is between the lines '<!-- claims -->' and '<!-- end of claims -->'.
   """
 
   out: str
@@ -96,6 +102,7 @@ class Settings:
   seed: Seed = 0
   questions: Count | None = None
   only: tuple[Literal[*PROGRAMS], ...] = PROGRAMS
+  docs: str | None = None
 
   def __post_init__(self):
     check_numbers(self)
@@ -104,6 +111,8 @@ class Settings:
 def work(settings: Settings, keep_flags: KeepFlags) -> int:
   """Runs programs, compares and writes the table; returns the exit code."""
   out = pathlib.Path(settings.out)
+  if settings.docs is not None:
+    renewed(pathlib.Path(settings.docs), '')  # refused before any work
   claims = read_claims(settings.family)
   make = functools.partial(
     programs,
@@ -135,6 +144,9 @@ def work(settings: Settings, keep_flags: KeepFlags) -> int:
   )
   _write_page(out, settings.family, rows, failed)
   write_index(out / INDEX_FILE, [read_run(each) for each in find_runs([out])])
+  if settings.docs is not None:
+    page = pathlib.Path(settings.docs)
+    outputs.write_text(page, renewed(page, docs_table(rows)))
   print('\n'.join(_lines(rows)))
   for name, code in failed.items():
     print(f'{name} failed with exit code {code}: its output is above.')
@@ -250,7 +262,7 @@ def _cells(row: Compared) -> list[str]:
   if row.low is not None and row.high is not None:
     interval = f'[{number(row.low)}, {number(row.high)}]'
   return [
-    claim.what,
+    claim.what + ('' if claim.kind == RESULT else f' ({claim.kind})'),
     ' '.join(filter(None, [published, bounds])),
     '' if row.value is None else _shown(row.value),
     interval,
@@ -260,6 +272,51 @@ def _cells(row: Compared) -> list[str]:
 
 
 _COLUMNS = ['', 'claimed', 'ours', '95 % interval', 'n', 'verdict']
+
+
+_MARKS = '<!-- claims -->', '<!-- end of claims -->'
+
+
+def docs_table(rows: Sequence[Compared]) -> str:
+  """Returns the table of claims as Markdown, what is counted first."""
+  lines = [_counts(rows), '']
+  for title, kinds in (
+    ('', (RESULT,)),
+    ('By construction of the world, or identities:', KINDS[1:]),
+  ):
+    of = [row for row in rows if row.claim.kind in kinds]
+    if not of:
+      continue
+    lines += [title, ''] if title else []
+    lines += [
+      '| claim | bound | ours | 95 % interval | n | verdict | bound set |',
+      '| --- | --- | --- | --- | --- | --- | --- |',
+    ]
+    for row in of:
+      cells = _cells(row)
+      cells[0] = cells[0].replace('|', '\\|')
+      cells.append(' '.join(filter(None, [row.claim.set, row.claim.commit])))
+      lines.append(f'| {" | ".join(cells)} |')
+    lines.append('')
+  return '\n'.join(lines)
+
+
+def renewed(page: pathlib.Path, table: str) -> str:
+  """Returns a page's text with a table between its marks.
+
+  Raises:
+    OSError: the page cannot be read.
+    ValueError: it lacks a mark.
+  """
+  text = page.read_text(encoding='utf-8')
+  before, found, rest = text.partition(_MARKS[0])
+  _, end, after = rest.partition(_MARKS[1])
+  if not (found and end):
+    raise ValueError(
+      f'{page} has no place for the table: put the lines {_MARKS[0]!r} and '
+      f'{_MARKS[1]!r} where it shall be.'
+    )
+  return f'{before}{_MARKS[0]}\n\n{table}\n{_MARKS[1]}{after}'
 
 
 def _lines(rows: Sequence[Compared]) -> list[str]:
@@ -279,11 +336,14 @@ def _lines(rows: Sequence[Compared]) -> list[str]:
 
 
 def _counts(rows: Sequence[Compared]) -> str:
-  verdicts = [row.verdict for row in rows]
-  return f'{len(rows)} claims: ' + ', '.join(
+  verdicts = [row.verdict for row in rows if row.claim.kind == RESULT]
+  said = f'{len(verdicts)} claims: ' + ', '.join(
     f'{verdicts.count(each)} {each}'
     for each in (INSIDE, OUTSIDE, UNJUDGED, MISSING)
   )
+  if apart := len(rows) - len(verdicts):
+    said += f'; {apart} identities and rows by construction are not counted'
+  return said
 
 
 def _write_page(out, family, rows, failed):
@@ -295,9 +355,14 @@ def _write_page(out, family, rows, failed):
         title=title,
         tables=[
           Table(
-            columns=[*_COLUMNS, 'source', 'note'],
+            columns=[*_COLUMNS, 'bound set', 'source', 'note'],
             rows=[
-              [*_cells(row), row.claim.source, row.why or row.claim.note]
+              [
+                *_cells(row),
+                f'{row.claim.set} {row.claim.commit}'.strip(),
+                row.claim.source,
+                row.why or row.claim.note,
+              ]
               for row in of
             ],
           )
@@ -307,6 +372,11 @@ def _write_page(out, family, rows, failed):
   summary = [
     f'{_counts(rows)}. Inside: the claimed number is in our 95 % interval, or '
     'ours is within the [bounds] of the claim.',
+    *(
+      [f'Bounds were set before or after the results of {WORLD} were seen.']
+      if family == 'miniworld'
+      else []
+    ),
     *(f'{name} failed with exit code {code}.' for name, code in failed.items()),
   ]
   write_report(

@@ -3,12 +3,23 @@
 from collections.abc import Mapping
 import dataclasses
 import pathlib
+import re
 
 from gemma_jax import json_files
 
 _FOLDER = pathlib.Path(__file__).parent / 'claims'
-# MiniWorld's claims are what must hold there by construction, or was set as a
-# goal before anything was measured.
+# MiniWorld's claims say when they were set: before or after the results of the
+# world that is bundled now, WORLD, were seen. What was set for an earlier world
+# is "before", even if that world's results were known.
+WORLD = 'MiniWorld as of 2026-12-01'
+# What stands for the commit of a change that is not committed yet.
+PENDING = 'pending'
+WHEN = ('before', 'after')
+# Rows of the last two kinds are listed apart, and are not counted: an identity
+# is true of any model, and the world was made so that what is true by
+# construction holds.
+RESULT, IDENTITY, CONSTRUCTION = 'result', 'identity', 'construction'
+KINDS = (RESULT, IDENTITY, CONSTRUCTION)
 FAMILIES = ('miniworld', 'gemma-2-2b', 'gemma-2-9b', 'gpt2')
 
 
@@ -30,6 +41,10 @@ class Claim:
     at: Path of our number there, see `find`.
     scale: Factor by which ours is in the unit of the published number.
     note: What to know when reading the comparison.
+    set: One of WHEN, for MiniWorld's; '' for published numbers.
+    commit: Commit that last changed the bounds or `what`, in seven digits, or
+      PENDING; likewise.
+    kind: One of KINDS.
   """
 
   section: str
@@ -42,6 +57,9 @@ class Claim:
   at: str = ''
   scale: float = 1.0
   note: str = ''
+  set: str = ''
+  commit: str = ''
+  kind: str = RESULT
 
   def __post_init__(self):
     if bool(self.experiment) != bool(self.at):
@@ -52,6 +70,11 @@ class Claim:
       raise ValueError(f'{self.what!r} is not made here and does not say why.')
     if (self.published, self.low, self.high) == (None, None, None):
       raise ValueError(f'{self.what!r} claims nothing.')
+    if self.kind not in KINDS:
+      raise ValueError(
+        f'{self.what!r} is of kind {self.kind!r}; expected one of '
+        f'{", ".join(KINDS)}.'
+      )
 
 
 def read_claims(family: str) -> list[Claim]:
@@ -73,4 +96,14 @@ def read_claims(family: str) -> list[Claim]:
       raise ValueError(
         f'{file}, claim {number}: expected some of {sorted(fields)}, got {one}.'
       )
-  return [Claim(**one) for one in found]
+  claims = [Claim(**one) for one in found]
+  for claim in claims if family == 'miniworld' else ():
+    if claim.set not in WHEN or not re.fullmatch(
+      f'[0-9a-f]{{7}}|{PENDING}', claim.commit
+    ):
+      raise ValueError(
+        f'{file}, {claim.what!r}: expected "set" to be one of '
+        f'{", ".join(WHEN)}, "commit" seven digits of a commit or '
+        f'{PENDING!r}, got {claim.set!r} and {claim.commit!r}.'
+      )
+  return claims

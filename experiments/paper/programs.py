@@ -62,12 +62,9 @@ _AFTER = {
   'weight_ablation': ('chat_model', 'sae'),
   'confounds': ('model', 'chat_model', 'sae', 'text'),
 }
-# Flags of its own that a program has with a family. MiniWorld's chat model has
-# read the name before its last layers, whose latents read best and steer
-# nothing. The published error latents are of SAEs of the chat model, of which
-# there are three.
+# Flags of its own that a program has with a family. The published error latents
+# are of SAEs of the chat model, of which there are three.
 _OWN = {
-  ('miniworld', _RECOGNITION): {'layers': '1,2,3,4'},
   ('gemma-2-9b', 'uncertainty'): {
     'sae': 'gemma-scope-9b-it-res',
     'layers': '9,20,31',
@@ -131,7 +128,7 @@ def programs(
     shared['entities'] = entities
   if text is not None:
     given['text'] = text
-  first = {**given, **shared, **_OWN.get((family, _RECOGNITION), {})}
+  first = {**given, **shared}
   if questions is not None:
     first['questions'] = str(questions)
   found = [Program(name=_RECOGNITION, flags=first)]

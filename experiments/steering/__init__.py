@@ -65,7 +65,12 @@ from experiments.steering.strength import (
   steering_options,
   strength_of,
 )
-from experiments.steering.study import SteeringOptions, Strength, steer
+from experiments.steering.study import (
+  AnswerRunner,
+  SteeringOptions,
+  Strength,
+  steer,
+)
 from experiments.steering.summary import ALL, summarise
 from experiments.steering.tables import percent, verdict
 from experiments.steering.weight_ablation import (

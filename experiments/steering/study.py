@@ -188,6 +188,7 @@ def steer(
   results = {
     'settings': dataclasses.asdict(settings),
     'targets': described,
+    'refusal_ids': ask.refusal_ids,
     'cosines': _cosines(
       model,
       questions,
@@ -249,21 +250,34 @@ class AnswerRunner:
     arms: Sequence[Arm],
     name: str = '',
     description: str = 'Answering under all arms',
+    refusal_ids: Sequence[int] | None = None,
   ) -> list[dict]:
-    """Returns what every arm answers, and how far it is from the first arm."""
+    """Returns what every arm answers, and how far it is from the first arm.
+
+    Args:
+      questions: Q of them.
+      arms: A of them, the original first.
+      name: Begins the names of the folders in which answers are kept.
+      description: Text of the progress bar.
+      refusal_ids: Tokens that begin refusals. None is those that do in the
+        answers of all arms: a steered model may leave out the first word.
+    """
     name = f'{name}-' if name else ''
     answers = self._answers(questions, arms, f'{name}answers', description)
-    original = self._read(questions, arms[:1], answers[:1])
+    if refusal_ids is None:
+      read = self._read(questions, arms, answers)
+      refusal_ids = refusal_tokens(
+        [each[0] for of_arm in answers for each in of_arm],
+        [record['outcome'] == REFUSAL for record in read],
+      )
+    self.refusal_ids = list(refusal_ids)
     divergences = measure_divergences(
       self._model,
       questions,
       arms,
       answers[0],
       stop_ids=self._tokenizer.stop_ids,
-      refusal_ids=refusal_tokens(
-        [answer[0] for answer in answers[0]],
-        [record['outcome'] == REFUSAL for record in original],
-      ),
+      refusal_ids=self.refusal_ids,
       folder=self._place(f'{name}divergence'),
       **self._common,
     )

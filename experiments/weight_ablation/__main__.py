@@ -242,7 +242,7 @@ def summary(results: Mapping) -> list[str]:
         f'{arm["name"]}, {name} entities: {cell["refusal"]["value"]:.1%} '
         f'[{cell["refusal"]["low"]:.1%}, {cell["refusal"]["high"]:.1%}] '
         f'decline, {cell["correct"]["value"]:.1%} correct, '
-        f'{cell["wrong"]["value"]:.1%} wrong (n = {cell["n"]})'
+        f'{cell["hallucination"]["value"]:.1%} hallucinated (n = {cell["n"]})'
       )
       if arm['effects']:
         effect = arm['effects'][name]['all']

@@ -114,7 +114,7 @@ def written(layers: Mapping[str, Sequence[float]]):
 
 def _effect_table(steering: Mapping) -> charts.Table:
   columns = ['weights', 'entities', 'type', 'n', 'flips', 'p']
-  shares = ['decline', 'more decline', 'more correct', 'more wrong']
+  shares = ['decline', 'more decline', 'more correct', 'more hallucinated']
   return charts.table(
     [*columns, *shares],
     [

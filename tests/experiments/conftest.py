@@ -24,6 +24,7 @@ def planted_saes_fit():
   """SAEs with a few planted latents reconstruct nothing; see test_sae_fit."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sae_fit, 'MOST_FVU', math.inf)
+    patch.setattr(sae_fit, 'MOST_OF_PERMUTED', math.inf)
     yield
 
 

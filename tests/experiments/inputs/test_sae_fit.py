@@ -17,13 +17,14 @@ from sae.metrics.evaluation import evaluate
 from tests.experiments import worlds
 
 LAYERS = range(8)
-LIMIT = sae_fit.MOST_FVU
+LIMIT, PART = sae_fit.MOST_FVU, sae_fit.MOST_OF_PERMUTED
 
 
 @pytest.fixture(autouse=True)
 def limit(planted_saes_fit, monkeypatch):
   """The real one."""
   monkeypatch.setattr(sae_fit, 'MOST_FVU', LIMIT)
+  monkeypatch.setattr(sae_fit, 'MOST_OF_PERMUTED', PART)
 
 
 @pytest.fixture(scope='module')

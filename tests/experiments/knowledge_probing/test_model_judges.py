@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from experiments.inputs import CHAT
+from experiments.inputs import BASE, CHAT
 from experiments.knowledge_probing import model_judges
 from experiments.knowledge_probing.formats import Format
 from experiments.knowledge_probing.model_judges import (
@@ -120,8 +120,8 @@ def test_a_judge_that_says_neither_word(chat, says):
 
 
 def test_a_real_model_that_cannot_judge():
-  """MiniWorld's chat model has never seen these words."""
-  lm = gj.load_model(CHAT)
+  """MiniWorld's base model has never seen a chat."""
+  lm = gj.load_model(BASE)
   format = Format(name='qa', tokenizer=lm.tokenizer)
   with pytest.raises(ValueError, match='neither word'):
     informativeness(lm.model, format, [BARE], ['Rome'])

@@ -86,6 +86,31 @@ def test_runs_in_order_and_compares(reproduce, tmp_path, capsys):
     assert (tmp_path / page).is_file()
 
 
+def test_the_block_of_the_docs_is_what_the_command_writes(reproduce, tmp_path):
+  page = tmp_path / 'page.md'
+  text = 'a\n<!-- claims -->\n{}\n<!-- end of claims -->\nb\n'
+  page.write_text(text.format('old'))
+  reproduce('1.05', '3', f'--docs={page}')
+  table = """
+2 claims: 1 inside, 1 outside, 0 no interval, 0 missing
+
+| claim | bound | ours | 95 % interval | n | verdict | bound set |
+| --- | --- | --- | --- | --- | --- | --- |
+| of entity_recognition | 1 [0.9, 1.1] | 1.05 |  |  | inside |  |
+| of self_report | 2 [1.9, 2.1] | 3 |  |  | outside |  |
+"""
+  assert page.read_text() == text.format(table)
+
+
+def test_a_page_without_a_place_is_refused_before_work(tmp_path, capsys):
+  page = tmp_path / 'page.md'
+  page.write_text('no marks')
+  out = tmp_path / 'out'
+  assert worlds.run(reproduce_paper, f'--out={out}', f'--docs={page}') == 1
+  assert 'no place for the table' in capsys.readouterr().err
+  assert page.read_text() == 'no marks' and not out.exists()
+
+
 def test_finished_ones_are_not_run_again(reproduce):
   reproduce('1', '2')
   *_, ran = reproduce('1', '2.05')

@@ -94,7 +94,7 @@ def test_the_bundled_world_keeps_its_latents(world):
 
 def test_the_same_model_changes_nothing(world):
   base, test = world['base'], world['test']
-  id = LatentId('resid_post', 2, 24)
+  id = LatentId('resid_post', 2, 236)
   found = lib.find_latents(
     base, world['saes'], world['train'], latents={'unknown': [id]}
   )
@@ -102,7 +102,7 @@ def test_the_same_model_changes_nothing(world):
     base, base, world['saes'], test, found, controls=2
   )
   (latent,) = result['latents']
-  assert latent['name'] == 'resid_post.2/24'
+  assert latent['name'] == 'resid_post.2/236'
   assert latent['auroc']['change']['value'] == 0
   assert latent['spearman']['value'] == pytest.approx(1)
   with pytest.raises(ValueError, match='There is no SAE for resid_post.3/1'):

