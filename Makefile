@@ -22,7 +22,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo paper parity parity-real recall refusals test test-all test-peers lint format clean
 
 demo: $(INSTALLED)  ## The main experiment on the bundled world, with a report.
-	$(BIN)/python -m experiments.entity_recognition --out=out/demo --sweep=0.1,0.2,0.3,0.5,1,2 --questions=12 --max_new_tokens=12
+	$(BIN)/python -m experiments.entity_recognition --out=out/demo --num_samples=5 --sweep=0.1,0.2,0.3,0.5,1 --questions=12 --max_new_tokens=12
 
 paper: $(INSTALLED)  ## All experiments on the bundled world, beside its claims.
 	$(BIN)/python -m experiments.paper --out=out/paper
