@@ -112,9 +112,7 @@ def verdict(one: Mapping) -> str:
     for here in one['doses']
     if not here['specific']
   ]
-  said = (
-    f'The {one["target"]} latent is specific for {about} at the doses {doses}.'
-  )
+  said = f'The {one["target"]} latent is specific for {about} at dose {doses}.'
   return said + (f' It is not at {", ".join(others)}.' if others else '')
 
 
