@@ -6,7 +6,7 @@ from experiments.entity_recognition import repurposed
 from experiments.latents import describe_random
 from experiments.steering import ALL, MATCHED, OPPOSITE, verdict
 
-_LEVEL = 0.1  # nats per token, one of those at which directions are compared
+_LEVEL = 0.03  # nats per token, one of those at which directions are compared
 
 
 def answer(results: Mapping) -> list[str]:
